@@ -1,0 +1,15 @@
+"""DetectFlow's engine: train, validate, predict and export object detectors. Knows no orchestrator and no tracker."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["YOLO", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Torch takes seconds to import; `detectflow --help` and the vocabulary do without it.
+    if name == "YOLO":
+        from engine.yolo import YOLO
+
+        return YOLO
+    raise AttributeError(f"module 'engine' has no attribute '{name}'")

@@ -1,0 +1,19 @@
+"""The typed, frozen configuration. One schema per executor; each default stands here and nowhere else."""
+
+from engine.config.base import Frozen, parse_overrides, parse_value
+from engine.config.sections import DataConfig, ExportConfig, Params, PredictConfig, RegisterConfig, ValidateConfig
+from engine.config.train import DetectionTrainConfig, TrainConfig
+
+__all__ = [
+    "DataConfig",
+    "DetectionTrainConfig",
+    "ExportConfig",
+    "Frozen",
+    "Params",
+    "PredictConfig",
+    "RegisterConfig",
+    "TrainConfig",
+    "ValidateConfig",
+    "parse_overrides",
+    "parse_value",
+]

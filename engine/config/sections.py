@@ -1,0 +1,95 @@
+"""Settings of the other stages, and `Params`: the whole of params.yaml."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from engine.config.base import Frozen, load_yaml
+from engine.config.train import DetectionTrainConfig, Fraction
+
+Policy = Literal["error", "drop", "fix", "warn"]
+
+
+class DataConfig(Frozen):
+    """The prepare stage: which dataset, and what to do with what is wrong in it."""
+
+    source: str = Field("data/digits.yaml", description="dataset description .yaml, or a folder of labelled images")
+    path: str | None = Field(None, description="local folder to use instead of the description's address")
+    seed: int = Field(0, ge=0, description="seed of the split and of generated images")
+    val_fraction: Fraction = Field(0.15, description="share of images for validation, where no split is given")
+    test_fraction: Fraction = Field(0.15, description="share of images for the test, where no split is given")
+    group_by: str | None = Field(None, description="regular expression on the image name: one group never parts over splits")
+    policies: dict[str, Policy] = Field({}, description="finding kind -> error | drop | fix | warn; others as documented")
+    options: dict[str, Any] = Field({}, description="options of a generated dataset, for example {train: 400, size: 160}")
+
+
+class ValidateConfig(Frozen):
+    """The validate stage."""
+
+    split: Literal["train", "val", "test"] = Field("test", description="images that are evaluated")
+    batch: int = Field(16, ge=1, description="images per step; does not change the figures")
+    conf: Fraction = Field(0.001, description="lowest score that is evaluated")
+    iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box")
+    max_det: int = Field(300, ge=1, description="most boxes per image")
+    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    workers: int = Field(0, ge=0, description="loader processes")
+    plots: bool = Field(True, description="write curves, confusion matrix and sample predictions")
+
+
+class PredictConfig(Frozen):
+    """The predictor."""
+
+    model: str = Field("weights/best.pt", description="checkpoint: .pt, .safetensors or .onnx")
+    source: Any = Field(None, description="image, folder, list file, glob, URL, video, camera number or array")
+    imgsz: int | tuple[int, int] | None = Field(None, description="network input; empty: as trained")
+    batch: int = Field(16, ge=1, description="images per step")
+    conf: Fraction = Field(0.25, description="lowest score that is reported")
+    iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box")
+    max_det: int = Field(300, ge=1, description="most boxes per image")
+    classes: tuple[int | str, ...] | None = Field(None, description="only these classes, by number or name")
+    agnostic_nms: bool = Field(False, description="NMS over all classes together")
+    tile: int | None = Field(None, ge=32, description="side in pixels of tiles for small objects in large images")
+    tile_overlap: float = Field(0.2, ge=0, lt=1, description="share by which neighbouring tiles overlap")
+    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    project: str = Field("runs", description="folder that holds the run directories")
+    name: str = Field("predict", description="name of the run directory")
+    save: bool = Field(True, description="write the pictures with boxes")
+    save_json: bool = Field(False, description="write the detections as JSON lines")
+    stream: bool = Field(False, description="yield results one by one with flat memory")
+    verbose: bool = Field(True, description="a line per image")
+
+
+class ExportConfig(Frozen):
+    """The export stage."""
+
+    formats: tuple[Literal["onnx", "torchscript", "safetensors"], ...] = Field(("onnx",), description="formats to write")
+    imgsz: int | tuple[int, int] | None = Field(None, description="network input; empty: as trained")
+    batch: int = Field(1, ge=1, description="batch size of the example, and of the file if not dynamic")
+    dynamic: bool = Field(True, description="free batch size")
+    opset: int | None = Field(None, ge=17, description="ONNX operator set; empty: the exporter's own")
+    check_images: int = Field(8, ge=1, description="images on which the export is compared with PyTorch")
+
+
+class RegisterConfig(Frozen):
+    """The register stage."""
+
+    model: str = Field("detector", description="name of the registered model")
+    metric: str = Field("metrics/mAP50-95", description="figure on the test split that decides who is champion")
+    experiment: str = Field("detectflow", description="name of the MLflow experiment")
+
+
+class Params(Frozen):
+    """The whole of params.yaml."""
+
+    data: DataConfig = DataConfig()
+    train: DetectionTrainConfig = DetectionTrainConfig()
+    validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
+    export: ExportConfig = ExportConfig()
+    register_: RegisterConfig = Field(RegisterConfig(), alias="register")
+
+    @classmethod
+    def load(cls, path: Any) -> Params:
+        """Read and check params.yaml."""
+        return cls.build(load_yaml(path), where=str(path))

@@ -1,0 +1,48 @@
+"""The errors a user can cause. Each says what was found, where, and the next step.
+
+Anything else that escapes the engine is our bug and keeps its traceback; these are printed as one message by the
+command line, with exit code 2 for a wrong request and 1 for a run that could not be finished.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EngineError(Exception):
+    """A mistake or a state of the world that the user can mend."""
+
+    exit_code = 1
+
+
+class ConfigError(EngineError):
+    """An unknown key, a wrong type, a value out of range, settings that contradict each other."""
+
+    exit_code = 2
+
+
+class DataError(EngineError):
+    """A dataset, an annotation or an image that cannot be used as it is."""
+
+
+class CheckpointError(EngineError):
+    """A checkpoint that is damaged, foreign, or does not fit the model."""
+
+
+class TrainingError(EngineError):
+    """Training cannot go on: non-finite loss, out of memory, no data left."""
+
+
+class ExportError(EngineError):
+    """An exported model that could not be made or does not agree with the original."""
+
+
+class WorkspaceError(EngineError):
+    """Somebody else holds the workspace, a disk is full, a file changed under a running stage."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'epochs'?"` for a near miss, else an empty string; made to be appended to a message."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{match[0]}'?" if match else ""

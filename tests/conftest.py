@@ -1,0 +1,25 @@
+"""Shared by all tests: one thread, no screen, no state outside the test's own folder."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def bccd() -> Path:
+    """The blood-cell dataset, where the machine has it."""
+    path = Path(os.environ.get("DETECTFLOW_BCCD", ROOT.parent / "shared" / "data" / "bccd"))
+    if not (path / "Annotations").is_dir():
+        pytest.skip(f"BCCD is not at {path}; set DETECTFLOW_BCCD to its folder")
+    return path
