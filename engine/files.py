@@ -1,0 +1,94 @@
+"""Files that are whole or absent: atomic writing and content hashes, for every layer. Standard library only.
+
+A reader, a crash or `kill -9` at any moment sees the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from engine.errors import WorkspaceError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "wb", **open_options: Any) -> Iterator[IO]:
+    """Open a temporary file beside `path`; when the block ends well it becomes `path`, else it is removed.
+
+    mode: "w" or "wb"; text is UTF-8 unless `encoding` says otherwise. Missing parent folders are made. A `path` that is
+    a link is replaced by a file: what the link points to (a DVC cache, say) is never written through.
+    Raises WorkspaceError when the disk is full or the folder refuses the file; whatever the block raises passes on.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f"atomic_write writes new files: mode 'w' or 'wb', not {mode!r}")
+    path = Path(path)
+    if "b" not in mode:
+        open_options.setdefault("encoding", "utf-8")
+    # Not `tempfile`: it makes files of mode 0600, and a published file should follow the umask. Same folder: a rename
+    # is atomic only within one file system.
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(temporary, mode.replace("w", "x"), **open_options)
+    except OSError as error:
+        raise _explained(error, path, FULL + REFUSED) from error
+    try:
+        with handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        # A refusal inside the block may concern any other file; only "full" is surely about ours.
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise _explained(error, path, FULL) from error
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """`atomic_write` of one UTF-8 string, line ends as they are."""
+    with atomic_write(path, "w", newline="") as handle:
+        handle.write(text)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """`atomic_write` of bytes at hand."""
+    with atomic_write(path) as handle:
+        handle.write(content)
+
+
+def sha256_file(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, hex; read in pieces, so size does not matter."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _explained(error: OSError, path: Path, known: tuple[int, ...]) -> OSError | WorkspaceError:
+    if error.errno not in known:
+        return error
+    where = f"Writing {path} failed: {os.strerror(error.errno)}."
+    if error.errno in FULL:
+        return WorkspaceError(f"{where} The earlier file, if any, is untouched. Free space there and run again.")
+    return WorkspaceError(f"{where} Check who owns {path.parent} and whether it may be written, or choose another folder.")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut; file systems that cannot sync a folder are left alone."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
