@@ -1,0 +1,181 @@
+"""The one place that drives DVC: around a step, ask what is up to date, restore, check, and record.
+
+`dvc repro` and the flow share this state in either order. DVC's `Repo` is no public contract, so nothing else calls it,
+and tests/tracking/test_dvc_adapter.py holds what is used here against the installed DVC. Without `.dvc`, or without
+the package, steps simply run, after one warning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.errors import WorkspaceError
+from engine.tracking.inputs import Snapshot, StageDefinition, check_unchanged, load_definition, run_checked, snapshot
+from engine.tracking.workspace import workspace_lock
+
+logger = logging.getLogger("detectflow.dvc")
+
+BUSY_RETRY_S = 1.0
+BUSY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What became of one step."""
+
+    name: str
+    how: str  # "ran", "skipped" (already up to date), "restored" (an earlier result with these inputs)
+    seconds: float
+    value: Any = None  # what the step's function returned, None unless it ran
+    reasons: tuple[str, ...] = ()  # why it was not up to date
+
+
+@dataclass
+class Steps:
+    """The steps of one workspace."""
+
+    root: Path
+    wait: bool = True  # for another holder of the workspace; False: fail at once and name it
+    force: bool = False  # run even what is up to date
+    log: logging.Logger | logging.LoggerAdapter = logger
+    _warned: bool = field(default=False, init=False)
+
+    @property
+    def versioned(self) -> bool:
+        """Whether DVC takes part."""
+        return (self.root / ".dvc").is_dir() and importlib.util.find_spec("dvc") is not None
+
+    def run(self, name: str, function: Callable[[], Any]) -> StepOutcome:
+        """Bring stage `name` up to date: skip, restore, or call `function` and record what it made.
+
+        Raises:
+            WorkspaceError: the workspace is held (and `wait` is off), or inputs changed while the step ran: then
+                nothing is recorded. Whatever `function` raises passes through, with nothing recorded.
+        """
+        started = time.monotonic()
+
+        def outcome(how: str, value: Any = None, reasons: tuple[str, ...] = ()) -> StepOutcome:
+            return StepOutcome(name, how, time.monotonic() - started, value, reasons)
+
+        with workspace_lock(self.root, wait=self.wait, tell=self.log.warning):
+            stage = load_definition(self.root, name)
+            if not self.versioned:
+                self._warn_once()
+                return outcome("ran", run_checked(self.root, stage, function)[0])
+            reasons = self.status(name)
+            if not reasons and not self.force:
+                return outcome("skipped")
+            if not self.force and self._restore(stage):
+                return outcome("restored", None, tuple(reasons))
+            value, before = run_checked(self.root, stage, function)
+            self._record(stage, before)
+            return outcome("ran", value, tuple(reasons))
+
+    def status(self, name: str) -> list[str]:
+        """Why stage `name` has to run, in words; empty when it is up to date."""
+        with _repo(self.root) as repo:
+            found = repo.status(targets=[name])
+        return [line for entries in found.values() for entry in entries for line in _words(entry)]
+
+    def _restore(self, stage: StageDefinition) -> bool:
+        """Bring back an earlier result of the same inputs from the run cache, if DVC has one."""
+        from dvc.dependency.base import DependencyDoesNotExistError
+        from dvc.stage.cache import RunCacheNotFoundError
+
+        before = snapshot(self.root, stage)
+        try:
+            # `restore` hashes the inputs onto the stage object it is given, so that object is used for nothing else.
+            with _repo(self.root) as repo, repo.lock:
+                repo.stage_cache.restore(repo.stage.load_one(name=stage.name))
+        except (RunCacheNotFoundError, DependencyDoesNotExistError):
+            return False  # a missing input is for the step itself to explain
+        self._record(stage, before)
+        return True
+
+    def _record(self, stage: StageDefinition, before: Snapshot) -> None:
+        """Hash inputs and outputs; if the inputs are still those of `before`, put the outputs into the cache and the lock.
+
+        The same calls as at the end of DVC's own `Stage.run`, with the check between hashing and writing.
+        """
+        with _repo(self.root) as repo, repo.lock:
+            loaded = repo.stage.load_one(name=stage.name)
+            loaded.save(run_cache=False)
+            check_unchanged(self.root, stage, before)
+            repo.stage_cache.save(loaded)
+            loaded.commit()
+            loaded.dump(update_pipeline=False)
+
+    def _warn_once(self) -> None:
+        if not self._warned:
+            self._warned = True
+            self.log.warning(
+                "%s: no .dvc folder, or DVC is not installed: every step runs, nothing is skipped or versioned. "
+                "`dvc init` turns that on.",
+                self.root,
+            )
+
+
+def is_repository(root: Path) -> bool:
+    """Whether git knows this folder; DVC then needs its configuration told otherwise when it does not."""
+    return any((folder / ".git").exists() for folder in (root, *root.parents))
+
+
+@contextlib.contextmanager
+def _repo(root: Path) -> Iterator[Any]:
+    """An open DVC repository. While another DVC command has it, the body is entered later, not twice."""
+    from dvc.dependency.base import DependencyDoesNotExistError
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+    from dvc.stage.cache import RunCacheNotFoundError
+
+    logging.getLogger("dvc").setLevel(logging.WARNING)
+    config = None if is_repository(root) else {"core": {"no_scm": True}}
+    try:
+        repo = Repo(str(root), config=config, _wait_for_lock=False)
+    except DvcException as error:
+        raise WorkspaceError(f"{root}: DVC cannot open the project: {error}") from error
+    try:
+        with repo:
+            _wait_until_free(repo)
+            yield repo
+    except LockError as error:
+        raise WorkspaceError(f"{root}: another DVC command is at work: {error}. Wait until it ends and run again.") from error
+    except (RunCacheNotFoundError, DependencyDoesNotExistError):
+        raise
+    except DvcException as error:
+        raise WorkspaceError(f"{root}: DVC: {error}") from error
+
+
+def _wait_until_free(repo: Any) -> None:
+    from dvc.lock import LockError
+
+    started = time.monotonic()
+    while True:
+        try:
+            with repo.lock:
+                return
+        except LockError:
+            if time.monotonic() - started > BUSY_TIMEOUT_S:
+                raise
+            time.sleep(BUSY_RETRY_S)
+
+
+def _words(entry: Any) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]  # "changed checksum": the command or the list of inputs was edited
+    lines = []
+    for kind, items in entry.items():
+        for path, what in items.items():
+            if isinstance(what, dict):  # parameters: {"train.epochs": "modified"}
+                lines += [f"{path}: {key} {state}" for key, state in what.items()]
+            else:
+                lines.append(f"{kind.removeprefix('changed ').removesuffix('s')} {path} {what}")
+    return lines

@@ -1,0 +1,152 @@
+"""One process at a time changes a workspace: a lock that names its holder, and dies with it.
+
+The lock is `flock` on `.lock/workspace`: the kernel frees it when the holder ends in any way, so there are no stale
+locks to clean. The text in the file is for people and only believed while somebody holds the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from engine.errors import WorkspaceError
+
+logger = logging.getLogger("detectflow.workspace")
+
+POLL_S = 0.2
+REMIND_S = 30.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the workspace."""
+
+    pid: int
+    command: str
+    since: str  # ISO 8601, UTC
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.command}) since {self.since}"
+
+
+class _Held:
+    """Locks of this process: a flow that holds the workspace lets its own steps in."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.entries: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, depth)
+
+
+_held = _Held()
+
+
+def lock_file(root: Path) -> Path:
+    return root / ".lock" / "workspace"
+
+
+def holder(root: Path) -> Holder | None:
+    """Who holds the workspace now, or None; a text left by a dead holder does not count."""
+    path = lock_file(root)
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read(descriptor)
+        finally:
+            os.close(descriptor)
+    return None
+
+
+@contextlib.contextmanager
+def workspace_lock(
+    root: Path,
+    command: str | None = None,
+    *,
+    wait: bool = True,
+    timeout_s: float | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold the workspace of `root`; re-entrant within this process.
+
+    wait: whether to wait for another holder, saying so through `tell` (default: a log warning); else fail at once.
+
+    Raises:
+        WorkspaceError: somebody else holds it, and `wait` is off or `timeout_s` has passed.
+    """
+    path = lock_file(root.resolve())
+    with _held.guard:
+        entry = _held.entries.get(path)
+        if entry:
+            _held.entries[path] = (entry[0], entry[1] + 1)
+    if not entry:
+        descriptor = _acquire(path, wait, timeout_s, tell or logger.warning)
+        _write(descriptor, command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200])
+        with _held.guard:
+            _held.entries[path] = (descriptor, 1)
+    try:
+        yield
+    finally:
+        with _held.guard:
+            descriptor, depth = _held.entries[path]
+            if depth > 1:
+                _held.entries[path] = (descriptor, depth - 1)
+            else:
+                del _held.entries[path]
+                # Said out loud: a forked loader process may still have a copy of the descriptor.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+                os.close(descriptor)
+
+
+def _acquire(path: Path, wait: bool, timeout_s: float | None, tell: Callable[[str], None]) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise WorkspaceError(f"{path}: the workspace cannot be locked: {error.strerror}. May this folder be written?") from error
+    started = time.monotonic()
+    reminded = -REMIND_S
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            except BlockingIOError:
+                waited = time.monotonic() - started
+                who = _read(descriptor) or "another process"
+                if not wait or (timeout_s is not None and waited >= timeout_s):
+                    raise WorkspaceError(
+                        f"{path.parents[1]}: the workspace is held by {who}. Wait until it ends, or stop it, and run again."
+                    ) from None
+                if waited - reminded >= REMIND_S:
+                    tell(f"Waiting: the workspace is held by {who}. Ctrl-C gives up.")
+                    reminded = waited
+                time.sleep(POLL_S)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _write(descriptor: int, command: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    text = json.dumps({"pid": os.getpid(), "command": command, "since": now}).encode()
+    with contextlib.suppress(OSError):  # a full disk must not keep anybody out; the name is a courtesy
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
+
+
+def _read(descriptor: int) -> Holder | None:
+    try:
+        return Holder(**json.loads(os.pread(descriptor, 4096, 0)))
+    except (OSError, ValueError, TypeError):
+        return None
