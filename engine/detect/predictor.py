@@ -1,0 +1,175 @@
+"""Detection on anything that shows pictures: source -> letterbox -> model -> NMS -> `Results`.
+
+The loop, events and skipping of unreadable inputs are `BasePredictor`'s. An image is looked at whole or, with `tile`,
+also in overlapping pieces (small objects in large images); both go the same way, as one or as many `View`s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.config import PredictConfig
+from engine.detect.results import Results
+from engine.detect.runtime import Runtime, load_runtime, split_raw
+from engine.detect.sources import IMAGE_SUFFIXES, Frame, Skipped, Source, open_source
+from engine.detect.tiles import merge_tiles, touches_seam
+from engine.detect.tiles import tile_corners as corners_of
+from engine.errors import ConfigError, nearest
+from engine.kernel.predictor import BasePredictor
+from engine.parts.data.transforms import RatioPad, letterbox, to_original
+from engine.parts.decode import nms
+from engine.types import Detections, Size
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class View:
+    """A part of a frame as the model sees it: all of it, or a tile. `corner` is its (x, y) in the frame."""
+
+    frame: Frame
+    image: np.ndarray  # (h, w, 3) uint8 BGR, a view into the frame's pixels
+    corner: tuple[int, int] = (0, 0)
+    last: bool = True  # with this one all of the frame has been seen
+
+    @property
+    def is_tile(self) -> bool:
+        return self.image.shape != self.frame.image.shape
+
+
+class DetectionPredictor(BasePredictor):
+    """`DetectionPredictor(overrides={"model": "weights/best.pt", "conf": 0.4})("images/")` -> list of `Results`."""
+
+    config_class = PredictConfig
+    config: PredictConfig
+    model: Runtime
+
+    def __init__(self, overrides: dict[str, Any] | None = None):
+        super().__init__(overrides)
+        self.out = Path(self.config.project) / self.config.name
+        self.ratio_pads: Sequence[RatioPad] = ()  # of the running batch; set by preprocess, read by postprocess
+        self._size: Size = (0, 0)  # of the network input, known with the model
+        self._wanted: tuple[int, ...] | None = None  # class indices to report, None: all
+        self._views: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []  # of the frame under way
+        self._files: dict[str, int] = {}  # file name -> how many of this name were written in this run
+
+    def get_model(self) -> Runtime:
+        """The detector of `config.model`; override to bring any callable with the attributes of `Runtime`."""
+        return load_runtime(self.config.model, self.config.device)
+
+    def setup(self) -> None:
+        super().setup()
+        self._size = self.model.input_size(self.config.imgsz)
+        self._wanted = class_indices(self.config.classes, self.model.names)
+
+    def get_source(self, source: Any) -> Source:
+        return open_source(source)
+
+    def is_skipped(self, item: Any) -> bool:
+        return isinstance(item, Skipped)
+
+    def report_skipped(self, item: Skipped) -> None:
+        log.warning("skipped %s", item)
+
+    def batch_size(self, source: Source) -> int:
+        # A camera must not wait for fifteen more frames before the first is looked at.
+        return 1 if source.live and not self.config.is_given("batch") else self.config.batch
+
+    def views(self, item: Frame) -> Iterator[View]:
+        """The whole frame, and with `tile` its pieces when it is larger than one tile."""
+        h, w = item.image.shape[:2]
+        tile = self.config.tile
+        if tile is None or (h <= tile and w <= tile):
+            yield View(item, item.image)
+            return
+        yield View(item, item.image, last=False)
+        corners = corners_of((h, w), tile, self.config.tile_overlap)
+        for number, (x, y) in enumerate(corners, 1):
+            yield View(item, item.image[y : y + tile, x : x + tile], (x, y), last=number == len(corners))
+
+    def preprocess(self, batch: Sequence[View]) -> Tensor:
+        """(B, 3, H, W) float RGB in [0, 1], each view letterboxed to the network input."""
+        # Images are not enlarged, as in validation; tiles are, they are there to make small things large.
+        boxed, self.ratio_pads = zip(*(letterbox(v.image, self._size, scaleup=v.is_tile) for v in batch))
+        stacked = np.ascontiguousarray(np.stack(boxed)[..., ::-1].transpose(0, 3, 1, 2))
+        return torch.from_numpy(stacked).to(self.model.device).float() / 255
+
+    def postprocess(self, outputs: Tensor, batch: Sequence[View]) -> list[Results]:
+        """The results of all frames that are complete with this batch."""
+        boxes, scores = split_raw(outputs)
+        c = self.config
+        found = nms(
+            boxes, scores, c.conf, c.iou, max_det=c.max_det, multi_label=False, agnostic=c.agnostic_nms,
+            classes=self._wanted,
+        )  # fmt: skip
+        results = []
+        for view, ratio_pad, (view_boxes, *others) in zip(batch, self.ratio_pads, found):
+            shape = view.image.shape[:2]
+            local = to_original(view_boxes.float().cpu().numpy(), ratio_pad, shape)
+            in_frame = local + np.array(view.corner * 2, np.float32)
+            cut = touches_seam(in_frame, view.corner, shape, view.frame.image.shape[:2])
+            self._views.append((in_frame, *(each.cpu().numpy() for each in others), cut))
+            if view.last:
+                views, self._views = self._views, []
+                results.append(self._result(view.frame, merge_tiles(views, c.iou, c.max_det, c.agnostic_nms)))
+        return results
+
+    def retain(self, result: Results) -> Results:
+        return result.without_pixels()
+
+    def write_results(self, result: Results) -> None:
+        """Under `project/name`: the picture with its boxes (`save`), a line of `detections.jsonl` (`save_json`)."""
+        if self.config.verbose:
+            log.info("%s", result.summary())
+        if self.config.save:
+            result.save(self._picture(result))
+        if self.config.save_json:
+            self.out.mkdir(parents=True, exist_ok=True)
+            path = self.out / "detections.jsonl"
+            with path.open("a" if path.name in self._files else "w", encoding="utf-8") as file:
+                file.write(result.to_json() + "\n")
+            self._files[path.name] = 1
+
+    def _run(self, source: Iterable[Any]) -> Iterator[Results]:
+        self._views, self._files = [], {}
+        return super()._run(source)
+
+    def _result(self, frame: Frame, detections: Detections) -> Results:
+        size = frame.image.shape[:2]
+        return Results(
+            detections, self.model.names, frame.name, size, frame.index, frame.path, dict(self.speed_ms), frame.image
+        )
+
+    def _picture(self, result: Results) -> Path:
+        """Where the plotted picture goes; pictures of one name in one run get numbers."""
+        name = Path(result.source.split("?")[0])  # of an address: without its query
+        suffix = name.suffix.lower() if name.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
+        stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
+        stem = "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in stem) or "image"
+        count = self._files.get(stem + suffix, 0) + 1
+        self._files[stem + suffix] = count
+        return self.out / (f"{stem}{suffix}" if count == 1 else f"{stem}-{count}{suffix}")
+
+
+def class_indices(wanted: Sequence[int | str] | None, names: Sequence[str]) -> list[int] | None:
+    """Indices of classes given by number or name; None, meaning all, stays None. ConfigError for an unknown one."""
+    if wanted is None:
+        return None
+    indices = []
+    for one in wanted:
+        if isinstance(one, str) and one in names:
+            indices.append(list(names).index(one))
+        elif str(one).isdigit() and int(one) < len(names):
+            indices.append(int(one))
+        else:
+            hint = nearest(str(one), names)
+            raise ConfigError(f"classes: the model has no class {one!r}.{hint} It knows: {', '.join(names)}.")
+    return indices

@@ -1,0 +1,171 @@
+"""What a prediction gives for one image: boxes in every form, as text, table or picture.
+
+Holds no tensors and no model. An image that came from a file is read again when it is needed, so that a list of a
+thousand results does not hold a thousand pictures. Conventions of boxes and images: `engine/types.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from engine.errors import DataError
+from engine.files import write_bytes
+from engine.types import Detections, Size
+
+
+@dataclass(frozen=True)
+class Box:
+    """One detection, as a loop over `Results` gives it."""
+
+    xyxy: tuple[float, float, float, float]  # pixels of the original image
+    score: float
+    class_id: int
+    name: str
+
+
+@dataclass(frozen=True, repr=False)
+class Results:
+    """The detections of one image, best first. `len(results)` boxes; iterating gives `Box` objects."""
+
+    detections: Detections
+    names: Sequence[str]  # class names in order of their index
+    source: str  # path, address, "array 3", "film.mp4 frame 17"
+    size: Size  # (h, w) of the original image
+    index: int = 0  # frame number in a film, else 0
+    path: Path | None = None  # the image file, where there is one
+    speed_ms: dict[str, float] = field(default_factory=dict)  # per image: preprocess, inference, postprocess
+    pixels: np.ndarray | None = None  # (H, W, 3) uint8 BGR, None where `path` can be read again
+
+    def __len__(self) -> int:
+        return len(self.detections)
+
+    def __iter__(self) -> Iterator[Box]:
+        for xyxy, score, class_id in zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist()):
+            yield Box(tuple(xyxy), score, class_id, self.names[class_id])
+
+    def __repr__(self) -> str:
+        return f"Results({self.summary()})"
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """(K, 4) float32 xyxy pixels of the original image."""
+        return self.detections.boxes
+
+    xyxy = boxes
+
+    @property
+    def xywh(self) -> np.ndarray:
+        """(K, 4) float32 centre x, centre y, width, height in pixels."""
+        corners = self.boxes
+        return np.concatenate(((corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]), 1)
+
+    @property
+    def xyxyn(self) -> np.ndarray:
+        """(K, 4) float32 xyxy as shares of the image's width and height, in [0, 1]."""
+        return self.boxes / self._scale()
+
+    @property
+    def xywhn(self) -> np.ndarray:
+        """(K, 4) float32 xywh as shares of the image's width and height."""
+        return self.xywh / self._scale()
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(K,) float32 in [0, 1], descending."""
+        return self.detections.scores
+
+    @property
+    def classes(self) -> np.ndarray:
+        """(K,) int64, index into `names`."""
+        return self.detections.classes
+
+    @property
+    def labels(self) -> list[str]:
+        """The class name of every box."""
+        return [self.names[i] for i in self.classes.tolist()]
+
+    @property
+    def image(self) -> np.ndarray:
+        """(H, W, 3) uint8 BGR. Raises DataError when the file it came from has gone."""
+        if self.pixels is not None:
+            return self.pixels
+        if self.path is None:
+            raise DataError(f"{self.source}: the image was not kept; use stream=True and plot within the loop.")
+        from engine.parts.data.cache import read_image
+
+        return read_image(self.path)
+
+    def without_pixels(self) -> Results:
+        """The same without the picture in memory, where the picture can be read again from its file."""
+        return self if self.path is None else replace(self, pixels=None)
+
+    def summary(self) -> str:
+        """`cells.jpg 480x640: 3 RBC, 1 WBC`, for a line per image."""
+        counts: dict[str, int] = {}
+        for label in self.labels:
+            counts[label] = counts.get(label, 0) + 1
+        found = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing found"
+        return f"{self.source} {self.size[0]}x{self.size[1]}: {found}"
+
+    def plot(self) -> np.ndarray:
+        """A copy of the image with boxes, names and scores drawn, (H, W, 3) uint8 BGR."""
+        from engine.parts.plots import draw_detections
+
+        return draw_detections(self.image, self.boxes, self.classes, self.scores, list(self.names))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plotted image; the suffix chooses the format, `.jpg` where there is none. Returns the path."""
+        path = Path(path)
+        path = path if path.suffix else path.with_suffix(".jpg")
+        try:
+            ok, encoded = cv2.imencode(path.suffix, self.plot())
+        except cv2.error:
+            ok = False
+        if not ok:
+            raise DataError(f"Cannot write an image as '{path.suffix}' ({path}): use .jpg or .png.")
+        write_bytes(path, encoded.tobytes())
+        return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: source, size, and one entry per box. Coordinates in pixels, rounded to a hundredth."""
+        return {
+            "source": self.source,
+            "index": self.index,
+            "height": self.size[0],
+            "width": self.size[1],
+            "detections": [
+                {
+                    "class": box.class_id,
+                    "name": box.name,
+                    "score": round(box.score, 5),
+                    "xyxy": [round(value, 2) for value in box.xyxy],
+                }
+                for box in self
+            ],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """`to_dict` as JSON text, one line unless `indent` is given."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame with a row per box. Raises DataError with the remedy when pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise DataError("to_dataframe() needs pandas: pip install pandas, or use to_dict().") from None
+        columns = {"source": [self.source] * len(self), "index": [self.index] * len(self)}
+        columns |= {"class": self.classes, "name": self.labels, "score": self.scores}
+        columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.reshape(-1, 4).T))
+        return pandas.DataFrame(columns)
+
+    def _scale(self) -> np.ndarray:
+        h, w = self.size
+        return np.array([w, h, w, h], np.float32)

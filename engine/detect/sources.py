@@ -1,0 +1,298 @@
+"""Where pictures for a prediction come from: file, list, directory, glob, array, PIL image, URL, video, camera.
+
+`open_source` checks at once that there is something to read and returns an iterator which yields frames one by one, so
+that a film of hours needs no more memory than one frame. A picture that cannot be read is yielded as `Skipped`, not
+raised: one broken file in a thousand must not end the job. This module knows nothing of models or boxes.
+"""
+
+from __future__ import annotations
+
+import glob
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from engine.errors import DataError
+from engine.parts.data.cache import decode_image
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"})
+WEB_SCHEMES = ("http://", "https://")
+STREAM_SCHEMES = ("rtsp://", "rtmp://", "udp://", "tcp://")
+URL_TIMEOUT_S = 20
+URL_LIMIT_BYTES = 256 * 1024 * 1024  # an address that never stops sending must not fill the memory
+JPEG_TAIL_BYTES = 64 * 1024  # cameras append their own data after the end marker
+FRAMES_BROKEN_LIMIT = 25  # undecodable frames in a row after which a film counts as ended
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture to look at. `path` is its image file where it has one and can be read again."""
+
+    image: np.ndarray  # (H, W, 3) uint8 BGR
+    name: str  # for people and for output file names: path, address, "array 3", "film.mp4 frame 17"
+    path: Path | None = None
+    index: int = 0  # position within its source: the number of the frame in a film, 0 for a single picture
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that could not be read, and why."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+class Source:
+    """An iterable of `Frame | Skipped`. `len_hint` is the number of pictures, None for films and cameras."""
+
+    def __init__(self, entries: list[Any], what: str):
+        self.entries = entries
+        self.what = what
+
+    @property
+    def len_hint(self) -> int | None:
+        return None if any(isinstance(entry, _Film) for entry in self.entries) else len(self.entries)
+
+    @property
+    def live(self) -> bool:
+        """Whether frames come in their own time: a camera or a stream."""
+        return any(isinstance(entry, _Film) and entry.live for entry in self.entries)
+
+    def __iter__(self) -> Iterator[Frame | Skipped]:
+        for entry in self.entries:
+            yield from entry.frames()
+
+
+def open_source(source: Any) -> Source:
+    """A `Source` of anything a person may call a picture or pictures.
+
+    Accepts a path (file, directory, film), a glob pattern, an http(s) address, an rtsp address, a camera index (int or
+    digits), a numpy array (H, W[, C]) or (B, H, W, C) uint8 BGR, a PIL image, or a list of any of these.
+    Raises DataError, before the first frame, when nothing is there: the message says what was looked for and where.
+    """
+    if isinstance(source, (list, tuple)):
+        if not source:
+            raise DataError("The list of sources is empty: give at least one image, directory or address.")
+        return Source([entry for item in source for entry in open_source(item).entries], f"{len(source)} sources")
+    return Source(_entries(source), _describe(source))
+
+
+def _entries(source: Any) -> list[Any]:
+    if isinstance(source, np.ndarray):
+        return _array_entries(source)
+    if isinstance(source, int) and not isinstance(source, bool):
+        return [_Film(source, f"camera {source}")]
+    if isinstance(source, (str, Path)):
+        return _text_entries(str(source))
+    if hasattr(source, "getexif") and hasattr(source, "convert"):  # a PIL image, without importing PIL for the others
+        return [_Ready(_from_pil(source), "image")]
+    raise DataError(
+        f"Cannot read a source of type {type(source).__name__}. Give a path, a directory, a glob pattern, an address, "
+        "a camera index, a numpy array (BGR, uint8), a PIL image, or a list of these."
+    )
+
+
+def _text_entries(text: str) -> list[Any]:
+    if text.startswith(STREAM_SCHEMES):
+        return [_Film(text, text)]
+    if text.startswith(WEB_SCHEMES):
+        suffix = Path(urllib.parse.urlparse(text).path).suffix.lower()
+        return [_Film(text, text) if suffix in VIDEO_SUFFIXES else _Address(text)]
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _directory_entries(path)
+    if path.suffix.lower() == ".txt" and path.is_file():
+        return _list_entries(path)
+    if path.exists():
+        return [_file_entry(path)]
+    if text.isdigit():
+        return [_Film(int(text), f"camera {text}")]
+    if glob.has_magic(text):
+        return _glob_entries(path)
+    parent = path.absolute().parent
+    where = f"the directory {parent} exists, the file does not" if parent.is_dir() else f"no directory {parent} either"
+    raise DataError(f"Source not found: {text} ({where}). Check the path, or quote a pattern like 'images/*.jpg'.")
+
+
+def _list_entries(path: Path) -> list[Any]:
+    """One source a line; relative paths are meant from the list's folder, as it can then be moved with its images."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    entries = []
+    for number, line in enumerate(lines, 1):
+        if line and not line.startswith("#"):
+            if line.endswith(".txt"):
+                raise DataError(f"{path}:{number}: a list file within a list file ({line}); name images or folders.")
+            beside = path.parent / line
+            entries += _text_entries(str(beside) if "://" not in line and beside.exists() else line)
+    if not entries:
+        raise DataError(f"The list file {path} names no images: write one path or address a line.")
+    return entries
+
+
+def _directory_entries(path: Path) -> list[Any]:
+    inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+    files = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not p.is_dir()]
+    if files:
+        return [_file_entry(p) for p in files]
+    folders = [p.name for p in inside if p.is_dir()]
+    hint = f" It has sub-directories: use the pattern '{path}/**/*.jpg'." if folders else ""
+    kinds = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+    raise DataError(f"No images in the directory {path} ({len(inside)} entries; looked for {kinds}).{hint}")
+
+
+def _glob_entries(pattern: Path) -> list[Any]:
+    found = (Path(p) for p in sorted(glob.glob(str(pattern), recursive=True)))
+    files = [p for p in found if not p.is_dir()]
+    known = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
+    if not known:
+        matched = f"matches {len(files)} files, none of them an image or a film" if files else "matches nothing"
+        raise DataError(f"The pattern {pattern} {matched} (looked in {Path.cwd()}). Check it with: ls {pattern}")
+    return [_file_entry(p) for p in known]
+
+
+def _file_entry(path: Path) -> Any:
+    return _Film(str(path), str(path)) if path.suffix.lower() in VIDEO_SUFFIXES else _File(path)
+
+
+def _array_entries(array: np.ndarray) -> list[Any]:
+    if array.ndim == 4:
+        return [_Ready(_as_bgr(image), f"array {i}") for i, image in enumerate(array)] or _refuse_array(array)
+    return [_Ready(_as_bgr(array), "array")]
+
+
+def _as_bgr(array: np.ndarray) -> np.ndarray:
+    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 to (H, W, 3) uint8 BGR; anything else is refused."""
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.size == 0:
+        _refuse_array(array)
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    if channels == 3:
+        return np.ascontiguousarray(array)
+    if channels == 1:
+        return cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_GRAY2BGR)
+    if channels == 4:
+        return cv2.cvtColor(np.ascontiguousarray(array), cv2.COLOR_BGRA2BGR)
+    return _refuse_array(array)
+
+
+def _refuse_array(array: np.ndarray) -> Any:
+    raise DataError(
+        f"Cannot use an array of shape {array.shape} and type {array.dtype} as an image. Expected uint8 BGR as OpenCV "
+        "reads it: (H, W, 3), (H, W) or (H, W, 4), or a batch (B, H, W, 3); multiply floats in [0, 1] by 255 first."
+    )
+
+
+def _from_pil(image: Any) -> np.ndarray:
+    from PIL import ImageOps
+
+    return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1])
+
+
+def _describe(source: Any) -> str:
+    if isinstance(source, np.ndarray):
+        return f"array {source.shape}"
+    return str(source) if isinstance(source, (str, Path, int)) else type(source).__name__
+
+
+@dataclass(frozen=True)
+class _Ready:
+    image: np.ndarray
+    name: str
+
+    def frames(self) -> Iterable[Frame | Skipped]:
+        yield Frame(self.image, self.name)
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+
+    def frames(self) -> Iterable[Frame | Skipped]:
+        try:
+            image = _decode_whole(self.path.read_bytes(), self.path.name)
+        except (DataError, OSError) as error:
+            yield Skipped(str(self.path), str(error))
+        else:
+            yield Frame(image, str(self.path), self.path)
+
+
+@dataclass(frozen=True)
+class _Address:
+    url: str
+
+    def frames(self) -> Iterable[Frame | Skipped]:
+        try:
+            image = _decode_whole(_download(self.url), "the answer")
+        except (DataError, OSError, ValueError, HTTPException) as error:
+            yield Skipped(self.url, f"cannot be fetched: {error}")
+        else:
+            yield Frame(image, self.url)
+
+
+def _decode_whole(data: bytes, name: str) -> np.ndarray:
+    # The decoder fills what a cut JPEG lacks with grey and says nothing; detections on that would look like real ones.
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-JPEG_TAIL_BYTES:]:
+        raise DataError(f"{name}: the JPEG is cut off (no end marker in {len(data)} bytes)")
+    return decode_image(data, name)
+
+
+def _download(url: str) -> bytes:
+    """The body of an http(s) address, refused when it is longer than any image."""
+    request = urllib.request.Request(url, headers={"User-Agent": "detectflow"})
+    with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as answer:
+        data = answer.read(URL_LIMIT_BYTES + 1)
+    if len(data) > URL_LIMIT_BYTES:
+        raise DataError(f"more than {URL_LIMIT_BYTES >> 20} MiB, not an image")
+    return data
+
+
+@dataclass(frozen=True)
+class _Film:
+    address: str | int  # file, stream address or camera index
+    name: str
+
+    @property
+    def live(self) -> bool:
+        return isinstance(self.address, int) or self.address.startswith(STREAM_SCHEMES)
+
+    def frames(self) -> Iterable[Frame | Skipped]:
+        # Opened when its turn comes: a directory of films must not hold a decoder for each.
+        capture = cv2.VideoCapture(self.address)
+        try:
+            if not capture.isOpened():
+                yield Skipped(self.name, "cannot be opened as a film or camera")
+                return
+            yield from self._read(capture)
+        finally:
+            capture.release()
+
+    def _read(self, capture: cv2.VideoCapture) -> Iterator[Frame | Skipped]:
+        # The decoder says "no" both at a damaged frame and at the end, and the announced number of frames is often a
+        # few too high: a gap is reported when a good frame follows it, a missing tail when it is more than rounding.
+        expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # 0 or negative for cameras and streams
+        index = good = gap = 0
+        while gap <= FRAMES_BROKEN_LIMIT:
+            ok, image = capture.read()
+            if ok:
+                for missing in range(index - gap, index):
+                    yield Skipped(f"{self.name} frame {missing}", "cannot be decoded")
+                yield Frame(image, f"{self.name} frame {index}", None, index)
+                good, gap = good + 1, 0
+            else:
+                gap += 1
+            index += 1
+        seen = index - gap
+        if not good:
+            yield Skipped(self.name, "gives no frames")
+        elif expected > 0 and seen < 0.95 * expected - 1:
+            yield Skipped(self.name, f"breaks off after {seen} of about {expected} frames")

@@ -1,0 +1,194 @@
+"""Everything a person may call a picture becomes frames; what is not there is named, what is broken is left out."""
+
+import functools
+import http.server
+import threading
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.detect.sources import Frame, Skipped, open_source
+from engine.errors import DataError
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    for name in ("b.png", "a.png", "c d ü.png"):
+        Image.fromarray(picture[..., ::-1]).save(tmp_path / name)
+    (tmp_path / "notes.md").write_text("no image")
+    return tmp_path
+
+
+def names_of(source):
+    return [item.name.rsplit("/", 1)[-1] for item in open_source(source)]
+
+
+def test_a_file_is_one_frame_with_its_pixels(folder, picture):
+    (frame,) = open_source(folder / "a.png")
+    assert isinstance(frame, Frame) and frame.path == folder / "a.png" and frame.index == 0
+    np.testing.assert_array_equal(frame.image, picture)
+
+
+def test_a_directory_gives_its_images_in_order_and_nothing_else(folder):
+    assert names_of(folder) == ["a.png", "b.png", "c d ü.png"]
+    assert open_source(str(folder)).len_hint == 3
+
+
+def test_a_pattern_and_a_list_and_a_list_file(folder):
+    assert names_of(str(folder / "[ab]*.png")) == ["a.png", "b.png"]
+    assert names_of([folder / "b.png", str(folder / "a.png")]) == ["b.png", "a.png"]
+    (folder / "list.txt").write_text("# mine\nb.png\n\n" + str(folder / "a.png") + "\n")
+    assert names_of(folder / "list.txt") == ["b.png", "a.png"]
+
+
+def test_a_recursive_pattern_reaches_subdirectories(folder):
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "a.png").rename(folder / "deep" / "er" / "z.png")
+    assert "z.png" in names_of(str(folder / "**" / "*.png"))
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_the_file(folder):
+    (folder / "b.png").rename(folder / "x[1].png")
+    assert names_of(folder / "x[1].png") == ["x[1].png"]
+
+
+@pytest.mark.parametrize(
+    "convert, equals",
+    [
+        (lambda p: p, lambda p: p),
+        (lambda p: p[..., 0], lambda p: np.repeat(p[..., :1], 3, 2)),
+        (lambda p: p[..., :1], lambda p: np.repeat(p[..., :1], 3, 2)),
+        (lambda p: np.dstack((p, p[..., 0])), lambda p: p),
+        (lambda p: p[::-1], lambda p: p[::-1]),
+    ],
+    ids=["bgr", "grey", "one channel", "alpha", "reversed view"],
+)
+def test_arrays_become_bgr(picture, convert, equals):
+    (frame,) = open_source(convert(picture))
+    np.testing.assert_array_equal(frame.image, equals(picture))
+    assert frame.image.flags.c_contiguous
+
+
+def test_a_batch_array_is_many_frames(picture):
+    frames = list(open_source(np.stack((picture, picture[::-1]))))
+    assert [frame.name for frame in frames] == ["array 0", "array 1"]
+
+
+def test_a_pil_image_is_turned_as_its_exif_says(picture):
+    image = Image.fromarray(picture[..., ::-1])
+    (frame,) = open_source(image)
+    np.testing.assert_array_equal(frame.image, picture)
+    image.getexif()[0x0112] = 6  # shown rotated by a quarter
+    (turned,) = open_source(image)
+    np.testing.assert_array_equal(turned.image, np.rot90(picture, -1))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 2), np.uint8), np.zeros(3, np.uint8),
+     np.zeros((0, 4, 4, 3), np.uint8)],
+)  # fmt: skip
+def test_other_arrays_are_refused_with_their_shape(array):
+    with pytest.raises(DataError, match=r"shape \(.*uint8 BGR"):
+        open_source(array)
+
+
+def test_a_film_is_a_stream_of_numbered_frames(tmp_path, picture):
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
+    assert writer.isOpened()
+    for _ in range(5):
+        writer.write(picture)
+    writer.release()
+    source = open_source(film)
+    assert source.len_hint is None and not source.live
+    frames = list(source)
+    assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
+    assert frames[3].name.endswith("film.avi frame 3") and frames[3].image.shape == (24, 32, 3)
+
+
+def test_films_are_opened_one_at_a_time_when_their_turn_comes(tmp_path, picture):
+    (tmp_path / "broken.avi").write_bytes(b"RIFFnothing")
+    cv2.imwrite(str(tmp_path / "z.png"), picture)
+    first, second = open_source(tmp_path)
+    assert isinstance(first, Skipped) and "film" in first.reason
+    assert isinstance(second, Frame)
+
+
+def test_a_camera_that_is_not_there_is_skipped_with_its_number():
+    source = open_source(97)
+    assert source.live
+    (item,) = source
+    assert isinstance(item, Skipped) and item.name == "camera 97"
+
+
+def test_broken_images_are_left_out_and_say_why(folder, picture):
+    (folder / "a.png").write_bytes(b"")
+    (folder / "b.png").write_bytes(b"not an image at all")
+    (folder / "cut.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes()[:-200])
+    (folder / "folder.jpg").mkdir()
+    items = list(open_source(folder))
+    reasons = {item.name.rsplit("/", 1)[-1]: item.reason for item in items if isinstance(item, Skipped)}
+    assert reasons.keys() == {"a.png", "b.png", "cut.jpg"}
+    assert "empty" in reasons["a.png"] and "cut off" in reasons["cut.jpg"]
+    assert len(items) == 4
+
+
+@pytest.mark.parametrize("name", ["missing.jpg", "no/such/place.jpg"])
+def test_a_missing_file_says_what_and_where(tmp_path, name):
+    with pytest.raises(DataError, match=f"{name}.*director"):
+        open_source(tmp_path / name)
+
+
+def test_an_empty_directory_says_what_it_looked_for(tmp_path):
+    with pytest.raises(DataError, match=r"No images in the directory .*\.jpg"):
+        open_source(tmp_path)
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(DataError, match=r"sub-directories"):
+        open_source(tmp_path)
+
+
+def test_a_pattern_without_match_says_where_it_looked(tmp_path):
+    with pytest.raises(DataError, match=r"matches nothing \(looked in"):
+        open_source(str(tmp_path / "*.jpg"))
+    (tmp_path / "a.md").write_text("")
+    with pytest.raises(DataError, match=r"matches 1 files, none of them an image"):
+        open_source(str(tmp_path / "*"))
+
+
+@pytest.mark.parametrize("source", [[], None, 3.5, True, {"a": 1}])
+def test_things_that_are_no_pictures_are_refused(source):
+    with pytest.raises(DataError):
+        open_source(source)
+
+
+def test_a_list_file_within_a_list_file_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_text("list.txt\n")
+    with pytest.raises(DataError, match="list.txt:1"):
+        open_source(tmp_path / "list.txt")
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def test_an_address_is_fetched_and_a_dead_one_skipped(folder, picture):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        base = f"http://127.0.0.1:{server.server_port}"
+        good, missing, text = open_source([f"{base}/a.png?size=1", f"{base}/gone.png", f"{base}/notes.md"])
+    finally:
+        server.shutdown()
+        server.server_close()
+    np.testing.assert_array_equal(good.image, picture)
+    assert isinstance(missing, Skipped) and "404" in missing.reason
+    assert isinstance(text, Skipped)
