@@ -27,6 +27,7 @@ class TrainConfig(Frozen):
     name: str = _f("run", "train", "name of the run directory; an existing one gets a number appended")
     exist_ok: bool = _f("run", False, "write into an existing run directory of that name")
     resume: bool = _f("run", False, "continue the run in project/name from its last checkpoint")
+    extend: bool = _f("run", False, "with resume: allow more epochs than the run was planned for")
     seed: int = _f("run", 0, "seed of weights, order and augmentation", ge=0)
     deterministic: bool = _f("run", True, "only deterministic kernels: same seed, same bits on one machine")
     device: str = _f("run", "auto", "auto, cpu, cuda, or cuda:N")
@@ -35,7 +36,7 @@ class TrainConfig(Frozen):
 
     epochs: int = _f("schedule", 100, "passes over the training images", ge=1)
     batch: int = _f("schedule", 16, "images per step over all ranks; -1 finds one that fits the GPU", ge=-1)
-    nbs: int = _f("schedule", 64, "nominal batch in images: gradients accumulate up to it", ge=1)
+    nbs: int | None = _f("schedule", None, "nominal batch in images: gradients add up to it; empty: 64 on long runs", ge=1)
     patience: int = _f("schedule", 100, "epochs without a better `monitor` before training stops; 0 never", ge=0)
     time_limit_minutes: float | None = _f("schedule", None, "stop cleanly after the epoch that passes it", gt=0)
     val_period: int = _f("schedule", 1, "epochs between validations; the last epoch always validates", ge=1)

@@ -1,0 +1,230 @@
+"""BaseTrainer trains something that is no detector: two Gaussian clouds and a linear classifier."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from engine.config import TrainConfig
+from engine.errors import CheckpointError, ConfigError, TrainingError
+from engine.kernel.checkpoint import load_checkpoint
+from engine.kernel.events import TRAIN_EVENTS
+from engine.kernel.results import read_results
+from engine.kernel.trainer import BaseTrainer
+from engine.kernel.validator import BaseValidator
+
+
+def clouds(n: int, seed: int):
+    g = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 2
+    x = torch.randn(n, 4, generator=g) + y[:, None] * 2.0
+    return x, y
+
+
+class Batches:
+    """Shuffled from (seed, epoch) alone."""
+
+    def __init__(self, n, batch, seed, shuffle):
+        self.x, self.y = clouds(n, seed)
+        self.batch, self.shuffle, self.epoch = batch, shuffle, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return math.ceil(len(self.x) / self.batch)
+
+    def __iter__(self):
+        g = torch.Generator().manual_seed(self.epoch)
+        order = torch.randperm(len(self.x), generator=g) if self.shuffle else torch.arange(len(self.x))
+        for part in order.split(self.batch):
+            yield {"img": self.x[part], "label": self.y[part]}
+
+
+class Accuracy(BaseValidator):
+    def init_metrics(self, model):
+        self.right = 0
+
+    def postprocess(self, preds):
+        return preds.argmax(1)
+
+    def update_metrics(self, results, batch):
+        self.right += int((results == batch["label"]).sum())
+
+    def get_stats(self):
+        return {"metrics/accuracy": self.right / self.images}
+
+
+class ClassifierTrainer(BaseTrainer):
+    loss_names = ("ce_loss",)
+
+    def get_model(self, cfg, weights):
+        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
+
+    def get_dataloader(self, dataset_path, batch_size, mode="train", rank=0):
+        return Batches(40 if mode == "train" else 30, batch_size, 1 if mode == "train" else 2, mode == "train")
+
+    def get_validator(self):
+        return Accuracy(self.get_dataloader(None, 7, mode="val"))
+
+    def criterion(self, preds, batch):
+        loss = nn.functional.cross_entropy(preds, batch["label"])
+        return loss, loss.detach()[None]
+
+
+def make(tmp_path, **changes):
+    values = {"model": "linear", "data": "clouds", "epochs": 3, "batch": 16, "project": str(tmp_path), "lr0": 0.05,
+              "monitor": "metrics/accuracy", "verbose": False, "channels_last": False, "device": "cpu"}  # fmt: skip
+    return ClassifierTrainer(overrides={**values, **changes})
+
+
+def weights(path):
+    checkpoint = load_checkpoint(path)
+    return {**{f"raw.{k}": v for k, v in checkpoint.model.items()}, **{f"ema.{k}": v for k, v in (checkpoint.ema or {}).items()}}
+
+
+def assert_same_run(a, b):
+    for name in ("last.pt", "best.pt"):
+        left, right = weights(a / "weights" / name), weights(b / "weights" / name)
+        assert left.keys() == right.keys()
+        for key in left:
+            assert torch.equal(left[key], right[key]), (name, key)
+    strip = [[{k: v for k, v in row.items() if k != "time_s"} for row in read_results(p / "results.csv")] for p in (a, b)]
+    assert strip[0] == strip[1]
+
+
+def test_it_learns_and_leaves_what_it_promises(tmp_path):
+    trainer = make(tmp_path, epochs=20)
+    result = trainer.train()
+    assert result.metrics["metrics/accuracy"] > 0.9
+    assert result.stop_reason == "done" and result.epochs == 20
+    rows = read_results(result.save_dir / "results.csv")
+    assert [row["epoch"] for row in rows] == list(range(20))
+    assert list(rows[0])[:4] == ["epoch", "time_s", "train/ce_loss", "metrics/accuracy"]
+    assert rows[-1]["train/ce_loss"] < rows[0]["train/ce_loss"]
+    resolved = TrainConfig.load(result.save_dir / "args.yaml")
+    assert resolved.optimizer == "AdamW" and resolved.warmup_epochs is not None and resolved.lr0 == 0.05
+    sidecar = json.loads((result.save_dir / "weights" / "best.json").read_text())
+    assert sidecar["sha256"] == result.best_sha256
+
+
+def test_the_order_of_events_as_one_list(tmp_path):
+    trainer = make(tmp_path, epochs=2, batch=20, nbs=20, warmup_epochs=0)
+    seen = []
+    for name in TRAIN_EVENTS:
+        trainer.add_callback(name, lambda _, name=name: seen.append(name))
+    trainer.train()
+    batch = ["on_train_batch_start", "optimizer_step", "on_before_zero_grad", "on_train_batch_end"]
+    val = ["on_val_start", *["on_val_batch_start", "on_val_batch_end"] * 5, "on_val_end"]
+    epoch = ["on_train_epoch_start", *batch * 2, "on_train_epoch_end", *val, "on_model_save", "on_fit_epoch_end"]
+    assert seen == ["on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", *epoch * 2, *val,
+                    "on_final_eval_end", "on_train_end", "teardown"]  # fmt: skip
+
+
+def test_last_on_disk_holds_this_epochs_weights(tmp_path):
+    trainer = make(tmp_path)
+    seen = []
+
+    def check(t):
+        assert load_checkpoint(t.last).training["epoch"] == t.epoch
+        on_disk, live = load_checkpoint(t.last).model, t.model.state_dict()
+        assert all(torch.equal(on_disk[k], live[k]) for k in live)
+        seen.append(t.epoch)
+
+    trainer.add_callback("on_train_epoch_end", check)
+    trainer.train()
+    assert seen == [0, 1, 2]
+
+
+def test_two_trainers_share_nothing(tmp_path):
+    first, second = make(tmp_path, name="a"), make(tmp_path, name="b")
+    first.add_callback("on_train_start", lambda t: pytest.fail("leaked"))
+    second.train()
+    with pytest.raises(ConfigError, match="Did you mean 'on_train_end'"):
+        first.add_callback("on_train_ends", print)
+    with pytest.raises(ConfigError, match="not a function"):
+        first.set_callback("on_train_end", 3)
+
+
+def test_same_seed_same_bits_another_seed_another_result(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        make(tmp_path, name=name, seed=seed).train()
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a/weights/best.pt").read_bytes() == (tmp_path / "b/weights/best.pt").read_bytes()
+    assert not all(torch.equal(x, y) for x, y in zip(*(weights(tmp_path / n / "weights/last.pt").values() for n in "ac")))
+
+
+@pytest.mark.parametrize("event", ["on_train_batch_end", "on_train_epoch_end", "on_val_batch_end", "on_fit_epoch_end"])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, event):
+    make(tmp_path, name="whole", epochs=5).train()
+    cut = make(tmp_path, name="cut", epochs=5)
+    reasons = []
+
+    def interrupt(t):
+        if cut.epoch == 2:
+            raise KeyboardInterrupt
+
+    cut.add_callback(event, interrupt)
+    cut.add_callback("teardown", lambda t: reasons.append(t.stop_reason))
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    assert reasons == ["interrupted"]
+    make(tmp_path, name="cut", epochs=5, resume=True).train()
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_resume_refuses_another_run(tmp_path):
+    make(tmp_path, name="run", epochs=2).train()
+    with pytest.raises(ConfigError, match="planned for 2 epochs, not 4"):
+        make(tmp_path, name="run", epochs=4, resume=True).train()
+    with pytest.raises(ConfigError, match="weight_decay: 0.0005 then, 0.1 now"):
+        make(tmp_path, name="run", epochs=2, weight_decay=0.1, resume=True).train()
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        make(tmp_path, name="other", resume=True).train()
+    assert make(tmp_path, name="run", epochs=4, extend=True, resume=True).train().epochs == 4
+
+
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_offered(tmp_path):
+    make(tmp_path, name="run").train()
+    last = tmp_path / "run" / "weights" / "last.pt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last.pt: damaged.*last.prev.pt, is intact"):
+        make(tmp_path, name="run", resume=True).train()
+
+
+def test_a_nan_loss_stops_before_the_step(tmp_path):
+    trainer = make(tmp_path, epochs=3)
+    trainer.criterion = lambda preds, batch: (preds.sum() * float("nan"), torch.tensor([float("nan")]))
+    with pytest.raises(TrainingError, match=r"not finite at epoch 1, batch 1: ce_loss nan"):
+        trainer.train()
+    assert not any(torch.isnan(v).any() for v in trainer.model.state_dict().values())
+    assert trainer.stop_reason == "exception"
+
+
+def test_a_failing_tracker_never_ends_a_run_a_users_callback_does(tmp_path):
+    def fail(t):
+        raise RuntimeError("tracker is down")
+
+    trainer = make(tmp_path, name="tracked")
+    trainer.add_callback("on_fit_epoch_end", fail, may_fail=True)
+    assert trainer.train().stop_reason == "done"
+    mine = make(tmp_path, name="mine")
+    mine.add_callback("on_fit_epoch_end", fail)
+    with pytest.raises(RuntimeError, match="tracker is down"):
+        mine.train()
+    assert mine.last.exists()
+
+
+def test_an_unmeasured_monitor_names_what_there_is(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'metrics/accuracy'"):
+        make(tmp_path, monitor="metrics/acuracy").train()
+
+
+def test_patience_stops_early(tmp_path):
+    trainer = make(tmp_path, epochs=50, patience=2, lr0=1e-9, ema=False)
+    assert trainer.train().stop_reason == "stopped"
+    assert len(trainer.rows) < 50
