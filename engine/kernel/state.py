@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from engine.kernel.trainer import BaseTrainer
 
 # Where and how a run is done, not what it computes: they would make equal results hash differently.
-ENVIRONMENT_KEYS = {"project", "name", "exist_ok", "resume", "extend", "device", "workers", "verbose", "nproc", "cache", "plots"}
+ENVIRONMENT_KEYS = {"data", "project", "name", "exist_ok", "resume", "extend", "device", "workers", "verbose", "nproc", "cache",
+                    "plots"}  # fmt: skip
 
 
 def capture(trainer: BaseTrainer, resumable: bool) -> Checkpoint:

@@ -85,6 +85,7 @@ class BaseTrainer:
         self.validator: Any = None
         self.epoch = self.start_epoch = 0
         self.batch: Any = None
+        self.batch_index = 0
         self.loss: Tensor | None = None
         self.loss_items: Tensor | None = None
         self.tloss: Tensor | None = None
@@ -343,9 +344,9 @@ class BaseTrainer:
         count = len(self.train_loader)
         shown = self.args.verbose and self.world.is_main
         with EpochProgress(self.train_loader, self.epoch, self.args.epochs, self.loss_names, shown) as progress:
-            for index, self.batch in enumerate(progress):
+            for self.batch_index, self.batch in enumerate(progress):
                 self.callbacks.run("on_train_batch_start", self)
-                self._train_batch(index, is_last=index + 1 == count)
+                self._train_batch(self.batch_index, is_last=self.batch_index + 1 == count)
                 self.callbacks.run("on_train_batch_end", self)
                 progress.show(self.tloss)
 

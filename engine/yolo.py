@@ -1,0 +1,80 @@
+"""The short way: `YOLO("yolov8n").train(data=..., epochs=3)`. A thin layer over the executors, which do the work.
+
+Whoever outgrows it takes `DetectionTrainer`, `DetectionValidator`, `DetectionPredictor` or `engine.export.export`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.kernel.trainer import TrainResult
+
+
+class YOLO:
+    """A detector by name (`yolov8n`), model .yaml, or weight file; after `train` it stands for the best weights.
+
+    Raises:
+        ConfigError: an unknown name. CheckpointError: weights that cannot be read.
+    """
+
+    def __init__(self, model: str | Path = "yolov8n"):
+        from engine.detect.model_io import is_weight_file, read_weights
+        from engine.parts.model import find_spec
+
+        self.model = str(model)
+        self.weights: Path | None = None
+        suffix = Path(self.model).suffix
+        if is_weight_file(self.model):
+            read_weights(self.model)
+            self.weights = Path(self.model)
+        elif suffix in {".onnx", ".torchscript"}:
+            self.weights = Path(self.model)
+        else:
+            find_spec(self.model)
+        self.data: str | None = None
+
+    def train(self, **settings: Any) -> TrainResult:
+        """Train with `DetectionTrainConfig` settings by name; see `detectflow train --help`."""
+        from engine.detect import DetectionTrainer
+
+        trainer = DetectionTrainer(overrides={"model": self.model, **settings})
+        result = trainer.train()
+        self.weights, self.data = result.best, trainer.args.data
+        return result
+
+    def val(self, data: str | Path | None = None, **settings: Any) -> dict[str, float]:
+        """Metrics on the test images of `data` (default: of the training), or of `split=`."""
+        from engine.detect import DetectionValidator
+
+        source = data if data is not None else self.data
+        if source is None:
+            raise ConfigError("val: no data; give data=, a dataset description or a prepared folder")
+        return DetectionValidator(overrides=settings)(model=self._trained("val"), data=source)
+
+    def predict(self, source: Any, **settings: Any) -> Any:
+        """`Results` of every picture of `source`; nothing is written unless `save=True`."""
+        from engine.detect import DetectionPredictor
+
+        stream = bool(settings.get("stream", False))
+        predictor = DetectionPredictor({"model": str(self._trained("predict")), "save": False, "verbose": False, **settings})
+        return predictor(source, stream=stream)
+
+    __call__ = predict
+
+    def export(
+        self, format: str = "onnx", folder: str | Path | None = None, data: str | Path | None = None, **settings: Any
+    ) -> Path:
+        """Write the weights in another format, checked against PyTorch; the path of the file, by default beside them."""
+        from engine.config import ExportConfig
+        from engine.export import export
+
+        weights = self._trained("export")
+        config = ExportConfig.build(settings, "export")
+        return export(weights, format, Path(folder or weights.parent), settings=config, data=data).path
+
+    def _trained(self, verb: str) -> Path:
+        if self.weights is None:
+            raise ConfigError(f"{verb}: '{self.model}' has no weights yet; call train() first, or YOLO('path/to/best.pt')")
+        return self.weights
