@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from engine.config.train import TrainConfig
 from engine.errors import ConfigError, TrainingError, nearest
 from engine.kernel import optim, state
-from engine.kernel.checkpoint import Checkpoint, load_checkpoint, read_sidecar, save_checkpoint, write_sidecar
+from engine.kernel.checkpoint import load_checkpoint, read_sidecar, save_checkpoint, write_sidecar
 from engine.kernel.device import select_device
 from engine.kernel.distributed import World, joined, synchronise_norms, world_from_environment
 from engine.kernel.ema import ModelEMA, planned_tau
@@ -33,7 +33,8 @@ from engine.kernel.progress import EpochProgress, say_epoch
 from engine.kernel.randomness import deterministic, seed_everything
 from engine.kernel.results import Row, write_results
 from engine.kernel.run_directory import choose_run_directory, continued_config, create_run_directory
-from engine.kernel.schedule import Schedule, planned_warmup
+from engine.kernel.schedule import Schedule
+from engine.kernel.task import TrainingTask
 
 log = logging.getLogger("detectflow")
 
@@ -57,7 +58,7 @@ class TrainResult:
     data_digest: str = ""
 
 
-class BaseTrainer:
+class BaseTrainer(TrainingTask):
     """Train one model. Override `get_model`, `get_dataloader`, `get_validator`, `criterion`, and what else differs.
 
     Args:
@@ -68,7 +69,6 @@ class BaseTrainer:
     """
 
     config_class: type[TrainConfig] = TrainConfig
-    loss_names: tuple[str, ...] = ("loss",)
 
     def __init__(self, overrides: dict[str, Any] | None = None, config: TrainConfig | None = None):
         self.args = config if config is not None else self.config_class.build(overrides, "overrides")
@@ -149,88 +149,7 @@ class BaseTrainer:
         finally:
             self.callbacks.run("teardown", self)
 
-    # What a task must override ----------------------------------------------------------------------------------
-
-    def get_model(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
-        """A fresh model; `cfg` is `args.model`, `weights` a checkpoint to start from or None."""
-        raise NotImplementedError
-
-    def get_dataloader(self, dataset_path: Any, batch_size: int, mode: str = "train", rank: int = 0) -> Any:
-        """An iterable of batches with a length; `dataset_path` comes from `get_dataset`, mode is train or val.
-
-        Where its `sampler` or `batch_sampler` has `set_epoch`, it is told the epoch before each pass."""
-        if type(self).get_dataloder is not BaseTrainer.get_dataloder:
-            return self.get_dataloder(dataset_path, batch_size, mode, rank)
-        raise NotImplementedError
-
-    def get_dataloder(self, dataset_path: Any, batch_size: int, mode: str = "train", rank: int = 0) -> Any:
-        """The documentation's spelling of `get_dataloader`; an override under this name is used too."""
-        raise NotImplementedError
-
-    def get_validator(self) -> Any:
-        """A validator: `validator(trainer=self)` returns metrics by name. None: no validation."""
-        raise NotImplementedError
-
-    def criterion(self, preds: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        """(loss scalar, loss_items detached, one per name in `loss_names`)."""
-        raise NotImplementedError
-
-    # What a task may override -----------------------------------------------------------------------------------
-
-    def get_dataset(self, data: str) -> dict[str, Any]:
-        """What `get_dataloader` is given for each mode: {"train": ..., "val": ...}."""
-        return {"train": data, "val": data}
-
-    def default_lr(self, optimizer: str) -> float:
-        """The peak rate where the user gives none."""
-        return 0.01 if optimizer == "SGD" else 0.001
-
-    def build_optimizer(self, model: nn.Module, name: str, lr: float, momentum: float, decay: float) -> torch.optim.Optimizer:
-        """Override for another optimizer; groups need a "group" key: bias, weight or norm."""
-        return optim.build_optimizer(model, name, lr, momentum, decay)
-
-    def build_scheduler(self, iterations_per_epoch: int, optimizer: str, accumulate: int) -> Schedule:
-        """Pace as a function of the iteration."""
-        a = self.args
-        bias_lr = a.warmup_bias_lr if a.warmup_bias_lr is not None else (0.1 if optimizer == "SGD" else 0.0)
-        return Schedule(
-            total=a.epochs * iterations_per_epoch,
-            warmup=planned_warmup(a.warmup_epochs, a.epochs, iterations_per_epoch),
-            shape=a.schedule, final=a.lrf, accumulate=accumulate, warmup_bias_lr=bias_lr,
-            warmup_momentum=min(a.warmup_momentum, a.momentum), momentum=a.momentum,
-        )  # fmt: skip
-
-    def preprocess_batch(self, batch: Any) -> Any:
-        """Bring a batch to the device."""
-        return batch
-
-    def forward(self, model: nn.Module, batch: Any) -> Any:
-        """Predictions of one batch, what `criterion` is given."""
-        return model(batch["img"])
-
-    def label_loss_items(self, items: Tensor | None, prefix: str = "train") -> dict[str, float]:
-        """Loss items by column name: `train/box_loss`."""
-        if items is None:
-            return {}
-        return {f"{prefix}/{name}": float(value) for name, value in zip(self.loss_names, items, strict=True)}
-
-    def checkpoint_meta(self) -> dict[str, Any]:
-        """Plain data that travels with the weights. No paths, no times: equal runs make equal bytes."""
-        return {"model": self.args.model, "config": state.public_config(self.args)}
-
-    def batch_names(self, batch: Any) -> list[str]:
-        """Names of the images of a batch, for messages."""
-        return []
-
-    def data_digest(self) -> str:
-        """Content digest of the data, where there is one."""
-        return ""
-
-    def plot_training_samples(self, batch: Any, index: int) -> None:
-        """Called with the first batches."""
-
-    def plot_metrics(self) -> None:
-        """Called once at the end, when results.csv is complete."""
+    # What a task may override, too --------------------------------------------------------------------------------
 
     def optimizer_step(self) -> None:
         """Unscale, check, clip, step, average. Gradients are checked before the weights change."""
@@ -264,9 +183,7 @@ class BaseTrainer:
     def _setup(self) -> None:
         if self.args.resume:
             self.args = continued_config(self.paths, self.args)
-        if self.args.batch > 0 and self.args.batch % self.world.size:
-            raise ConfigError(f"batch={self.args.batch} images cannot be shared by {self.world.size} processes; "
-                              f"use a multiple of {self.world.size}")  # fmt: skip
+        self._check_shares()
         resumed = load_checkpoint(self.last) if self.args.resume and self.last.exists() else None
         self.callbacks.run("on_pretrain_routine_start", self)
         seed_everything(self.args.seed)
@@ -297,6 +214,15 @@ class BaseTrainer:
                 self.model, device_ids=[self.device.index] if self.device.type == "cuda" else None
             )
         self.callbacks.run("on_pretrain_routine_end", self)
+
+    def _check_shares(self) -> None:
+        batch, size = self.args.batch, self.world.size
+        if batch < 1:
+            raise ConfigError("batch=-1 finds a size that fits a GPU's memory, which is not built yet: give a number of images")
+        if batch % size:
+            raise ConfigError(f"batch={batch} images cannot be shared by {size} processes; use a multiple of {size}")
+        if self.args.nproc > 1 and size == 1:
+            raise ConfigError(f"nproc={self.args.nproc}: start it by torchrun --nproc-per-node {self.args.nproc} -m engine ...")
 
     def _plan(self, per_epoch: int) -> None:
         """Everything automatic is decided here, and written into `args` as if it had been asked for."""

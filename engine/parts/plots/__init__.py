@@ -1,0 +1,12 @@
+"""Pictures of a run: images with boxes, curves, confusion matrix, the results table, the labels of a dataset.
+
+Every function takes plain arrays and writes its files whole or not at all. matplotlib is imported when it is needed.
+"""
+
+from engine.parts.plots.confusion import plot_confusion
+from engine.parts.plots.curves import plot_curves
+from engine.parts.plots.history import plot_results
+from engine.parts.plots.images import draw_detections, plot_images
+from engine.parts.plots.labels import plot_labels
+
+__all__ = ["draw_detections", "plot_confusion", "plot_curves", "plot_images", "plot_labels", "plot_results"]
