@@ -118,7 +118,7 @@ class Results:
         """A copy of the image with boxes, names and scores drawn, (H, W, 3) uint8 BGR."""
         from engine.parts.plots import draw_detections
 
-        return draw_detections(self.image, self.boxes, self.classes, self.scores, list(self.names))
+        return draw_detections(self.image, self.detections, self.names)
 
     def save(self, path: str | Path) -> Path:
         """Write the plotted image; the suffix chooses the format, `.jpg` where there is none. Returns the path."""

@@ -7,10 +7,11 @@ itself (class names, input size, digests) is in `meta`, the same keys whatever t
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from torch import Tensor
 from engine.boxes import xywh_to_xyxy
 from engine.errors import CheckpointError, ConfigError
 from engine.types import Size
+
+if TYPE_CHECKING:
+    from engine.detect.model_io import LoadedModel
 
 RawFunction = Callable[[Tensor], Tensor]  # (B, 3, H, W) float RGB in [0, 1] -> (B, 4 + nc, A) float
 
@@ -97,12 +101,17 @@ def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
 
 def _load_module(path: Path, device: torch.device) -> Runtime:
     from engine.detect.model_io import load_model
+
+    return runtime_of(load_model(path, device), device)
+
+
+def runtime_of(loaded: LoadedModel, device: torch.device) -> Runtime:
+    """A network at hand as a `Runtime`; it computes as trained, nothing is fused."""
     from engine.parts.decode import ExportModel
 
-    loaded = load_model(path, device)
     function = ExportModel(loaded.module).to(device).eval()
     stride = int(max(loaded.module.strides))
-    return Runtime(function, tuple(loaded.names), _size(loaded.imgsz), device, stride=stride, meta=dict(loaded.meta))
+    return Runtime(function, loaded.names, loaded.imgsz, device, stride=stride, meta=dict(loaded.meta))
 
 
 def _load_onnx(path: Path, device: torch.device) -> Runtime:
@@ -142,7 +151,9 @@ def _load_onnx(path: Path, device: torch.device) -> Runtime:
 def _load_torchscript(path: Path, device: torch.device) -> Runtime:
     extra = {META_FILE: ""}
     try:
-        module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch asks to prefer torch.export; old services have no choice
+            module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
         text = extra[META_FILE]
         known = json.loads(text)
     except (RuntimeError, ValueError) as error:
@@ -150,9 +161,7 @@ def _load_torchscript(path: Path, device: torch.device) -> Runtime:
     meta = read_text_meta(known, path)
     batch = meta["batch"] if isinstance(meta.get("batch"), int) else None
     size = _size(meta["imgsz"])
-    return Runtime(
-        module, tuple(meta["names"]), size, device, batch, fixed_size=size, stride=int(meta["stride"]), meta=meta
-    )
+    return Runtime(module, tuple(meta["names"]), size, device, batch, fixed_size=size, stride=int(meta["stride"]), meta=meta)
 
 
 META_FILE = "detectflow.json"  # within a TorchScript archive
@@ -182,7 +191,7 @@ def read_text_meta(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
     return meta
 
 
-JSON_KEYS = frozenset({"names", "imgsz", "stride", "batch", "dynamic", "half"})
+JSON_KEYS = frozenset({"names", "imgsz", "stride", "batch", "architecture", "opset"})
 
 
 def _size(imgsz: Any) -> Size:

@@ -1,0 +1,108 @@
+"""A detector and its file: what is written beside the weights, and a network built from what a file says of itself.
+
+Reads `.pt` (our checkpoints) and `.safetensors` (published weights); both with tensors and plain data only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import CheckpointError
+from engine.kernel.checkpoint import load_checkpoint
+from engine.parts.model import ModelSpec, build_model
+from engine.types import Size
+
+WEIGHT_SUFFIXES = (".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A detector ready to run, and what its file says of it."""
+
+    module: nn.Module  # eval mode, on the device
+    names: tuple[str, ...]
+    imgsz: Size  # (h, w) it was trained for
+    meta: Mapping[str, Any]
+    state: Mapping[str, Tensor]  # the weights as trained, on the CPU
+
+
+def model_meta(spec: ModelSpec, names: tuple[str, ...], imgsz: Size, class_hash: str, data_digest: str) -> dict[str, Any]:
+    """What travels with the weights: enough to build the network and to check that classes and data fit."""
+    return {
+        "model": spec.name,
+        "architecture": spec.to_dict(),
+        "names": list(names),
+        "imgsz": list(imgsz),
+        "class_hash": class_hash,
+        "data_digest": data_digest,
+    }
+
+
+def is_weight_file(cfg: str) -> bool:
+    """Whether `model=` names a weight file rather than a kind of network."""
+    return Path(cfg).suffix in WEIGHT_SUFFIXES
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(meta, state) of a weight file.
+
+    Raises:
+        CheckpointError: missing, damaged, or made by another program.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix != ".pt":
+        raise CheckpointError(f"{path}: weights are {' or '.join(WEIGHT_SUFFIXES)} files")
+    checkpoint = load_checkpoint(path)
+    return _checked(dict(checkpoint.meta), path), dict(checkpoint.weights)
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedModel:
+    """The network of a weight file, in eval mode.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or weights that do not fit the network the file names.
+    """
+    meta, state = read_weights(path)
+    module = build_model(meta["architecture"], len(meta["names"]))
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: its weights are not those of a {meta['model']}: {str(error).splitlines()[0]} A network of your own "
+            "is loaded by the trainer class that made it: Trainer(...).best_model()"
+        ) from None
+    module = module.to(device).eval()
+    h, w = meta["imgsz"]
+    return LoadedModel(module, tuple(meta["names"]), (int(h), int(w)), meta, state)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as stream:
+            texts = stream.metadata() or {}
+            state = {name: stream.get_tensor(name) for name in stream.keys()}
+        meta = {k: json.loads(v) if k in {"names", "imgsz", "architecture"} else v for k, v in texts.items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    return _checked(meta, path), floats
+
+
+def _checked(meta: dict[str, Any], path: Path) -> dict[str, Any]:
+    missing = [key for key in ("architecture", "names", "imgsz") if not meta.get(key)]
+    if missing:
+        raise CheckpointError(f"{path}: does not say its {', '.join(missing)}: not a detector of this project")
+    return meta

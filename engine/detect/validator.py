@@ -1,0 +1,182 @@
+"""Validation of a detector: COCO AP, precision and recall at the best F1, the same inside training and alone.
+
+Alone it takes a weight file and a dataset; inside training the trainer hands it loader and model. Tables and pictures
+are written for final figures only, into `save_dir` where there is one.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.config import ValidateConfig
+from engine.detect.batches import is_resident, record_of, to_device
+from engine.detect.model_io import load_model
+from engine.detect.pictures import plot_batch, plot_found
+from engine.errors import DataError
+from engine.files import atomic_write
+from engine.kernel.device import select_device
+from engine.kernel.distributed import World, world_from_environment
+from engine.kernel.validator import BaseValidator
+from engine.parts.data.dataset import DetectionDataset
+from engine.parts.data.loader import build_loader
+from engine.parts.data.prepared import open_dataset
+from engine.parts.data.transforms import to_original
+from engine.parts.decode import decode, nms
+from engine.parts.metrics import DetectionMetrics, DetectionScores
+from engine.types import Detections, ImageRecord, Size
+
+PICTURED_BATCHES = 3
+EPOCH_FIGURES = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
+
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (K, 4) xyxy px of the input, scores (K,), classes (K,)
+
+
+class DetectionValidator(BaseValidator):
+    """`DetectionValidator(overrides={"split": "test"})(model="weights/best.pt", data="data/prepared")` -> metrics by name.
+
+    Args:
+        config: settings, or `overrides` by name.
+        save_dir: where tables and pictures of final figures go; None: nowhere.
+        loader, names, device, world: from a trainer; else made from the model and the dataset of the call.
+    """
+
+    def __init__(
+        self,
+        config: ValidateConfig | None = None,
+        save_dir: Path | str | None = None,
+        loader: Any = None,
+        names: tuple[str, ...] = (),
+        device: torch.device | None = None,
+        world: World | None = None,
+        overrides: dict[str, Any] | None = None,
+    ):
+        self.config = config if config is not None else ValidateConfig.build(overrides, "validate")
+        world = world if world is not None else world_from_environment()
+        super().__init__(loader, device if device is not None else select_device(self.config.device, world), world)
+        self.save_dir = Path(save_dir) if save_dir is not None else None
+        self.names = names
+        self.scores: DetectionScores | None = None  # of the last validation: curves, confusion, per class, per image
+        self._collected = DetectionMetrics(names)
+        self._records: dict[str, ImageRecord] = {}
+        self._final = False
+        self._batches = 0
+
+    def __call__(
+        self,
+        model: nn.Module | str | Path | None = None,
+        trainer: Any = None,
+        final: bool = False,
+        data: str | Path | None = None,
+    ) -> dict[str, float]:
+        """Metrics by name.
+
+        model: a module or a weight file; inside training the trainer's averaged weights. data: a prepared folder, a
+        dataset description or a folder of labelled images; needed with a weight file.
+
+        Raises:
+            CheckpointError: weights that cannot be read. DataError: no images in the split, classes that differ.
+        """
+        imgsz: Size | None = None
+        if isinstance(model, (str, Path)):
+            loaded = load_model(model, self.device)
+            model, imgsz, self.names = loaded.module, loaded.imgsz, loaded.names
+        if data is not None:
+            self.loader = self._open(data, imgsz or (640, 640))
+        if self.loader is None:
+            raise DataError("nothing to validate on: give data=, a prepared folder or a dataset description")
+        self._final = final or trainer is None
+        return super().__call__(model=model, trainer=trainer, final=self._final)
+
+    def _open(self, data: str | Path, imgsz: Size) -> Any:
+        dataset = open_dataset(data)
+        split = self.config.split
+        if tuple(dataset.names) != tuple(self.names) and len(self.names) > 1:
+            raise DataError(
+                f"{data}: the model's classes and the dataset's differ. Model: {', '.join(self.names)}. "
+                f"Dataset: {', '.join(dataset.names)}. Order counts: figures would compare one class with another."
+            )
+        records = dataset.records(split)
+        if not records:
+            raise DataError(f"{data}: no images in the split '{split}'; choose another with split=")
+        samples = DetectionDataset(records, imgsz, cache="none", single_cls=len(self.names) == 1)
+        return build_loader(samples, self.config.batch, shuffle=False, workers=self.config.workers,
+                            rank=self.world.rank, world_size=self.world.size)  # fmt: skip
+
+    # One validation -------------------------------------------------------------------------------------------------
+
+    def init_metrics(self, model: nn.Module) -> None:
+        self._collected = DetectionMetrics(self.names)
+        self._batches = 0
+        dataset = getattr(self.loader, "dataset", None)
+        self._records = {str(record.file): record for record in getattr(dataset, "records", ())}
+
+    def preprocess(self, batch: Any) -> Any:
+        return batch if is_resident(batch) else to_device(batch, self.device)
+
+    def postprocess(self, preds: Any) -> list[Found]:
+        """The detections of each image in pixels of the input."""
+        boxes, scores = decode(preds)
+        c = self.config
+        found = nms(boxes.float(), scores.float(), c.conf, c.iou, c.max_det, multi_label=True)
+        return [tuple(part.cpu().numpy() for part in one) for one in found]
+
+    def update_metrics(self, results: list[Found], batch: Any) -> None:
+        for index, (boxes, scores, classes) in enumerate(results):
+            record = self._truth(batch, index)
+            mine = to_original(boxes, batch["ratio_pad"][index], batch["ori_shape"][index])
+            self._collected.update(Detections(mine, scores, classes), record)
+        if self._final and self.config.plots and self.save_dir and self.world.is_main and self._batches < PICTURED_BATCHES:
+            stem = f"val_batch{self._batches}"
+            plot_batch(batch, self.names, self.save_dir / f"{stem}_labels.jpg")
+            plot_found(batch, results, self.names, self.save_dir / f"{stem}_pred.jpg")
+        self._batches += 1
+
+    def get_stats(self) -> dict[str, float]:
+        """The figures over all ranks. Final ones hold all there are, an epoch's the four that go into results.csv."""
+        own = self._collected
+        merged = own if self.world.size == 1 else DetectionMetrics(self.names)
+        if self.world.size > 1:
+            for state in self.world.gather(own.state()):
+                merged.merge(state)
+        self.scores = scores = merged.compute()
+        figures = {**scores.to_dict(), "metrics/F1": scores.f1, "metrics/confidence": scores.confidence}
+        if not self._final:
+            figures = {key: figures[key] for key in EPOCH_FIGURES}
+        known = {key: value for key, value in figures.items() if value is not None}
+        return {**dict.fromkeys(EPOCH_FIGURES, 0.0), **known}  # no ground truth at all: 0, never better than another run
+
+    def plot_metrics(self) -> None:
+        if self.save_dir is None or self.scores is None:
+            return
+        self.save_dir.mkdir(parents=True, exist_ok=True)
+        write_table(self.save_dir / "per_class.csv", self.scores.per_class)
+        without_paths = [{k: v for k, v in row.items() if k != "file"} for row in self.scores.per_image]
+        write_table(self.save_dir / "per_image.csv", without_paths)
+        if self.config.plots:
+            from engine.parts.plots import plot_confusion, plot_curves
+
+            plot_curves(self.scores, self.save_dir)
+            plot_confusion(self.scores.confusion, self.names, self.save_dir / "confusion_matrix.png")
+
+    def _truth(self, batch: Any, index: int) -> ImageRecord:
+        record = self._records.get(str(batch["im_file"][index]))
+        if record is None:
+            return record_of(batch, index)
+        if len(self.names) == 1 and record.classes.any():  # single_cls
+            return replace(record, classes=np.zeros_like(record.classes))
+        return record
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """A CSV of dictionaries with equal keys; None is an empty cell."""
+    with atomic_write(path, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])

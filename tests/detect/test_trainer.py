@@ -1,0 +1,175 @@
+"""The detection trainer as a user meets it: the contract's scripts, what a run leaves behind, fine-tuning, determinism."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from engine import YOLO
+from engine.config import DetectionTrainConfig
+from engine.detect import DetectionTrainer
+from engine.detect.transfer import transfer
+from engine.errors import CheckpointError, ConfigError, TrainingError
+from engine.kernel.checkpoint import load_checkpoint
+from engine.parts.model import build_model
+
+
+def settings(shapes, tmp_path, **changes):
+    return {"model": "yolov8n", "data": str(shapes), "imgsz": 64, "epochs": 1, "batch": 4, "project": str(tmp_path),
+            "verbose": False, "device": "cpu", "plots": False, **changes}  # fmt: skip
+
+
+def test_it_learns_and_the_run_directory_is_as_promised(trained):
+    trainer, result = trained
+    assert result.metrics["metrics/mAP50"] > 0.3, result.metrics
+    with open(result.save_dir / "results.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 30
+    assert list(rows[0]) == [
+        "epoch", "time_s", "train/box_loss", "train/cls_loss", "train/dfl_loss", "metrics/precision", "metrics/recall",
+        "metrics/mAP50", "metrics/mAP50-95", "val/box_loss", "val/cls_loss", "val/dfl_loss", "lr/bias", "lr/weight", "lr/norm",
+    ]  # fmt: skip
+    promised = {"args.yaml", "weights", "results.csv", "per_class.csv", "train_batch0.jpg", "val_batch0_labels.jpg",
+                "val_batch0_pred.jpg", "results.png", "confusion_matrix.png", "PR_curve.png", "F1_curve.png", "P_curve.png",
+                "R_curve.png", "labels.png"}  # fmt: skip
+    assert promised <= {p.name for p in result.save_dir.iterdir()}
+    assert {p.name for p in (result.save_dir / "weights").iterdir()} >= {"last.pt", "last.json", "best.pt", "best.json"}
+    again = DetectionTrainConfig.load(result.save_dir / "args.yaml")
+    assert again.lr0 == trainer.args.lr0 and again.optimizer == "AdamW"
+
+
+def test_the_weights_say_what_they_are_and_hold_no_path(trained, tmp_path):
+    trainer, result = trained
+    meta = load_checkpoint(result.best).meta
+    assert meta["names"] == ["square", "disc"] and meta["imgsz"] == [64, 64] and meta["model"] == "yolov8n"
+    assert meta["data_digest"] == result.data_digest != ""
+    assert str(trainer.args.data) not in str(meta) and str(result.save_dir) not in str(meta)
+
+
+def test_best_model_gives_the_best_weights(trained):
+    trainer, result = trained
+    model, saved = trainer.best_model(), load_checkpoint(result.best).weights
+    assert not model.training
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_custom_trainer_with_a_torchvision_backbone_and_its_own_criterion(shapes, tmp_path):
+    """The second script of the contract."""
+    seen = []
+
+    class CustomTrainer(DetectionTrainer):
+        def get_model(self, cfg, weights):
+            from dataclasses import replace
+
+            from engine.parts.model import find_spec
+
+            return build_model(replace(find_spec(cfg), backbone="mobilenet_v3_large"), len(self.names))
+
+        def get_dataloader(self, dataset_path, batch_size, mode="train", rank=0):
+            seen.append((mode, batch_size, rank))
+            return super().get_dataloader(dataset_path, batch_size, mode, rank)
+
+        def criterion(self, preds, batch):
+            imgs, bboxes = batch["imgs"], batch["bboxes"]
+            assert imgs is batch["img"] and imgs.dtype == torch.float32 and bboxes.shape[1] == 4
+            loss, items = super().criterion(preds, batch)
+            return 2 * loss, items
+
+    uploaded = []
+
+    def log_model(trainer):
+        if (trainer.epoch + 1) % 2 == 0:
+            uploaded.append(shutil.copy(trainer.last, tmp_path / f"epoch{trainer.epoch + 1}.pt"))
+
+    trainer = CustomTrainer(overrides=settings(shapes, tmp_path, epochs=2))
+    trainer.add_callback("on_train_epoch_end", log_model)
+    trainer.train()
+    assert seen[:2] == [("train", 4, 0), ("val", 4, 0)]
+    assert [load_checkpoint(path).training["epoch"] for path in uploaded] == [1]
+    assert isinstance(trainer.best_model(), nn.Module)
+
+
+def test_workers_and_a_second_run_give_the_same_bits(shapes, tmp_path):
+    for name, workers in (("a", 0), ("b", 2), ("c", 0)):
+        changes = {"name": name, "workers": workers, "seed": 1 if name == "c" else 0, "mixup": 0.2, "multi_scale": 0.5}
+        DetectionTrainer(overrides=settings(shapes, tmp_path, **changes)).train()
+    a, b, c = (load_checkpoint(tmp_path / name / "weights/last.pt") for name in "abc")
+    assert all(torch.equal(a.model[k], b.model[k]) and torch.equal(a.ema[k], b.ema[k]) for k in a.model)
+    assert not all(torch.equal(a.model[k], c.model[k]) for k in a.model)
+    assert (tmp_path / "a/weights/best.pt").read_bytes() == (tmp_path / "b/weights/best.pt").read_bytes()
+
+
+def test_an_interrupted_detector_resumes_to_the_same_bits(shapes, tmp_path):
+    plan = settings(shapes, tmp_path, epochs=3, batch=6)
+    DetectionTrainer(overrides={**plan, "name": "whole"}).train()
+    cut = DetectionTrainer(overrides={**plan, "name": "cut"})
+
+    def interrupt(trainer):
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    cut.add_callback("on_train_batch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cut.train()
+    DetectionTrainer(overrides={**plan, "name": "cut", "resume": True}).train()
+    whole, resumed = (load_checkpoint(tmp_path / name / "weights/last.pt") for name in ("whole", "cut"))
+    assert all(torch.equal(whole.model[k], resumed.model[k]) and torch.equal(whole.ema[k], resumed.ema[k]) for k in whole.model)
+
+
+def test_fine_tuning_finds_class_rows_by_name():
+    old, new = build_model("yolov8n", 3), build_model("yolov8n", 2)
+    fresh = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    said = transfer(new, old.state_dict(), ["cat", "dog", "cow"], ["cow", "hen"])
+    for i in range(3):
+        mine, theirs = new.head.cls[i][2], old.head.cls[i][2]
+        assert torch.equal(mine.weight[0], theirs.weight[2])
+        assert torch.equal(mine.weight[1], fresh[f"head.cls.{i}.2.weight"][1])
+    assert torch.equal(new.backbone.stem.conv.weight, old.backbone.stem.conv.weight)
+    assert said.classes == ("cow",) and said.fresh == () and "classes cow" in str(said)
+
+
+def test_starting_from_a_checkpoint_keeps_what_it_knew(trained, shapes, tmp_path):
+    _, result = trained
+    trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, model=str(result.best), lr0=1e-7, epochs=1))
+    assert trainer.train().metrics["metrics/mAP50"] > 0.8 * result.metrics["metrics/mAP50"]
+    assert load_checkpoint(trainer.best).meta["model"] == "yolov8n"
+
+
+def test_the_short_way(shapes, tmp_path, trained):
+    model = YOLO("yolov8n")
+    with pytest.raises(ConfigError, match="no weights yet"):
+        model.val(data=str(shapes))
+    result = model.train(**settings(shapes, tmp_path, epochs=1))
+    assert result.best.is_file() and model.weights == result.best
+    known = YOLO(trained[1].best)
+    assert known.val(data=str(shapes), plots=False)["metrics/mAP50"] > 0.2
+    found = known(str(shapes / "images" / "test" / "test0.png"), conf=0.1)
+    assert len(found) == 1 and found[0].size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"model": "yolo8n"}, ConfigError, "Did you mean 'yolov8n'"),
+        ({"model": "nowhere/best.pt"}, CheckpointError, "no such checkpoint"),
+        ({"class_weights": {"sqare": 2.0}}, ConfigError, "Did you mean 'square'"),
+        ({"freeze": ["backbonne"]}, ConfigError, "no parameter starts with 'backbonne'"),
+        ({"lr0": 1e9, "optimizer": "SGD", "clip_norm": 0, "epochs": 3, "warmup_epochs": 0}, TrainingError, "not finite"),
+        ({"monitor": "metrics/map"}, ConfigError, "Did you mean 'metrics/mAP50'"),
+    ],
+)
+def test_mistakes_are_explained(shapes, tmp_path, changes, error, said):
+    with pytest.raises(error, match=said):
+        DetectionTrainer(overrides=settings(shapes, tmp_path, **changes)).train()
+
+
+def test_frozen_parts_do_not_move(shapes, tmp_path):
+    trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, freeze=["backbone."], ema=False))
+    seen = {}
+    trainer.add_callback("on_train_start", lambda t: seen.update({k: v.clone() for k, v in t.model.state_dict().items()}))
+    trainer.train()
+    after = trainer.model.state_dict()
+    assert all(torch.equal(seen[k], after[k]) for k in seen if k.startswith("backbone."))
+    assert not torch.equal(seen["head.cls.0.2.bias"], after["head.cls.0.2.bias"])
