@@ -94,7 +94,7 @@ class Steps:
             # `restore` hashes the inputs onto the stage object it is given, so that object is used for nothing else.
             with _repo(self.root) as repo, repo.lock:
                 repo.stage_cache.restore(repo.stage.load_one(name=stage.name))
-        except (RunCacheNotFoundError, DependencyDoesNotExistError):
+        except (RunCacheNotFoundError, DependencyDoesNotExistError, FileNotFoundError):
             return False  # a missing input is for the step itself to explain
         self._record(stage, before)
         return True

@@ -1,0 +1,135 @@
+"""Stage register: the exported ONNX becomes a version in the MLflow registry, and champion if it is better.
+
+The same weights in the same file are registered once; running the stage again only sets the aliases again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config import Params
+from engine.errors import ConfigError, WorkspaceError, nearest
+from engine.files import sha256_file
+from engine.stages.common import Attached, Layout, Progress, read_json, write_json
+
+EXAMPLE_BYTES = 200_000  # a larger image is made smaller for the example
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
+    """Register, decide, and write `reports/registration.json`.
+
+    Raises:
+        ConfigError: no ONNX was exported, or the deciding figure is not measured.
+        WorkspaceError: reports and weights do not belong together; the registry cannot be reached.
+    """
+    from engine.stages.runner import tracking_is_on
+    from engine.tracking.registry import register
+
+    layout = Layout(root)
+    candidate = make_candidate(params, layout)
+    done = register(candidate, params, root, track=tracking_is_on())
+    if progress is not None:
+        progress({"stage": "register", "done": 1, "total": 1, "metrics": {}})
+    champion = done.champion
+    summary = {
+        "model": candidate.name,
+        "version": int(done.version),
+        "aliases": list(done.aliases),
+        "decision": "champion" if done.decision.promote else "challenger",
+        "reason": done.decision.reason,
+        "metric": candidate.figures.metric,
+        "value": candidate.figures.value,
+        "champion_version": int(champion.version) if champion else None,
+        "champion_value": champion.value if champion else None,
+        "weights_sha256": candidate.figures.weights_sha256,
+    }
+    return write_json(layout.summary("register"), summary)
+
+
+def make_candidate(params: Params, layout: Layout) -> Any:
+    """What the reports of the stages before say of the exported model, checked to be about the same weights."""
+    from engine.tracking import facts
+    from engine.tracking.promotion import Figures
+    from engine.tracking.registry import Candidate
+
+    trained = read_json(layout.summary("train"), "train")
+    validated = read_json(layout.summary("validate"), "validate")
+    exported = read_json(layout.summary("export"), "export")
+    weights = trained["weights_sha256"]
+    for stage, report in (("validate", validated), ("export", exported)):
+        if report.get("weights_sha256") != weights:
+            raise WorkspaceError(
+                f"{layout.summary(stage)} is about other weights ({str(report.get('weights_sha256'))[:12]}) than those of "
+                f"the last training ({weights[:12]}). Run stage {stage} again: `detectflow run`."
+            )
+    onnx = exported.get("files", {}).get("onnx")
+    if onnx is None:
+        formats = ", ".join(params.export.formats)
+        raise ConfigError(
+            f"the registered model is the ONNX file, and params.yaml has export.formats: [{formats}]. "
+            "Add onnx there and run again."
+        )
+    path = layout.root / onnx["file"]
+    digest = _checked(path, onnx["sha256"])
+    metric, split = params.register_.metric, str(validated.get("split", "test"))
+    if not isinstance(validated.get(metric), (int, float)):
+        known = [key for key in validated if key.startswith("metrics/")]
+        raise ConfigError(
+            f"params.yaml: register.metric = '{metric}' is not measured by stage validate.{nearest(metric, known)} "
+            f"There are: {', '.join(known)}"
+        )
+    dataset = facts.dataset_facts(layout.root)
+    figures = Figures(
+        metric=metric,
+        value=float(validated[metric]),
+        split=split,
+        data_digest=facts.split_digest(layout.root, split),
+        class_hash=str(dataset.get("class_hash", "")),
+        weights_sha256=weights,
+    )
+    about = {
+        "dataset": dataset.get("name", ""),
+        "model": trained.get("model", params.train.model),
+        "input": "x".join(map(str, params.train.input_size)),
+        "classes": ", ".join(map(str, dataset.get("names") or ())),
+        "data_digest": trained.get("data_digest") or dataset.get("digest", ""),
+        "weights_sha256": weights,
+        "onnx_sha256": digest,
+    }
+    return Candidate(
+        name=params.register_.model,
+        onnx=path,
+        onnx_sha256=digest,
+        figures=figures,
+        metrics=facts.figures({k: v for k, v in validated.items() if k.startswith("metrics/")}, split),
+        facts=about,
+        tags={"data_digest": str(about["data_digest"]), "dataset": str(about["dataset"])} | facts.dvc_tags(layout.root),
+        example=_example(layout, split, params.train.input_size),
+    )
+
+
+def _checked(path: Path, sha256: str) -> str:
+    found = sha256_file(path) if path.is_file() else None
+    if found != sha256:
+        what = "is not there" if found is None else "is not the file that stage export made"
+        raise WorkspaceError(f"{path} {what}. Run stage export again: `detectflow run`.")
+    return sha256
+
+
+def _example(layout: Layout, split: str, size: tuple[int, int]) -> bytes:
+    """One encoded image of the split, as it is where it is small; a grey one where the data are not at hand."""
+    import cv2
+    import numpy as np
+
+    from engine.parts.data.cache import read_image
+    from engine.parts.data.transforms import GREY, letterbox
+
+    files = [p for p in sorted((layout.prepared / "images" / split).glob("*")) if p.suffix.lower() in SUFFIXES]
+    for file in files:
+        if file.stat().st_size <= EXAMPLE_BYTES:
+            return file.read_bytes()
+    image = letterbox(read_image(files[0]), size)[0] if files else np.full((*size, 3), GREY, np.uint8)
+    return cv2.imencode(".jpg", image)[1].tobytes()

@@ -1,0 +1,112 @@
+"""Addresses within the MLflow UI, and cheap questions to its database. Never imports MLflow (3 s): used by the CLI.
+
+A SQLite file is read directly, a server is asked over REST with a short time limit. Answers are courtesies: where the
+question cannot be answered, a general address, or "yes, still there", is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config import Params
+from engine.tracking.environment import LOOPBACK, MLFLOW_PORT, state_root
+from engine.tracking.mlflow_store import VIEW, tracking_uri
+
+ASK_TIMEOUT_S = 3.0
+TRAINING = "workflowType=machine_learning"  # else the UI opens as one for language models
+LOCAL = f"http://{LOOPBACK}:{MLFLOW_PORT}"
+
+
+def ui_base(root: Path) -> str:
+    """Where the UI is: the server that is used, or the one `detectflow ui` starts."""
+    uri = tracking_uri(state_root(root))
+    return uri.rstrip("/") if uri.startswith("http") else LOCAL
+
+
+def experiment_url(name: str, base: str = LOCAL, root: Path | None = None) -> str:
+    """The runs table of an experiment, with our columns."""
+    found = experiment_id(name, root)
+    if found is None:
+        return f"{base}/#/experiments"
+    return f"{base}/#/experiments/{found}/runs?{TRAINING}&viewStateShareKey={VIEW}"
+
+
+def run_url(experiment: str, run_id: str, base: str = LOCAL) -> str:
+    """One run; `experiment` is its id."""
+    return f"{base}/#/experiments/{experiment}/runs/{run_id}?{TRAINING}"
+
+
+def version_url(model: str, version: int | str, base: str = LOCAL) -> str:
+    """One version of a registered model."""
+    return f"{base}/#/models/{urllib.parse.quote(model, safe='')}/versions/{version}?{TRAINING}"
+
+
+def experiment_id(name: str, root: Path | None = None) -> str | None:
+    """The id of an experiment, None where there is none or nobody answers."""
+    uri = tracking_uri(state_root(root or Path.cwd()))
+    if uri.startswith("http"):
+        answer = _get(uri, "experiments/get-by-name", experiment_name=name)
+        return answer["experiment"]["experiment_id"] if answer and "experiment" in answer else None
+    rows = _query(uri, "SELECT experiment_id FROM experiments WHERE name = ?", [name])
+    return str(rows[0][0]) if rows else None
+
+
+def registered(root: Path, params: Params) -> bool:
+    """Whether the version that `reports/registration.json` tells of is still in the registry.
+
+    False: stage register has to run although DVC says that it is up to date, as after `mlflow.db` was deleted. A server
+    that does not answer is believed to have it.
+    """
+    try:
+        told = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
+        name, version, weights = str(told["model"]), str(told["version"]), str(told["weights_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if name != params.register_.model:
+        return False
+    uri = tracking_uri(state_root(root))
+    if uri.startswith("http"):
+        answer = _get(uri, "model-versions/get", name=name, version=version)
+        if answer is None:
+            return True
+        tags = {tag.get("key"): tag.get("value") for tag in answer.get("model_version", {}).get("tags", [])}
+        return tags.get("weights_sha256") == weights
+    query = "SELECT value FROM model_version_tags WHERE name = ? AND version = ? AND key = 'weights_sha256'"
+    rows = _query(uri, query, [name, int(version)])
+    return rows is None or bool(rows) and rows[0][0] == weights
+
+
+def _query(uri: str, query: str, values: Sequence[Any]) -> list[tuple] | None:
+    """Rows of a SQLite tracker: none where the file or its tables are missing. None: another kind of database, or locked."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not path.is_file():
+        return []
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=ASK_TIMEOUT_S)) as db:
+            return db.execute(query, values).fetchall()
+    except sqlite3.OperationalError as error:
+        return [] if "no such table" in str(error) else None
+    except sqlite3.DatabaseError:
+        return None
+
+
+def _get(uri: str, what: str, **query: str) -> dict[str, Any] | None:
+    """MLflow's answer over REST; {} where it says that there is no such thing, None where it does not answer."""
+    address = f"{uri.rstrip('/')}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(query)}"
+    try:
+        with urllib.request.urlopen(address, timeout=ASK_TIMEOUT_S) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return {} if error.code == 404 else None
+    except (OSError, ValueError):
+        return None

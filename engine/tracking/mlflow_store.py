@@ -1,0 +1,198 @@
+"""The way to MLflow: which server or database, opened safely, with short patience where a stage must not wait.
+
+MLflow is imported inside functions only (3 s). Nothing here changes its global state: a client of our own is used, never
+the fluent interface. What it asks of the environment: MLFLOW_TRACKING_URI, by default a SQLite file in the project.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("detectflow.tracking")
+
+# One call to a dead server blocks for four minutes with MLflow's own patience.
+SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", **SILENT}
+PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", **SILENT}
+_patience = threading.RLock()  # these are variables of the whole process
+
+REFUSED = {  # error codes that stay the same however often one asks
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_STATE",
+}
+
+EXPERIMENT_TAGS = {
+    # Otherwise the UI opens the view for language models.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "test/mAP50-95",
+    "mlflow.note.content": (
+        "One run describes one trained detector: its parameters, the figures of every epoch under `train/`, `val/`, "
+        "`metrics/` and `lr/`, those of its best epoch under `best/`, and those that decide under `test/`. Pictures and "
+        "tables are among its artifacts. The versions, with the aliases `champion` and `challenger`, are under *Model registry*."
+    ),
+}
+
+# A saved view of the runs table, named in its menu "Views": by default the table shows no figure at all.
+VIEW = "detectflow"
+VIEW_COLUMNS = {
+    "attributes": ("Models",),
+    "metrics": ("test/mAP50-95", "test/mAP50", "best/mAP50-95"),
+    "params": ("train.model", "train.imgsz", "train.epochs"),
+    "tags": ("registered", "ended"),
+}
+
+
+def saved_view(created_ms: int) -> str:
+    """The value of the experiment tag in which MLflow's UI keeps a saved view."""
+    columns = [f"{kind}.`{name}`" for kind, names in VIEW_COLUMNS.items() for name in names]
+    state = base64.b64encode(zlib.compress(json.dumps({"selectedColumns": columns}).encode())).decode()
+    return json.dumps({"name": "Detectors", "createdAt": created_ms, "state": f"deflate;{state}"})
+
+
+def tracking_uri(state: Path) -> str:
+    """Where runs and models are kept: the user's MLFLOW_TRACKING_URI, else a SQLite file of the project."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state / 'mlflow.db'}"
+
+
+@contextlib.contextmanager
+def quick() -> Iterator[None]:
+    """MLflow's HTTP calls within the block give up soon. One such block at a time in this process."""
+    with _time_limits(QUICK):
+        yield
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """MLflow's HTTP calls within the block wait as long as the user's variables say, by default a minute or two."""
+    with _time_limits({name: os.environ.get(name, value) for name, value in PATIENT.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def _time_limits(settings: dict[str, str]) -> Iterator[None]:
+    with _patience:
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open tracker and registry."""
+
+    client: Any  # mlflow.MlflowClient
+    uri: str
+    state: Path
+
+    def experiment(self, name: str) -> str:
+        """The id of experiment `name`, which is made, or restored where somebody deleted it."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            found = self._create(name)
+        elif found.lifecycle_stage == "deleted":
+            logger.warning("MLflow: the experiment '%s' had been deleted; it is restored", name)
+            self.client.restore_experiment(found.experiment_id)
+        wanted = {**EXPERIMENT_TAGS, f"mlflow.sharedViewState.{VIEW}": saved_view(found.creation_time or 0)}
+        for key, value in wanted.items():
+            if key not in found.tags:  # what somebody has changed stays
+                self.client.set_experiment_tag(found.experiment_id, key, value)
+        return found.experiment_id
+
+    def _create(self, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        # A server knows where its artifacts go; with a database alone they would land in the current folder.
+        place = None if self.uri.startswith("http") else artifact_root(self.state)
+        try:
+            self.client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
+        return self.client.get_experiment_by_name(name)
+
+    def find_run(self, tag: str, value: str) -> Any | None:
+        """The newest run, in any experiment, with this value of a tag; deleted ones do not count."""
+        experiments = [each.experiment_id for each in self.client.search_experiments()]
+        found = self.client.search_runs(experiments, f"tags.`{tag}` = '{value}'", max_results=1)
+        return found[0] if found else None
+
+
+def artifact_root(state: Path) -> str:
+    """Where files go when MLflow is used without a server."""
+    return os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or str(state / "mlartifacts")
+
+
+def open_store(state: Path, uri: str | None = None) -> Store:
+    """Connect; a missing database is made. Raises whatever MLflow raises, ImportError without it."""
+    uri = uri or tracking_uri(state)
+    if uri.startswith("sqlite:"):
+        # A connection kept open would go on writing into a database file that was deleted meanwhile.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    import mlflow
+
+    for name in ("mlflow", "alembic"):  # they greet every new database with forty lines
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # errors come as exceptions too
+    # Two processes that make the tables at the same time break each other.
+    with _one_process(state / ".lock" / "mlflow"):
+        if uri.startswith("sqlite:///"):
+            _make_tables(uri, state)
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    return Store(client, uri, state)
+
+
+def _make_tables(uri: str, state: Path) -> None:
+    """MLflow does this once per process and address; the file may have been deleted since."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    SqlAlchemyStore(uri, artifact_root(state))
+
+
+@contextlib.contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow understood and said no, so that asking again is useless."""
+    return getattr(error, "error_code", None) in REFUSED
+
+
+def is_forgotten(error: Exception) -> bool:
+    """Whether MLflow does not know what it was asked about."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error, without what a connection pool adds."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,62 @@
+"""Who is champion, case by case."""
+
+from dataclasses import replace
+
+import pytest
+
+from engine.tracking.promotion import Figures, decide
+
+OLD = Figures("metrics/mAP50-95", 0.50, "test", data_digest="d1", class_hash="c1", weights_sha256="w1", version="3")
+NEW = replace(OLD, value=0.51, weights_sha256="w2", version="4")
+
+
+def test_the_first_one_measured_is_champion():
+    decision = decide(NEW, None)
+    assert decision.promote and "no champion" in decision.reason
+
+
+def test_better_replaces_and_says_by_what():
+    decision = decide(NEW, OLD)
+    assert decision.promote
+    assert "0.5100" in decision.reason and "0.5000" in decision.reason and "version 3" in decision.reason
+
+
+@pytest.mark.parametrize("value", [0.49, 0.50])
+def test_worse_and_equal_do_not(value):
+    decision = decide(replace(NEW, value=value), OLD)
+    assert not decision.promote and "not better" in decision.reason
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_figure_that_is_missing_promotes_nobody(value):
+    assert not decide(replace(NEW, value=value), None).promote
+    assert not decide(replace(NEW, value=value), OLD).promote
+    held = decide(NEW, replace(OLD, value=value))
+    assert not held.promote and "not known" in held.reason
+
+
+@pytest.mark.parametrize(
+    "champion, words",
+    [
+        (replace(OLD, data_digest="d0"), "other test images"),
+        (replace(OLD, data_digest=""), "other test images"),
+        (replace(OLD, split="val"), "was measured on val"),
+        (replace(OLD, metric="metrics/mAP50"), "judged by metrics/mAP50"),
+        (replace(OLD, class_hash="c0"), "other classes"),
+    ],
+)
+def test_what_does_not_compare_is_held_with_the_reason_and_the_way_out(champion, words):
+    decision = decide(replace(NEW, value=0.99), champion)
+    assert not decision.promote
+    assert decision.reason.startswith("held: ") and words in decision.reason
+    assert "version 4" in decision.reason and "alias 'champion'" in decision.reason
+
+
+def test_a_champion_presented_again_stays():
+    decision = decide(replace(OLD, data_digest="d9"), OLD)
+    assert decision.promote and "already" in decision.reason
+
+
+def test_the_champions_weights_in_another_file_are_no_better():
+    decision = decide(replace(OLD, version="4"), OLD)
+    assert not decision.promote and "exported anew" in decision.reason

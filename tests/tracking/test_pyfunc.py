@@ -1,0 +1,127 @@
+"""The registered model answers as the engine does, and needs nothing of this project."""
+
+import base64
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import toys
+from detectors import save_detector
+
+from engine.config import ExportConfig
+from engine.detect.predictor import DetectionPredictor
+from engine.export import export
+from engine.tracking.promotion import Figures
+from engine.tracking.registry import Candidate, save_pyfunc
+
+
+def save(home, batch):
+    """(ONNX file, MLflow model folder) of the hand-made detector."""
+    onnx = toys.write_detector(home / "best.onnx", batch=batch)
+    example = cv2.imencode(".png", toys.image(0))[1].tobytes()
+    figures = Figures("metrics/mAP50-95", 0.5, "test", "d")
+    save_pyfunc(Candidate("detector", onnx, "", figures, {}, example=example), home / "saved")
+    return onnx, home / "saved"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("model"), "batch")
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=lambda batch: f"batch={batch}")
+def saved_fixed(request, tmp_path_factory):
+    return save(tmp_path_factory.mktemp("model"), request.param)
+
+
+def encoded(image, suffix=".png"):
+    return base64.b64encode(cv2.imencode(suffix, image)[1].tobytes()).decode()
+
+
+def predict(folder, texts, **params):
+    import mlflow
+    import pandas
+
+    model = mlflow.pyfunc.load_model(str(folder))
+    answer = model.predict(pandas.DataFrame({"image": texts}), params=params or None)
+    return [json.loads(text) for text in answer["detections"]]
+
+
+SHAPES = [(64, 64), (50, 90), (333, 200), (31, 17), (129, 128)]
+
+
+@pytest.mark.parametrize("settings", [{"conf": 0.25, "iou": 0.7}, {"conf": 0.05, "iou": 0.3}], ids=str)
+def test_it_agrees_with_the_predictor(saved, settings):
+    assert_agrees(*saved, settings)
+
+
+def test_a_file_for_a_fixed_number_of_images_takes_any_number(saved_fixed):
+    assert_agrees(*saved_fixed, {"conf": 0.25, "iou": 0.7})
+
+
+def assert_agrees(weights, folder, settings, tolerance_px=0.02):
+    images = [toys.image(i, shape) for i, shape in enumerate(SHAPES)]
+    predictor = DetectionPredictor({"model": str(weights), "device": "cpu", "save": False, "verbose": False, **settings})
+    expected = predictor(images)
+    found = predict(folder, [encoded(image) for image in images], **settings)
+    assert any(len(each) > 1 for each in expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [each["class"] for each in ours] == theirs.classes.tolist()
+        assert [each["name"] for each in ours] == theirs.labels
+        np.testing.assert_allclose([each["score"] for each in ours], theirs.scores, atol=2e-5)
+        np.testing.assert_allclose(np.array([each["xyxy"] for each in ours]).reshape(-1, 4), theirs.boxes, atol=tolerance_px)
+
+
+def test_a_real_detector_exported_by_this_project_answers_as_its_checkpoint(tmp_path):
+    weights = save_detector(tmp_path / "best.pt")
+    report = export(weights, "onnx", tmp_path, settings=ExportConfig(), data=None)
+    figures = Figures("metrics/mAP50-95", 0.5, "test", "d")
+    save_pyfunc(Candidate("detector", report.path, "", figures, {}), tmp_path / "saved")
+    assert_agrees(weights, tmp_path / "saved", {"conf": 0.5, "iou": 0.6}, tolerance_px=0.05)
+
+
+def test_the_answer_is_right(saved):
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[16:24, 40:48] = 255  # one cell, whose box is 16 px around it
+    assert predict(saved[1], [encoded(image)], conf=0.5) == [
+        [{"class": 1, "name": "bright", "score": 1.0, "xyxy": [36.0, 12.0, 52.0, 28.0]}]
+    ]
+    assert predict(saved[1], [encoded(image // 4)], conf=0.5) == [[]]
+
+
+def test_data_urls_are_understood_and_what_is_no_image_is_named_by_its_row(saved):
+    url = "data:image/png;base64," + encoded(toys.image(3))
+    assert predict(saved[1], [url]) == predict(saved[1], [encoded(toys.image(3))])
+    for wrong in ("bm8gaW1hZ2U=", "", "%%%"):
+        with pytest.raises(Exception, match="row 1"):
+            predict(saved[1], [url, wrong])
+
+
+def test_it_loads_where_this_project_is_not_installed(saved, tmp_path):
+    code = f"""
+import sys
+sys.modules["engine"] = sys.modules["torch"] = None  # importing them fails
+import mlflow, pandas
+model = mlflow.pyfunc.load_model({str(saved[1])!r})
+print(model.predict(pandas.DataFrame({{"image": [{encoded(toys.image(5))!r}]}}))["detections"][0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == predict(saved[1], [encoded(toys.image(5))])[0]
+    assert "warn" not in done.stderr.lower()
+
+
+def test_the_folder_says_what_goes_in_and_out_and_what_it_needs(saved):
+    from mlflow.models import Model
+
+    model = Model.load(str(saved[1]))
+    assert model.signature.inputs.input_names() == ["image"] and model.signature.outputs.input_names() == ["detections"]
+    assert {p.name for p in model.signature.params.params} == {"conf", "iou", "max_det"}
+    assert model.saved_input_example_info is not None
+    requirements = (saved[1] / "requirements.txt").read_text()
+    assert all(f"{name}==" in requirements for name in ("mlflow", "onnxruntime", "numpy", "opencv-python-headless"))
+    assert "torch" not in requirements
+    assert not list(saved[1].rglob("*.pkl"))

@@ -1,0 +1,241 @@
+"""Stage register: one version for one set of weights, aliases by the figures, a model that can be used."""
+
+import base64
+import json
+import shutil
+
+import cv2
+import mlflow
+import numpy as np
+import pandas
+import pytest
+import toys
+from ruamel.yaml import YAML
+
+from engine.config import Params
+from engine.errors import ConfigError, WorkspaceError
+from engine.stages import register as stage
+from engine.tracking import mlflow_links
+from engine.tracking.mlflow_store import open_store
+from engine.tracking.registry import aliases_of
+
+KEYS = "model version aliases decision reason metric value champion_version champion_value weights_sha256".split()
+
+
+def model(root, seed, value):
+    """Train, validate to `value`, export and register."""
+    toys.train(root, epochs=1, seed=seed)
+    toys.validate(root, value)
+    toys.export(root)
+    return stage.run(toys.params_of(root), root)
+
+
+def set_param(root, dotted, value):
+    yaml = YAML()
+    path = root / "params.yaml"
+    values = yaml.load(path)
+    section, key = dotted.split(".")
+    values[section][key] = value
+    yaml.dump(values, path)
+
+
+def versions(store, name="detector"):
+    return sorted(int(v.version) for v in store.client.search_model_versions(f"name = '{name}'"))
+
+
+def test_three_models_better_and_worse(workspace, store):
+    first = model(workspace, 0, 0.50)
+    assert list(first) == KEYS and json.loads((workspace / "reports" / "registration.json").read_text()) == first
+    assert (first["version"], first["decision"], first["champion_version"]) == (1, "champion", None)
+    assert first["aliases"] == ["challenger", "champion"]
+    better = model(workspace, 1, 0.60)
+    assert (better["version"], better["decision"]) == (2, "champion")
+    assert (better["champion_version"], better["champion_value"]) == (1, 0.5)
+    assert aliases_of(store, "detector") == {"champion": "2", "challenger": "2", "previous": "1"}
+    worse = model(workspace, 2, 0.55)
+    assert (worse["version"], worse["decision"], worse["champion_version"]) == (3, "challenger", 2)
+    assert aliases_of(store, "detector") == {"champion": "2", "challenger": "3", "previous": "1"}
+    version = store.client.get_model_version("detector", "3")
+    run = store.client.get_run(version.run_id)
+    assert run.data.tags["weights_sha256"] == version.tags["weights_sha256"] == worse["weights_sha256"]
+    assert run.data.tags["registered"] == "detector version 3 (challenger)"
+    assert version.tags["test/mAP50-95"] == "0.5500" and version.tags["class_hash"] == "c1a55" and version.tags["onnx_sha256"]
+    logged = store.client.get_logged_model(version.source.removeprefix("models:/"))
+    assert {m.key: m.value for m in logged.metrics}["test/mAP50-95"] == 0.55
+
+
+def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
+    first = model(workspace, 0, 0.50)
+    for alias in ("champion", "challenger"):
+        store.client.delete_registered_model_alias("detector", alias)
+    again = stage.run(toys.params_of(workspace), workspace)
+    assert versions(store) == [1] and again["version"] == 1 and again["decision"] == "champion"
+    assert aliases_of(store, "detector") == {"champion": "1", "challenger": "1"}
+    third = stage.run(toys.params_of(workspace), workspace)
+    assert "already" in third["reason"] and {**third, "reason": ""} == {
+        **first, "reason": "", "champion_version": 1, "champion_value": 0.5
+    }  # fmt: skip
+
+
+def test_the_same_weights_in_another_file_are_another_version_but_no_better(workspace, store):
+    model(workspace, 0, 0.50)
+    toys.export(workspace, marker="other settings")
+    again = stage.run(toys.params_of(workspace), workspace)
+    assert versions(store) == [1, 2] and again["decision"] == "challenger" and "anew" in again["reason"]
+
+
+def test_other_test_images_hold_and_measuring_the_champion_on_them_lets_go(workspace, store):
+    model(workspace, 0, 0.50)
+    shutil.copytree(workspace / "reports", workspace / "old" / "reports")
+    shutil.copytree(workspace / "export", workspace / "old" / "export")
+    shutil.copytree(workspace / "weights", workspace / "old" / "weights")
+    with (workspace / "data" / "prepared" / "test.jsonl").open("a") as stream:
+        stream.write("{}\n")
+    held = model(workspace, 1, 0.90)
+    assert held["decision"] == "challenger" and held["reason"].startswith("held") and "other test images" in held["reason"]
+    for name in ("reports", "export", "weights"):  # back to the champion's weights, validated on today's images
+        shutil.rmtree(workspace / name)
+        shutil.copytree(workspace / "old" / name, workspace / name)
+    toys.validate(workspace, 0.40)
+    assert stage.run(toys.params_of(workspace), workspace)["decision"] == "champion"
+    now = model(workspace, 1, 0.90)
+    assert (now["version"], now["decision"], now["champion_version"], now["champion_value"]) == (2, "champion", 1, 0.4)
+
+
+def test_the_champion_predicts_by_its_alias(workspace):
+    model(workspace, 0, 0.50)
+    mlflow.set_tracking_uri(f"sqlite:///{workspace}/mlflow.db")
+    try:
+        loaded = mlflow.pyfunc.load_model("models:/detector@champion")
+    finally:
+        mlflow.set_tracking_uri(None)
+    picture = next((workspace / "data" / "prepared" / "images" / "test").iterdir()).read_bytes()
+    found = json.loads(loaded.predict(pandas.DataFrame({"image": [base64.b64encode(picture).decode()]}))["detections"][0])
+    assert found[0]["name"] == "bright" and found[0]["score"] > 0.8
+    example = loaded.input_example
+    assert base64.b64decode(example["image"][0]) == picture
+
+
+def test_without_tracking_it_still_registers_and_makes_no_run(workspace, store, monkeypatch):
+    monkeypatch.setenv("DETECTFLOW_TRACKING", "off")
+    toys.train(workspace, epochs=1)
+    toys.validate(workspace)
+    toys.export(workspace)
+    for run in store.client.search_runs([e.experiment_id for e in store.client.search_experiments()]):
+        store.client.delete_run(run.info.run_id)  # the toys track whatever the variable says; the runner asks it
+    done = stage.run(toys.params_of(workspace), workspace)
+    assert done["decision"] == "champion" and not store.client.get_model_version("detector", "1").run_id
+    assert not store.client.search_runs([e.experiment_id for e in store.client.search_experiments()])
+
+
+def test_weights_without_a_run_get_one_when_they_are_registered(workspace, fresh_database):
+    model(workspace, 0, 0.5)
+    shutil.copy(fresh_database, workspace / "mlflow.db")
+    assert stage.run(toys.params_of(workspace), workspace)["version"] == 1
+    store = open_store(workspace)
+    run = store.client.get_run(store.client.get_model_version("detector", "1").run_id)
+    assert run.info.status == "FINISHED" and "restored" in run.data.tags["origin"]
+
+
+def test_over_a_server_the_model_is_uploaded_and_can_be_loaded(workspace, server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    set_param(workspace, "register.model", "over http")
+    done = model(workspace, 0, 0.5)
+    assert done["decision"] == "champion" and not (workspace / "mlartifacts").exists()
+    loaded = mlflow.pyfunc.load_model("models:/over http@champion")
+    assert loaded.metadata.metadata["weights_sha256"] == done["weights_sha256"]
+    params = Params.load(workspace / "params.yaml")
+    assert mlflow_links.registered(workspace, params)
+    assert mlflow_links.experiment_url("detectflow", server.uri, workspace).startswith(f"{server.uri}/#/experiments/1/runs")
+    told = json.loads((workspace / "reports" / "registration.json").read_text())
+    (workspace / "reports" / "registration.json").write_text(json.dumps({**told, "version": 9}))
+    assert not mlflow_links.registered(workspace, params)
+
+
+def test_no_server_is_an_error_in_words_and_soon(workspace, monkeypatch):
+    model(workspace, 0, 0.5)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(WorkspaceError, match="MLFLOW_TRACKING_URI"):
+        stage.run(toys.params_of(workspace), workspace)
+
+
+@pytest.fixture
+def exported(workspace):
+    toys.train(workspace, epochs=1)
+    toys.validate(workspace)
+    toys.export(workspace)
+    return workspace
+
+
+def test_no_onnx_says_which_setting_to_change(exported):
+    report = exported / "reports" / "export.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "files": {"torchscript": {}}}))
+    set_param(exported, "export.formats", ["torchscript"])
+    with pytest.raises(ConfigError, match=r"export.formats: \[torchscript\]"):
+        stage.run(toys.params_of(exported), exported)
+
+
+def test_a_figure_that_is_not_measured_names_the_nearest(exported):
+    set_param(exported, "register.metric", "metrics/map50")
+    with pytest.raises(ConfigError, match="Did you mean 'metrics/mAP50'"):
+        stage.run(toys.params_of(exported), exported)
+
+
+def test_a_name_mlflow_does_not_take_is_refused(exported):
+    set_param(exported, "register.model", "a/b")
+    with pytest.raises(ConfigError, match="register.model"):
+        stage.run(toys.params_of(exported), exported)
+
+
+def test_reports_of_other_weights_are_refused(exported):
+    report = exported / "reports" / "validate" / "metrics.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "weights_sha256": "0" * 64}))
+    with pytest.raises(WorkspaceError, match="stage validate again"):
+        stage.run(toys.params_of(exported), exported)
+
+
+def test_a_file_changed_after_its_export_is_refused(exported):
+    with (exported / "export" / "best.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(WorkspaceError, match="stage export again"):
+        stage.run(toys.params_of(exported), exported)
+
+
+def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
+    params = toys.params_of(workspace)
+    assert not mlflow_links.registered(workspace, params)  # never was
+    assert mlflow_links.experiment_url("detectflow", root=workspace) == "http://127.0.0.1:5000/#/experiments"
+    model(workspace, 0, 0.5)
+    assert mlflow_links.registered(workspace, params)
+    url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=detectflow"
+    assert mlflow_links.experiment_url("detectflow", root=workspace) == url
+    assert not mlflow_links.registered(workspace, Params.build({"register": {"model": "another"}}))
+    (workspace / "mlflow.db").rename(workspace / "mlflow.db.away")
+    assert not mlflow_links.registered(workspace, params)
+    (workspace / "mlflow.db").touch()
+    assert not mlflow_links.registered(workspace, params)
+
+
+def test_a_database_deleted_by_hand_is_made_again(workspace):
+    model(workspace, 0, 0.5)
+    (workspace / "mlflow.db").unlink()
+    assert stage.run(toys.params_of(workspace), workspace)["version"] == 1
+
+
+def test_without_images_at_hand_the_example_is_grey_and_a_large_image_is_made_smaller(exported):
+    from engine.stages.common import Layout
+
+    images = exported / "data" / "prepared" / "images" / "test"
+    for file in images.iterdir():
+        file.unlink()
+    grey = decoded(stage.make_candidate(toys.params_of(exported), Layout(exported)).example)
+    assert grey.shape == (160, 160, 3) and np.ptp(grey) == 0
+    noise = np.random.default_rng(0).integers(0, 255, (400, 500, 3), np.uint8)
+    assert cv2.imwrite(str(images / "large.png"), noise) and (images / "large.png").stat().st_size > stage.EXAMPLE_BYTES
+    example = stage.make_candidate(toys.params_of(exported), Layout(exported)).example
+    assert len(example) < stage.EXAMPLE_BYTES and decoded(example).shape == (160, 160, 3)
+
+
+def decoded(content):
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)

@@ -1,0 +1,197 @@
+"""A small workspace with everything the tracking stages read, and a training of seconds that behaves like the real one.
+
+The trainer is the kernel's own with a linear classifier in it; results are published by stage train's own function. The
+ONNX detector is written by hand: it marks the brightest cells of an image, so what it must answer is known.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from engine.config import Params, TrainConfig
+from engine.files import sha256_file
+from engine.kernel.trainer import BaseTrainer
+from engine.kernel.validator import BaseValidator
+from engine.stages.common import Layout, write_json
+from engine.stages.train import publish
+from engine.tracking.stages import tracked
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["dark", "bright"]
+SIZE = 64  # network input of the hand-made detector, cells of 8 px
+
+
+def image(seed: int, size=(64, 64)) -> np.ndarray:
+    """Noise with one bright square."""
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 60, (*size, 3), dtype=np.uint8)
+    y, x = rng.integers(0, 6, 2) * 8
+    picture[y : y + 16, x : x + 16] = 230
+    return picture
+
+
+def make_workspace(root: Path) -> Path:
+    """dvc.yaml, params.yaml and a prepared dataset of six images."""
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "dvc.yaml", root)
+    shutil.copy(ROOT / "params.yaml", root)
+    prepared = root / "data" / "prepared"
+    counts = {}
+    for number, split in enumerate(("train", "val", "test")):
+        folder = prepared / "images" / split
+        folder.mkdir(parents=True)
+        lines = []
+        for i in range(2):
+            cv2.imwrite(str(folder / f"{i}.png"), image(10 * number + i))
+            lines.append(json.dumps({"file": f"images/{split}/{i}.png", "sha256": sha256_file(folder / f"{i}.png")}))
+        (prepared / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+        counts[split] = {"images": 2, "boxes": 2}
+    digest = hashlib.sha256(b"squares").hexdigest()
+    about = {"name": "squares", "names": NAMES, "digest": digest, "class_hash": "c1a55", "counts": counts}
+    write_json(prepared / "dataset.json", about)
+    write_json(root / "reports" / "data.json", about)
+    return root
+
+
+def params_of(root: Path) -> Params:
+    return Params.load(root / "params.yaml")
+
+
+class Clouds:
+    def __init__(self, n, batch, seed):
+        g = torch.Generator().manual_seed(seed)
+        self.y = torch.arange(n) % 2
+        self.x = torch.randn(n, 4, generator=g) + self.y[:, None]
+        self.batch = batch
+
+    def __len__(self):
+        return math.ceil(len(self.x) / self.batch)
+
+    def __iter__(self):
+        for part in torch.arange(len(self.x)).split(self.batch):
+            yield {"img": self.x[part], "label": self.y[part]}
+
+
+class ToyValidator(BaseValidator):
+    def init_metrics(self, model):
+        self.right = 0
+
+    def update_metrics(self, results, batch):
+        self.right += int((results.argmax(1) == batch["label"]).sum())
+
+    def get_stats(self):
+        share = self.right / self.images
+        return {"metrics/precision": share, "metrics/recall": share, "metrics/mAP50": share, "metrics/mAP50-95": share**2}
+
+
+class ToyTrainer(BaseTrainer):
+    loss_names = ("box_loss",)
+
+    def get_model(self, cfg, weights):
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def get_dataloader(self, dataset_path, batch_size, mode="train", rank=0):
+        return Clouds(32, batch_size, 1 if mode == "train" else 2)
+
+    def get_validator(self):
+        return ToyValidator(self.get_dataloader(None, 16, mode="val"))
+
+    def criterion(self, preds, batch):
+        loss = nn.functional.cross_entropy(preds, batch["label"])
+        return loss, loss.detach()[None]
+
+    def plot_metrics(self):
+        cv2.imwrite(str(self.save_dir / "results.png"), image(0))
+
+
+def train(root: Path, epochs: int = 3, resume: bool = False, seed: int = 0, **hooks) -> dict:
+    """Stage train with the toy in the detector's place; hooks: event -> function, which may raise."""
+    params, layout = params_of(root), Layout(root)
+    folder = layout.resumable / "f1"
+    if folder.exists() and not resume:
+        shutil.rmtree(folder)
+    config = TrainConfig.build({
+        "model": "toy", "epochs": epochs, "batch": 16, "lr0": 0.02, "seed": seed, "device": "cpu",
+        "project": str(folder.parent), "name": folder.name, "exist_ok": True, "resume": resume, "extend": resume,
+        "verbose": False, "channels_last": False,
+    })  # fmt: skip
+    with tracked("train", params, root) as run:
+        trainer = ToyTrainer(config=config)
+        for event, function in run.callbacks:
+            trainer.add_callback(event, function, may_fail=True)
+        for event, function in hooks.items():
+            trainer.add_callback(event, function)
+        summary = publish(trainer.train(), params, layout)
+        run.finish(summary)
+    return summary
+
+
+def validate(root: Path, value: float = 0.5) -> dict:
+    """Stage validate with the figure it would have found."""
+    layout = Layout(root)
+    weights = json.loads(layout.summary("train").read_text())["weights_sha256"]
+    summary = {"split": "test", "weights_sha256": weights, "metrics/mAP50-95": value, "metrics/mAP50": min(1.0, value + 0.2)}
+    with tracked("validate", params_of(root), root) as run:
+        write_json(layout.summary("validate"), summary)
+        cv2.imwrite(str(layout.reports / "validate" / "PR_curve.png"), image(1))
+        run.finish(summary)
+    return summary
+
+
+def export(root: Path, marker: str = "") -> dict:
+    """Stage export, of the hand-made detector; another `marker` makes another file."""
+    layout = Layout(root)
+    path = write_detector(layout.export / "best.onnx", marker)
+    weights = json.loads(layout.summary("train").read_text())["weights_sha256"]
+    about = {"file": "export/best.onnx", "sha256": sha256_file(path), "max_abs_diff": 1e-6}
+    summary = {"weights_sha256": weights, "files": {"onnx": about}}
+    with tracked("export", params_of(root), root) as run:
+        write_json(layout.summary("export"), summary)
+        run.finish(summary)
+    return summary
+
+
+def write_detector(path: Path, marker: str = "", batch="batch") -> Path:
+    """(B, 3, 64, 64) -> (B, 6, 64): one 16 px box per 8 px cell; its score for "bright" is the cell's brightness."""
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    cells = SIZE // 8
+    grid = (np.arange(cells, dtype=np.float32) + 0.5) * 8
+    x, y = np.meshgrid(grid, grid)
+    boxes = np.stack((x.ravel(), y.ravel(), np.full(x.size, 16.0), np.full(x.size, 16.0))).astype(np.float32)[None]
+    shape = [("batch" if batch == "batch" else batch), 3, SIZE, SIZE]
+    nodes = [
+        helper.make_node("AveragePool", ["images"], ["cells"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("ReduceMean", ["cells", "axis"], ["grey"], keepdims=0),
+        helper.make_node("Reshape", ["grey", "flat"], ["bright"]),
+        helper.make_node("Mul", ["bright", "third"], ["dark"]),
+        helper.make_node("Mul", ["bright", "none"], ["zero"]),
+        helper.make_node("Add", ["zero", "boxes"], ["xywh"]),
+        helper.make_node("Concat", ["xywh", "dark", "bright"], ["output"], axis=1),
+    ]
+    constants = {
+        "axis": np.array([1], np.int64),
+        "flat": np.array([-1, 1, cells * cells], np.int64),
+        "third": np.float32(1 / 3),
+        "none": np.float32(0),
+        "boxes": boxes,
+    }
+    graph = helper.make_graph(
+        nodes, "squares",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [shape[0], 6, cells * cells])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    about = {"names": json.dumps(NAMES), "imgsz": json.dumps([SIZE, SIZE]), "stride": "32", "marker": marker}
+    helper.set_model_props(model, about)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(model, path)
+    return path
