@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writing and content hashes, for every layer. Standard library only.
+"""Files and folders that are whole or absent: atomic writing and content hashes, for every layer. Standard library only.
 
 A reader, a crash or `kill -9` at any moment sees the old file or the new one, never half of one.
 """
@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -67,6 +68,58 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """`atomic_write` of bytes at hand."""
     with atomic_write(path) as handle:
         handle.write(content)
+
+
+@contextlib.contextmanager
+def publish_folder(target: Path) -> Iterator[Path]:
+    """An empty folder to fill; when the block ends well it takes the place of `target`, else `target` stays as it was.
+
+    Nothing is ever written into an existing result: its files may be links into DVC's cache.
+    """
+    fresh = target.with_name(f".{target.name}.new")
+    old = target.with_name(f".{target.name}.old")
+    try:
+        if old.exists() and not target.exists():  # killed between the two renames below
+            os.replace(old, target)
+        for leftover in (fresh, old):
+            if leftover.exists():
+                shutil.rmtree(leftover)
+        fresh.mkdir(parents=True)
+        yield fresh
+        if target.exists():
+            os.replace(target, old)
+        os.replace(fresh, target)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{target}: could not be written ({error.strerror or error}). Free some disk space, check who owns the "
+            "folder, and run again."
+        ) from error
+    finally:
+        if old.exists() and not target.exists():  # interrupted between the two renames
+            os.replace(old, target)
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """One process at a time; others wait. Freed by the system when its holder ends, however it ends; the file stays.
+
+    Raises:
+        WorkspaceError: the lock file cannot be written.
+    """
+    import fcntl  # not on every system, and not needed by everybody who imports this
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise WorkspaceError(f"{file.parent}: cannot be written ({error.strerror}); check who owns it") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sha256_file(path: str | Path) -> str:

@@ -1,0 +1,148 @@
+"""Which dataset, and where it lies: `data/*.yaml`, or simply a folder of labelled images.
+
+A description says what a dataset is; it never says what to do with it (that is `DataConfig`). It is read and checked here;
+nothing is fetched or prepared.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from engine.config import DataConfig, Frozen
+from engine.config.base import load_yaml
+from engine.errors import ConfigError, DataError, nearest
+
+DATASET_FILE = "dataset.json"  # marks a prepared dataset
+
+
+class DescriptionFile(Frozen):
+    """The content of a data/*.yaml."""
+
+    name: str = Field(description="short name of the dataset", min_length=1, max_length=80)
+    format: Literal["voc", "coco", "yolo", "generated"] | None = Field(None, description="empty: found out")
+    path: str | None = Field(None, description="folder of the dataset, relative to this file")
+    url: str | None = Field(None, description="https address of a .zip or .tar.gz, pinned to a version")
+    folder: str = Field("", description="where in the archive the dataset lies")
+    max_download_mb: int = Field(2048, ge=1, description="largest archive that is fetched, unpacked at most ten times that")
+    names: tuple[str, ...] = Field((), description="class names in the order of their numbers; empty: as found")
+    licence: str = Field("", description="under what terms the data may be used")
+    homepage: str = Field("", description="where the dataset is described")
+    obtain: str = Field("", description="how to get it by hand, for people")
+    digest: str | None = Field(None, description="expected content, as reports/data.json shows it under source_digest")
+    splits: Literal["given", "none"] | dict[Literal["train", "val", "test"], str] = Field(
+        "given", description="given: as the dataset says; none: by content; or a list of image names for each split"
+    )
+    generator: str | None = Field(None, description="which generated dataset, for example digits")
+    options: dict[str, Any] = Field({}, description="options of the generator")
+
+    @field_validator("names", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            for item in value:
+                if not isinstance(item, str) or not item.strip():
+                    raise ValueError(f"class names are text: write {str(item)!r} in quotes (YAML reads no, on, 1 otherwise)")
+            double = sorted({item for item in value if list(value).count(item) > 1})
+            if double:
+                raise ValueError(f"each class once: {', '.join(double)}")
+        return value
+
+    @field_validator("digest")
+    @classmethod
+    def _digest_is_sha256(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
+            raise ValueError("must be the 64 hex digits that reports/data.json shows as source_digest")
+        return value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DescriptionFile:
+        if (self.format == "generated") != bool(self.generator):
+            raise ValueError("a generated dataset has `format: generated` and `generator:`, any other has neither")
+        if self.generator and (self.path or self.url):
+            raise ValueError("a generated dataset has neither path nor url")
+        if self.path and self.url:
+            raise ValueError("give path or url, not both (-S data.path=FOLDER takes a local copy of a url)")
+        if self.url and not self.url.startswith("https://"):
+            raise ValueError(f"url must begin with https://, not {self.url!r}")
+        return self
+
+
+@dataclass(frozen=True)
+class Description:
+    """A checked description and the file or folder it came from."""
+
+    content: DescriptionFile
+    origin: Path  # the .yaml, or the bare folder
+    base: Path  # what `path` is relative to
+
+    @property
+    def name(self) -> str:
+        return self.content.name
+
+    @property
+    def generated(self) -> bool:
+        return self.content.format == "generated"
+
+    def local_folder(self, settings: DataConfig) -> Path | None:
+        """The folder with the images: `settings.path` (relative to the current folder), else the description's own.
+
+        None for a generated dataset and for one that has to be downloaded.
+
+        Raises:
+            ConfigError: a path for a generated dataset, or no address at all.
+        """
+        if self.generated:
+            if settings.path:
+                raise ConfigError(f"data.path={settings.path}: dataset '{self.name}' is generated, not read; set it to null")
+            return None
+        if settings.options:
+            raise ConfigError(f"data.options belong to generated datasets; '{self.name}' is none: set them to {{}}")
+        if settings.path:
+            return Path(settings.path)
+        if self.content.path:
+            return Path(os.path.normpath(self.base / self.content.path))
+        if self.content.url:
+            return None
+        how = f" {self.content.obtain}" if self.content.obtain else ""
+        raise ConfigError(f"{self.origin}: says neither path nor url.{how} Then give the folder: -S data.path=FOLDER")
+
+
+def load_description(path: str | Path) -> Description:
+    """Read a description (.yaml) or take a folder of labelled images as it is; a YOLO data.yaml stands for its folder.
+
+    Raises:
+        DataError: there is no such file or folder, or it is a prepared dataset. ConfigError: the file is not right.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if (path / DATASET_FILE).is_file():
+            raise DataError(f"{path}: already prepared; train and validate take it as data=, prepare needs the labelled images")
+        return Description(DescriptionFile(name=_name_of(path), path="."), path, path)
+    if not path.exists():
+        raise DataError(f"{path}: no such description or folder.{_known_beside(path)}")
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise DataError(f"{path}: a dataset is a description (.yaml) or a folder of labelled images, not a {path.suffix} file")
+    content = load_yaml(path)
+    if "names" in content and "name" not in content and content.keys() & {"train", "val", "nc"}:
+        values: Mapping[str, Any] = {"name": _name_of(path.parent), "format": "yolo", "path": "."}
+        return Description(DescriptionFile.build(values, str(path)), path, path.parent)
+    return Description(DescriptionFile.build(content, str(path)), path, path.parent)
+
+
+def _name_of(folder: Path) -> str:
+    return folder.resolve().name[:80] or "dataset"
+
+
+def _known_beside(path: Path) -> str:
+    """A hint at what there is instead."""
+    if not path.parent.is_dir():
+        return f" There is no folder {path.parent} either."
+    known = sorted(p.name for p in path.parent.glob("*.yaml"))
+    return nearest(path.name, known) or (f" There are: {', '.join(known)}." if known else "")

@@ -1,0 +1,169 @@
+"""The files of one dataset folder, listed once: found by path, by the end of a path, or by name without suffix.
+
+Names are relative to the folder, with `/`. Links to folders are followed unless they lead back into themselves; a path
+taken from an annotation is only ever looked up in this list, so no annotation can reach a file outside.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from engine.errors import DataError
+from engine.parts.data.checks import Findings
+from engine.parts.data.formats.base import MAX_ANNOTATION_BYTES
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+IGNORED_FOLDERS = {"__MACOSX"}  # and everything that begins with a dot
+
+
+class Folder:
+    """Every file below `root` that does not begin with a dot. `loops` are links to folders that were not followed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.loops: list[str] = []
+        self._paths: dict[str, Path] = {}
+        try:
+            self._list(root, "", ())
+        except NotADirectoryError:
+            raise DataError(f"{root}: not a folder; give the folder that holds the labelled images") from None
+        except FileNotFoundError:
+            raise DataError(f"{root}: no such folder; check the path, or get the dataset first") from None
+        except OSError as error:
+            raise DataError(f"{error.filename or root}: cannot be listed ({error.strerror}); check its permissions") from None
+        self.files = tuple(sorted(self._paths))
+
+    def _list(self, folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> None:
+        stat = folder.stat()
+        here = (stat.st_dev, stat.st_ino)
+        if here in above:
+            self.loops.append(prefix.rstrip("/"))
+            return
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith(".") or entry.name in IGNORED_FOLDERS:
+                    continue
+                name = prefix + _readable(entry.name)
+                if _is_folder(entry):
+                    self._list(Path(entry.path), name + "/", (*above, here))
+                else:
+                    self._paths[name if name not in self._paths else f"{name}~"] = Path(entry.path)
+
+    @cached_property
+    def images(self) -> tuple[str, ...]:
+        return tuple(name for name in self.files if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES)
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        return [name for name in self.files if PurePosixPath(name).suffix.lower() in suffixes]
+
+    def path(self, name: str) -> Path:
+        return self._paths[name]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an annotation file.
+
+        Raises:
+            ValueError: it cannot be read, is empty or far too large; the text says so.
+        """
+        try:
+            path = self._paths[name]
+            if path.stat().st_size > MAX_ANNOTATION_BYTES:
+                raise ValueError(f"larger than {MAX_ANNOTATION_BYTES >> 20} MiB, which no annotation file should be")
+            return path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"cannot be read ({error.strerror})") from None
+
+    def text(self, name: str) -> str:
+        """The text of an annotation file: UTF-8, with or without byte order mark. ValueError as for `read`."""
+        try:
+            return self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+    # Looking up images -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _by_tail(self) -> dict[str, list[str]]:
+        """The end of a path ("c.jpg", "b/c.jpg", ...) -> the images whose path ends so."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.images:
+            for tail in tails(name):
+                found[_key(tail)].append(name)
+        return found
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        """The same without suffix."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.images:
+            for tail in tails(name):
+                found[_key(without_suffix(tail))].append(name)
+        return found
+
+    def images_ending(self, tail: str) -> list[str]:
+        """Images whose path ends with `tail`; whole path parts only."""
+        return self._by_tail.get(_key(tail), [])
+
+    def images_with_stem(self, stem: str) -> list[str]:
+        """Images whose path without suffix ends with `stem`."""
+        return self._by_stem.get(_key(stem), [])
+
+    def looks_like(self, tail: str) -> str:
+        """A hint for a missing image: what is there under nearly that name, or an empty string."""
+        wanted = tail.rsplit("/", 1)[-1].casefold()
+        near = next((name for name in self.files if name.rsplit("/", 1)[-1].casefold() == wanted), None)
+        if near is None:
+            return ""
+        if near in self.images:
+            return f"; there is {near}: upper and lower case matter"
+        return f"; {near} is, but images are {' '.join(sorted(IMAGE_SUFFIXES))}"
+
+    def report_loops(self, findings: Findings) -> None:
+        for name in self.loops:
+            findings.add("link_loop", name, "leads back to a folder above it")
+
+
+def tails(name: str) -> list[str]:
+    """`"a/b/c.jpg"` -> ["c.jpg", "b/c.jpg", "a/b/c.jpg"]."""
+    parts = name.split("/")
+    return ["/".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
+
+
+def without_suffix(name: str) -> str:
+    suffix = PurePosixPath(name).suffix
+    return name[: -len(suffix)] if suffix else name
+
+
+def inside(text: str) -> str | None:
+    """A path from an annotation, with `/` and without `./`; None if it is absolute or climbs out of its folder."""
+    text = text.strip().replace("\\", "/")
+    if text.startswith("/") or re.match("[A-Za-z]:/", text):
+        return None
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    return None if ".." in parts or not parts else "/".join(parts)
+
+
+def base_name(text: str) -> str:
+    """The last part of any path, Windows' or not."""
+    return text.strip().replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name)  # macOS writes ä as a + dots, annotations do not
+
+
+def _readable(name: str) -> str:
+    """A file name that is not UTF-8 still has to go into JSON and messages."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False  # a link to itself: a file that cannot be read
