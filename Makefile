@@ -1,36 +1,38 @@
 # The verbs of the project. `make help` lists them.
 PY ?= python3
 BIN := .venv/bin
+# Arguments of `make run`, `make test` and `make dvc`: make run ARGS="-S train.epochs=5"
+ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui lock clean
+.PHONY: help install run test lint ui dvc lock clean
 
 help:  ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# uv installs the same locked set in under a minute; where it cannot run, pip does it in a few.
+# uv installs the same locked set in under a minute; where it cannot be had or does not get through, pip does it in a few.
+# `.installing` stays behind when the install is killed: a package may then be half there, so the next one starts anew.
 .venv/.installed: requirements.lock pyproject.toml
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@test -x $(BIN)/python || $(PY) -m venv .venv
+	@if test -e .venv/.installing || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv && $(PY) -m venv .venv; fi
 	@echo "Installing the locked packages into .venv ..."
-	@$(BIN)/pip install -q --disable-pip-version-check uv 2>/dev/null || true
-	@if test -x $(BIN)/uv; then \
-	  $(BIN)/uv pip install -q --compile-bytecode --require-hashes -r requirements.lock && \
-	  $(BIN)/uv pip install -q --no-deps --no-build-isolation -e . ; \
-	else \
-	  $(BIN)/pip install -q --require-hashes -r requirements.lock && \
-	  $(BIN)/pip install -q --no-deps --no-build-isolation -e . ; \
-	fi
+	@touch .venv/.installing
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv 2>/dev/null || true
+	@{ $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock 2>.venv/uv.log || \
+	   $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock; } && \
+	 $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . || \
+	 { rm -f .venv/.installing; echo "The install did not end well: see above. What uv said is in .venv/uv.log. Run it again."; exit 1; }
+	@rm -f .venv/.installing
 	@touch $@
 
 install: .venv/.installed  ## create .venv with the locked set
 
 run: install  ## the whole pipeline on the demo dataset: prepare, train, validate, export, register
-	@$(BIN)/detectflow run
+	@$(BIN)/detectflow run $(ARGS)
 
 test: install  ## the tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(ARGS)
 
 lint: install  ## ruff
 	@$(BIN)/ruff check .
@@ -38,9 +40,12 @@ lint: install  ## ruff
 ui: install  ## open the MLflow and Prefect UIs on loopback
 	@$(BIN)/detectflow ui
 
+dvc: install  ## DVC with the project's environment: make dvc ARGS="repro", ARGS="metrics diff"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc $(ARGS)
+
 lock:  ## resolve the dependencies anew (then run the tests)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --extra dev --extra docs --extra cluster pyproject.toml -o requirements.lock
 
 clean:  ## remove caches and runs; keeps data, weights, the MLflow database and .venv
-	rm -rf runs .cache .pytest_cache .ruff_cache site
+	rm -rf runs .cache .pytest_cache .ruff_cache site dvc_plots

@@ -1,0 +1,75 @@
+"""The command line: `detectflow MODE key=value ...`. Reads words, calls an executor or the flow, prints what came out.
+
+Nothing heavy is imported before it is needed: help answers at once. Exit codes: 0 done, 1 could not be finished, 2 a
+wrong request, 130 interrupted. A mistake of the user is one message; DETECTFLOW_DEBUG=1 shows where it was raised.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from engine.errors import ConfigError, EngineError, nearest
+
+WRONG_REQUEST = 2
+INTERRUPTED = 130
+
+MODES = {  # mode -> module that has a function of this name, taking the words after it
+    "run": "engine.cli.run",
+    "ui": "engine.cli.ui",
+    "train": "engine.cli.models",
+    "val": "engine.cli.models",
+    "predict": "engine.cli.models",
+    "export": "engine.cli.models",
+    "stage": "engine.cli.run",
+}
+HELP_WORDS = {"help", "-h", "--help"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except EngineError as error:
+        if os.environ.get("DETECTFLOW_DEBUG"):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `detectflow help | head`: whoever read us has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in HELP_WORDS:
+        return show_help(words[1:])
+    mode, *rest = words
+    if mode in {"--version", "-V", "version"}:
+        from engine import __version__
+
+        print(f"detectflow {__version__}")
+        return 0
+    if mode not in MODES:
+        raise ConfigError(f"no mode '{mode}'.{nearest(mode, [*MODES, 'help'])} Modes: {', '.join(MODES)}, help")
+    if any(word in {"-h", "--help"} for word in rest) or rest[:1] == ["help"]:
+        return show_help([mode])
+    return getattr(importlib.import_module(MODES[mode]), mode)(rest)
+
+
+def show_help(words: Sequence[str]) -> int:
+    """The list of modes, or what one mode takes."""
+    from engine.cli.help import OVERVIEW, help_of
+
+    if not words:
+        print(OVERVIEW)
+        return 0
+    if words[0] not in MODES:
+        raise ConfigError(f"no mode '{words[0]}'.{nearest(words[0], MODES)} Modes: {', '.join(MODES)}")
+    print(help_of(words[0]))
+    return 0

@@ -1,0 +1,74 @@
+"""run and stage: the pipeline in this project."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from engine.config import parse_overrides
+from engine.errors import ConfigError, WorkspaceError, nearest
+
+INTERRUPTED = 130
+
+
+def run(words: Sequence[str]) -> int:
+    """`detectflow run [-S key=value ...] [--force] [--no-wait]`"""
+    options = _parser().parse_args(words)
+    if importlib.util.find_spec("prefect") is None:
+        raise WorkspaceError("run needs Prefect: pip install prefect. Without it `dvc repro` runs the same stages.")
+    from engine.tracking.environment import prepare_environment
+    from flows import overrides, server
+
+    root = prepare_environment()
+    values = parse_overrides([*options.set_param, *options.words])
+    overrides.checked(root, values)  # wrong words are answered before any server starts
+    connection = server.connect(root)
+    try:
+        from flows.logs import no_links
+        from flows.pipeline import pipeline
+        from flows.summary import as_text
+
+        if connection.is_temporary:
+            no_links()
+        connection.wait()
+        summary = pipeline(str(root), values, force=options.force, wait=not options.no_wait)
+    except KeyboardInterrupt:
+        print(
+            "Interrupted. Finished stages are recorded, and a training keeps its last complete epoch: "
+            "`detectflow run` goes on from there (so does `dvc repro`).",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    print(as_text(summary))
+    return 0
+
+
+def stage(words: Sequence[str]) -> int:
+    """`detectflow stage NAME`"""
+    from engine.stages.common import STAGES
+
+    if len(words) != 1:
+        raise ConfigError(f"stage takes one name: {', '.join(STAGES)}")
+    if words[0] not in STAGES:
+        raise ConfigError(f"no stage '{words[0]}'.{nearest(words[0], STAGES)} Stages: {', '.join(STAGES)}")
+    from engine.stages.__main__ import main
+
+    return main([words[0]])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        hint = nearest(message.split()[-1], self._option_string_actions)
+        raise ConfigError(f"run: {message}.{hint} `detectflow help run` shows what it takes")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="detectflow run", add_help=False, allow_abbrev=False)
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--force", action="store_true")
+    parser.add_argument("--no-wait", action="store_true")
+    parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
+    return parser

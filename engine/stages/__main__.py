@@ -1,0 +1,69 @@
+"""`python -m engine.stages NAME`: what dvc.yaml calls. Runs one stage, and ends with the command that started it.
+
+DVC leaves its children behind when it is killed, and the next `dvc repro` would train beside the orphan; so the kernel is
+asked to send SIGTERM here when the parent dies, and the workspace lock keeps a second one out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+
+from engine.errors import EngineError
+from engine.stages.common import STAGES
+from engine.tracking.environment import prepare_environment
+from engine.tracking.inputs import load_definition, run_checked
+from engine.tracking.workspace import workspace_lock
+
+PR_SET_PDEATHSIG = 1
+TERMINATED = 143
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage; 0, or the error as one message and its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m engine.stages", description="Run one stage of dvc.yaml.")
+    parser.add_argument("stage", help=", ".join(STAGES))
+    parser.add_argument("--no-wait", action="store_true", help="fail at once when somebody else holds the workspace")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    end_with_parent()
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Under DVC waiting could last for ever: DVC keeps this stage's outputs locked, which the holder may need to record its own.
+    wait = not options.no_wait and "DVC_STAGE" not in os.environ
+    try:
+        from engine.stages.runner import run_stage
+
+        root = prepare_environment()
+        with workspace_lock(root, f"python -m engine.stages {options.stage}", wait=wait):
+            definition = load_definition(root, options.stage)
+            run_checked(root, definition, lambda: run_stage(options.stage, root))
+        return 0
+    except EngineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"stage {options.stage} was interrupted; what it had finished is kept, run it again to go on", file=sys.stderr)
+        return TERMINATED
+
+
+def end_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the parent process ends; elsewhere nothing happens."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before we could ask
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

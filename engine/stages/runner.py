@@ -1,0 +1,52 @@
+"""Runs one stage with what belongs around it: environment, parameters, tracking. Both drivers come through here.
+
+`dvc repro` calls it by `python -m engine.stages NAME`, the flow calls `run_stage` in process. MLflow is imported only
+when tracking is on, and then in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from engine.config import Params
+from engine.errors import ConfigError, nearest
+from engine.stages.common import STAGES, Progress
+from engine.tracking.environment import prepare_environment
+
+logger = logging.getLogger("detectflow")
+
+
+def run_stage(name: str, root: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Run stage `name` of the workspace `root` with its params.yaml and return its JSON summary.
+
+    Raises:
+        ConfigError: unknown stage, wrong params.yaml. EngineError: whatever stops the stage.
+    """
+    if name not in STAGES:
+        raise ConfigError(f"no stage '{name}'.{nearest(name, STAGES)} Stages: {', '.join(STAGES)}")
+    root = prepare_environment(root)
+    params = Params.load(root / "params.yaml")
+    module = importlib.import_module(f"engine.stages.{name}")
+    if name != "train":
+        from engine.stages.train import remove_published
+
+        remove_published(root)  # the next stage runs: the training before it has been recorded
+    if not tracking_is_on():
+        return module.run(params, root, progress=progress)
+    from engine.tracking.stages import tracked
+
+    with tracked(name, params, root) as run:
+        summary = module.run(params, root, progress=progress, callbacks=run.callbacks)
+        run.finish(summary)
+    return summary
+
+
+def tracking_is_on() -> bool:
+    """Off with DETECTFLOW_TRACKING=off, or where MLflow is not installed."""
+    wanted = os.environ.get("DETECTFLOW_TRACKING", "on").lower()
+    return wanted not in {"off", "0", "false", "no"} and importlib.util.find_spec("mlflow") is not None

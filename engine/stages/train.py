@@ -1,0 +1,121 @@
+"""Stage train: the prepared dataset becomes `weights/` and `reports/train/`.
+
+The run itself, with everything needed to resume it, lies in `runs/ckpt/<fingerprint>/` (not a stage output: DVC would
+delete it). The fingerprint covers parameters, data and code, so an interrupted training goes on only where it would
+have come to the same weights. The folder is removed once the result is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config import DetectionTrainConfig, Params
+from engine.files import sha256_file, write_text
+from engine.kernel.results import read_results, write_results
+from engine.stages.common import Attached, Layout, Progress, publish_folder, read_json, write_json
+
+PUBLISHED = "published"  # marks a run folder whose result has been handed over
+SPEED_ONLY = {"device", "workers", "verbose", "project", "name", "exist_ok", "resume", "cache", "nproc", "data"}
+CODE = ("engine/kernel", "engine/parts", "engine/detect", "engine/config", "engine/stages/train.py")
+
+
+def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
+    """Train, or go on training, and publish the best weights.
+
+    Raises:
+        EngineError: what stops a training; its checkpoints stay and the next run resumes from them.
+    """
+    from engine.detect import DetectionTrainer
+
+    layout = Layout(root)
+    folder = layout.resumable / fingerprint(params.train, layout)
+    settings = run_settings(params.train, layout, folder)
+    trainer = DetectionTrainer(config=settings)
+    if progress is not None:
+        trainer.add_callback("on_fit_epoch_end", lambda t: progress(epoch_progress(t)), may_fail=True)
+    for event, function in callbacks:
+        trainer.add_callback(event, function, may_fail=True)
+    result = trainer.train()
+    return publish(result, params, layout)
+
+
+def fingerprint(config: DetectionTrainConfig, layout: Layout) -> str:
+    """What the weights depend on, in 16 hex digits: settings, data, code, starting weights."""
+    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in SPEED_ONLY}
+    start = layout.root / config.model
+    parts = {
+        "settings": settings,
+        "data": read_json(layout.prepared / "dataset.json", "prepare").get("digest"),
+        "start": sha256_file(start) if start.is_file() else None,
+        "code": [sha256_file(file) for entry in CODE for file in _python_files(layout.root / entry)],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _python_files(path: Path) -> list[Path]:
+    return sorted(path.rglob("*.py")) if path.is_dir() else [p for p in (path,) if p.is_file()]
+
+
+def run_settings(config: DetectionTrainConfig, layout: Layout, folder: Path) -> DetectionTrainConfig:
+    """The stage's settings with its own paths; resumes where the folder holds a checkpoint."""
+    resume = (folder / "args.yaml").is_file() and (folder / "weights" / "last.pt").is_file()
+    if folder.exists() and not resume:
+        shutil.rmtree(folder)
+    paths = {"data": str(layout.prepared), "project": str(folder.parent), "name": folder.name}
+    if resume:
+        _follow_moved_project(folder / "args.yaml", str(layout.prepared))
+    return config.with_overrides({**paths, "exist_ok": True, "resume": resume}, where="params.yaml: train")
+
+
+def _follow_moved_project(args: Path, prepared: str) -> None:
+    """The fingerprint vouches for the data; only its address may be another after the project was moved."""
+    saved = DetectionTrainConfig.load(args)
+    if saved.data != prepared:
+        write_text(args, json.dumps({**saved.model_dump(mode="json"), "data": prepared}))
+
+
+def epoch_progress(trainer: Any) -> dict[str, Any]:
+    """One epoch in plain values, for whoever shows it."""
+    done = trainer.epoch + 1
+    left = trainer.elapsed_s() / max(done - trainer.start_epoch, 1) * (trainer.args.epochs - done)
+    metrics = {key: float(value) for key, value in trainer.metrics.items() if isinstance(value, (int, float))}
+    return {"stage": "train", "done": done, "total": trainer.args.epochs, "left_s": round(left, 1), "metrics": metrics}
+
+
+def publish(result: Any, params: Params, layout: Layout) -> dict[str, Any]:
+    """Put best weights, figures and pictures where DVC expects them; without times, so that equal runs hash alike."""
+    dataset = read_json(layout.prepared / "dataset.json", "prepare")
+    metrics = {key: round(float(value), 6) for key, value in result.metrics.items() if key.startswith(("metrics/", "val/"))}
+    summary = {
+        "model": params.train.model,
+        "best_epoch": result.best_epoch + 1,
+        "epochs": result.epochs,
+        "weights_sha256": result.best_sha256,
+        "data_digest": result.data_digest or dataset.get("digest"),
+        **metrics,
+    }
+    with publish_folder(layout.weights) as folder:
+        shutil.copyfile(result.best, folder / "best.pt")
+        write_json(folder / "best.json", {"sha256": result.best_sha256, "epoch": result.best_epoch, "metrics": metrics})
+    with publish_folder(layout.reports / "train") as folder:
+        rows = [{k: v for k, v in row.items() if k != "time_s"} for row in read_results(result.save_dir / "results.csv")]
+        write_results(folder / "results.csv", rows)
+        for picture in sorted(p for p in result.save_dir.iterdir() if p.suffix in {".png", ".jpg"}):
+            shutil.copyfile(picture, folder / picture.name)
+        for table in ("per_class.csv",):
+            if (result.save_dir / table).is_file():
+                shutil.copyfile(result.save_dir / table, folder / table)
+        write_json(folder / "metrics.json", summary)
+    write_text(result.save_dir / PUBLISHED, "")
+    return summary
+
+
+def remove_published(root: Path) -> None:
+    """Remove the folders of trainings whose result has been handed over and recorded."""
+    for marker in Layout(root).resumable.glob(f"*/{PUBLISHED}"):
+        shutil.rmtree(marker.parent, ignore_errors=True)

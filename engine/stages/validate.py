@@ -1,0 +1,34 @@
+"""Stage validate: the figures of the best weights on the deciding split, and the pictures that explain them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config import Params
+from engine.stages.common import Attached, Layout, Progress, publish_folder, read_json, write_json
+
+
+def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
+    """Write `reports/validate/`.
+
+    Raises:
+        WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit the data.
+    """
+    from engine.detect import DetectionValidator
+
+    layout = Layout(root)
+    trained = read_json(layout.summary("train"), "train")
+    with publish_folder(layout.reports / "validate") as folder:
+        validator = DetectionValidator(config=params.validate_, save_dir=folder)
+        for event, function in callbacks:
+            validator.add_callback(event, function, may_fail=True)
+        metrics = validator(model=layout.best, data=layout.prepared)
+        summary = {
+            "split": params.validate_.split,
+            "weights_sha256": trained["weights_sha256"],
+            **{key: round(float(value), 6) for key, value in metrics.items()},
+        }
+        write_json(folder / "metrics.json", summary)
+    return summary

@@ -1,0 +1,136 @@
+"""Overrides of a run go through params.yaml, because dvc.lock knows only that file; comments and layout are kept.
+
+A value is written only after the whole file with it has been checked: a wrong override changes nothing. Callers hold
+the workspace lock.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.config import Params
+from engine.config.base import load_yaml
+from engine.errors import ConfigError, nearest
+from engine.files import write_text
+
+Overrides = Mapping[str, Any]  # dotted key of params.yaml -> value, for example {"train.epochs": 5}
+
+
+def checked(root: Path, overrides: Overrides) -> Params:
+    """The parameters of a run with `overrides`; nothing is written.
+
+    Raises:
+        ConfigError: names a wrong key with its nearest known one, or a wrong value with its type and range.
+    """
+    path = root / "params.yaml"
+    values = load_yaml(path)
+    for key, value in overrides.items():
+        _check_key(key)
+        _check_place(root, key, value)
+        _put(values, key, value)
+    return Params.build(values, where=f"{path.name} with {_words(overrides)}" if overrides else str(path))
+
+
+def apply(root: Path, overrides: Overrides) -> Params:
+    """Write `overrides` into params.yaml if they are right and change something; returns the parameters of the run."""
+    params = checked(root, overrides)
+    path = root / "params.yaml"
+    yaml = _round_trip_yaml()
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    changed = False
+    for key, value in overrides.items():
+        changed |= _put(document, key, value)
+    if changed:
+        text = io.StringIO()
+        yaml.dump(document, text)
+        write_text(path, text.getvalue())
+    return params
+
+
+def _check_key(key: str) -> None:
+    """ConfigError unless `key` names a value of a section; the schema itself checks deeper keys, types and ranges."""
+    section, _, field = key.partition(".")
+    field = field.split(".")[0]
+    sections = {info.alias or name: info.annotation.model_fields for name, info in Params.model_fields.items()}
+    if section not in sections:
+        homes = [f"{name}.{section}" for name, fields in sections.items() if section in fields]
+        hint = f" Did you mean {' or '.join(homes)}?" if homes and not field else nearest(section, sections)
+        raise ConfigError(f"params.yaml has no section '{section}'.{hint} Sections: {', '.join(sections)}")
+    if not field:
+        raise ConfigError(f"'{key}' is a whole section of params.yaml: name one of its keys, for example "
+                          f"{key}.{next(iter(sections[key]))}=...")  # fmt: skip
+    if field not in sections[section]:
+        raise ConfigError(f"params.yaml: unknown key '{section}.{field}'.{nearest(field, sections[section])} "
+                          f"`detectflow help run` lists the keys.")  # fmt: skip
+
+
+def _check_place(root: Path, key: str, value: Any) -> None:
+    """ConfigError when an override names data that are not there: better now than after it stands in the file."""
+    if key not in {"data.source", "data.path"} or not isinstance(value, str) or (root / value).exists():
+        return
+    known = sorted(path.relative_to(root).as_posix() for path in (root / "data").glob("*.yaml"))
+    hint = f"{nearest(value, known)} Descriptions here: {', '.join(known)}" if key == "data.source" else ""
+    raise ConfigError(f"{key}={value}: no such file or folder, seen from {root}.{hint}")
+
+
+def _put(values: Any, dotted: str, value: Any) -> bool:
+    """Set `values[a][b]` for "a.b", making sections on the way; whether that changed anything."""
+    *sections, last = dotted.split(".")
+    for name in sections:
+        if not isinstance(values.get(name), dict):
+            _set(values, name, {})
+        values = values[name]
+    if last in values and _plain(values[last]) == value and type(_plain(values[last])) is type(value):
+        return False
+    _set(values, last, value)
+    return True
+
+
+def _set(values: Any, key: str, value: Any) -> None:
+    """`values[key] = value`; in a commented document a new key goes before the blank line that ends its section."""
+    if not hasattr(values, "ca"):
+        values[key] = value
+        return
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    if isinstance(value, (list, tuple, dict)):
+        styled = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
+        styled.fa.set_flow_style()
+        value = styled
+    last = next(reversed(values), None) if key not in values else None
+    values[key] = value
+    comment = values.ca.items.get(last, [None] * 4)[2] if last is not None else None
+    if comment is not None and "\n" in comment.value.rstrip(" "):
+        own, newline, rest = comment.value.partition("\n")
+        if rest.strip(" ") or not own:
+            comment.value = own + newline
+            values.yaml_set_comment_before_after_key(key)  # makes room in the comment table
+            values.ca.items[key] = [None, None, type(comment)("\n" + rest, comment.start_mark, None), None]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    # ruamel reads numbers as subclasses that remember their spelling
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _round_trip_yaml() -> Any:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # no line is broken
+    return yaml
+
+
+def _words(overrides: Overrides) -> str:
+    return ", ".join(f"{key}={value}" for key, value in overrides.items())

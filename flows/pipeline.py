@@ -1,0 +1,141 @@
+"""The pipeline as a Prefect flow: prepare, train, validate, export, register, in one workspace.
+
+A task is a thin skin over a stage. DVC decides what is up to date, so `dvc repro` and this flow never redo each other's
+work; Prefect decides when to run and shows it. Only paths, names and plain values travel between tasks, and nothing is
+cached by Prefect: its cache would not see that a file has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run as current_run
+
+from engine.config import Params
+from engine.config.base import load_yaml
+from engine.errors import EngineError
+from engine.stages.common import STAGES
+from engine.stages.prepare import source_changed
+from engine.stages.runner import run_stage
+from engine.tracking.dvc import Steps
+from engine.tracking.environment import find_root, prepare_environment
+from engine.tracking.mlflow_links import registered
+from engine.tracking.workspace import workspace_lock
+from flows import overrides as params_file
+from flows.artifacts import ProgressArtifact, show_result
+from flows.logs import engine_logs, plain_failures
+from flows.summary import StageRow, Summary, as_markdown, failure_markdown, summarize
+
+logger = logging.getLogger("detectflow")
+plain_failures()
+
+FLOW_RUN_VARIABLE = "DETECTFLOW_FLOW_RUN_ID"
+NETWORK = (ConnectionError, TimeoutError, urllib.error.URLError)
+NO_RETRY = {"retries": 0}
+RETRY_DOWNLOADS = {"retries": 2, "retry_delay_seconds": [5, 30]}
+
+
+def stage_task(name: str, **options: Any) -> Any:
+    """The Prefect task of the stage `name`: (root, force) -> its row of the summary, as plain values."""
+
+    @task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+    def run(root: str, force: bool = False) -> dict[str, Any]:
+        progress = ProgressArtifact(name)
+        first = not was_recorded(Path(root), name)
+        outcome = Steps(Path(root), force=force).run(name, lambda: run_stage(name, Path(root), progress=progress))
+        reasons = outcome.reasons if not first else ("first time",) if outcome.reasons and outcome.how == "ran" else ()
+        logger.info("%s: %s%s", name, outcome.how, f" ({'; '.join(reasons[:3])})" if reasons else "")
+        return {"stage": name, "how": outcome.how, "seconds": outcome.seconds, "reasons": reasons}
+
+    return run
+
+
+def was_recorded(root: Path, stage: str) -> bool:
+    """Whether dvc.lock knows a result of `stage`; without one DVC would name every single input as the reason to run."""
+    lock = root / "dvc.lock"
+    return lock.is_file() and stage in (load_yaml(lock).get("stages") or {})
+
+
+def is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help: only where the network is the cause, also behind an error in words."""
+    error: BaseException | None = state.data if isinstance(state.data, BaseException) else None
+    while error is not None:
+        if isinstance(error, NETWORK) and not (isinstance(error, urllib.error.HTTPError) and error.code < 500):
+            return True
+        error = error.__cause__
+    return False
+
+
+# In the order of dvc.yaml; a test compares them. Called directly, not submitted: a time-out or a signal must reach them.
+TASKS = {
+    "prepare": stage_task("prepare", **RETRY_DOWNLOADS, retry_condition_fn=is_transient),
+    "train": stage_task("train", **NO_RETRY),
+    "validate": stage_task("validate", **NO_RETRY),
+    "export": stage_task("export", **NO_RETRY),
+    "register": stage_task("register", **NO_RETRY),
+}
+
+
+def run_name() -> str:
+    """ "digits yolov8n": data and model of the run that Prefect is about to name."""
+    try:
+        given = current_run.parameters
+        return name_of(params_file.checked(find_root(given.get("root")), given.get("overrides") or {}))
+    except EngineError:
+        return "pipeline"  # the flow itself will say what is wrong
+
+
+def name_of(params: Params) -> str:
+    """Data and model in two words."""
+    return f"{Path(params.data.source).stem} {Path(params.train.model).stem}"
+
+
+@flow(name="pipeline", flow_run_name=run_name, persist_result=False)
+def pipeline(
+    root: str | None = None, overrides: dict[str, Any] | None = None, force: bool = False, wait: bool = True
+) -> Summary:
+    """From labelled images to a registered, exported detector.
+
+    Args:
+        root: the workspace; by default the project around the working directory.
+        overrides: values for params.yaml by dotted key, for example {"train.epochs": 5}. They are written into the file.
+        force: run every stage, also what is up to date.
+        wait: wait while somebody else holds the workspace; otherwise fail at once and name them.
+    """
+    folder = prepare_environment(root)
+    started = time.monotonic()
+    rows: list[StageRow] = []
+    stage = "parameters"
+    os.environ[FLOW_RUN_VARIABLE] = str(current_run.id or "")  # a tag of the MLflow run
+    with engine_logs():
+        try:
+            with workspace_lock(folder, "detectflow run", wait=wait):
+                params = params_file.apply(folder, overrides or {})
+                for stage in STAGES:
+                    rows.append(StageRow(**TASKS[stage](str(folder), force or is_stale(stage, params, folder, rows))))
+        except Exception as error:
+            show_result(failure_markdown(run_name(), stage, f"{type(error).__name__}: {error}", rows))
+            raise
+        finally:
+            del os.environ[FLOW_RUN_VARIABLE]
+        summary = summarize(folder, name_of(params), rows, time.monotonic() - started)
+        show_result(as_markdown(summary))
+    return summary
+
+
+def is_stale(stage: str, params: Params, root: Path, done: list[StageRow]) -> bool:
+    """Whether `stage` must run although DVC may think it up to date: what it depends on lies outside the workspace."""
+    if stage == "prepare":
+        return source_changed(params, root)
+    if stage == "register":
+        # A restored report tells of a decision that the registry may have left behind.
+        return any(row.how == "restored" for row in done) or not registered(root, params)
+    return False

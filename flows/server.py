@@ -1,0 +1,109 @@
+"""Which Prefect server a run reports to: the configured one, the project's own when its UI is up, else a temporary one.
+
+Must be asked before prefect is imported, because prefect reads its address at import. A temporary server is the same
+program that Prefect starts by itself in its ephemeral mode, but in its own session: there a Ctrl-C would end the server
+before the run could tell it about the Ctrl-C, and a `kill -9` of the run would leave it behind for ever.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import WorkspaceError
+from engine.tracking.environment import PREFECT_PORT, state_root
+from flows.processes import LOOPBACK, Child, answers, free_port, read_text
+
+logger = logging.getLogger("detectflow")
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server of a run. `child` is there when the run brought its own, which has no UI and ends with it."""
+
+    api_url: str
+    child: Child | None = None
+
+    @property
+    def is_temporary(self) -> bool:
+        return self.child is not None
+
+    def wait(self) -> None:
+        """Return when it answers. WorkspaceError when it does not."""
+        if self.child is not None:
+            timeout_s = float(os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", 120))
+            self.child.wait_until_it_answers(f"{self.api_url}/health", timeout_s)
+
+
+def connect(root: Path) -> Server:
+    """Find or start the server of the workspace `root`, and set PREFECT_API_URL for prefect's import.
+
+    Raises:
+        WorkspaceError: PREFECT_API_URL is set, and nothing answers there.
+    """
+    state = state_root(root)
+    configured = os.environ.get("PREFECT_API_URL")
+    if configured:
+        if _is_local(configured) and not answers(f"{configured}/health"):
+            raise WorkspaceError(
+                f"PREFECT_API_URL is {configured}, but no Prefect server answers there. Start it (`make ui`), or unset "
+                "the variable: a run then brings its own temporary server."
+            )
+        return Server(configured)
+    running = find_running(state)
+    if running is not None:
+        os.environ["PREFECT_API_URL"] = running
+        return Server(running)
+    server = start_temporary(state)
+    os.environ["PREFECT_API_URL"] = server.api_url
+    return server
+
+
+def find_running(state: Path) -> str | None:
+    """The API address of the project's running server: the one its `ui` command noted, else the usual port."""
+    port = os.environ.get("PREFECT_SERVER_API_PORT", str(PREFECT_PORT))
+    for url in (noted_address(state, "prefect"), f"http://{LOOPBACK}:{port}"):
+        if url and _same_version(read_text(f"{url}/api/admin/version")):
+            return f"{url}/api"
+    return None
+
+
+def noted_address(state: Path, name: str) -> str | None:
+    """The address that `detectflow ui` noted for its server `name` (prefect, mlflow); perhaps no longer alive."""
+    try:
+        return json.loads(notes_file(state).read_text(encoding="utf-8")).get(name)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def notes_file(state: Path) -> Path:
+    """Where `detectflow ui` notes the addresses of its servers while they run."""
+    return state / ".cache" / "ui" / "addresses.json"
+
+
+def start_temporary(state: Path) -> Server:
+    """Start a server for this process alone; it ends when the interpreter does, after prefect's own exit handlers."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on",
+               "--host", LOOPBACK, "--port", str(port), "--log-level", "error"]  # fmt: skip
+    # As Prefect does for its ephemeral server: no UI, no scheduler that would plan runs nobody is there to start.
+    env = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    child = Child("The temporary Prefect server", command, state / ".cache" / "prefect-server.log", env)
+    atexit.register(child.stop)
+    return Server(f"http://{LOOPBACK}:{port}/api", child)
+
+
+def _is_local(url: str) -> bool:
+    return any(f"//{host}" in url for host in (LOOPBACK, "localhost", "[::1]"))
+
+
+def _same_version(answer: str | None) -> bool:
+    """Prefect promises an old client no new server; another project's server on the usual port is left alone."""
+    own = importlib.metadata.version("prefect").split(".")[:2]
+    return answer is not None and answer.strip().strip('"').split(".")[:2] == own

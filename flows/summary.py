@@ -1,0 +1,149 @@
+"""What a run made, read from the reports of its stages: as text for the console, as Markdown for the Prefect UI.
+
+Reads files only. A report that is not there (a stage that has not run) leaves its lines out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.stages.common import Layout
+
+FIGURES = {
+    "metrics/mAP50": "mAP50",
+    "metrics/mAP50-95": "mAP50-95",
+    "metrics/precision": "precision",
+    "metrics/recall": "recall",
+}
+PICTURES = ("*.png", "*.jpg")
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """What became of one stage."""
+
+    stage: str
+    how: str  # ran, skipped, restored
+    seconds: float
+    reasons: tuple[str, ...] = ()  # why it was not up to date
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in words. All paths relative to the workspace."""
+
+    name: str
+    rows: tuple[StageRow, ...]
+    seconds: float
+    split: str  # which images the figures are of
+    figures: dict[str, float]  # short name -> value
+    model: str  # "detector version 3 (challenger, champion)", or ""
+    decision: str  # why it is champion or not
+    files: tuple[str, ...]
+    pictures: tuple[str, ...]
+
+
+def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -> Summary:
+    """Collect what the stages of `root` reported."""
+    layout = Layout(root)
+    validated, registered = _read(layout.summary("validate")), _read(layout.summary("register"))
+    exported = _read(layout.summary("export")).get("files") or {}
+    figures = {short: float(validated[key]) for key, short in FIGURES.items() if validated.get(key) is not None}
+    weights = ["weights/best.pt"] if layout.best.is_file() else []
+    return Summary(
+        name=name,
+        rows=tuple(rows),
+        seconds=seconds,
+        split=str(validated.get("split", "")),
+        figures=figures,
+        model=_model(registered),
+        decision=str(registered.get("reason", "")),
+        files=(*weights, *(str(entry["file"]) for entry in exported.values() if "file" in entry)),
+        pictures=tuple(
+            folder.relative_to(root).as_posix()
+            for folder in (layout.reports / "train", layout.reports / "validate")
+            if any(next(folder.glob(pattern), None) for pattern in PICTURES)
+        ),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _model(registered: dict[str, Any]) -> str:
+    if not registered.get("model"):
+        return ""
+    aliases = ", ".join(registered.get("aliases") or [])
+    return f"{registered['model']} version {registered.get('version')}" + (f" ({aliases})" if aliases else "")
+
+
+def as_text(summary: Summary) -> str:
+    """For the console: about ten lines."""
+    lines = ["", f"{summary.name}: {_counts(summary.rows)} in {duration(summary.seconds)}"]
+    lines += [f"  {row.stage:<10}{row.how:<10}{duration(row.seconds):>12}" for row in summary.rows]
+    if summary.figures:
+        values = "  ".join(f"{name} {value:.3f}" for name, value in summary.figures.items())
+        lines.append(f"Figures   {summary.split}: {values}")
+    if summary.model:
+        lines.append(f"Model     {summary.model}")
+    if summary.decision:
+        lines.append(f"          {summary.decision}")
+    if summary.files:
+        lines.append(f"Files     {', '.join(summary.files)}")
+    if summary.pictures:
+        lines.append(f"Pictures  {', '.join(f'{folder}/' for folder in summary.pictures)}")
+    lines.append("UIs       make ui   (MLflow and Prefect; or: detectflow ui)")
+    return "\n".join(lines)
+
+
+def as_markdown(summary: Summary) -> str:
+    """For the Prefect UI."""
+    parts = [f"# {summary.name}", stage_table(summary.rows)]
+    if summary.figures:
+        head = f"| figure ({summary.split}) | value |\n|---|---|"
+        parts.append("\n".join([head, *(f"| {name} | {value:.4f} |" for name, value in summary.figures.items())]))
+    if summary.model:
+        parts.append(f"**{summary.model}** {summary.decision}")
+    parts += [f"- `{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.pictures))]
+    return "\n\n".join(parts)
+
+
+def failure_markdown(name: str, stage: str, reason: str, rows: Sequence[StageRow]) -> str:
+    """The reason first, then how far the run had come."""
+    parts = [f"**{stage} failed:** {reason}", f"# {name}"]
+    return "\n\n".join([*parts, stage_table(rows)] if rows else parts)
+
+
+def stage_table(rows: Sequence[StageRow]) -> str:
+    """A Markdown table: stage, what became of it, why, time."""
+    lines = ["| stage | how | time | why |", "|---|---|---|---|"]
+    for row in rows:
+        why = "; ".join(row.reasons[:3]).replace("|", "\\|") + (" ..." if len(row.reasons) > 3 else "")
+        lines.append(f"| {row.stage} | {row.how} | {duration(row.seconds)} | {why} |")
+    return "\n".join(lines)
+
+
+def _counts(rows: Sequence[StageRow]) -> str:
+    hows = [row.how for row in rows]
+    return ", ".join(f"{hows.count(how)} {how}" for how in ("ran", "restored", "skipped") if how in hows)
+
+
+def duration(seconds: float) -> str:
+    """0.25 -> "0.2 s", 95 -> "1 min 35 s", 7260 -> "2 h 1 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,65 @@
+"""train and val through the command line, on a handful of digits."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from engine.cli import main
+
+DIGITS = """
+name: digits
+format: generated
+generator: digits
+options: {train: 8, val: 4, test: 4, size: 64, max_px: 32}
+names: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+licence: test
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "digits.yaml").write_text(DIGITS)
+    return tmp_path
+
+
+def start(folder, log, *words):
+    with log.open("w") as out:
+        return subprocess.Popen([sys.executable, "-m", "engine", *words], cwd=folder, stdout=out, stderr=subprocess.STDOUT,
+                                env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)  # fmt: skip
+
+
+def wait_for(process, log, text, within_s=60):
+    deadline = time.monotonic() + within_s
+    while text not in log.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def test_ctrl_c_says_what_is_kept_and_the_command_it_names_goes_on(folder):
+    log = folder / "log"
+    words = ["train", "data=digits.yaml", "epochs=300", "imgsz=64", "plots=false"]
+    process = start(folder, log, *words)
+    wait_for(process, log, "epoch 2/300")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    told = log.read_text()
+    assert "Traceback" not in told and "epochs are kept in runs/train/" in told
+    assert told.rsplit("Go on with: ", 1)[1].strip() == "detectflow train project=runs name=train resume=true"
+    assert (folder / "runs" / "train" / "weights" / "last.pt").is_file()
+
+
+def test_train_then_val_name_what_they_made(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert main(["train", "data=digits.yaml", "epochs=1", "imgsz=64", "plots=false"]) == 0
+    told = capsys.readouterr().out
+    assert "weights runs/train/weights/best.pt" in told and "best epoch 1 of 1" in told
+    command = told.rsplit("next: detectflow ", 1)[1].split()
+    assert main([*command, "plots=false"]) == 0
+    assert "metrics/mAP50-95" in capsys.readouterr().out and (folder / "runs" / "val" / "per_class.csv").is_file()
+    assert main(["train", "project=runs", "name=train", "resume=true"]) == 0  # there is nothing left to do

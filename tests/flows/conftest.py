@@ -1,0 +1,50 @@
+"""A copy of the project to run in, and one Prefect server for all flow tests (its start takes most of their time)."""
+
+import atexit
+import os
+import sys
+
+import pytest
+from workspaces import copy_project
+
+
+@pytest.fixture
+def own_environment(monkeypatch):
+    """No settings of the machine's user in a test, and the process's environment as before afterwards."""
+    before = dict(os.environ)
+    for name in [n for n in os.environ if n.startswith(("MLFLOW_", "DVC_", "DETECTFLOW_"))]:
+        monkeypatch.delenv(name)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, own_environment):
+    """A fresh copy of the project, and here."""
+    root = copy_project(tmp_path / "project").resolve()
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory):
+    """A server with all its services, as `detectflow ui` starts it; this process's prefect reports to it."""
+    from flows.processes import LOOPBACK, Child, free_port
+
+    home = tmp_path_factory.mktemp("prefect")
+    port = free_port()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port), "--no-ui"]
+    url = f"http://{LOOPBACK}:{port}/api"
+    env = {"PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
+           "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # fmt: skip
+    child = Child("The Prefect server", command, home / "server.log", env)
+    atexit.register(child.stop)  # with the interpreter, after prefect's last log lines, which would else wait for it
+    os.environ["PREFECT_HOME"] = str(home)
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    child.wait_until_it_answers(f"{url}/health", 120)
+    # Without heartbeats, whose end costs each flow up to a second.
+    with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield url
+    os.environ.pop("PREFECT_HOME", None)

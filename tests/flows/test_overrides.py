@@ -1,0 +1,121 @@
+"""Overrides change one value of params.yaml and nothing else in it; a wrong one changes nothing at all."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.errors import ConfigError
+from flows.overrides import apply, checked
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def root(tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "digits.yaml").touch()
+    (tmp_path / "elsewhere").mkdir()
+    return tmp_path
+
+
+def text(root):
+    return (root / "params.yaml").read_text()
+
+
+def changed_lines(before, after):
+    """Lines that differ, ignoring the order: (removed, added)."""
+    old, new = before.splitlines(), after.splitlines()
+    return [line for line in old if line not in new], [line for line in new if line not in old]
+
+
+def test_the_shipped_file_survives_a_round_trip_untouched(root):
+    before = text(root)
+    apply(root, {"register.model": "x"})
+    apply(root, {"register.model": "detector"})
+    assert text(root) == before
+
+
+def test_one_value_changes_one_line_and_keeps_its_comment(root):
+    before = text(root)
+    params = apply(root, {"train.epochs": 5})
+    removed, added = changed_lines(before, text(root))
+    assert len(removed) == len(added) == 1
+    assert added[0].split("#") == [added[0].split("#")[0], removed[0].split("#")[1]] and "epochs: 5 " in added[0]
+    assert params.train.epochs == 5
+
+
+def test_a_value_it_has_already_does_not_touch_the_file(root):
+    epochs = yaml.safe_load(text(root))["train"]["epochs"]
+    stamp = (root / "params.yaml").stat().st_mtime_ns
+    apply(root, {"train.epochs": epochs})
+    assert (root / "params.yaml").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.lr0", 0.001),  # not in the file yet
+        ("data.path", "elsewhere"),  # null before
+        ("export.formats", ["onnx", "safetensors"]),
+        ("data.options.train", 8),  # a section that is not there
+        ("data.options", {"train": 8, "size": 64}),
+        ("train.class_weights", {"7": 2.0}),
+        ("validate.conf", 0.01),
+        ("train.fliplr", 0.5),
+    ],
+)
+def test_it_is_what_a_yaml_reader_then_finds_and_everything_else_is_as_before(root, key, value):
+    before, original = yaml.safe_load(text(root)), text(root)
+    apply(root, {key: value})
+    section, *path = key.split(".")
+    expected = before[section]
+    for name in path[:-1]:
+        expected = expected.setdefault(name, {})
+    expected[path[-1]] = value
+    assert yaml.safe_load(text(root)) == before
+    assert [line for line in original.splitlines() if line.startswith("#")] == [
+        line for line in text(root).splitlines() if line.startswith("#")
+    ]
+    assert text(root).count("\n\n") == original.count("\n\n")  # sections stay apart
+
+
+def test_nothing_is_written_as_dvc_writes_it(root):
+    before = text(root)
+    apply(root, {"data.path": "elsewhere"})
+    apply(root, {"data.path": None})
+    assert text(root) == before and yaml.safe_load(before)["data"]["path"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train.batch": 8, "train.epocs": 5}, "unknown key 'train.epocs'. Did you mean 'epochs'?"),
+        ({"trian.epochs": 5}, "no section 'trian'. Did you mean 'train'?"),
+        ({"seed": 5}, "Did you mean data.seed or train.seed?"),
+        ({"train": 5}, "whole section"),
+        ({"train.epochs": "many"}, "train.epochs: Input should be a valid integer"),
+        ({"train.epochs": 0}, "greater than or equal to 1"),
+        ({"validate.splt": "val"}, "unknown key 'validate.splt'. Did you mean 'split'?"),
+        ({"export.formats": ["onxx"]}, "export.formats"),
+        ({"train.imgsz": 100}, "multiple of 32"),
+        ({"data.source": "data/digit.yaml"}, "no such file or folder, seen from"),
+        ({"data.source": "data/digit.yaml"}, "Did you mean 'data/digits.yaml'?"),
+        ({"data.path": "nowhere"}, "no such file or folder"),
+    ],
+)
+def test_a_wrong_override_changes_nothing(root, overrides, message):
+    before = text(root)
+    for function in (checked, apply):
+        with pytest.raises(ConfigError) as error:
+            function(root, overrides)
+        assert message in str(error.value)
+    assert text(root) == before
+
+
+def test_a_file_with_an_error_of_its_own_is_named(root):
+    (root / "params.yaml").write_text("train:\n  epocs: 3\n")
+    with pytest.raises(ConfigError, match=r"params.yaml.*epocs"):
+        checked(root, {})

@@ -1,0 +1,37 @@
+"""The pins that `pip check` does not know: beside a wrong fastapi every flow dies, beside SQLAlchemy 2.1 schedules never fire."""
+
+import time
+from datetime import timedelta
+
+from packaging.version import Version
+
+SCHEDULED_WITHIN_S = 30
+
+
+def test_a_schedule_fires_and_a_flow_runs(prefect_server):
+    from prefect import flow, get_client
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+    from prefect.client.schemas.schedules import IntervalSchedule
+
+    @flow
+    def two():
+        return 2
+
+    assert two() == 2
+    every_hour = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=1)), active=True)
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(two), name="hourly", schedules=[every_hour])
+        mine = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+        deadline = time.monotonic() + SCHEDULED_WITHIN_S
+        while not (runs := client.read_flow_runs(flow_run_filter=mine)) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert runs and all(run.state.is_scheduled() and run.auto_scheduled for run in runs)
+        client.delete_deployment(deployment)
+
+
+def test_the_installed_versions_are_those_that_were_tried():
+    from importlib.metadata import version
+
+    assert Version(version("fastapi")) < Version("0.151")
+    assert Version(version("sqlalchemy")) < Version("2.1")

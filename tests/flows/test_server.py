@@ -1,0 +1,144 @@
+"""Which Prefect server a run reports to, and that a child server never outlives its parent."""
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib.metadata import version
+
+import pytest
+
+from engine.errors import WorkspaceError
+from flows import processes, server
+from flows.processes import Child, answers, free_port
+
+
+@pytest.fixture
+def stand_in():
+    """A web server that answers like Prefect's."""
+    replies = {"/api/health": "true", "/api/admin/version": json.dumps(version("prefect"))}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = replies.get(self.path)
+            self.send_response(200 if body else 404)
+            self.end_headers()
+            self.wfile.write((body or "").encode())
+
+        def log_message(self, *_):
+            pass
+
+    made = http.server.ThreadingHTTPServer((processes.LOOPBACK, 0), Handler)
+    made.replies = replies
+    made.url = f"http://{processes.LOOPBACK}:{made.server_port}"
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("PREFECT_SERVER_API_PORT", str(free_port()))
+
+
+def note(state, url):
+    path = server.notes_file(state)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"prefect": url}))
+
+
+def test_the_server_that_the_ui_command_noted_is_used(stand_in, tmp_path):
+    note(tmp_path, stand_in.url)
+    assert server.find_running(tmp_path) == f"{stand_in.url}/api"
+
+
+def test_the_one_on_the_usual_port_is_used(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_SERVER_API_PORT", str(stand_in.server_port))
+    assert server.find_running(tmp_path) == f"{stand_in.url}/api"
+
+
+def test_a_note_of_a_dead_server_a_damaged_note_and_another_version_are_passed_over(stand_in, tmp_path):
+    note(tmp_path, f"http://{processes.LOOPBACK}:{free_port()}")
+    assert server.find_running(tmp_path) is None
+    server.notes_file(tmp_path).write_text("{half")
+    assert server.find_running(tmp_path) is None
+    stand_in.replies["/api/admin/version"] = '"2.20.1"'
+    note(tmp_path, stand_in.url)
+    assert server.find_running(tmp_path) is None
+
+
+def test_a_configured_server_wins_and_must_answer(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", f"{stand_in.url}/api")
+    assert server.connect(tmp_path) == server.Server(f"{stand_in.url}/api")
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
+    with pytest.raises(WorkspaceError, match="no Prefect server answers there"):
+        server.connect(tmp_path)
+
+
+class TestChild:
+    def start(self, tmp_path, code):
+        return Child("The server", [sys.executable, "-c", code], tmp_path / "child.log")
+
+    def test_one_that_dies_at_start_is_reported_with_its_last_words(self, tmp_path):
+        child = self.start(tmp_path, "import sys; sys.exit('the database is locked')")
+        with pytest.raises(WorkspaceError, match=r"exit code 1.*\n.*the database is locked"):
+            child.wait_until_it_answers(f"http://127.0.0.1:{free_port()}", 20)
+
+    def test_one_that_says_nothing_is_given_up(self, tmp_path):
+        child = self.start(tmp_path, "import time; time.sleep(60)")
+        with pytest.raises(WorkspaceError, match="did not answer"):
+            child.wait_until_it_answers(f"http://127.0.0.1:{free_port()}", 0.3)
+        child.stop()
+        assert not child.is_alive
+
+    def test_it_answers(self, tmp_path):
+        port = free_port()
+        child = Child("It", [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], tmp_path / "log")
+        child.wait_until_it_answers(f"http://127.0.0.1:{port}", 20)
+        child.stop()
+        assert not answers(f"http://127.0.0.1:{port}")
+
+    def test_the_group_ends_with_it(self, tmp_path):
+        pid = tmp_path / "pid"
+        code = (
+            "import subprocess, sys, time;"
+            "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+            f"open({str(pid)!r}, 'w').write(str(p.pid));"
+            "time.sleep(60)"
+        )
+        child = self.start(tmp_path, code)
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.05)
+        child.stop()
+        assert ended(int(pid.read_text()))
+
+    @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a death signal is Linux's")
+    def test_it_ends_with_a_parent_that_was_killed(self, tmp_path):
+        code = (
+            "import pathlib, sys, time; from flows.processes import Child;"
+            f"c = Child('x', [sys.executable, '-c', 'import time; time.sleep(60)'], pathlib.Path({str(tmp_path / 'log')!r}));"
+            "print(c.process.pid, flush=True); time.sleep(60)"
+        )
+        parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        pid = int(parent.stdout.readline())
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        assert ended(pid)
+
+
+def ended(pid, within_s=5.0):
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                if stat.read().rsplit(")")[-1].split()[0] == "Z":  # nobody has asked for its exit code yet
+                    return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False

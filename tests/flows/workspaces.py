@@ -1,0 +1,37 @@
+"""What the flow tests share: a copy of the project, and a user's shell in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("engine", "flows", "data", "dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore",
+          ".gitignore", "pyproject.toml")  # fmt: skip
+
+
+def copy_project(target: Path) -> Path:
+    """The files of the repository that a run needs, without state or results."""
+    for name in COPIED:
+        source = ROOT / name
+        ignore = shutil.ignore_patterns("__pycache__", "prepared", "*.pyc")
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=ignore)
+        elif source.exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target / name)
+    return target
+
+
+def shell(root: Path, *words: str, **env: str) -> subprocess.CompletedProcess:
+    """Run a command of the environment that runs these tests, in `root`, with none of our own state in its environment."""
+    return subprocess.run(words, cwd=root, env={**clean_environment(), **env}, text=True, capture_output=True, timeout=300)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment of a user's shell with the project's programs in front."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_", "DETECTFLOW_"))}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    someone = {f"GIT_{who}_{what}": f"t@{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return {**clean, **someone, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
