@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import WorkspaceError
-from engine.tracking.environment import PREFECT_PORT, state_root
+from engine.tracking.environment import state_root
 from flows.processes import LOOPBACK, Child, answers, free_port, read_text
 
 logger = logging.getLogger("detectflow")
@@ -66,12 +66,13 @@ def connect(root: Path) -> Server:
 
 
 def find_running(state: Path) -> str | None:
-    """The API address of the project's running server: the one its `ui` command noted, else the usual port."""
-    port = os.environ.get("PREFECT_SERVER_API_PORT", str(PREFECT_PORT))
-    for url in (noted_address(state, "prefect"), f"http://{LOOPBACK}:{port}"):
-        if url and _same_version(read_text(f"{url}/api/admin/version")):
-            return f"{url}/api"
-    return None
+    """The API address of the project's own running server, as its `ui` command noted it.
+
+    Whatever else answers on Prefect's usual port is another project's, and may end with it: whoever means that one sets
+    PREFECT_API_URL.
+    """
+    url = noted_address(state, "prefect")
+    return f"{url}/api" if url and _same_version(read_text(f"{url}/api/admin/version")) else None
 
 
 def noted_address(state: Path, name: str) -> str | None:
@@ -104,6 +105,6 @@ def _is_local(url: str) -> bool:
 
 
 def _same_version(answer: str | None) -> bool:
-    """Prefect promises an old client no new server; another project's server on the usual port is left alone."""
+    """Prefect promises an old client no new server."""
     own = importlib.metadata.version("prefect").split(".")[:2]
     return answer is not None and answer.strip().strip('"').split(".")[:2] == own

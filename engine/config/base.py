@@ -64,13 +64,18 @@ class Frozen(BaseModel):
 
     @classmethod
     def _fields_at(cls, location: Sequence[Any]) -> dict[str, Any]:
-        fields = cls.model_fields
+        fields = _by_key(cls)
         for part in location:
             annotation = fields[part].annotation if part in fields else None
             if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
                 return {}
-            fields = annotation.model_fields
-        return dict(fields)
+            fields = _by_key(annotation)
+        return fields
+
+
+def _by_key(cls: type[BaseModel]) -> dict[str, Any]:
+    """Fields by the key that a file has for them."""
+    return {field.alias or name: field for name, field in cls.model_fields.items()}
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -128,11 +133,40 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def describe_groups(cls: type[Frozen]) -> str:
-    """The schema as help text: one line per field with type, default, range and meaning."""
+    """The schema as help text: one line per field with default, meaning, and type or range."""
     groups: dict[str, list[str]] = {}
-    for name, field in cls.model_fields.items():
+    kinds = cls.model_json_schema()["properties"]
+    for key, field in _by_key(cls).items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        group = str(extra.get("group", "general"))
-        default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-        groups.setdefault(group, []).append(f"  {name + '=' + default:<34} {field.description or ''}")
+        default = "(required)" if field.is_required() else _as_typed(field.get_default(call_default_factory=True))
+        line = f"  {key + '=' + default:<30} {field.description or ''} [{_kind(kinds[key])}]"
+        groups.setdefault(str(extra.get("group", "general")), []).append(line)
     return "\n\n".join("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
+
+
+def _as_typed(value: Any) -> str:
+    """A default as a person would type it; empty where nothing is set."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value) if isinstance(value, tuple) else value)
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """`number 0..1`, `integer >= 1`, `auto | SGD`, from a JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_kind(part) for part in schema["anyOf"] if part.get("type") != "null"))
+    if "enum" in schema:
+        return " | ".join(repr(each) if each == "" else str(each) for each in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    kind = {"array": "list", "object": "mapping", "boolean": "true | false", "string": "text"}.get(
+        schema.get("type", ""), schema.get("type", "anything")
+    )
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f"{kind} {low:g}..{high:g}"
+    limits = [(">=", low), (">", above), ("<=", high), ("<", below)]
+    return " ".join([kind, ", ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)]).strip()

@@ -21,7 +21,7 @@ from engine.stages.common import Attached, Layout, Progress, publish_folder, rea
 
 PUBLISHED = "published"  # marks a run folder whose result has been handed over
 SPEED_ONLY = {"device", "workers", "verbose", "project", "name", "exist_ok", "resume", "cache", "nproc", "data"}
-CODE = ("engine/kernel", "engine/parts", "engine/detect", "engine/config", "engine/stages/train.py")
+CODE = ("engine/boxes.py", "engine/kernel", "engine/parts", "engine/detect", "engine/config", "engine/stages/train.py")
 
 
 def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:

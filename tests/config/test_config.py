@@ -29,6 +29,19 @@ def test_a_wrong_key_of_params_names_its_section():
         Params.build({"train": {"epochz": 3}}, "params.yaml")
 
 
+def test_wrong_keys_of_sections_with_another_name_in_python_are_explained_too():
+    with pytest.raises(ConfigError, match=r"unknown key 'validate.splitt'. Did you mean 'split'"):
+        Params.build({"validate": {"splitt": "val"}}, "params.yaml")
+    with pytest.raises(ConfigError, match=r"unknown key 'registr'. Did you mean 'register'"):
+        Params.build({"registr": {}}, "params.yaml")
+
+
+def test_help_tells_type_range_and_default():
+    text = describe_groups(DetectionTrainConfig)
+    assert "epochs=100" in text and "[integer >= 1]" in text and "[number 0..1]" in text and "[number > 0, < 1]" in text
+    assert "optimizer=auto" in text and "[auto | SGD | Adam | AdamW]" in text and "lr0= " in text and "None" not in text
+
+
 def test_given_values_are_remembered_and_survive_overrides():
     config = DetectionTrainConfig.build({"lr0": 0.5}).with_overrides({"epochs": 7})
     assert config.is_given("lr0") and config.is_given("epochs") and not config.is_given("seed")

@@ -57,9 +57,9 @@ def test_the_server_that_the_ui_command_noted_is_used(stand_in, tmp_path):
     assert server.find_running(tmp_path) == f"{stand_in.url}/api"
 
 
-def test_the_one_on_the_usual_port_is_used(stand_in, tmp_path, monkeypatch):
+def test_another_projects_server_on_the_usual_port_is_left_alone(stand_in, tmp_path, monkeypatch):
     monkeypatch.setenv("PREFECT_SERVER_API_PORT", str(stand_in.server_port))
-    assert server.find_running(tmp_path) == f"{stand_in.url}/api"
+    assert server.find_running(tmp_path) is None
 
 
 def test_a_note_of_a_dead_server_a_damaged_note_and_another_version_are_passed_over(stand_in, tmp_path):
