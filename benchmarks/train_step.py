@@ -24,7 +24,8 @@ PARTS = ("load", "to device", "forward", "loss", "backward", "optimizer")
 
 def main() -> None:
     """Time both layouts alternately."""
-    asked = {"imgsz": 320, "batch": 16, "steps": 6, "model": "yolov8n", "data": "data/digits.yaml", **parse_overrides(sys.argv[1:])}
+    asked = {"imgsz": 320, "batch": 16, "steps": 6, "model": "yolov8n", "data": "data/digits.yaml"}
+    asked |= parse_overrides(sys.argv[1:])
     steps = int(asked.pop("steps"))
     with tempfile.TemporaryDirectory() as folder:
         trainers = {}
@@ -74,7 +75,8 @@ def timed_step(trainer: DetectionTrainer, batches) -> list[float]:
 
 def report(asked: dict, medians: dict[str, dict[str, float]]) -> None:
     """The table."""
-    print(f"{asked['model']}, {asked['imgsz']} px, batch {asked['batch']}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    where = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{asked['model']}, {asked['imgsz']} px, batch {asked['batch']}, {where}")
     print(f"{'ms':<12}" + "".join(f"{name:>16}" for name in medians) + f"{'ratio':>9}")
     rows = {part: [1000 * medians[name][part] for name in medians] for part in PARTS}
     rows["step"] = [sum(column) for column in zip(*rows.values())]

@@ -176,7 +176,8 @@ def test_the_whole_flow_holds_the_workspace(run, stages, project, monkeypatch):
 def test_a_held_workspace_is_refused_naming_its_holder_or_waited_for(run, stages, project):
     hold = (
         "import pathlib, sys, time; from engine.tracking.workspace import workspace_lock\n"
-        "with workspace_lock(pathlib.Path(sys.argv[1]), 'the other one'): print('held', flush=True); time.sleep(float(sys.argv[2]))"
+        "with workspace_lock(pathlib.Path(sys.argv[1]), 'the other one'):\n"
+        "    print('held', flush=True); time.sleep(float(sys.argv[2]))"
     )
     other = subprocess.Popen([sys.executable, "-c", hold, str(project), "1.5"], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline().strip() == "held"

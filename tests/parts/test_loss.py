@@ -13,9 +13,12 @@ from engine.types import Batch
 
 
 def batch(boxes, classes, index, images=2, size=(64, 96)):
-    return Batch(img=torch.rand(images, 3, *size, generator=torch.Generator().manual_seed(0)),
-                 bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-                 cls=torch.tensor(classes, dtype=torch.float32).reshape(-1, 1), batch_idx=torch.tensor(index, dtype=torch.float32))  # fmt: skip
+    return Batch(
+        img=torch.rand(images, 3, *size, generator=torch.Generator().manual_seed(0)),
+        bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        cls=torch.tensor(classes, dtype=torch.float32).reshape(-1, 1),
+        batch_idx=torch.tensor(index, dtype=torch.float32),
+    )
 
 
 TWO = ([[0.5, 0.5, 0.5, 0.5], [0.25, 0.25, 0.3, 0.4], [0.7, 0.6, 0.2, 0.5]], [0, 1, 0], [0, 0, 1])
@@ -37,8 +40,8 @@ def test_distances_are_clamped_to_the_bins():
 
 
 def test_padded_targets_by_hand():
-    classes, boxes, real = padded_targets(batch([[0.5, 0.5, 1, 1], [0.25, 0.5, 0.5, 0.5], [0.5, 0.5, 0.2, 0.2]], [2, 1, 0], [2, 0, 2],
-                                                images=3), 3, (64, 96))  # fmt: skip
+    three = batch([[0.5, 0.5, 1, 1], [0.25, 0.5, 0.5, 0.5], [0.5, 0.5, 0.2, 0.2]], [2, 1, 0], [2, 0, 2], images=3)
+    classes, boxes, real = padded_targets(three, 3, (64, 96))
     assert real.tolist() == [[True, False], [False, False], [True, True]]
     assert classes.tolist() == [[1, 0], [0, 0], [2, 0]]
     assert boxes[2, 0].tolist() == [0, 0, 96, 64] and boxes[0, 0].tolist() == [0, 16, 48, 48]

@@ -77,10 +77,10 @@ def _draw(panel: Panel, names: Sequence[str], path: Path) -> Path:
     if not present.any():
         note(axes, "no ground truth in these images")
         return save_figure(figure, path)
-    handles, labels = _class_lines(axes, panel, plain(names), present)
     (mean,) = axes.plot(panel.x, panel.y[present].mean(0), color=INK, linewidth=2.8, zorder=4)
+    handles, labels = _class_lines(axes, panel, plain(names), present)
     handles.insert(0, mean)
-    labels.insert(0, f"{panel.mean:.3f}  mean of {present.sum()}")
+    labels.insert(0, f"{panel.mean:.3f}  mean of {present.sum()} class{'es' if present.sum() > 1 else ''}")
     if panel.marked is not None:
         _mark(axes, panel.marked, panel.mean, panel.y_name)
     legend = figure.legend(

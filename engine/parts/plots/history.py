@@ -97,7 +97,7 @@ def _draw(axes: Axes, title: str, epochs: np.ndarray, lines: Mapping[str, np.nda
             label = f"{label}, best {values[best]:.3f} at {epochs[best]:g}"
             axes.plot(epochs[best], values[best], "o", color=colour, markersize=6, markeredgecolor="white", zorder=4)
         # Learning rates of groups are often equal: the ones below are wider and stay visible.
-        width = 1.7 + (1.8 * (len(lines) - 1 - i) if title == "learning rate" else 0)
+        width = 1.7 + (1.2 * (len(lines) - 1 - i) if title == "learning rate" else 0)
         axes.plot(epochs, values, color=colour, linewidth=width, label=label, zorder=3)
         dots = np.full(len(values), True) if len(values) <= FEW_EPOCHS else _alone(values)
         axes.plot(epochs[dots], values[dots], ".", color=colour, markersize=4.5, zorder=3)
@@ -117,7 +117,8 @@ def _scale(axes: Axes, epochs: np.ndarray, values: np.ndarray, shares: bool) -> 
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     first, last = epochs.min(), epochs.max()
-    axes.set_xlim((first - 0.5, last + 0.5) if first == last else (first, last))
+    room = 0.5 if first == last else 0.015 * (last - first)  # so that the outer dots are whole
+    axes.set_xlim(first - room, last + room)
     axes.margins(y=0.08)
     if shares:
         axes.set_ylim(0, 1.02)

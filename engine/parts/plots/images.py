@@ -96,8 +96,8 @@ def _draw(
     for i in order:
         x1, y1, x2, y2 = corners[i]
         # A dark thin line under the coloured one keeps boxes visible on a ground of their own colour.
-        cv2.rectangle(picture, (x1, y1), (x2, y2), (0, 0, 0), line + 2, cv2.LINE_AA)
-        cv2.rectangle(picture, (x1, y1), (x2, y2), class_colour(int(classes[i])), line, cv2.LINE_AA)
+        cv2.rectangle(picture, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
+        cv2.rectangle(picture, (x1, y1), (x2, y2), class_colour(int(classes[i])), line)
     chip = text_px + 4
     for i in order:  # labels after all boxes: a line through a label makes it unreadable
         x1, y1, *_ = corners[i]

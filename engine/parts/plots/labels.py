@@ -63,6 +63,7 @@ def _classes(axes: Axes, counts: np.ndarray, names: Sequence[str], images: int) 
     known = plain(names)
     labels = [known[c] if c < len(names) else f"class {c}" for c in shown]
     axes.bar(range(len(shown)), counts[shown], width=0.8, color=[mpl_colour(int(c)) for c in shown])
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(False, axis="x")
     room_pt = 10.5 * 72 / len(shown)
     size = float(np.clip(room_pt * 0.8, 5.5, 9))
@@ -110,6 +111,7 @@ def _aspects(axes: Axes, aspect: np.ndarray) -> None:
         return note(axes, "no boxes")
     widest = np.log2(WIDEST)
     axes.hist(np.clip(np.log2(aspect), -widest, widest), bins=48, range=(-widest, widest), color=mpl_colour(0))
+    axes.yaxis.get_major_locator().set_params(integer=True)
     ticks = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
     axes.set_xticks(np.log2(ticks), ["≤1:8", "1:4", "1:2", "1", "2:1", "4:1", "≥8:1"])
     axes.axvline(0, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))

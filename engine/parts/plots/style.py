@@ -10,6 +10,7 @@ from __future__ import annotations
 import colorsys
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,13 +117,13 @@ def note(axes: Axes, text: str) -> None:
 
 
 def plain(names: Sequence[str], most: int = 24) -> list[str]:
-    """Names on one line, shortened, and safe from matplotlib's reading of `$...$` as mathematics and `_` as a hidden
-    legend."""
-    return [_plain(" ".join(str(name).split()) or "(no name)", most) for name in names]
-
-
-def _plain(name: str, most: int) -> str:
-    return (" " if name.startswith("_") else "") + shorten(name, most).replace("$", r"\$")
+    """Names on one line, shortened but still distinct, and safe from matplotlib's reading of `$...$` as mathematics and
+    of a leading `_` as "not in the legend"."""
+    lines = [" ".join(str(name).split()) or "(no name)" for name in names]
+    short = [shorten(line, most) for line in lines]
+    again = Counter(short)
+    short = [text if again[text] == 1 else shorten(f"{i} {lines[i]}", most) for i, text in enumerate(short)]
+    return [(" " if text.startswith("_") else "") + text.replace("$", r"\$") for text in short]
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:

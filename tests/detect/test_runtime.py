@@ -1,0 +1,124 @@
+"""One callable for every weight file, and plain words for files that are none."""
+
+import json
+
+import onnx
+import pytest
+import torch
+from detectors import NAMES, SIZE, save_detector
+
+from engine.detect.runtime import Runtime, choose_device, load_runtime, read_text_meta, split_raw
+from engine.errors import CheckpointError, ConfigError
+from engine.parts.decode import decode
+
+CPU = torch.device("cpu")
+
+
+def means(images):
+    """(B, 5, 1): a "detector" whose answer tells which images it saw, and how many at once."""
+    flat = images.mean((1, 2, 3))
+    return torch.stack((flat, flat, flat, flat, torch.full_like(flat, len(images))), 1)[..., None]
+
+
+def runtime(**other):
+    return Runtime(means, ("a",), (64, 96), CPU, **other)
+
+
+def test_a_checkpoint_runs_as_it_was_trained(tmp_path):
+    path = save_detector(tmp_path / "best.pt")
+    loaded = load_runtime(path, "cpu")
+    assert (loaded.names, loaded.imgsz, loaded.stride, loaded.fixed_batch, loaded.fixed_size) == (NAMES, SIZE, 32, None, None)
+    assert loaded.meta["model"] == "yolov8n"
+    images = torch.rand(3, 3, 64, 96)
+    raw = loaded(images)
+    assert raw.shape == (3, 4 + 2, 8 * 12 + 4 * 6 + 2 * 3) and not raw.requires_grad
+    boxes, scores = split_raw(raw)
+    with torch.no_grad():
+        wanted_boxes, wanted_scores = decode(loaded.function.model(images))
+    torch.testing.assert_close(boxes, wanted_boxes, atol=1e-3, rtol=0)
+    torch.testing.assert_close(scores, wanted_scores)
+
+
+def test_raw_output_by_hand():
+    raw = torch.tensor([[[10.0, 50], [20, 60], [4, 2], [6, 8], [0.9, 0.1], [0.2, 0.3]]])  # two points, two classes
+    boxes, scores = split_raw(raw)
+    assert boxes.tolist() == [[[8, 17, 12, 23], [49, 56, 51, 64]]]
+    torch.testing.assert_close(scores, torch.tensor([[[0.9, 0.2], [0.1, 0.3]]]))
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
+def test_a_fixed_batch_is_filled_up_and_cut_again(count):
+    images = torch.arange(count).float()[:, None, None, None].expand(count, 3, 64, 96)
+    raw = runtime(fixed_batch=2)(images)
+    assert raw.shape == (count, 5, 1)
+    assert raw[:, 0, 0].tolist() == list(range(count)) and (raw[:, 4] == 2).all()
+
+
+def test_the_input_size_is_as_trained_unless_wanted_otherwise():
+    free, fixed = runtime(), runtime(fixed_size=(64, 64))
+    assert free.input_size(None) == (64, 96) and free.input_size(128) == (128, 128) and free.input_size((32, 64)) == (32, 64)
+    assert fixed.input_size(None) == fixed.input_size(64) == (64, 64)
+    with pytest.raises(ConfigError, match="128x128 does not fit.*64x64 only.*export again with imgsz=128"):
+        fixed.input_size(128)
+    for wrong, hint in ((100, r"\[128, 128\]"), ((16, 64), r"\[32, 64\]"), (0, r"\[32, 32\]")):
+        with pytest.raises(ConfigError, match=f"no multiple of the stride 32: try {hint}"):
+            free.input_size(wrong)
+
+
+def test_devices_that_are_not_there_are_named():
+    assert choose_device("cpu") == CPU and choose_device("auto").type in {"cpu", "cuda"}
+    with pytest.raises(ConfigError, match="'gpu0' is unknown"):
+        choose_device("gpu0")
+    with pytest.raises(ConfigError, match=r"'cuda:99' is not there: \d+ GPUs"):
+        choose_device("cuda:99")
+
+
+def bare_onnx(path, **props):
+    """A valid ONNX file that gives its input back."""
+    one = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 32, 32])
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, 32, 32])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [one], [out]), opset_imports=[onnx.helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 8
+    onnx.helper.set_model_props(model, props)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch.jit, which is the point here
+def test_files_that_cannot_be_run_say_why(tmp_path):
+    def refused(name, match, content=None):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=match):
+            load_runtime(path, "cpu")
+
+    refused("best.tflite", r"cannot run a '.tflite' file; known are .pt, .safetensors, .onnx, .torchscript")
+    refused("best.onnx", "no such file. Train a model first")
+    for suffix in ("pt", "safetensors", "onnx", "torchscript"):
+        refused(f"text.{suffix}", f"text.{suffix}: not a", b"this is no model at all")
+        refused(f"empty.{suffix}", f"empty.{suffix}: not a", b"")
+    bare_onnx(tmp_path / "foreign.onnx")
+    refused("foreign.onnx", "lacks the metadata names, imgsz, stride: not exported by this project")
+    bare_onnx(tmp_path / "damaged.onnx", names="[1, 2", imgsz="[32, 32]", stride="32")
+    refused("damaged.onnx", r"its metadata 'names' is damaged: '\[1, 2'")
+    script = torch.jit.trace(torch.nn.ReLU(), torch.zeros(1))
+    torch.jit.save(script, str(tmp_path / "foreign.torchscript"))
+    refused("foreign.torchscript", "not a usable TorchScript file of this project|lacks the metadata")
+
+
+def test_what_a_file_says_of_its_shape_is_kept(tmp_path):
+    texts = {"names": '["x"]', "imgsz": "[32, 32]", "stride": "32", "weights_sha256": "12345"}
+    loaded = load_runtime(bare_onnx(tmp_path / "a.onnx", **texts), "cpu")
+    assert (loaded.names, loaded.fixed_batch, loaded.fixed_size) == (("x",), 1, (32, 32))
+    assert loaded.meta["weights_sha256"] == "12345"  # a text that looks like a number stays a text
+    images = torch.rand(3, 3, 32, 32)
+    torch.testing.assert_close(loaded(images), images)
+
+
+def test_text_metadata_become_plain_data(tmp_path):
+    meta = read_text_meta({"names": json.dumps(["a", "ä"]), "imgsz": "[64, 96]", "stride": "32", "batch": "null"}, tmp_path)
+    assert meta == {"names": ["a", "ä"], "imgsz": [64, 96], "stride": 32, "batch": None}

@@ -1,0 +1,86 @@
+"""Folders that are whole or absent, and the lock between processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.errors import WorkspaceError
+from engine.files import locked, publish_folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_folder_appears_whole_and_replaces_the_old_one(tmp_path):
+    for text in ("one", "two"):
+        with publish_folder(tmp_path / "out") as folder:
+            (folder / text).write_text(text)
+            assert names(tmp_path) == sorted({".out.new"} | ({"out"} if text == "two" else set()))
+        assert names(tmp_path) == ["out"] and names(tmp_path / "out") == [text]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_one(error, tmp_path):
+    with publish_folder(tmp_path / "out") as folder:
+        (folder / "old").write_text("")
+    with pytest.raises(error), publish_folder(tmp_path / "out") as folder:
+        (folder / "new").write_text("")
+        raise error
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old"]
+
+
+def test_interrupted_between_the_two_renames_the_old_one_comes_back(tmp_path, monkeypatch):
+    with publish_folder(tmp_path / "out") as folder:
+        (folder / "old").write_text("")
+    replace = os.replace
+
+    def second_fails(source, target):
+        if str(source).endswith(".new"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", second_fails)
+    with pytest.raises(KeyboardInterrupt), publish_folder(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old"]
+
+
+def test_what_a_killed_process_left_is_cleared_away_and_an_old_result_restored(tmp_path):
+    (tmp_path / ".out.new").mkdir()
+    (tmp_path / ".out.old").mkdir()
+    (tmp_path / ".out.old/kept").write_text("")
+    with pytest.raises(ValueError), publish_folder(tmp_path / "out") as folder:
+        assert names(folder) == []
+        raise ValueError
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["kept"]
+
+
+def test_a_place_that_cannot_be_written_is_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkspaceError, match="could not be written"), publish_folder(tmp_path / "file/out"):
+        pass
+
+
+def test_a_lock_keeps_another_process_waiting_and_ends_with_its_holder(tmp_path):
+    code = (
+        "from pathlib import Path; from engine.files import locked\n"
+        f"with locked(Path({str(tmp_path / 'sub/lock')!r})): print('mine', flush=True); input()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    assert first.stdout.readline() == "mine\n"
+    second = subprocess.Popen([sys.executable, "-c", code], **pipes)
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(1)
+    first.kill()
+    assert second.stdout.readline() == "mine\n"
+    second.communicate("\n")
+    first.communicate()
+    with locked(tmp_path / "sub/lock"):
+        pass
