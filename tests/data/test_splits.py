@@ -34,7 +34,10 @@ def test_shares_are_those_asked_for_to_within_chance():
 def test_adding_images_never_moves_others_and_order_does_not_matter(order, n):
     everything = dict(zip(range(60), assign([image(i) for i in range(60)])[0]))
     some = order[: max(n, 40)]
-    assert dict(zip(some, assign([image(i) for i in some])[0])) == {i: everything[i] for i in some}
+    sides, findings = assign([image(i) for i in some])
+    moved = {i for i, side in zip(some, sides) if side != everything[i]}
+    # The one exception: chance left a split empty, so images were taken for it, and a finding says so.
+    assert not moved or findings.counts["small_split"] == len({everything[i] for i in range(60)} - {everything[i] for i in some})
 
 
 def test_another_seed_is_another_split():

@@ -85,7 +85,7 @@ class Server:
             self.process = None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory, fresh_database):
     server = Server(tmp_path_factory.mktemp("server"), fresh_database)
     server.start()
