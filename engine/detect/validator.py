@@ -66,6 +66,7 @@ class DetectionValidator(BaseValidator):
         self._collected = DetectionMetrics(names)
         self._records: dict[str, ImageRecord] = {}
         self._final = False
+        self._single_cls = False  # the weights were trained with every class as one
         self._batches = 0
 
     def __call__(
@@ -87,6 +88,7 @@ class DetectionValidator(BaseValidator):
         if isinstance(model, (str, Path)):
             loaded = load_model(model, self.device)
             model, imgsz, self.names = loaded.module, loaded.imgsz, loaded.names
+            self._single_cls = bool((loaded.meta.get("config") or {}).get("single_cls", False))
         if data is not None:
             self.loader = self._open(data, imgsz or (640, 640))
         if self.loader is None:
@@ -97,7 +99,7 @@ class DetectionValidator(BaseValidator):
     def _open(self, data: str | Path, imgsz: Size) -> Any:
         dataset = open_dataset(data)
         split = self.config.split
-        if tuple(dataset.names) != tuple(self.names) and len(self.names) > 1:
+        if tuple(dataset.names) != tuple(self.names) and not self._single_cls:
             raise DataError(
                 f"{data}: the model's classes and the dataset's differ. Model: {', '.join(self.names)}. "
                 f"Dataset: {', '.join(dataset.names)}. Order counts: figures would compare one class with another."
@@ -105,7 +107,7 @@ class DetectionValidator(BaseValidator):
         records = dataset.records(split)
         if not records:
             raise DataError(f"{data}: no images in the split '{split}'; choose another with split=")
-        samples = DetectionDataset(records, imgsz, cache="none", single_cls=len(self.names) == 1)
+        samples = DetectionDataset(records, imgsz, cache="none", single_cls=self._single_cls)
         return build_loader(samples, self.config.batch, shuffle=False, workers=self.config.workers,
                             rank=self.world.rank, world_size=self.world.size)  # fmt: skip
 
@@ -169,7 +171,7 @@ class DetectionValidator(BaseValidator):
         record = self._records.get(str(batch["im_file"][index]))
         if record is None:
             return record_of(batch, index)
-        if len(self.names) == 1 and record.classes.any():  # single_cls
+        if getattr(self.loader.dataset, "single_cls", False) and record.classes.any():
             return replace(record, classes=np.zeros_like(record.classes))
         return record
 

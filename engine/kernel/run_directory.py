@@ -34,6 +34,9 @@ def create_run_directory(paths: RunPaths, config: TrainConfig) -> None:
     """
     try:
         paths.weights.mkdir(parents=True, exist_ok=True)
+        if not config.resume:  # with exist_ok: what another run left must not pass for this one's
+            for old in (*paths.weights.glob("*.pt"), *paths.weights.glob("*.json"), paths.results_csv):
+                old.unlink(missing_ok=True)
     except OSError as error:
         raise WorkspaceError(f"{paths.root}: the run directory cannot be made: {error}") from error
     values = config.model_dump(mode="json")

@@ -47,6 +47,18 @@ def test_other_classes_are_refused_by_name(trained, make_shapes, tmp_path):
         DetectionValidator()(model=trained[1].best, data=other)
 
 
+def test_a_model_of_one_class_does_not_merge_the_classes_of_others(shapes, make_shapes, tmp_path):
+    with pytest.raises(DataError, match="Model: blob. Dataset: square, disc"):
+        from engine.detect.model_io import model_meta
+        from engine.kernel.checkpoint import Checkpoint, save_checkpoint
+        from engine.parts.model import build_model
+
+        model = build_model("yolov8n", 1)
+        meta = model_meta(model.spec, ("blob",), (64, 64), "", "")
+        save_checkpoint(Checkpoint(meta, {}, model.state_dict()), tmp_path / "one.pt")
+        DetectionValidator()(model=tmp_path / "one.pt", data=shapes)
+
+
 def test_mistakes_are_explained(tmp_path, shapes):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         DetectionValidator()(model=tmp_path / "no.pt", data=shapes)

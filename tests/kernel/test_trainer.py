@@ -175,6 +175,13 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, event):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_new_run_in_an_old_folder_takes_nothing_of_the_old_one(tmp_path):
+    make(tmp_path, name="run", epochs=2).train()
+    fresh = make(tmp_path, name="run", epochs=2, exist_ok=True, seed=5)
+    fresh.add_callback("on_train_start", lambda t: pytest.fail("old weights") if t.last.exists() or t.best.exists() else None)
+    assert fresh.train().epochs == 2
+
+
 def test_resume_refuses_another_run(tmp_path):
     make(tmp_path, name="run", epochs=2).train()
     with pytest.raises(ConfigError, match="planned for 2 epochs, not 4"):
