@@ -14,6 +14,7 @@ class EngineError(Exception):
     """A mistake or a state of the world that the user can mend."""
 
     exit_code = 1
+    told = False  # whether another process of the same run shows it already
 
 
 class ConfigError(EngineError):
@@ -44,5 +45,10 @@ class WorkspaceError(EngineError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'epochs'?"` for a near miss, else an empty string; made to be appended to a message."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{match[0]}'?" if match else ""
+    match = nearest_name(word, known)
+    return f" Did you mean '{match}'?" if match else ""
+
+
+def nearest_name(word: str, known: Iterable[str]) -> str:
+    """The known name that `word` is probably meant to be, or an empty string."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), "")

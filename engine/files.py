@@ -102,6 +102,24 @@ def publish_folder(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def full_disk_in_words(doing: str) -> Iterator[None]:
+    """Around work that writes by other hands than ours: a full disk is told as such; every other error passes through.
+
+    Raises:
+        WorkspaceError: the disk, a quota or a limit on the size of files is exhausted; begins with `doing`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise WorkspaceError(
+            f"{doing}: {os.strerror(error.errno)}{where}. Free some disk space and run again: what was finished before is kept."
+        ) from error
+
+
+@contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
     """One process at a time; others wait. Freed by the system when its holder ends, however it ends; the file stays.
 

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
-from engine.errors import ConfigError, nearest
+from engine.config.kinds import kind_of
+from engine.errors import ConfigError, nearest, nearest_name
 
 
 class Frozen(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no silent conversion of text to numbers."""
+    """Base of all sections: immutable, no unknown keys, no silent conversion of text or true to numbers, no inf or nan."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, values: Any) -> Any:
+        """YAML knows lists only."""
+        if not isinstance(values, Mapping):
+            return values
+        fixed = {key for key, field in fields_by_key(cls).items() if _takes_tuple(field.annotation)}
+        return {key: tuple(value) if key in fixed and isinstance(value, list) else value for key, value in values.items()}
 
     @classmethod
     def build(cls, values: Mapping[str, Any] | None = None, where: str = "configuration") -> Self:
@@ -49,33 +62,51 @@ class Frozen(BaseModel):
 
     @classmethod
     def _explain(cls, error: ValidationError, where: str) -> str:
-        lines = []
+        lines: dict[str, str] = {}  # by key: a value that fits none of several types is one mistake
         for item in error.errors(include_url=False):
-            key = ".".join(str(part) for part in item["loc"])
+            section, depth = cls._section_at(item["loc"])
+            name = str(item["loc"][depth]) if depth < len(item["loc"]) else ""
+            key = ".".join(str(part) for part in item["loc"][: depth + 1])
             if item["type"] == "extra_forbidden":
-                known = cls._fields_at(item["loc"][:-1])
-                lines.append(f"unknown key '{key}'.{nearest(str(item['loc'][-1]), known)}")
+                known = fields_by_key(section)
+                lines[key] = f"unknown key '{key}'.{nearest(name, known)}{section._told(nearest_name(name, known))}"
                 continue
-            field = cls._fields_at(item["loc"][:-1]).get(str(item["loc"][-1])) if item["loc"] else None
-            meaning = f" ({field.description})" if field is not None and field.description else ""
+            said = item["msg"].removeprefix("Value error, ")
+            if key in lines:
+                said = "Input should be of one of these types"
             got = f", got {item['input']!r}" if item["type"] != "missing" else ""
-            lines.append(f"{key or 'settings'}: {item['msg'].removeprefix('Value error, ')}{got}{meaning}")
-        return f"{where}: " + "\n  ".join(lines)
+            lines[key] = f"{key or 'settings'}: {said}{got}{section._told(name)}"
+        return f"{where}: " + "\n  ".join(lines.values())
 
     @classmethod
-    def _fields_at(cls, location: Sequence[Any]) -> dict[str, Any]:
-        fields = _by_key(cls)
-        for part in location:
-            annotation = fields[part].annotation if part in fields else None
-            if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-                return {}
-            fields = _by_key(annotation)
-        return fields
+    def _section_at(cls, location: Sequence[Any]) -> tuple[type[Frozen], int]:
+        """The innermost section that `location` leads into, and how many of its parts name sections."""
+        section: type[Frozen] = cls
+        for depth, part in enumerate(location):
+            field = fields_by_key(section).get(part)
+            annotation = field.annotation if field is not None else None
+            if not (isinstance(annotation, type) and issubclass(annotation, Frozen)) or depth + 1 == len(location):
+                return section, depth
+            section = annotation
+        return section, 0
+
+    @classmethod
+    def _told(cls, key: str) -> str:
+        """` (type, range and unit: meaning)` of a setting, or nothing."""
+        field = fields_by_key(cls).get(key)
+        if field is None or (isinstance(field.annotation, type) and issubclass(field.annotation, Frozen)):
+            return ""
+        kind = kind_of(cls.model_json_schema(by_alias=True)["properties"][key])
+        return f" ({kind}: {field.description})" if field.description else f" ({kind})"
 
 
-def _by_key(cls: type[BaseModel]) -> dict[str, Any]:
+def fields_by_key(cls: type[BaseModel]) -> dict[str, FieldInfo]:
     """Fields by the key that a file has for them."""
     return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+def _takes_tuple(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple or any(map(_takes_tuple, get_args(annotation)))
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -130,43 +161,3 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"'{key}' is given twice")
         values[key] = parse_value(text)
     return values
-
-
-def describe_groups(cls: type[Frozen]) -> str:
-    """The schema as help text: one line per field with default, meaning, and type or range."""
-    groups: dict[str, list[str]] = {}
-    kinds = cls.model_json_schema()["properties"]
-    for key, field in _by_key(cls).items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        default = "(required)" if field.is_required() else _as_typed(field.get_default(call_default_factory=True))
-        line = f"  {key + '=' + default:<30} {field.description or ''} [{_kind(kinds[key])}]"
-        groups.setdefault(str(extra.get("group", "general")), []).append(line)
-    return "\n\n".join("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
-
-
-def _as_typed(value: Any) -> str:
-    """A default as a person would type it; empty where nothing is set."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(list(value) if isinstance(value, tuple) else value)
-
-
-def _kind(schema: Mapping[str, Any]) -> str:
-    """`number 0..1`, `integer >= 1`, `auto | SGD`, from a JSON schema."""
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(part) for part in schema["anyOf"] if part.get("type") != "null"))
-    if "enum" in schema:
-        return " | ".join(repr(each) if each == "" else str(each) for each in schema["enum"])
-    if "const" in schema:
-        return str(schema["const"])
-    kind = {"array": "list", "object": "mapping", "boolean": "true | false", "string": "text"}.get(
-        schema.get("type", ""), schema.get("type", "anything")
-    )
-    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
-    if low is not None and high is not None:
-        return f"{kind} {low:g}..{high:g}"
-    limits = [(">=", low), (">", above), ("<=", high), ("<", below)]
-    return " ".join([kind, ", ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)]).strip()

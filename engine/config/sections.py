@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from engine.config.base import Frozen, load_yaml
 from engine.config.train import DetectionTrainConfig, Fraction
 
 Policy = Literal["error", "drop", "fix", "warn"]
+
+
+def _in(unit: str) -> dict[str, str]:
+    return {"unit": unit}
 
 
 class DataConfig(Frozen):
@@ -18,9 +22,24 @@ class DataConfig(Frozen):
     source: str = Field("data/digits.yaml", description="dataset description .yaml, or a folder of labelled images")
     path: str | None = Field(None, description="local folder to use instead of the description's address")
     seed: int = Field(0, ge=0, description="seed of the split and of generated images")
-    val_fraction: Fraction = Field(0.15, description="share of images for validation, where no split is given")
-    test_fraction: Fraction = Field(0.15, description="share of images for the test, where no split is given")
-    group_by: str | None = Field(None, description="regular expression on the image name: one group never parts over splits")
+    val_fraction: Fraction = Field(
+        0.15, description="share of images for validation, where no split is given", json_schema_extra=_in("share")
+    )
+    test_fraction: Fraction = Field(
+        0.15, description="share of images for the test, where no split is given", json_schema_extra=_in("share")
+    )
+    group_by: str | None = Field(
+        None, description="one group never parts over splits: a regular expression on the file name, `folder`, or a column"
+    )
+    group_table: str | None = Field(None, description="CSV file in the dataset folder with columns `image` and `group_by`")
+    keep_splits: str | None = Field(None, description="splits.jsonl of an earlier version, whose images stay where they are")
+    near_duplicate_bits: int = Field(
+        45, ge=0, le=64, description="near duplicates: 256-bit hashes that differ in so many bits", json_schema_extra=_in("bits")
+    )
+    tiny_box_px: float = Field(
+        2.0, ge=0, description="boxes with a side of fewer pixels are reported as tiny", json_schema_extra=_in("pixels")
+    )
+    class_map: dict[str, str | None] = Field({}, description="class in the source -> class of the project, null: left out")
     policies: dict[str, Policy] = Field({}, description="finding kind -> error | drop | fix | warn; others as documented")
     options: dict[str, Any] = Field({}, description="options of a generated dataset, for example {train: 400, size: 160}")
 
@@ -29,12 +48,12 @@ class ValidateConfig(Frozen):
     """The validate stage."""
 
     split: Literal["train", "val", "test"] = Field("test", description="images that are evaluated")
-    batch: int = Field(16, ge=1, description="images per step; does not change the figures")
-    conf: Fraction = Field(0.001, description="lowest score that is evaluated")
-    iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box")
-    max_det: int = Field(300, ge=1, description="most boxes per image")
+    batch: int = Field(16, ge=1, description="images per step; does not change the figures", json_schema_extra=_in("images"))
+    conf: Fraction = Field(0.001, description="lowest score that is evaluated", json_schema_extra=_in("score"))
+    iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU"))
+    max_det: int = Field(300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes"))
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
-    workers: int = Field(0, ge=0, description="loader processes")
+    workers: int = Field(0, ge=0, description="loader processes", json_schema_extra=_in("processes"))
     plots: bool = Field(True, description="write curves, confusion matrix and sample predictions")
 
 
@@ -43,15 +62,21 @@ class PredictConfig(Frozen):
 
     model: str = Field("weights/best.pt", description="checkpoint: .pt, .safetensors or .onnx")
     source: Any = Field(None, description="image, folder, list file, glob, URL, video, camera number or array")
-    imgsz: int | tuple[int, int] | None = Field(None, description="network input; empty: as trained")
-    batch: int = Field(16, ge=1, description="images per step")
-    conf: Fraction = Field(0.25, description="lowest score that is reported")
-    iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box")
-    max_det: int = Field(300, ge=1, description="most boxes per image")
+    imgsz: int | tuple[int, int] | None = Field(
+        None, description="network input in pixels; empty: as trained", json_schema_extra=_in("pixels")
+    )
+    batch: int = Field(16, ge=1, description="images per step", json_schema_extra=_in("images"))
+    conf: Fraction = Field(0.25, description="lowest score that is reported", json_schema_extra=_in("score"))
+    iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU"))
+    max_det: int = Field(300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes"))
     classes: tuple[int | str, ...] | None = Field(None, description="only these classes, by number or name")
     agnostic_nms: bool = Field(False, description="NMS over all classes together")
-    tile: int | None = Field(None, ge=32, description="side in pixels of tiles for small objects in large images")
-    tile_overlap: float = Field(0.2, ge=0, lt=1, description="share by which neighbouring tiles overlap")
+    tile: int | None = Field(
+        None, ge=32, description="side in pixels of tiles for small objects in large images", json_schema_extra=_in("pixels")
+    )
+    tile_overlap: float = Field(
+        0.2, ge=0, lt=1, description="share by which neighbouring tiles overlap", json_schema_extra=_in("share")
+    )
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
     project: str = Field("runs", description="folder that holds the run directories")
     name: str = Field("predict", description="name of the run directory")
@@ -60,16 +85,27 @@ class PredictConfig(Frozen):
     stream: bool = Field(False, description="yield results one by one with flat memory")
     verbose: bool = Field(True, description="a line per image")
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _one_class_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (str, int)) else value
+
 
 class ExportConfig(Frozen):
     """The export stage."""
 
     formats: tuple[Literal["onnx", "torchscript", "safetensors"], ...] = Field(("onnx",), description="formats to write")
-    imgsz: int | tuple[int, int] | None = Field(None, description="network input; empty: as trained")
-    batch: int = Field(1, ge=1, description="batch size of the example, and of the file if not dynamic")
+    imgsz: int | tuple[int, int] | None = Field(
+        None, description="network input in pixels; empty: as trained", json_schema_extra=_in("pixels")
+    )
+    batch: int = Field(
+        1, ge=1, description="images in the example, and in the file if not dynamic", json_schema_extra=_in("images")
+    )
     dynamic: bool = Field(True, description="free batch size")
     opset: int | None = Field(None, ge=17, description="ONNX operator set; empty: the exporter's own")
-    check_images: int = Field(8, ge=1, description="images on which the export is compared with PyTorch")
+    check_images: int = Field(
+        8, ge=1, description="images on which the export is compared with PyTorch", json_schema_extra=_in("images")
+    )
 
 
 class RegisterConfig(Frozen):

@@ -2,14 +2,16 @@
 
 `last.pt` lies beside `last.json`, which names the SHA-256 of the file and of the one before it. Order of a write: new
 file complete and synced under another name; the sidecar accepts both; the old file is kept as `last.prev.pt`; rename.
-At every instant there is a checkpoint whose hash the sidecar knows. The bytes hold no time and no path: equal results
-hash alike.
+At every instant there is a checkpoint whose hash the sidecar knows. The bytes of `best.pt` hold no time and no path:
+equal results hash alike. Those of `last.pt` hold the seconds that the run took.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from engine.errors import CheckpointError, WorkspaceError
 from engine.files import atomic_write, sha256_file
 
 FORMAT = "detectflow-checkpoint-1"
+PARTS = ("meta", "model", "ema", "optimizer", "training")
 
 
 @dataclass
@@ -60,7 +63,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, summary: dict[str, Any] 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as stream:
-            torch.save(content, stream)
+            torch.save(_canonical(content), stream)
             stream.flush()
             os.fsync(stream.fileno())
         digest = sha256_file(temporary)
@@ -90,12 +93,16 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     if known and sha256_file(path) not in known:
         raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {sidecar_of(path).name}.{_offer(path)}")
     try:
+        if not known:
+            _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # whatever a foreign or cut file makes of the unpickler
-        raise CheckpointError(f"{path}: not a readable checkpoint ({type(error).__name__}).{_offer(path)}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a DetectFlow checkpoint; `model=` takes one made by `detectflow train`")
-    return Checkpoint(**{key: content[key] for key in ("meta", "model", "ema", "optimizer", "training")})
+        raise CheckpointError(f"{path}: damaged, or made by another program ({type(error).__name__}). Nothing in it was "
+                              f"executed. Checkpoints are made by `detectflow train`.{_offer(path)}") from error  # fmt: skip
+    if not isinstance(content, dict) or content.get("format") != FORMAT or not content.keys() >= set(PARTS):
+        raise CheckpointError(f"{path}: not a DetectFlow checkpoint of this version; `model=` takes one made by "
+                              f"`detectflow train`.{_offer(path)}")  # fmt: skip
+    return Checkpoint(**{key: content[key] for key in PARTS})
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -108,9 +115,31 @@ def read_sidecar(path: Path) -> dict[str, Any]:
 
 
 def write_sidecar(path: Path, content: dict[str, Any]) -> None:
-    """Replace the JSON beside a checkpoint."""
+    """Replace the JSON beside a checkpoint. Keys keep their order: that of a row is the order of columns."""
     with atomic_write(sidecar_of(path), "w") as stream:
-        json.dump(content, stream, indent=1, sort_keys=True)
+        json.dump(content, stream, indent=1)
+
+
+def _check_sums(path: Path) -> None:
+    """The check sums inside the file, where no sidecar has its hash: torch does not look at them.
+
+    Raises:
+        zipfile.BadZipFile: no archive, or a changed byte.
+    """
+    with zipfile.ZipFile(path) as archive:
+        changed = archive.testzip()
+    if changed is not None:
+        raise zipfile.BadZipFile(changed)
+
+
+def _canonical(value: Any) -> Any:
+    """Equal content as equal bytes: pickle writes a string once for each object it is, and whether two equal strings are
+    one object depends on where they came from, a command line or a dictionary in Python."""
+    if isinstance(value, dict):
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_canonical(item) for item in value)
+    return sys.intern(value) if type(value) is str else value
 
 
 def _offer(path: Path) -> str:

@@ -23,6 +23,9 @@ def select_device(asked: str, world: World | None = None) -> torch.device:
     if name != "cuda" or (number and not number.isdigit()):
         raise ConfigError(f"device='{asked}' is not known; use auto, cpu, cuda or cuda:0")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if number and world is not None and world.size > 1:
+        raise ConfigError(f"device='{asked}' is one GPU, and there are {world.size} processes: use device=cuda, where each takes "
+                          "the GPU of its local rank (CUDA_VISIBLE_DEVICES says which there are)")  # fmt: skip
     index = int(number) if number else (world.local_rank if world else 0)
     if index >= count:
         raise ConfigError(f"device='{asked}': PyTorch sees {count} GPUs here; use device=cpu or auto")

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from engine.errors import ConfigError
+
 LONG_RUN_ITERATIONS = 10_000  # from here on SGD generalises better than AdamW
 
 
@@ -25,13 +27,14 @@ def freeze_parameters(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
     """Stop learning in every parameter whose name starts with a prefix; returns the frozen names.
 
     Raises:
-        ValueError: a prefix that matches nothing.
+        ConfigError: a prefix that matches nothing.
     """
     frozen: list[str] = []
     for prefix in prefixes:
         hits = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
         if not hits:
-            raise ValueError(f"freeze: no parameter starts with '{prefix}'")
+            top = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in model.named_parameters()))
+            raise ConfigError(f"freeze: no parameter starts with '{prefix}'. They start with: {top}")
         frozen += hits
     for name, parameter in model.named_parameters():
         if name in set(frozen):
@@ -71,6 +74,12 @@ def build_optimizer(model: nn.Module, name: str, lr: float, momentum: float, wei
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
     family = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
     return family(groups, lr=lr, betas=(momentum, 0.999))
+
+
+def name_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Name the parameter groups that a user's own optimizer left without: `all`, or `group0`, `group1`, ..."""
+    for number, group in enumerate(optimizer.param_groups):
+        group.setdefault("group", "all" if len(optimizer.param_groups) == 1 else f"group{number}")
 
 
 def set_pace(optimizer: torch.optim.Optimizer, schedule, iteration: int, peak: float) -> None:

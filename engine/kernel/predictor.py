@@ -22,7 +22,7 @@ from engine.kernel.events import PREDICT_EVENTS, Callbacks
 
 
 class BasePredictor:
-    """Override `get_model`, `get_source`, `preprocess` and `postprocess`; `inference` and `write_results` if needed."""
+    """Predict, from anything. Override `get_model`, `get_source`, `preprocess`, `postprocess`, and what else differs."""
 
     config_class: ClassVar[type[Frozen]] = PredictConfig
 
@@ -105,7 +105,7 @@ class BasePredictor:
         if given is None:
             raise ConfigError("predict: no source given; for example source=images/ or predictor('picture.jpg')")
         self.setup()
-        return self.get_source(given)
+        return self.get_source(source=given)
 
     def _run(self, source: Iterable[Any]) -> Iterator[Any]:
         self.skipped, self.seen = [], 0
@@ -144,15 +144,15 @@ class BasePredictor:
         self.batch, self.results = batch, []
         self.callbacks.run("on_predict_batch_start", self)
         started = time.perf_counter()
-        inputs = self.preprocess(batch)
+        inputs = self.preprocess(batch=batch)
         prepared = time.perf_counter()
-        outputs = self.inference(inputs)
+        outputs = self.inference(inputs=inputs)
         inferred = time.perf_counter()
-        self.results = self.postprocess(outputs, batch)
+        self.results = self.postprocess(outputs=outputs, batch=batch)
         ended = time.perf_counter()
         steps = {"preprocess": prepared - started, "inference": inferred - prepared, "postprocess": ended - inferred}
         self.speed_ms = {name: 1000 * seconds / len(batch) for name, seconds in steps.items()}
         for result in self.results:
-            self.write_results(result)
+            self.write_results(result=result)
         self.callbacks.run("on_predict_batch_end", self)
         return self.results

@@ -19,6 +19,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_of(*numbers: int) -> int:
+    """A seed for what these numbers name together, for example (seed, epoch, rank): dropout differs between ranks and epochs."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint32)[0])
+
+
 def rng_state() -> dict[str, Any]:
     """The state of every generator as plain data and tensors."""
     name, keys, position, has_gauss, gauss = np.random.get_state()
@@ -40,6 +45,16 @@ def restore_rng(state: dict[str, Any]) -> None:
     np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss))
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """What the block draws from the generators leaves no trace in what is drawn after it."""
+    before = rng_state()
+    try:
+        yield
+    finally:
+        restore_rng(before)
 
 
 @contextmanager

@@ -1,8 +1,12 @@
-"""results.csv: one row per epoch, rewritten whole and atomically, so that it is never cut in the middle of a line."""
+"""What a run tells: results.csv, one row per epoch, and the result that `train()` returns.
+
+results.csv is rewritten whole and atomically, so it is never cut in the middle of a line.
+"""
 
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,21 @@ from engine.errors import CheckpointError
 from engine.files import atomic_write
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind."""
+
+    save_dir: Path
+    best: Path
+    last: Path
+    best_sha256: str
+    metrics: dict[str, float]  # of the best model, validated alone
+    best_epoch: int
+    epochs: int  # epochs trained
+    stop_reason: str
+    data_digest: str = ""
 
 
 def write_results(path: Path, rows: list[Row]) -> None:
@@ -28,6 +47,8 @@ def read_results(path: Path) -> list[Row]:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import yaml
 
-from engine.config.train import TrainConfig
+from engine.config.train import AUTOMATIC, TrainConfig
 from engine.errors import CheckpointError, ConfigError, WorkspaceError
 from engine.files import atomic_write
 from engine.types import RunPaths
 
-FREE_TO_CHANGE = {"resume", "extend", "exist_ok", "device", "workers", "verbose", "project", "name", "nproc", "cache"}
+FREE_TO_CHANGE = {"resume", "extend", "exist_ok", "device", "workers", "verbose", "project", "name", "nproc", "cache",
+                  "callbacks"}  # fmt: skip
+WITH_EXTEND = {"epochs", "patience", "time_limit_minutes"}  # when a run ends, not what it computes
 
 
 def choose_run_directory(config: TrainConfig) -> RunPaths:
@@ -34,12 +36,17 @@ def create_run_directory(paths: RunPaths, config: TrainConfig) -> None:
     """
     try:
         paths.weights.mkdir(parents=True, exist_ok=True)
-        if not config.resume:  # with exist_ok: what another run left must not pass for this one's
-            for old in (*paths.weights.glob("*.pt"), *paths.weights.glob("*.json"), paths.results_csv):
+        if not config.resume:  # with exist_ok: what another run left must not pass for this one's; args.yaml goes first,
+            # for without it nothing resumes what is left if a kill comes in between
+            for old in (paths.args_yaml, *paths.weights.glob("*.pt"), *paths.weights.glob("*.json"), paths.results_csv):
                 old.unlink(missing_ok=True)
+        for torn in (*paths.root.glob(".*.tmp"), *paths.weights.glob(".*.tmp"), *paths.weights.glob("*.tmp")):
+            torn.unlink(missing_ok=True)  # what a kill cut off
     except OSError as error:
         raise WorkspaceError(f"{paths.root}: the run directory cannot be made: {error}") from error
-    values = config.model_dump(mode="json")
+    # As input it starts a run of its own. That a run was extended stays written: from then on its checkpoints may be of
+    # another plan than args.yaml.
+    values = {**config.model_dump(mode="json"), "resume": False}
     with atomic_write(paths.args_yaml, "w") as stream:
         yaml.safe_dump(values, stream, sort_keys=False)
 
@@ -55,13 +62,16 @@ def continued_config(paths: RunPaths, config: TrainConfig) -> TrainConfig:
         raise CheckpointError(f"{paths.root}: nothing to resume (no args.yaml). Start it without resume=true, "
                               "or name the run with project= and name=")  # fmt: skip
     saved = type(config).load(paths.args_yaml)
-    changed = {k: getattr(config, k) for k in config.model_fields_set if getattr(config, k) != getattr(saved, k)}
-    refused = set(changed) - FREE_TO_CHANGE - ({"epochs"} if config.extend else set())
-    if refused == {"epochs"}:
-        raise ConfigError(f"{paths.root} was planned for {saved.epochs} epochs, not {config.epochs}: "
-                          "add extend=true to change the plan from here on")  # fmt: skip
+    asked = {k: getattr(config, k) for k in config.model_fields_set if k not in AUTOMATIC or getattr(config, k) != AUTOMATIC[k]}
+    changed = {key: value for key, value in asked.items() if value != getattr(saved, key)}
+    extended = {key: changed[key] for key in WITH_EXTEND & set(changed)} if config.extend else {}
+    refused = set(changed) - FREE_TO_CHANGE - set(extended)
+    if refused and refused <= WITH_EXTEND:
+        plans = " and ".join(f"{key}={getattr(saved, key)}, not {changed[key]}" for key in sorted(refused))
+        raise ConfigError(f"{paths.root} was planned with {plans}: add extend=true to change the plan from here on, "
+                          f"or leave {' and '.join(sorted(refused))} out to go on as planned")  # fmt: skip
     if refused:
         lines = "".join(f"\n  {key}: {getattr(saved, key)!r} then, {changed[key]!r} now" for key in sorted(refused))
         raise ConfigError(f"{paths.root} cannot be resumed with other settings; start a new run instead:{lines}")
-    free = {key: getattr(config, key) for key in FREE_TO_CHANGE if key in config.model_fields_set}
-    return saved.with_overrides({**free, **({"epochs": config.epochs} if config.extend and "epochs" in changed else {})})
+    free = {key: asked[key] for key in FREE_TO_CHANGE if key in asked}
+    return saved.with_overrides({**free, **extended})

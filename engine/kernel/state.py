@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from engine.config.train import TrainConfig
-from engine.errors import CheckpointError
-from engine.kernel.checkpoint import Checkpoint, read_sidecar
+from engine.errors import CheckpointError, ConfigError
+from engine.kernel.checkpoint import Checkpoint, read_sidecar, save_checkpoint
+from engine.kernel.progress import say_epoch
 from engine.kernel.randomness import restore_rng, rng_state
+from engine.kernel.results import write_results
+from engine.kernel.run_directory import WITH_EXTEND
 
 if TYPE_CHECKING:
     from engine.kernel.trainer import BaseTrainer
 
 # Where and how a run is done, not what it computes: they would make equal results hash differently.
 ENVIRONMENT_KEYS = {"data", "project", "name", "exist_ok", "resume", "extend", "device", "workers", "verbose", "nproc", "cache",
-                    "plots"}  # fmt: skip
+                    "plots", "callbacks"}  # fmt: skip
 
 
 def capture(trainer: BaseTrainer, resumable: bool) -> Checkpoint:
@@ -31,7 +34,8 @@ def capture(trainer: BaseTrainer, resumable: bool) -> Checkpoint:
         "best_epoch": trainer.best_epoch,
         "rows": list(trainer.rows),
         "tloss": trainer.tloss.cpu() if trainer.tloss is not None else None,
-        "elapsed_s": trainer.elapsed_s(),
+        "elapsed_s": trainer.trained_s,
+        "params": dict(trainer.updated),
         "ema_updates": trainer.ema.updates if trainer.ema is not None else 0,
         "scaler": trainer.scaler.state_dict(),
         "rng": rng_state(),
@@ -42,14 +46,12 @@ def capture(trainer: BaseTrainer, resumable: bool) -> Checkpoint:
 
 
 def restore(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
-    """Continue where `checkpoint` stands; an epoch whose validation is recorded in the sidecar is complete.
+    """Continue where `checkpoint` stands; an epoch that is recorded in the sidecar is complete.
 
     Raises:
-        CheckpointError: weights without training state (a `best.pt`), or of another network.
+        CheckpointError: it is of another network.
     """
     saved = checkpoint.training
-    if checkpoint.optimizer is None or not saved:
-        raise CheckpointError(f"{trainer.last} holds weights only and cannot be resumed; use it as model= instead")
     try:
         trainer.model.load_state_dict(checkpoint.model)
         if trainer.ema is not None and checkpoint.ema is not None:
@@ -61,17 +63,62 @@ def restore(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
         trainer.ema.updates = saved["ema_updates"]
     if trainer.scaler.is_enabled():
         trainer.scaler.load_state_dict(saved["scaler"])
+    trainer.updated = dict(saved["params"])
+    trainer.args = trainer.args.with_overrides(trainer.updated, str(trainer.last))  # as `update_params` left them
+    trainer.apply_params()
     trainer.best_fitness, trainer.best_epoch = saved["best_fitness"], saved["best_epoch"]
     trainer.rows, trainer.tloss = list(saved["rows"]), saved["tloss"]
     if trainer.tloss is not None:
         trainer.tloss = trainer.tloss.to(trainer.device)
     trainer.epoch, trainer.start_epoch = saved["epoch"], saved["epoch"] + 1
-    trainer.started_s = time.monotonic() - saved["elapsed_s"]
-    row = read_sidecar(trainer.last).get("row")
-    if row is not None and row.get("epoch") == trainer.epoch:
-        trainer.record(row)
-        trainer.decide_stop()
+    trainer.trained_s = saved["elapsed_s"]
+    trainer.started_s = time.monotonic() - trainer.trained_s
+    complete = read_sidecar(trainer.last)
+    if (complete.get("row") or {}).get("epoch") == trainer.epoch:
+        trainer.record(complete["row"])
+        more = trainer.args.epochs > checkpoint.meta.get("config", {}).get("epochs", trainer.args.epochs)
+        trainer.stop = complete["stop"] and not more
     restore_rng(saved["rng"])
+
+
+def check_same_run(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
+    """Resuming is exact only for the settings and the data that the checkpoint was made with.
+
+    Raises:
+        CheckpointError: weights without training state (a `best.pt`).
+        ConfigError: it is of another run than args.yaml describes, or has more epochs behind it.
+    """
+    if checkpoint.optimizer is None or not checkpoint.training:
+        raise CheckpointError(f"{trainer.last} holds weights only and cannot be resumed; use it as model= instead")
+    then, now = checkpoint.meta.get("config", {}), public_config(trainer.resolved)
+    free = set(checkpoint.training["params"]) | (WITH_EXTEND if trainer.args.extend else set())
+    differing = sorted(key for key in then.keys() & now.keys() - free if then[key] != now[key])
+    if differing:
+        lines = "".join(f"\n  {key}: {then[key]!r} in the checkpoint, {now[key]!r} in args.yaml" for key in differing)
+        raise ConfigError(f"{trainer.last} is not of the run that {trainer.paths.args_yaml} describes. Put the values of the "
+                          f"checkpoint back, or start a new run from it with model={trainer.last}:{lines}")  # fmt: skip
+    done = checkpoint.training["epoch"] + 1
+    if done > trainer.args.epochs:
+        raise ConfigError(f"{trainer.last} has {done} epochs behind it, more than epochs={trainer.args.epochs}: nothing is left "
+                          f"to train. Ask for more than {done}, with extend=true")  # fmt: skip
+    digest, known = trainer.data_digest(), checkpoint.meta.get("data_digest", "")
+    if digest and known and digest != known:
+        raise ConfigError(f"the data has changed since {trainer.last} was written (digest {known[:12]} then, {digest[:12]} now): "
+                          f"start a new run, from these weights with model={trainer.last}")  # fmt: skip
+
+
+def write_epoch(trainer: BaseTrainer, is_best: bool) -> None:
+    """The files of an epoch whose figures are known, but for `last`, which is there already."""
+    write_results(trainer.paths.results_csv, trainer.rows)
+    # As long as nothing could be measured the newest is the best there is.
+    if is_best or trainer.best_fitness is None or not trainer.best.exists():
+        summary = {"epoch": trainer.epoch, "metrics": numbers(trainer.metrics)}
+        save_checkpoint(capture(trainer, resumable=False), trainer.best, summary)
+    if trainer.args.save_period and (trainer.epoch + 1) % trainer.args.save_period == 0:
+        kept = trainer.paths.weights / f"epoch{trainer.epoch + 1}.pt"
+        save_checkpoint(capture(trainer, resumable=False), kept, {"epoch": trainer.epoch})
+    if trainer.args.verbose:
+        say_epoch(trainer.metrics, trainer.epoch, trainer.args.epochs, is_best)
 
 
 def public_config(config: TrainConfig) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +22,23 @@ from torch import Tensor, nn
 
 from engine.config.train import TrainConfig
 from engine.errors import ConfigError, TrainingError, nearest
-from engine.kernel import optim, state
-from engine.kernel.checkpoint import load_checkpoint, read_sidecar, save_checkpoint, write_sidecar
+from engine.kernel import distributed, judge, memory, optim, precision, state
+from engine.kernel.checkpoint import Checkpoint, load_checkpoint, read_sidecar, save_checkpoint, write_sidecar
 from engine.kernel.device import select_device
-from engine.kernel.distributed import World, joined, synchronise_norms, world_from_environment
+from engine.kernel.distributed import World
 from engine.kernel.ema import ModelEMA, planned_tau
 from engine.kernel.events import TRAIN_EVENTS, Callback, Callbacks
-from engine.kernel.progress import EpochProgress, say_epoch
-from engine.kernel.randomness import deterministic, seed_everything
-from engine.kernel.results import Row, write_results
+from engine.kernel.failure import terminable
+from engine.kernel.lookup import add_own_code
+from engine.kernel.planning import make_plan
+from engine.kernel.progress import EpochProgress
+from engine.kernel.randomness import deterministic, seed_everything, seed_of, undisturbed
+from engine.kernel.results import Row, TrainResult
 from engine.kernel.run_directory import choose_run_directory, continued_config, create_run_directory
 from engine.kernel.schedule import Schedule
 from engine.kernel.task import TrainingTask
 
 log = logging.getLogger("detectflow")
-
-NOMINAL_BATCH = 64
-STEPS_TO_SPARE = 4000  # below so many iterations accumulating to the nominal batch starves the optimizer
-SCALER_PATIENCE = 50  # fp16 steps in a row that may overflow while the scaler looks for its scale
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run leaves behind."""
-
-    save_dir: Path
-    best: Path
-    last: Path
-    best_sha256: str
-    metrics: dict[str, float]  # of the best model, validated alone
-    best_epoch: int
-    epochs: int  # epochs trained
-    stop_reason: str
-    data_digest: str = ""
 
 
 class BaseTrainer(TrainingTask):
@@ -73,33 +56,38 @@ class BaseTrainer(TrainingTask):
     def __init__(self, overrides: dict[str, Any] | None = None, config: TrainConfig | None = None):
         self.args = config if config is not None else self.config_class.build(overrides, "overrides")
         self.callbacks = Callbacks(TRAIN_EVENTS)
-        self.world: World = world_from_environment()
+        self.world: World = distributed.world_from_environment()
         self.device = select_device(self.args.device, self.world)
         self.paths = choose_run_directory(self.args)
-        self.data: Any = None
-        self.model: nn.Module | None = None
-        self.ema: ModelEMA | None = None
+        self.batch_size = self.args.batch  # images per step over all ranks; found where -1 is asked, halved where too many
+        self.meter = memory.meter_of(self.device)
+        self._asked = self.args  # before anything automatic is decided
+        self.updated: dict[str, Any] = {}  # what `update_params` changed
+        self.data: Any = None  # what `get_dataset` gave
+        self.model: nn.Module | None = None  # the network being trained, from `on_pretrain_routine_end` on
+        self.ema: ModelEMA | None = None  # the average of its weights; None with ema=false
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: Schedule | None = None
-        self.train_loader: Any = None
-        self.validator: Any = None
-        self.epoch = self.start_epoch = 0
-        self.batch: Any = None
-        self.batch_index = 0
-        self.loss: Tensor | None = None
-        self.loss_items: Tensor | None = None
-        self.tloss: Tensor | None = None
-        self.metrics: dict[str, float] = {}
-        self.fitness: float | None = None
+        self.train_loader: Any = None  # what `get_dataloader` gave for train
+        self.validator: Any = None  # what `get_validator` gave
+        self.epoch = self.start_epoch = 0  # from 0
+        self.batch: Any = None  # the batch under way
+        self.batch_index = 0  # of the epoch, from 0
+        self.loss: Tensor | None = None  # of the batch, a scalar
+        self.loss_items: Tensor | None = None  # of the batch, one per name in `loss_names`, detached
+        self.tloss: Tensor | None = None  # mean of `loss_items` over the epoch so far
+        self.metrics: dict[str, float] = {}  # the epoch's line of results.csv; at the end the final figures
+        self.fitness: float | None = None  # the epoch's `monitor`; None where it was not validated
         self.best_fitness: float | None = None
-        self.best_epoch = -1
-        self.rows: list[Row] = []
-        self.stop_reason = ""
+        self.best_epoch = -1  # from 0; -1: none yet
+        self.rows: list[Row] = []  # the lines of results.csv
+        self.stop_reason = ""  # done, stopped, interrupted or exception; empty before `train`
         self.stop = False  # a callback may set it: the run ends cleanly after this epoch
         self._ddp: nn.Module | None = None
-        self.scaler = torch.amp.GradScaler("cuda", enabled=False)
+        self.scaler = precision.make_scaler(False, self.device)
         self._since_step = self._skipped_steps = 0
-        self.started_s = 0.0
+        self._step_names: list[str] = []  # images since the last optimizer step
+        self.started_s = self.trained_s = 0.0  # by the clock; seconds until the newest epoch was trained
 
     # What a user calls ------------------------------------------------------------------------------------------
 
@@ -121,7 +109,7 @@ class BaseTrainer(TrainingTask):
     def best_model(self) -> nn.Module:
         """The best weights in a model, in eval mode, on the CPU."""
         checkpoint = load_checkpoint(self.best)
-        model = self.get_model(cfg=self.args.model, weights=None)
+        model = self.get_model(cfg=self.args.model, weights=checkpoint)
         model.load_state_dict(checkpoint.weights)
         return model.eval()
 
@@ -133,40 +121,59 @@ class BaseTrainer(TrainingTask):
         """Replace the callbacks of `event`."""
         self.callbacks.set(event, callback)
 
+    def update_params(self, **changes: Any) -> None:
+        """Change settings while the run goes on, for example `lr0`; what is meant to be repeated after a resume belongs
+        into a callback at `on_train_epoch_start`. Fires `on_params_update`.
+
+        Raises:
+            ConfigError: a wrong value, or a setting the run has used already.
+        """
+        for key in changes:
+            if key not in self.live_params:
+                raise ConfigError(f"'{key}' cannot change during a run.{nearest(key, self.live_params)} "
+                                  f"These can: {', '.join(sorted(self.live_params))}")  # fmt: skip
+        self.args = self.args.with_overrides(changes, "update_params")
+        self.updated |= changes
+        self.apply_params()
+        self.callbacks.run("on_params_update", self)
+
     def train(self) -> TrainResult:
         """Run to the end; `teardown` fires whatever happens."""
-        self.stop_reason = "exception"
         self.started_s = time.monotonic()
-        try:
-            with joined(self.world, self.device), deterministic(self.args.deterministic):
-                self._setup()
-                self._fit()
-                result = self._finish()
-            return result
-        except KeyboardInterrupt:
-            self.stop_reason = "interrupted"
-            raise
-        finally:
-            self.callbacks.run("teardown", self)
+        with terminable(self.world.size > 1):
+            try:
+                with distributed.joined(self.world, self.device), deterministic(self.args.deterministic):
+                    self._setup()
+                    memory.fit_or_halve(self, self._asked, self._fit, self._start_over)
+                    result = self._finish()
+                return result
+            except BaseException as error:
+                self.stop_reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "exception"
+                raise
+            finally:
+                self.callbacks.run("teardown", self)
 
     # What a task may override, too --------------------------------------------------------------------------------
 
     def optimizer_step(self) -> None:
-        """Unscale, check, clip, step, average. Gradients are checked before the weights change."""
+        """Unscale, check, clip, step, average. Gradients are checked before the weights change.
+
+        fp16 gradients may overflow while the scaler looks for its scale: such a step is none, no event and no average
+        counts it. (The pace is a function of the iteration and counts no steps.)"""
         self.scaler.unscale_(self.optimizer)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.args.clip_norm or float("inf"))
-        if not torch.isfinite(norm):
-            self._overflow(norm)
-        else:
-            self._skipped_steps = 0
-        self.callbacks.run("optimizer_step", self)
-        self.scaler.step(self.optimizer)
+        self._skipped_steps = 0 if torch.isfinite(norm) else self._skipped_steps + 1
+        if not self._skipped_steps:
+            self.callbacks.run("optimizer_step", self)
+            self.scaler.step(self.optimizer)
+            self.callbacks.run("on_before_zero_grad", self)
+            if self.ema is not None:
+                self.ema.update(self.model)
+        elif not self.scaler.is_enabled() or self._skipped_steps >= precision.SCALER_PATIENCE_STEPS:
+            raise precision.gradient_not_finite(self, self._step_names)
         self.scaler.update()
-        self.callbacks.run("on_before_zero_grad", self)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update(self.model)
 
     def validate(self) -> dict[str, float]:
         """Metrics of the current (averaged) weights."""
@@ -174,38 +181,56 @@ class BaseTrainer(TrainingTask):
             return {}
         return dict(self.validator(trainer=self))
 
-    def save_model(self, path: Path, summary: dict[str, Any] | None = None, resumable: bool = True) -> str:
-        """Write a checkpoint; returns its SHA-256."""
-        return save_checkpoint(state.capture(self, resumable), path, summary)
+    def save_model(self) -> None:
+        """Write `last`, all state of the run. Called once an epoch by rank 0, before validation."""
+        save_checkpoint(state.capture(self, resumable=True), self.last)
 
     # The run ----------------------------------------------------------------------------------------------------
 
     def _setup(self) -> None:
+        self.paths = self.world.broadcast(self.paths)
         if self.args.resume:
             self.args = continued_config(self.paths, self.args)
-        self._check_shares()
-        resumed = load_checkpoint(self.last) if self.args.resume and self.last.exists() else None
+        add_own_code(self, self.args.trainer, self.args.callbacks)
+        self.batch_size = self.args.batch
+        self._asked = self.args
+        distributed.check_shares(self.args.batch, self.args.nproc, self.world)
+        if self.args.batch < 1:
+            memory.check_can_be_found(self.meter)
+        resumed = load_checkpoint(self.last) if self.world.broadcast(self.args.resume and self.last.exists()) else None
         self.callbacks.run("on_pretrain_routine_start", self)
         seed_everything(self.args.seed)
-        self.data = self.get_dataset(self.args.data)
-        start = load_checkpoint(self.args.model) if resumed is None and self.args.model.endswith(".pt") else None
+        self.data = self.get_dataset(data=self.args.data)
+        self._build(resumed)
+
+    def _build(self, resumed: Checkpoint | None) -> None:
+        """Model, loaders, optimizer and all that is made from the settings, as they were asked for."""
+        seed_everything(self.args.seed)  # again: whether data had to be prepared must not move the weights
+        start = resumed  # its architecture is at hand even where the file that `model` names has gone
+        if resumed is None and self.args.model.endswith(".pt"):
+            start = load_checkpoint(self.args.model)
         self.model = self.get_model(cfg=self.args.model, weights=start).to(self.device)
-        try:
-            optim.freeze_parameters(self.model, self.args.freeze)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        optim.freeze_parameters(self.model, self.args.freeze)
         if self.args.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        if self.batch_size < 1:
+            self.batch_size = memory.batch_that_fits(self, self.meter)
         if self.world.size > 1:  # before the optimizer takes hold of the parameters
-            self.model = synchronise_norms(self.model, self.device)
-        per_rank = self.args.batch // self.world.size
-        self.train_loader = self.get_dataloader(self.data["train"], per_rank, mode="train", rank=self.world.rank)
+            self.model = distributed.synchronise_norms(self.model, self.device)
+        per_rank = self.batch_size // self.world.size
+        self.train_loader = self.get_dataloader(
+            dataset_path=self.data["train"], batch_size=per_rank, mode="train", rank=self.world.rank
+        )
         if len(self.train_loader) == 0:
             raise TrainingError("there are no training batches: the training split is empty")
+        distributed.check_lengths(self.world.gather(len(self.train_loader)))
         self._plan(len(self.train_loader))
+        if resumed is not None:
+            state.check_same_run(self, resumed)
         self.validator = self.get_validator()
         if self.world.is_main:
-            create_run_directory(self.paths, self.args)
+            create_run_directory(self.paths, self.resolved)
+        distributed.check_shared(self.world, self.paths.args_yaml)
         if resumed is not None:
             state.restore(self, resumed)
             log.info("resuming after epoch %d of %d", self.start_epoch, self.args.epochs)
@@ -215,49 +240,47 @@ class BaseTrainer(TrainingTask):
             )
         self.callbacks.run("on_pretrain_routine_end", self)
 
-    def _check_shares(self) -> None:
-        batch, size = self.args.batch, self.world.size
-        if batch < 1:
-            raise ConfigError("batch=-1 finds a size that fits a GPU's memory, which is not built yet: give a number of images")
-        if batch % size:
-            raise ConfigError(f"batch={batch} images cannot be shared by {size} processes; use a multiple of {size}")
-        if self.args.nproc > 1 and size == 1:
-            raise ConfigError(f"nproc={self.args.nproc}: start it by torchrun --nproc-per-node {self.args.nproc} -m engine ...")
-
     def _plan(self, per_epoch: int) -> None:
         """Everything automatic is decided here, and written into `args` as if it had been asked for."""
-        a, total = self.args, self.args.epochs * per_epoch
-        optimizer = optim.choose_optimizer(a.optimizer, total)
-        nominal = a.nbs if a.nbs is not None else (NOMINAL_BATCH if total >= STEPS_TO_SPARE else a.batch)
-        accumulate = max(round(nominal / a.batch), 1)
-        lr = a.lr0 if a.lr0 is not None else self.default_lr(optimizer)
-        self.scheduler = self.build_scheduler(per_epoch, optimizer, accumulate)
-        decay = a.weight_decay * a.batch * accumulate / nominal
-        self.optimizer = self.build_optimizer(self.model, optimizer, lr, a.momentum, decay)
+        a = self.args
+        plan = make_plan(a, self.batch_size, per_epoch, self.default_lr)
+        self.scheduler = self.build_scheduler(
+            iterations_per_epoch=per_epoch, optimizer=plan.optimizer, accumulate=plan.accumulate
+        )
+        self.optimizer = self.build_optimizer(
+            model=self.model, name=plan.optimizer, lr=plan.lr0, momentum=a.momentum, decay=plan.weight_decay
+        )
+        optim.name_groups(self.optimizer)
         tau = a.ema_tau_steps if a.ema_tau_steps is not None else planned_tau(self.scheduler.optimizer_steps(per_epoch))
-        if a.ema:
-            self.ema = ModelEMA(self.model, a.ema_decay, tau)
-        chosen = {"optimizer": optimizer, "nbs": nominal, "lr0": lr, "ema_tau_steps": tau,
-                  "warmup_epochs": self.scheduler.warmup / per_epoch}  # fmt: skip
+        self.ema = ModelEMA(self.model, a.ema_decay, tau) if a.ema else None
+        self.scaler = precision.make_scaler(a.amp, self.device)
+        warmup = a.warmup_epochs if a.warmup_epochs is not None else self.scheduler.warmup / per_epoch
+        chosen = {"optimizer": plan.optimizer, "nbs": plan.nbs, "lr0": plan.lr0, "ema_tau_steps": tau, "warmup_epochs": warmup}
         self.args = a.with_overrides({**a.model_dump(), **chosen})
-        if a.amp and self.device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            self.scaler = torch.amp.GradScaler("cuda")
+
+    @property
+    def resolved(self) -> TrainConfig:
+        """The settings with everything automatic decided, also the batch: what args.yaml holds."""
+        return self.args.with_overrides({"batch": self.batch_size})
+
+    def _start_over(self) -> None:
+        self.args, self.updated = self._asked, {}
+        self._build(resumed=None)
 
     def _fit(self) -> None:
         self.callbacks.run("on_train_start", self)
-        if self.start_epoch > len(self.rows):  # killed between an epoch's checkpoint and the end of its validation
+        if self.start_epoch > len(self.rows):  # killed between an epoch's checkpoint and the end of what follows it
             self.epoch = self.start_epoch - 1
-            self._evaluate_epoch()
+            self._complete_epoch()
         for epoch in range(self.start_epoch, self.args.epochs):
             if self.stop:
                 break
             self.epoch = epoch
             self._train_epoch()
+            self.trained_s = self.elapsed_s()
             if self.world.is_main:
-                self.save_model(self.last)
-            self.world.barrier()  # `last` exists for every rank
-            self.callbacks.run("on_train_epoch_end", self)
-            self._evaluate_epoch()
+                self.save_model()
+            self._complete_epoch()
         self.stop_reason = "stopped" if self.epoch + 1 < self.args.epochs else "done"
 
     def _train_epoch(self) -> None:
@@ -265,6 +288,8 @@ class BaseTrainer(TrainingTask):
         self.model.train()
         optim.keep_frozen_norms(self.model)
         state.tell_epoch(self.train_loader, self.epoch)
+        if self.world.size > 1:
+            seed_everything(seed_of(self.args.seed, self.epoch, self.world.rank))
         self._since_step, self.tloss = 0, None
         self.optimizer.zero_grad(set_to_none=True)
         count = len(self.train_loader)
@@ -275,38 +300,52 @@ class BaseTrainer(TrainingTask):
                 self._train_batch(self.batch_index, is_last=self.batch_index + 1 == count)
                 self.callbacks.run("on_train_batch_end", self)
                 progress.show(self.tloss)
+        self.tloss = self.world.sum(self.tloss) / self.world.size
 
     def _train_batch(self, index: int, is_last: bool) -> None:
         iteration = self.epoch * len(self.train_loader) + index
         optim.set_pace(self.optimizer, self.scheduler, iteration, self.args.lr0)
+        self.batch = self.preprocess_batch(batch=self.batch)
         if self.epoch == 0 and index < 3 and self.world.is_main:
-            self.plot_training_samples(self.batch, index)
-        self.batch = self.preprocess_batch(self.batch)
+            self.plot_training_samples(batch=self.batch, index=index)
         self._since_step += 1
         step = is_last or self._since_step >= self.scheduler.accumulate_at(iteration)
         quiet = self._ddp.no_sync() if self._ddp is not None and not step else contextlib.nullcontext()
         with quiet:
-            with self._autocast():
-                preds = self.forward(self._ddp or self.model, self.batch)
-                self.loss, self.loss_items = self.criterion(preds, self.batch)
-            self._check_loss(index)
+            with precision.autocast(self.args.amp, self.device):
+                preds = self.forward(model=self._ddp or self.model, batch=self.batch)
+                self.loss, self.loss_items = self.checked_loss(self.criterion(preds=preds, batch=self.batch))
+            if not torch.isfinite(self.loss):
+                raise precision.loss_not_finite(self)
             self.scaler.scale(self.loss).backward()
         items = self.loss_items.detach().float()
         self.tloss = items if self.tloss is None else (self.tloss * index + items) / (index + 1)
+        self._step_names += self.batch_names(self.batch)
         if step:
             self.optimizer_step()
-            self._since_step = 0
+            self._since_step, self._step_names = 0, []
+
+    def _complete_epoch(self) -> None:
+        """What follows an epoch's checkpoint. A resumed run repeats all of it or nothing, so it leaves no trace in the
+        random numbers, and its events rather come twice than not at all."""
+        with undisturbed():
+            self.world.barrier()  # `last` exists for every rank
+            self.callbacks.run("on_train_epoch_end", self)
+            self._evaluate_epoch()
+        if self.world.is_main:
+            write_sidecar(self.last, {**read_sidecar(self.last), "row": self.metrics, "stop": self.stop})
 
     def _evaluate_epoch(self) -> None:
         a, row = self.args, {"epoch": self.epoch}
-        row["time_s"] = round(self.elapsed_s(), 1)
-        row |= self.label_loss_items(self._mean_over_ranks(self.tloss))
+        row["time_s"] = round(self.trained_s, 1)
+        row |= self.label_loss_items(items=self.tloss)
         due = (self.epoch + 1) % a.val_period == 0 or self.epoch + 1 == a.epochs
         measured = self.world.broadcast(self.validate() if due else {})
         row |= measured
         row |= {f"lr/{group['group']}": group["lr"] for group in self.optimizer.param_groups}
         is_best = self.record(row)
-        self._write_epoch(is_best)
+        if self.world.is_main:
+            state.write_epoch(self, is_best)
         self.world.barrier()
         self.callbacks.run("on_model_save", self) if self.world.is_main else None
         self.callbacks.run("on_fit_epoch_end", self)
@@ -316,40 +355,23 @@ class BaseTrainer(TrainingTask):
         """Take an epoch's figures in; whether it is the best so far."""
         self.metrics = row
         self.rows.append(row)
-        self.fitness = self._fitness_of(row)
-        is_best = self.fitness is not None and self.is_better(self.fitness)
+        self.fitness = judge.fitness_of(row, self.args.monitor, self.validator is not None)
+        is_best = judge.is_better(self.fitness, self.best_fitness, self.args.monitor_mode)
         if is_best:
             self.best_fitness, self.best_epoch = self.fitness, int(row["epoch"])
         return is_best
 
-    def _write_epoch(self, is_best: bool) -> None:
-        if not self.world.is_main:
-            return
-        write_results(self.paths.results_csv, self.rows)
-        if is_best or not self.best.exists():
-            self.save_model(self.best, {"epoch": self.epoch, "metrics": state.numbers(self.metrics)}, resumable=False)
-        if self.args.save_period and (self.epoch + 1) % self.args.save_period == 0:
-            self.save_model(self.paths.weights / f"epoch{self.epoch + 1}.pt", {"epoch": self.epoch}, resumable=False)
-        # The epoch is complete: a resumed run need not validate it again.
-        write_sidecar(self.last, {**read_sidecar(self.last), "row": self.metrics})
-        if self.args.verbose:
-            say_epoch(self.metrics, self.epoch, self.args.epochs, is_best)
-
     def decide_stop(self) -> None:
-        a, stop = self.args, self.stop
-        if a.patience and self.best_epoch >= 0 and self.epoch - self.best_epoch >= a.patience:
-            log.info("stopping: %s has not improved for %d epochs (best: epoch %d)", a.monitor, a.patience, self.best_epoch + 1)
-            stop = True
-        if a.time_limit_minutes and self.elapsed_s() > 60 * a.time_limit_minutes:
-            log.info("stopping: the time limit of %g minutes has passed", a.time_limit_minutes)
-            stop = True
-        self.stop = self.world.broadcast(stop)
+        why = judge.reason_to_stop(self.args, self.epoch, self.best_epoch, self.elapsed_s())
+        if why and self.world.is_main:
+            log.info("stopping: %s", why)
+        self.stop = self.world.any(self.stop or bool(why))
 
     def _finish(self) -> TrainResult:
         final: dict[str, float] = {}
         if self.validator is not None and self.best.exists():
             weights = load_checkpoint(self.best, self.device).weights
-            model = (self.ema.module if self.ema is not None else self.model)
+            model = self.ema.module if self.ema is not None else self.model
             model.load_state_dict(weights)
             final = self.world.broadcast(dict(self.validator(model=model, trainer=self, final=True)))
             self.metrics = final
@@ -359,55 +381,11 @@ class BaseTrainer(TrainingTask):
         self.callbacks.run("on_train_end", self)
         return TrainResult(
             save_dir=self.save_dir, best=self.best, last=self.last, best_sha256=read_sidecar(self.best).get("sha256", ""),
-            metrics=state.numbers(final), best_epoch=self.best_epoch, epochs=len(self.rows), stop_reason=self.stop_reason,
-            data_digest=self.data_digest(),
+            metrics=state.numbers(final), best_epoch=self.best_epoch if self.best_epoch >= 0 else self.epoch,
+            epochs=len(self.rows), stop_reason=self.stop_reason, data_digest=self.data_digest(),
         )  # fmt: skip
 
     # Small questions --------------------------------------------------------------------------------------------
-
-    def _autocast(self) -> Any:
-        if not (self.args.amp and self.device.type == "cuda"):
-            return contextlib.nullcontext()
-        kind = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        return torch.autocast("cuda", dtype=kind)
-
-    def _check_loss(self, index: int) -> None:
-        if torch.isfinite(self.loss):
-            return
-        terms = ", ".join(f"{name} {float(v):.4g}" for name, v in zip(self.loss_names, self.loss_items, strict=True))
-        names = ", ".join(self.batch_names(self.batch)[:8]) or "unknown"
-        raise TrainingError(
-            f"the loss is not finite at epoch {self.epoch + 1}, batch {index + 1}: {terms}. Images: {names}. "
-            f"The weights were not changed by it. Lower lr0 (now {self.args.lr0:g}) or look at these images; {self._kept()}"
-        )
-
-    def _overflow(self, norm: Tensor) -> None:
-        self._skipped_steps += 1
-        if self.scaler.is_enabled() and self._skipped_steps < SCALER_PATIENCE:
-            return  # the scaler skips this step and lowers its scale
-        raise TrainingError(
-            f"the gradient is not finite ({float(norm)}) at epoch {self.epoch + 1}; the optimizer did not step. "
-            f"Lower lr0 (now {self.args.lr0:g}) or clip_norm (now {self.args.clip_norm:g}); {self._kept()}"
-        )
-
-    def _kept(self) -> str:
-        return f"the last good checkpoint is {self.last}" if self.last.exists() else "there is no checkpoint yet"
-
-    def _fitness_of(self, row: Row) -> float | None:
-        if row.get(self.args.monitor) is not None:
-            return float(row[self.args.monitor])
-        if self.validator is not None and not any(key.startswith(("metrics/", "val/")) for key in row):
-            return None  # an epoch without validation
-        hint = nearest(self.args.monitor, row)
-        raise ConfigError(f"monitor='{self.args.monitor}' is not measured.{hint} There are: {', '.join(row)}")
-
-    def is_better(self, fitness: float) -> bool:
-        if self.best_fitness is None:
-            return True
-        return fitness > self.best_fitness if self.args.monitor_mode == "max" else fitness < self.best_fitness
-
-    def _mean_over_ranks(self, items: Tensor | None) -> Tensor | None:
-        return items if items is None else self.world.sum(items) / self.world.size
 
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_s

@@ -1,17 +1,18 @@
 """The validation loop of anything: batches in, metrics by name out. The same code inside training and alone.
 
-The metrics do not depend on the batch size: counting in happens image by image, the loss is weighted by images.
+The metrics do not depend on the batch size: counting in happens image by image, and the loss is added up and divided once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.kernel.distributed import World, world_from_environment
+from engine.kernel.distributed import World, joined, world_from_environment
 from engine.kernel.events import VAL_EVENTS, Callback, Callbacks
 
 
@@ -28,10 +29,10 @@ class BaseValidator:
         self.device = torch.device(device)
         self.world = world if world is not None else world_from_environment()
         self.callbacks = Callbacks(VAL_EVENTS)
-        self.batch: Any = None
-        self.metrics: dict[str, float] = {}
-        self.speed_ms: dict[str, float] = {}
-        self.images = 0
+        self.batch: Any = None  # the batch under way
+        self.metrics: dict[str, float] = {}  # of the last validation, by name
+        self.speed_ms: dict[str, float] = {}  # per image: preprocess, inference, postprocess
+        self.images = 0  # counted in so far, by this process
 
     def add_callback(self, event: str, callback: Callback, may_fail: bool = False) -> None:
         """Call `callback(validator)` at `event`."""
@@ -51,45 +52,54 @@ class BaseValidator:
         was_training = model.training
         model.eval()
         try:
-            return self._run(model, trainer, final)
+            with joined(self.world, self.device) if trainer is None else contextlib.nullcontext():
+                return self._run(model, trainer, final)
         finally:
             model.train(was_training)
 
     def _run(self, model: nn.Module, trainer: Any, final: bool) -> dict[str, float]:
-        events = trainer.callbacks if trainer is not None else self.callbacks
+        lists = [self.callbacks] if trainer is None else [self.callbacks, trainer.callbacks]
         clock = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
-        losses, self.images = None, 0
-        self.init_metrics(model)
-        events.run("on_val_start", self)
+        sums, self.images = None, 0
+        self.init_metrics(model=model)
+        self._tell(lists, "on_val_start")
         for batch in self.loader:
             self.batch = batch
-            events.run("on_val_batch_start", self)
+            self._tell(lists, "on_val_batch_start")
             started = time.perf_counter()
-            self.batch = self.preprocess(self.batch)
+            self.batch = self.preprocess(batch=self.batch)
             clock["preprocess"] += -started + (started := self._now())
-            preds = trainer.forward(model, self.batch) if trainer is not None else self.forward(model, self.batch)
+            preds = (trainer or self).forward(model=model, batch=self.batch)
             clock["inference"] += -started + (started := self._now())
             if trainer is not None and not final:
-                losses = self._add_loss(losses, trainer.criterion(preds, self.batch)[1])
+                more = trainer.val_loss_sums(preds=preds, batch=self.batch, images=self.batch_size(self.batch))
+                sums = more if sums is None or more is None else (sums[0] + more[0], sums[1] + more[1])
                 started = self._now()
-            results = self.postprocess(preds)
+            results = self.postprocess(preds=preds)
             clock["postprocess"] += self._now() - started
             self.images += self.batch_size(self.batch)
-            self.update_metrics(results, self.batch)
-            events.run("on_val_batch_end", self)
+            self.update_metrics(results=results, batch=self.batch)
+            self._tell(lists, "on_val_batch_end")
         self.speed_ms = {name: 1000 * seconds / max(self.images, 1) for name, seconds in clock.items()}
         self.metrics = self.get_stats()
-        if losses is not None:
-            total = self.world.sum(torch.tensor([float(self.images)], device=losses.device))
-            self.metrics |= trainer.label_loss_items(self.world.sum(losses) / total, prefix="val")
+        if trainer is not None and not final:
+            self.metrics |= trainer.label_loss_items(items=self._loss_over_ranks(sums), prefix="val")
         if final and self.world.is_main:
             self.plot_metrics()
-        events.run("on_val_end", self)
+        self._tell(lists, "on_val_end")
         return self.metrics
 
-    def _add_loss(self, losses: Tensor | None, items: Tensor) -> Tensor:
-        weighted = items.detach().float() * self.batch_size(self.batch)
-        return weighted if losses is None else losses + weighted
+    def _tell(self, lists: list[Callbacks], event: str) -> None:
+        for callbacks in lists:
+            callbacks.run(event, self)
+
+    def _loss_over_ranks(self, sums: tuple[Tensor, Tensor | float] | None) -> Tensor | None:
+        """Mean loss items of all images. Every rank takes part, also one that had no image."""
+        mine = None if sums is None else (sums[0].cpu(), float(sums[1]))
+        shares = [share for share in self.world.gather(mine) if share is not None]
+        if not shares:
+            return None
+        return sum(items for items, _ in shares) / max(sum(count for _, count in shares), 1.0)
 
     def _now(self) -> float:
         if self.device.type == "cuda":

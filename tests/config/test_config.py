@@ -1,27 +1,81 @@
-"""A configuration is refused with the nearest key, its range and its meaning, or it is what was asked for."""
+"""A configuration is refused with the nearest key, its type, range and meaning, or it is what was asked for."""
 
+import re
+
+import jsonschema
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from engine.config import DetectionTrainConfig, Params, parse_overrides
-from engine.config.base import describe_groups
+from engine.config import DetectionTrainConfig, ExportConfig, Params, PredictConfig, parse_overrides
+from engine.config.schema import SECTIONS, describe_groups, json_schema, settings_of
 from engine.errors import ConfigError
+
+EPOCHS = "(integer >= 1, epochs: passes over the training images (epochs))"
+RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"epoch": 3}, "Did you mean 'epochs'"),
-        ({"epochs": 0}, "greater than or equal to 1"),
-        ({"imgsz": 100}, "for example 96 or 128"),
-        ({"lr0": "fast"}, "valid number"),
-        ({"name": "../evil"}, "plain folder name"),
-        ({"batch": 0}, "at least 1"),
-        ({"pretrained": True}, "backbone"),
+        ({"epoch": 3}, f"unknown key 'epoch'. Did you mean 'epochs'? {EPOCHS}"),
+        ({"epochs": 0}, f"epochs: Input should be greater than or equal to 1, got 0 {EPOCHS}"),
+        ({"epochs": "3"}, f"epochs: Input should be a valid integer, got '3' {EPOCHS}"),
+        ({"epochs": True}, f"epochs: Input should be a valid integer, got True {EPOCHS}"),
+        ({"epochs": 3.0}, f"epochs: Input should be a valid integer, got 3.0 {EPOCHS}"),
+        ({"lr0": "fast"}, f"lr0: Input should be a valid number, got 'fast' {RATE}"),
+        ({"lr0": float("inf")}, f"lr0: Input should be a finite number, got inf {RATE}"),
+        ({"lr0": float("nan")}, f"lr0: Input should be a finite number, got nan {RATE}"),
+        ({"imgsz": 100}, "imgsz: must be a multiple of 32 (the largest stride), for example 96 or 128, got 100 (integer or "),
+        ({"imgsz": "big"}, "imgsz: Input should be of one of these types, got 'big' (integer or [integer, integer], pixels: "),
+        (
+            {"optimizer": "sgd"},
+            "optimizer: Input should be 'auto', 'SGD', 'Adam' or 'AdamW', got 'sgd' (auto | SGD | Adam | AdamW",
+        ),
+        ({"ema": 1}, "ema: Input should be a valid boolean, got 1 (true | false: validate and save"),
+        ({"freeze": [1]}, "freeze: Input should be a valid string, got 1 (list of text: parameters whose name"),
+        ({"class_weights": {"a": "x"}}, "class_weights: Input should be a valid number, got 'x' (mapping to number, factor: "),
+        ({"name": "../evil"}, "name: must be a plain folder name, without / or \\, got '../evil' (text: name of the run"),
+        ({"batch": 0}, "batch: must be at least 1, or -1 to find one that fits the GPU, got 0 (integer >= -1, images: "),
+        ({"pretrained": True}, "pretrained belongs to a torchvision backbone: set backbone too"),
     ],
 )
 def test_a_wrong_value_is_explained(values, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
         DetectionTrainConfig.build(values)
+
+
+def test_all_mistakes_are_told_at_once_each_in_a_line():
+    with pytest.raises(ConfigError) as error:
+        Params.build(
+            {"train": {"epochz": 3, "lr0": -1, "imgsz": "big"}, "export": {"formats": ["onnx", "tflite"]}}, "params.yaml"
+        )
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4 and lines[0].startswith("params.yaml: ")
+    assert all(any(f"{key}" in line for line in lines) for key in ("train.epochz", "train.lr0", "train.imgsz", "export.formats"))
+
+
+@pytest.mark.parametrize("schema", [each for each in SECTIONS.values()])
+@given(word=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=12))
+def test_no_unknown_key_is_accepted(schema, word):
+    if word not in schema.model_fields:
+        with pytest.raises(ConfigError, match=f"unknown key '{word}'"):
+            schema.build({word: 1})
+
+
+def test_lists_of_yaml_are_taken_where_several_values_are_meant():
+    config = DetectionTrainConfig.build({"imgsz": [64, 96], "freeze": ["backbone."], "lr0": 1})
+    assert config.imgsz == (64, 96) and config.freeze == ("backbone.",) and config.lr0 == 1
+    assert ExportConfig.build({"formats": ["onnx"]}).formats == ("onnx",)
+    assert PredictConfig.build({"source": ["a.png", "b.png"], "classes": [0, "cat"]}).source == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("schema", SECTIONS.values())
+def test_what_is_written_is_read_again(schema):
+    """As args.yaml is: through JSON-like values and YAML."""
+    config = schema()
+    assert schema.build(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
 
 
 def test_a_wrong_key_of_params_names_its_section():
@@ -38,7 +92,7 @@ def test_wrong_keys_of_sections_with_another_name_in_python_are_explained_too():
 
 def test_help_tells_type_range_and_default():
     text = describe_groups(DetectionTrainConfig)
-    assert "epochs=100" in text and "[integer >= 1]" in text and "[number 0..1]" in text and "[number > 0, < 1]" in text
+    assert "epochs=100" in text and "[integer >= 1, epochs]" in text and "[number 0..1]" in text and "[number > 0, < 1]" in text
     assert "optimizer=auto" in text and "[auto | SGD | Adam | AdamW]" in text and "lr0= " in text and "None" not in text
 
 
@@ -74,3 +128,51 @@ def test_every_field_has_a_group_and_a_sentence():
 def test_close_mosaic_counts_epochs_or_a_share(epochs, close, first_without):
     config = DetectionTrainConfig.build({"epochs": epochs, "close_mosaic": close})
     assert config.mosaic_until_epoch == first_without
+
+
+# --- units and the JSON schema --------------------------------------------------------------------------------------
+
+PLAIN = set("seed momentum weight_decay warmup_momentum warmup_bias_lr lr0 clip_norm ema_decay opset classes".split())
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_number_has_a_unit_that_its_sentence_names(section):
+    properties = json_schema(section)["properties"]
+    for setting in settings_of(SECTIONS[section]):
+        unit = properties[setting.key].get("unit", "")
+        assert unit or setting.key in PLAIN or not re.search("integer|number", setting.kind), setting
+        assert unit.rstrip("s") in setting.meaning, setting
+        assert not unit or setting.kind.endswith(f", {unit}"), setting
+
+
+def test_the_json_schema_accepts_what_we_accept_and_refuses_what_we_refuse():
+    schema = json_schema("train")
+    jsonschema.Draft202012Validator.check_schema(schema)
+    check = jsonschema.Draft202012Validator(schema)
+    assert check.is_valid(DetectionTrainConfig().model_dump(mode="json"))
+    assert check.is_valid({"imgsz": [64, 96], "lr0": 0.1, "class_weights": {"a": 2}, "freeze": ["head."]})
+    for wrong in (
+        {"epoch": 3},
+        {"epochs": 0},
+        {"epochs": "3"},
+        {"lr0": 0},
+        {"optimizer": "sgd"},
+        {"imgsz": "big"},
+        {"freeze": [1]},
+    ):
+        assert not check.is_valid(wrong), wrong
+        with pytest.raises(ConfigError):
+            DetectionTrainConfig.build(wrong)
+    epochs = schema["properties"]["epochs"]
+    assert (epochs["group"], epochs["unit"], epochs["minimum"], epochs["default"]) == ("schedule", "epochs", 1, 100)
+    assert epochs["description"] and all(each["description"] and each["group"] for each in schema["properties"].values())
+
+
+def test_the_json_schema_of_the_whole_file_knows_its_sections():
+    schema = json_schema()
+    check = jsonschema.Draft202012Validator(schema)
+    assert set(schema["properties"]) == {"data", "train", "validate", "export", "register"}
+    assert check.is_valid(Params().model_dump(mode="json", by_alias=True))
+    assert not check.is_valid({"train": {"epochz": 3}}) and not check.is_valid({"trian": {}})
+    with pytest.raises(ConfigError, match="no section 'trian'. Did you mean 'train'"):
+        json_schema("trian")

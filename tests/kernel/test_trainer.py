@@ -1,98 +1,16 @@
 """BaseTrainer trains something that is no detector: two Gaussian clouds and a linear classifier."""
 
 import json
-import math
 
 import pytest
 import torch
-from torch import nn
+from classifier import assert_same_run, make, weights
 
 from engine.config import TrainConfig
 from engine.errors import CheckpointError, ConfigError, TrainingError
 from engine.kernel.checkpoint import load_checkpoint
 from engine.kernel.events import TRAIN_EVENTS
 from engine.kernel.results import read_results
-from engine.kernel.trainer import BaseTrainer
-from engine.kernel.validator import BaseValidator
-
-
-def clouds(n: int, seed: int):
-    g = torch.Generator().manual_seed(seed)
-    y = torch.arange(n) % 2
-    x = torch.randn(n, 4, generator=g) + y[:, None] * 2.0
-    return x, y
-
-
-class Batches:
-    """Shuffled from (seed, epoch) alone."""
-
-    def __init__(self, n, batch, seed, shuffle):
-        self.x, self.y = clouds(n, seed)
-        self.batch, self.shuffle, self.epoch = batch, shuffle, 0
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def __len__(self):
-        return math.ceil(len(self.x) / self.batch)
-
-    def __iter__(self):
-        g = torch.Generator().manual_seed(self.epoch)
-        order = torch.randperm(len(self.x), generator=g) if self.shuffle else torch.arange(len(self.x))
-        for part in order.split(self.batch):
-            yield {"img": self.x[part], "label": self.y[part]}
-
-
-class Accuracy(BaseValidator):
-    def init_metrics(self, model):
-        self.right = 0
-
-    def postprocess(self, preds):
-        return preds.argmax(1)
-
-    def update_metrics(self, results, batch):
-        self.right += int((results == batch["label"]).sum())
-
-    def get_stats(self):
-        return {"metrics/accuracy": self.right / self.images}
-
-
-class ClassifierTrainer(BaseTrainer):
-    loss_names = ("ce_loss",)
-
-    def get_model(self, cfg, weights):
-        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
-
-    def get_dataloader(self, dataset_path, batch_size, mode="train", rank=0):
-        return Batches(40 if mode == "train" else 30, batch_size, 1 if mode == "train" else 2, mode == "train")
-
-    def get_validator(self):
-        return Accuracy(self.get_dataloader(None, 7, mode="val"))
-
-    def criterion(self, preds, batch):
-        loss = nn.functional.cross_entropy(preds, batch["label"])
-        return loss, loss.detach()[None]
-
-
-def make(tmp_path, **changes):
-    values = {"model": "linear", "data": "clouds", "epochs": 3, "batch": 16, "project": str(tmp_path), "lr0": 0.05,
-              "monitor": "metrics/accuracy", "verbose": False, "channels_last": False, "device": "cpu"}  # fmt: skip
-    return ClassifierTrainer(overrides={**values, **changes})
-
-
-def weights(path):
-    checkpoint = load_checkpoint(path)
-    return {**{f"raw.{k}": v for k, v in checkpoint.model.items()}, **{f"ema.{k}": v for k, v in (checkpoint.ema or {}).items()}}
-
-
-def assert_same_run(a, b):
-    for name in ("last.pt", "best.pt"):
-        left, right = weights(a / "weights" / name), weights(b / "weights" / name)
-        assert left.keys() == right.keys()
-        for key in left:
-            assert torch.equal(left[key], right[key]), (name, key)
-    strip = [[{k: v for k, v in row.items() if k != "time_s"} for row in read_results(p / "results.csv")] for p in (a, b)]
-    assert strip[0] == strip[1]
 
 
 def test_it_learns_and_leaves_what_it_promises(tmp_path):
@@ -184,7 +102,7 @@ def test_a_new_run_in_an_old_folder_takes_nothing_of_the_old_one(tmp_path):
 
 def test_resume_refuses_another_run(tmp_path):
     make(tmp_path, name="run", epochs=2).train()
-    with pytest.raises(ConfigError, match="planned for 2 epochs, not 4"):
+    with pytest.raises(ConfigError, match="planned with epochs=2, not 4"):
         make(tmp_path, name="run", epochs=4, resume=True).train()
     with pytest.raises(ConfigError, match="weight_decay: 0.0005 then, 0.1 now"):
         make(tmp_path, name="run", epochs=2, weight_decay=0.1, resume=True).train()
