@@ -105,7 +105,62 @@ def make_yolo(root: Path, content: dict[str, list[Box]] | None = None) -> Path:
     return root
 
 
-MAKERS = {"voc": make_voc, "coco": make_coco, "yolo": make_yolo}
+def cvat_xml(images: str, labels: list[str] = NAMES, task: str = "") -> str:
+    """A CVAT 1.1 document. images: its `<image>` or `<track>` elements."""
+    named = "".join(f"<label><name>{label}</name></label>" for label in labels)
+    meta = f"<meta><task>{task}<labels>{named}</labels></task></meta>"
+    return f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n<version>1.1</version>\n{meta}\n{images}</annotations>\n'
+
+
+def cvat_image(name: str, shapes: str, subset: str = "", size: tuple[int, int] | None = (H, W)) -> str:
+    stated = f' width="{size[1]}" height="{size[0]}"' if size else ""
+    return f'<image id="0" name="{name}"{stated} subset="{subset}">\n{shapes}</image>\n'
+
+
+def cvat_box(label: str, box: tuple, more: str = "") -> str:
+    x1, y1, x2, y2 = box
+    return f'<box label="{label}" xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}" occluded="0" {more}></box>\n'
+
+
+def make_cvat(root: Path, content: dict[str, list[Box]] | None = None) -> Path:
+    """One annotations.xml; subsets are the splits."""
+    content = CONTENT if content is None else content
+    images = ""
+    for name, boxes in content.items():
+        put(root / "images" / f"{name}.png", picture(name))
+        images += cvat_image(f"{name}.png", "".join(cvat_box(*box) for box in boxes), SPLIT_OF[name])
+    subsets = "".join(f"<subset>{split}</subset>" for split in ("train", "val", "test"))
+    put(root / "annotations.xml", cvat_xml(images, task=subsets))
+    return root
+
+
+def studio_region(label: str, box: tuple, **more) -> dict:
+    """A rectangle of Label Studio: percent of the image."""
+    x1, y1, x2, y2 = box
+    value = {"x": x1 / W * 100, "y": y1 / H * 100, "width": (x2 - x1) / W * 100, "height": (y2 - y1) / H * 100, "rotation": 0}
+    region = {"id": f"r{label}{x1}", "type": "rectanglelabels", "from_name": "label", "to_name": "image",
+              "original_width": W, "original_height": H, "value": {**value, "rectanglelabels": [label]}}  # fmt: skip
+    return {**region, **more}
+
+
+def studio_task(number: int, image: str, regions: list[dict]) -> dict:
+    annotation = {"id": number, "was_cancelled": False, "result": regions, "updated_at": "2026-01-01T00:00:00Z"}
+    return {"id": number, "data": {"image": image}, "annotations": [annotation], "predictions": []}
+
+
+def make_labelstudio(root: Path, content: dict[str, list[Box]] | None = None) -> Path:
+    """One JSON file; images in folders of their split, served from local files."""
+    content = CONTENT if content is None else content
+    tasks = []
+    for number, (name, boxes) in enumerate(content.items(), 1):
+        file = f"images/{SPLIT_OF[name]}/{name}.png"
+        put(root / file, picture(name))
+        tasks.append(studio_task(number, f"/data/local-files/?d=project/{file}", [studio_region(*box) for box in boxes]))
+    put(root / "export.json", json.dumps(tasks))
+    return root
+
+
+MAKERS = {"voc": make_voc, "coco": make_coco, "yolo": make_yolo, "cvat": make_cvat, "labelstudio": make_labelstudio}
 
 
 def tree(root: Path) -> dict[str, bytes]:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from engine.errors import ConfigError, DataError
 from engine.parts.data import cache as image_cache
-from engine.parts.data.cache import ImageCache, read_image
+from engine.parts.data.cache import ImageCache
 from engine.parts.data.dataset import DetectionDataset, collate
+from engine.parts.data.images import decode_with_pillow, read_image
 from engine.parts.data.transforms import GREY, Augment, to_original
 from engine.types import Batch, ImageRecord
 
@@ -79,7 +80,7 @@ def test_sixteen_bits_through_pillow_too():
 
     buffer = io.BytesIO()
     deep.save(buffer, "PNG")
-    assert image_cache._decode_with_pillow(buffer.getvalue(), "x")[0, :, 1].tolist() == [0, 100, 255]
+    assert decode_with_pillow(buffer.getvalue(), "x")[0, :, 1].tolist() == [0, 100, 255]
 
 
 def test_exif_rotation_is_applied(tmp_path):

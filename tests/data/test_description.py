@@ -16,7 +16,8 @@ from dataset_builders import make_voc, put, tree
 from engine.config import DataConfig
 from engine.errors import ConfigError, DataError, EngineError
 from engine.parts.data.description import load_description
-from engine.parts.data.prepare import prepare, read_source_digest
+from engine.parts.data.prepare import prepare
+from engine.parts.data.source import read_source_digest
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,7 +33,7 @@ def test_our_own_descriptions_are_right(file):
     [
         ("name: x\nfromat: voc\n", "unknown key 'fromat'. Did you mean 'format'"),
         ("format: voc\n", "name: Field required"),
-        ("name: x\nformat: cvat\n", "format: Input should be 'voc', 'coco', 'yolo' or 'generated', got 'cvat'"),
+        ("name: x\nformat: csv\n", "'yolo', 'cvat', 'labelstudio' or 'generated', got 'csv'"),
         ("name: x\nnames: [yes, no]\n", "write 'True' in quotes"),
         ("name: x\nnames: [0, 1]\n", "write '0' in quotes"),
         ("name: x\nnames: [a, b, a]\n", "each class once: a"),
@@ -145,9 +146,7 @@ def _certificate(folder: Path) -> Path:
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .sign(key, hashes.SHA256())
     )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return put(folder / "both.pem", private + certificate.public_bytes(serialization.Encoding.PEM))
 
 

@@ -1,9 +1,8 @@
-"""Readers: the same dataset in three formats is the same dataset, and what each format may look like in the wild."""
+"""Readers: the same dataset in every format is the same dataset, and what each format may look like in the wild."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from dataset_builders import (
@@ -21,6 +20,7 @@ from dataset_builders import (
     put,
     voc_xml,
 )
+from reading import read
 
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
@@ -28,15 +28,6 @@ from engine.parts.data.formats import detect_format, open_reader
 from engine.parts.data.formats.base import number, split_of_path
 from engine.parts.data.formats.folder import Folder, inside
 from engine.parts.data.formats.xml_tree import parse_xml
-
-
-def read(root: Path, format: str | None = None, **options):
-    """(images by name without folder and suffix, findings by kind)."""
-    findings = Findings.with_policies({})
-    reader = open_reader(Folder(root), format, findings, **options)
-    images = {Path(image.name).stem: image for image in reader}
-    return images, {kind: [str(f) for f in examples] for kind, examples in findings.examples.items()}
-
 
 # --- round trips --------------------------------------------------------------------------------------------------
 
@@ -58,7 +49,7 @@ def test_what_was_written_is_read(format, tmp_path):
 @pytest.mark.parametrize("format", MAKERS)
 def test_only_formats_that_list_classes_have_names(format, tmp_path):
     reader = open_reader(Folder(MAKERS[format](tmp_path)), None, Findings.with_policies({}))
-    assert list(reader.names) == ([] if format == "voc" else NAMES)
+    assert list(reader.names) == ([] if format in ("voc", "labelstudio") else NAMES)
     assert reader.total == len(CONTENT) and reader.gives_splits
 
 

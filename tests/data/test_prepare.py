@@ -20,10 +20,9 @@ from PIL import Image
 from engine.config import DataConfig
 from engine.errors import ConfigError, DataError, WorkspaceError
 from engine.parts.data import prepare as module
-from engine.parts.data.cache import read_image
 from engine.parts.data.checks import KINDS
 from engine.parts.data.description import load_description
-from engine.parts.data.intake import Shape, to_shown
+from engine.parts.data.images import Shape, read_image, to_shown
 from engine.parts.data.prepare import copy_names, prepare
 from engine.parts.data.prepared import load_prepared
 from engine.types import SPLITS, ImageRecord
@@ -44,7 +43,9 @@ def voc(tmp_path):
 def test_the_prepared_folder(voc, tmp_path):
     report = run(voc, tmp_path / "out")
     dataset = load_prepared(tmp_path / "out")
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"dataset.json", "images", *(f"{s}.jsonl" for s in SPLITS)}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "dataset.json", "images", "splits.jsonl", *(f"{s}.jsonl" for s in SPLITS),
+    }  # fmt: skip
     assert dataset.names == ("cat", "dog") and dataset.name == "voc"
     assert dataset.counts == {
         "train": {"images": 4, "boxes": 4}, "val": {"images": 1, "boxes": 1}, "test": {"images": 1, "boxes": 1},
@@ -318,9 +319,9 @@ def test_boxes_drawn_before_the_exif_rotation_are_turned_with_the_image(orientat
     corner_image(voc / "JPEGImages/a.jpg", orientation)
     (voc / "JPEGImages/a.png").unlink()
     put(voc / "Annotations/a.xml", voc_xml("a", [("cat", (4, 2, 12, 10))], size=(20, 40)).replace(".png", ".jpg"))
-    with pytest.raises(DataError, match="the image is 40 x 20 after its EXIF rotation"):
-        run(voc, tmp_path / "out")
-    run(voc, tmp_path / "out", policies={"size_mismatch": "fix"})
+    with pytest.raises(DataError, match="a.jpg is 40 x 20 after its EXIF rotation"):
+        run(voc, tmp_path / "out", policies={"exif_rotation": "error"})
+    assert run(voc, tmp_path / "out").findings.counts["exif_rotation"] == 1
     record = next(r for r in load_prepared(tmp_path / "out").records("train") if Path(r.name).stem == "a")
     x1, y1, x2, y2 = record.boxes[0].astype(int)
     image = read_image(record.file)
@@ -375,7 +376,9 @@ def test_bccd(bccd, tmp_path):
     assert {s: c["images"] for s, c in info["counts"].items()} == {"train": 205, "val": 87, "test": 72}
     assert sum(c["boxes"] for c in info["counts"].values()) == 4155 + 372 + 361 - 2
     assert info["source_digest"] == description.content.digest, "the description's digest is that of the pinned version"
-    assert report.findings.counts == {"zero_area": 2, "duplicate_box": 7}
+    assert report.findings.counts == {
+        "zero_area": 2, "duplicate_box": 7, "near_leak": 1, "class_imbalance": 2, "size_outlier": 3, "aspect_outlier": 8,
+    }  # fmt: skip
     files = [example.file for example in report.findings.examples["zero_area"]]
     assert files == ["Annotations/BloodImage_00338.xml", "Annotations/BloodImage_00343.xml"]
     assert time.perf_counter() - started < 60

@@ -52,6 +52,19 @@ def test_a_relative_path_is_relative_to_the_workspace(cwd, project, monkeypatch)
     assert run(params(path="../outside"), project)["counts"]["train"]["images"] == 4
 
 
+@pytest.mark.parametrize("cwd", ["project", "."])
+def test_kept_splits_are_relative_to_the_workspace(cwd, project, monkeypatch):
+    put(project / "data/d.yaml", "name: d\npath: ../../outside\nsplits: none\n")
+    settings = {"source": "data/d.yaml", "policies": {"split_without_boxes": "warn"}}
+    run(params(**settings), project)
+    kept = {json.loads(line)["sha256"]: "train" for line in (project / "data/prepared/splits.jsonl").read_text().splitlines()}
+    put(project / "data/raw/splits.jsonl", "".join(json.dumps({"sha256": k, "split": v}) + "\n" for k, v in kept.items()))
+    monkeypatch.chdir(project.parent / cwd)
+    settings["policies"]["empty_split"] = "warn"
+    summary = run(params(**settings, keep_splits="data/raw/splits.jsonl"), project)
+    assert {split: count["images"] for split, count in summary["counts"].items()} == {"train": 6, "val": 0, "test": 0}
+
+
 def test_in_the_copy_of_an_experiment_the_projects_own_place_counts(project):
     copy = project / ".dvc/tmp/exps/tmp1"
     shutil.copytree(project / "data", copy / "data")

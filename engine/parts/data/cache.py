@@ -1,12 +1,11 @@
 """Decoded images: reading one file, and keeping it at the size of the network input in memory or on disk.
 
-One decoder (`read_image`) serves training, validation and prediction. `ImageCache` holds images already fitted into the
-input size; it writes only below its own directory, never beside the data, and knows neither boxes nor epochs.
+`ImageCache` holds images (decoded by `images.py`) already fitted into the input size; it writes only below its own
+directory, never beside the data, and knows neither boxes nor epochs.
 """
 
 from __future__ import annotations
 
-import io
 import mmap
 import os
 import struct
@@ -18,58 +17,14 @@ from hashlib import sha256
 from multiprocessing import reduction
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from engine.errors import ConfigError, DataError, nearest
+from engine.parts.data.images import decode_image, read_image
 from engine.parts.data.transforms import fit_size, resize
 from engine.types import ImageRecord, Size
 
 MODES = ("ram", "disk", "none")
-
-
-# --- decoding ---------------------------------------------------------------------------------------------------
-
-
-def read_image(path: Path | str) -> np.ndarray:
-    """The image as shown (EXIF rotation applied): uint8 BGR (H, W, 3), 16 bit scaled to 8, transparency dropped.
-
-    Raises DataError, naming the file, when it is missing or is no image.
-    """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: image cannot be read ({error.strerror}); check the path, or prepare again") from None
-    return decode_image(data, path)
-
-
-def decode_image(data: bytes, name: Path | str) -> np.ndarray:
-    """`read_image` for bytes already in memory; `name` is for the message."""
-    image = None
-    if data:
-        try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error:  # OpenCV raises on some damaged files and returns None for the others
-            image = None
-    if image is None or image.dtype != np.uint8:
-        image = _decode_with_pillow(data, name)
-    return image
-
-
-def _decode_with_pillow(data: bytes, name: Path | str) -> np.ndarray:
-    """The formats OpenCV lacks in this build (GIF, odd TIFFs, ...)."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # Pillow would cut 16 bit grey off at 255
-                deep = np.clip(np.asarray(image, np.int64), 0, 65535)
-                return cv2.cvtColor((deep // 257).astype(np.uint8), cv2.COLOR_GRAY2BGR)
-            return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "the file is empty" if not data else str(error).replace("<_io.BytesIO object", "<bytes")
-        raise DataError(f"{name}: not a readable image ({reason}); replace or remove it, then prepare again") from None
 
 
 # --- memory shared by the processes of a loader -----------------------------------------------------------------

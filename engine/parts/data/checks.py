@@ -14,6 +14,7 @@ from engine.errors import ConfigError, DataError, nearest
 
 EXAMPLES_IN_REPORT = 5
 EXAMPLES_IN_ERROR = 10
+SEVERITIES = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Kind:
     drop: str = ""
     fix: str = ""
     warn: str = ""
+    note: bool = False  # worth knowing, seldom wrong
 
     def choices(self) -> dict[str, str]:
         """Policy -> what it does."""
@@ -39,6 +41,10 @@ KINDS: dict[str, Kind] = {
     # annotation files
     "unreadable_annotation": Kind("annotation file cannot be read", "error", "repair or remove the file", drop=IMAGE_OUT),
     "bad_entry": Kind("entry that makes no sense", "error", "correct the entry", drop=BOX_OUT),
+    "other_shape": Kind(
+        "shape that is neither box nor polygon", "error", "draw a box, or remove the shape",
+        drop="the shape is left out", fix="the box around it is taken, if it covers an area; else it is left out",
+    ),
     "duplicate_entry": Kind("the same thing annotated twice", "error", "remove one of the two", drop="the second is left out"),
     "outside_folder": Kind(
         "path that leaves the dataset folder", "error", "write it relative to the dataset folder",
@@ -52,15 +58,23 @@ KINDS: dict[str, Kind] = {
         "split that points to no folder", "fix", "correct the path", fix="images are assigned by their folder's name"
     ),
     "link_loop": Kind("link that leads back into itself", "warn", "remove the link", warn="the link is not followed"),
+    "link_outside": Kind(
+        "link that leads out of the dataset folder", "error", "put what it points to into the folder",
+        drop="the link is not followed", warn="the link is followed",
+    ),
     # images
     "missing_image": Kind("image that is not there", "error", "add the image or remove its annotation", drop=IMAGE_OUT),
     "unreadable_image": Kind("image that cannot be decoded", "error", "replace or remove the image", drop=IMAGE_OUT),
     "missing_size": Kind(
-        "annotation without the image's size", "warn", "add the size", drop=IMAGE_OUT, warn="the size is read from the image"
+        "annotation without the image's size", "error", "add the size", drop=IMAGE_OUT, fix="the size is read from the image"
     ),
     "size_mismatch": Kind(
         "annotation made for another image size", "error", "annotate the image as it is now",
-        drop=IMAGE_OUT, fix="boxes are scaled, or turned with the image, to its present size", warn="boxes are kept as they are",
+        drop=IMAGE_OUT, fix="boxes are scaled to its present size", warn="boxes are kept as they are",
+    ),
+    "exif_rotation": Kind(
+        "annotation made before the image's EXIF rotation", "fix", "annotate the image as it is shown",
+        drop=IMAGE_OUT, fix="boxes are turned with the image", warn="boxes are kept as they are",
     ),
     "unlabelled_image": Kind(
         "image without annotation", "drop", "annotate it, or give it an empty annotation if it shows no object",
@@ -69,6 +83,9 @@ KINDS: dict[str, Kind] = {
     "empty_image": Kind("image without boxes", "warn", "make sure that it shows no object", drop=IMAGE_OUT, warn=KEPT),
     "duplicate_image": Kind(
         "image that is there twice, byte for byte", "warn", "remove one of the two", drop="the second is left out", warn=KEPT
+    ),
+    "near_duplicate": Kind(
+        "image that shows nearly the same as another", "warn", "remove one of the two", drop="the second is left out", warn=KEPT
     ),
     # boxes
     "unknown_class": Kind("class that is not among the names", "error", "correct it, or add it to the names", drop=BOX_OUT),
@@ -79,7 +96,14 @@ KINDS: dict[str, Kind] = {
         "two boxes of one class on one object (IoU above 0.9)", "warn", "remove one of the two",
         drop="the second is left out", warn=KEPT,
     ),
+    "tiny_box": Kind(
+        "box with a side below data.tiny_box_px", "warn", "make sure that it marks an object", drop=BOX_OUT, warn=KEPT
+    ),
+    "size_outlier": Kind("box of a size unusual for its class", "warn", "look at it", warn=KEPT, note=True),
+    "aspect_outlier": Kind("box of a shape unusual for its class", "warn", "look at it", warn=KEPT, note=True),
+    "label_error": Kind("label that a model contradicts with confidence", "warn", "look at it", warn=KEPT),
     # the dataset
+    "class_imbalance": Kind("class with few boxes beside another", "warn", "add images of it", warn=KEPT, note=True),
     "unused_class": Kind("class without any box", "warn", "remove it from the names, or add images of it", warn=KEPT),
     "not_in_split": Kind("image that no split list names", "drop", "add it to one of the lists", drop=IMAGE_OUT),
     "split_leak": Kind(
@@ -89,6 +113,20 @@ KINDS: dict[str, Kind] = {
     "empty_split": Kind(
         "split without images", "error", "add images to it, or change data.val_fraction, data.test_fraction",
         fix="images are taken from train, by their content", warn="the split stays empty",
+    ),
+    "near_leak": Kind(
+        "nearly the same image in two given splits", "warn", "leave it in one of them",
+        drop="it stays in test before val before train", warn=KEPT,
+    ),
+    "linked_splits": Kind(
+        "new image that joins two kept splits", "drop", "remove it, or what it resembles in one of the splits", drop=IMAGE_OUT,
+    ),
+    "uneven_split": Kind(
+        "class whose share in a split is far from the one asked for", "warn", "add images of it", note=True, warn=KEPT,
+        fix="images are taken from train, so that every class has its share",
+    ),
+    "no_group": Kind(
+        "image that data.group_table does not name", "error", "add it to the table", warn="it is a group of its own"
     ),
     "split_without_boxes": Kind("split without any box", "error", "put labelled images into it", warn=KEPT),
     "small_split": Kind(
@@ -108,6 +146,10 @@ class Finding:
     file: str  # relative to the dataset folder, or the name of what it concerns
     detail: str
     line: int | None = None
+    # For a page with pictures:
+    image: str = ""  # name of the image it is about
+    boxes: tuple[tuple[float, ...], ...] = ()  # xyxy pixels of the image as shown
+    other: str = ""  # name of the image it is compared with
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file
@@ -119,12 +161,13 @@ class Findings:
     """Counts of everything found and the first few places of each kind; memory stays flat however much is wrong."""
 
     policies: Mapping[str, str]
+    keep: int = EXAMPLES_IN_ERROR  # places of each kind
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[Finding]] = field(default_factory=dict)
 
     @classmethod
-    def with_policies(cls, chosen: Mapping[str, str]) -> Findings:
-        """The defaults with `chosen` in their place.
+    def with_policies(cls, chosen: Mapping[str, str], keep: int = EXAMPLES_IN_ERROR) -> Findings:
+        """The defaults with `chosen` in their place. keep: so many places of each kind are remembered.
 
         Raises:
             ConfigError: an unknown kind, or a policy that a kind does not offer.
@@ -136,15 +179,25 @@ class Findings:
             if policy not in offered:
                 choices = "; ".join(f"{name}: {text}" for name, text in offered.items())
                 raise ConfigError(f"data.policies.{kind}: '{policy}' is not offered. {choices}")
-        return cls({kind: chosen.get(kind, entry.default) for kind, entry in KINDS.items()})
+        return cls({kind: chosen.get(kind, entry.default) for kind, entry in KINDS.items()}, keep)
 
-    def add(self, kind: str, file: str, detail: str, line: int | None = None) -> str:
-        """Record a finding and return its policy: what the caller has to do."""
+    def add(self, kind: str, file: str, detail: str, line: int | None = None, **shown: Any) -> str:
+        """Record a finding and return its policy: what the caller has to do. `shown`: the other fields of `Finding`."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         kept = self.examples.setdefault(kind, [])
-        if len(kept) < EXAMPLES_IN_ERROR:
-            kept.append(Finding(kind, file, detail, line))
+        if len(kept) < self.keep:
+            kept.append(Finding(kind, file, detail, line, **shown))
         return self.policies[kind]
+
+    def severity(self, kind: str) -> str:
+        """One of `SEVERITIES`: error where the policy refuses the dataset, else warning, or note for what is seldom wrong."""
+        return "error" if self.policies[kind] == "error" else "note" if KINDS[kind].note else "warning"
+
+    @property
+    def worst(self) -> str:
+        """The highest severity of all that was found, "" where nothing was."""
+        found = {self.severity(kind) for kind in self.counts}
+        return next((severity for severity in SEVERITIES if severity in found), "")
 
     def stop_if_refused(self, dataset: str) -> None:
         """DataError listing the findings whose policy is `error`, if there are any."""
@@ -155,12 +208,13 @@ class Findings:
             raise DataError("\n".join([f"dataset '{dataset}': {found}, nothing was prepared.", *map(self._refusal, refused)]))
 
     def _refusal(self, kind: str) -> str:
-        shown, count = self.examples[kind], self.counts[kind]
+        shown, count = self.examples[kind][:EXAMPLES_IN_ERROR], self.counts[kind]
         lines = [f"{KINDS[kind].what} ({count}):", *(f"  {finding}" for finding in shown)]
         if count > len(shown):
             lines.append(f"  ... and {count - len(shown)} more")
-        others = " or ".join(f"{name} ({text})" for name, text in KINDS[kind].choices().items() if name != "error")
-        lines.append(f"  Next: {KINDS[kind].advice}." + (f" Or set data.policies.{kind} to {others}." if others else ""))
+        offered = [(name, text) for name, text in KINDS[kind].choices().items() if name != "error"]
+        others = " or ".join(f"-S data.policies.{kind}={name} ({text})" for name, text in offered)
+        lines.append(f"  Next: {KINDS[kind].advice}." + (f" Or run the pipeline with {others}." if others else ""))
         return "\n".join(lines)
 
     def warnings(self) -> list[str]:
@@ -172,13 +226,13 @@ class Findings:
             lines.append(f"{self.counts[kind]} x {entry.what} ({policy}: {entry.choices()[policy]}){first}")
         return lines
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, examples: int = EXAMPLES_IN_REPORT) -> dict[str, Any]:
         """kind -> {"count", "policy", "examples"}, in the order of `KINDS`; plain JSON, without paths of the machine."""
         return {
             kind: {
                 "count": self.counts[kind],
                 "policy": self.policies[kind],
-                "examples": [_plain(finding) for finding in self.examples[kind][:EXAMPLES_IN_REPORT]],
+                "examples": [_plain(finding) for finding in self.examples[kind][:examples]],
             }
             for kind in KINDS
             if kind in self.counts

@@ -21,12 +21,26 @@ from engine.errors import ConfigError, DataError, nearest
 
 DATASET_FILE = "dataset.json"  # marks a prepared dataset
 
+Format = Literal["voc", "coco", "yolo", "cvat", "labelstudio", "generated"]
+
+
+def checked_names(value: Any) -> Any:
+    """Class names as a YAML file has them. ValueError for what YAML read as something else, and for a name given twice."""
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            if not isinstance(item, str) or not item.strip():
+                raise ValueError(f"class names are text: write {str(item)!r} in quotes (YAML reads no, on, 1 otherwise)")
+        double = sorted({item for item in value if list(value).count(item) > 1})
+        if double:
+            raise ValueError(f"each class once: {', '.join(double)}")
+    return value
+
 
 class DescriptionFile(Frozen):
     """The content of a data/*.yaml."""
 
     name: str = Field(description="short name of the dataset", min_length=1, max_length=80)
-    format: Literal["voc", "coco", "yolo", "generated"] | None = Field(None, description="empty: found out")
+    format: Format | None = Field(None, description="empty: found out")
     path: str | None = Field(None, description="folder of the dataset, relative to this file")
     url: str | None = Field(None, description="https address of a .zip or .tar.gz, pinned to a version")
     folder: str = Field("", description="where in the archive the dataset lies")
@@ -42,17 +56,7 @@ class DescriptionFile(Frozen):
     generator: str | None = Field(None, description="which generated dataset, for example digits")
     options: dict[str, Any] = Field({}, description="options of the generator")
 
-    @field_validator("names", mode="before")
-    @classmethod
-    def _names_are_text(cls, value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            for item in value:
-                if not isinstance(item, str) or not item.strip():
-                    raise ValueError(f"class names are text: write {str(item)!r} in quotes (YAML reads no, on, 1 otherwise)")
-            double = sorted({item for item in value if list(value).count(item) > 1})
-            if double:
-                raise ValueError(f"each class once: {', '.join(double)}")
-        return value
+    _names = field_validator("names", mode="before")(checked_names)
 
     @field_validator("digest")
     @classmethod

@@ -31,11 +31,11 @@ class SourceDigest:
     _entries: list[str] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
 
-    def add(self, image: SourceImage, sha256: str) -> None:
+    def add(self, image: SourceImage, sha256: str, group: str = "") -> None:
         rows = sorted([row.name, [round(value, 6) + 0.0 for value in row.box], row.crowd] for row in image.rows)
         entry = json.dumps([sha256, image.split, image.size, image.shares, rows], ensure_ascii=False)
         self._entries.append(hashlib.sha256(entry.encode()).hexdigest())
-        self._names.append(f"{sha256} {image.name}")
+        self._names.append(f"{sha256} {image.name}" + (f" {group}" if group else ""))
 
     def content(self, class_names: Iterable[str]) -> str:
         """64 hex digits; the order in which images were added does not matter."""

@@ -2,6 +2,7 @@
 
     dataset.json                      name, class names, digests, counts
     train.jsonl, val.jsonl, test.jsonl   one image a line
+    splits.jsonl                      content hash and split of every image: what data.keep_splits takes
     images/<split>/<file>             copies, byte for byte
 
 `open_dataset` takes any kind of source and prepares it into a cache first, where that is needed.
@@ -24,6 +25,7 @@ import numpy as np
 from engine.config import DataConfig
 from engine.errors import DataError, WorkspaceError, nearest
 from engine.files import locked, sha256_file, write_text
+from engine.parts.data.classes import class_hash
 from engine.parts.data.description import DATASET_FILE, Description, load_description
 from engine.parts.data.fingerprint import Snapshot, recall, remember
 from engine.parts.data.generated import generator_versions
@@ -53,10 +55,14 @@ class PreparedDataset:
     def records(self, split: str) -> list[ImageRecord]:
         return read_manifest(self.manifest(split))
 
-
-def class_hash(names: Iterable[str]) -> str:
-    """16 hex digits that change with any name and with their order: models and data of one hash mean the same classes."""
-    return hashlib.sha256(json.dumps(list(names), ensure_ascii=False).encode()).hexdigest()[:16]
+    def require(self, *splits: str) -> None:
+        """DataError if one of `splits` has no images."""
+        for split in splits:
+            if not self.counts[split]["images"]:
+                raise DataError(
+                    f"dataset '{self.name}': split {split} has no images. Next: add images to it, or let the pipeline take some "
+                    "from train: detectflow run -S data.policies.empty_split=fix"
+                )
 
 
 def dataset_digest(names: Sequence[str], records: Iterable[ImageRecord]) -> str:
@@ -184,6 +190,7 @@ def open_dataset(source: str | Path, cache_dir: Path | None = None) -> PreparedD
     The last two are prepared into `cache_dir`/datasets/ once, with default settings, and found again while the content of
     the source, its description and the code that prepares are the same. A folder there never changes: who works with it
     keeps it, whatever happens to the source. Several processes may call this at once; one prepares, the others wait.
+    A split may be empty here, for example test of a set to train on: who needs images of one says so (`require`).
 
     Raises:
         DataError, ConfigError: there is no such dataset, or it cannot be used as it is.
@@ -193,7 +200,7 @@ def open_dataset(source: str | Path, cache_dir: Path | None = None) -> PreparedD
         return load_prepared(source)
     description = load_description(source)
     cache = (cache_dir or default_cache_dir()) / "datasets"
-    settings = DataConfig(source=str(source))
+    settings = DataConfig(source=str(source), policies={"empty_split": "warn"})
     key = _cache_key(description, settings)
     index = cache / f"{key}.json"
     with locked(cache / f".{key}.lock"):

@@ -8,12 +8,14 @@ from engine.errors import DataError
 from engine.parts.data.checks import Findings
 from engine.parts.data.formats.base import Reader
 from engine.parts.data.formats.coco import CocoReader, is_coco
+from engine.parts.data.formats.cvat import CvatReader, is_cvat
 from engine.parts.data.formats.folder import Folder
+from engine.parts.data.formats.labelstudio import LabelStudioReader, is_label_studio
 from engine.parts.data.formats.splits import GivenSplits, find_lists
 from engine.parts.data.formats.voc import LISTS, VocReader, annotation_files
 from engine.parts.data.formats.yolo import YoloReader, find_settings, label_files
 
-FORMATS = ("voc", "coco", "yolo")
+FORMATS = ("voc", "coco", "yolo", "cvat", "labelstudio")
 
 
 def detect_format(folder: Folder) -> str:
@@ -22,10 +24,13 @@ def detect_format(folder: Folder) -> str:
     Raises:
         DataError: none of them, or more than one; says what was looked for.
     """
+    cvat = {name for name in folder.with_suffix(".xml") if is_cvat(folder, name)}
     found = {
-        "voc": len(annotation_files(folder)),
-        "coco": sum(is_coco(folder, name) for name in folder.with_suffix(".json")),
-        "yolo": len(label_files(folder)) or bool(find_settings(folder)),
+        "voc": any(name not in cvat for name in annotation_files(folder)),
+        "coco": any(is_coco(folder, name) for name in folder.with_suffix(".json")),
+        "yolo": bool(label_files(folder) or find_settings(folder)),
+        "cvat": bool(cvat),
+        "labelstudio": any(is_label_studio(folder, name) for name in folder.with_suffix(".json")),
     }
     present = [name for name in FORMATS if found[name]]
     if len(present) == 1:
@@ -36,8 +41,9 @@ def detect_format(folder: Folder) -> str:
             "`format:` and `path:` that says which one counts"
         )
     raise DataError(
-        f"{folder.root}: no annotations found. Looked for Pascal VOC (*.xml), COCO (*.json with images and annotations) and "
-        f"YOLO (data.yaml, labels/*.txt, or *.txt beside images); there are {len(folder.images)} images"
+        f"{folder.root}: no annotations found. Looked for Pascal VOC (*.xml), CVAT (annotations.xml), COCO (*.json with images "
+        "and annotations), Label Studio (*.json with a list of tasks) and YOLO (data.yaml, labels/*.txt, or *.txt beside "
+        f"images); there are {len(folder.images)} images"
     )
 
 
@@ -58,7 +64,7 @@ def open_reader(
         DataError: no, or more than one format; a folder that a format's reader can make nothing of.
     """
     format = format or detect_format(folder)
-    folder.report_loops(findings)
+    folder.report_links(findings)
     ignore = splits == "none"
     lists = {split: [file] for split, file in splits.items()} if isinstance(splits, Mapping) else {}
     if format == "voc":
@@ -66,4 +72,8 @@ def open_reader(
     given = GivenSplits(folder, lists, findings, ignore=ignore)
     if format == "coco":
         return CocoReader(folder, given, findings, ignore_splits=ignore)
+    if format == "cvat":
+        return CvatReader(folder, given, findings, ignore_splits=ignore)
+    if format == "labelstudio":
+        return LabelStudioReader(folder, given, findings)
     return YoloReader(folder, given, findings, names=names, ignore_splits=ignore)

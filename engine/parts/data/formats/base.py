@@ -29,6 +29,7 @@ class Row:
     crowd: bool = False
     line: int | None = None  # in the annotation file
     ref: str = ""  # what people call it where there are no lines, for example "annotation 17"
+    difficult: bool = False  # Pascal VOC's flag: not used in training, kept for whoever writes the dataset again
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def stated_size(height: Any, width: Any) -> Size | None:
+    """(h, w) as an annotation states it; None where it does not: some tools write 0 when they do not know."""
+    h, w = number(height), number(width)
+    return (int(h), int(w)) if h and w and h > 0 and w > 0 else None
+
+
 def split_word(word: str) -> str:
     """`"valid"` -> "val", `"train2017"` -> "train", `"photos"` -> ""."""
     match = _SPLIT_WORD.fullmatch(word)
@@ -86,6 +93,11 @@ def split_of_path(name: str) -> str:
     """The split that the folders of an image, or else a file's own name, stand for: "valid/images/a.jpg" -> "val"."""
     found = [split_word(part) for part in name.split("/")[:-1]]
     return next((split for split in reversed(found) if split), "")
+
+
+def safe_stem(stem: str) -> str:
+    """A file name without suffix that is harmless everywhere: letters, digits, `. _ -` and blanks, at most 80."""
+    return re.sub(r"[^\w.\- ]", "_", stem)[:80].strip(" .") or "image"
 
 
 def shown(text: str, limit: int = 60) -> str:

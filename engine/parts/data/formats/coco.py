@@ -13,10 +13,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from engine.parts.data.checks import Findings
-from engine.parts.data.formats.base import Row, SourceImage, number, shown, split_of_path, split_word
-from engine.parts.data.formats.folder import Folder, base_name, inside
+from engine.parts.data.formats.base import Row, SourceImage, number, shown, split_of_path, split_word, stated_size
+from engine.parts.data.formats.folder import Folder, base_name
 from engine.parts.data.formats.splits import GivenSplits
-from engine.types import Size
 
 SECTIONS = ("images", "annotations", "categories")
 
@@ -122,36 +121,21 @@ class CocoReader:
         return rows
 
     def _image(self, file: str, item: dict[str, Any], rows: tuple[Row, ...]) -> SourceImage | None:
-        name = self._find(file, item["file_name"])
+        text = item["file_name"]
+        name = self._folder.find_image(self._findings, file, text, what="file_name", prefer=lambda names: self._near(file, names))
         if name is None:
+            self._splits.of(base_name(text))  # found wanting, and said so: a list that names it is not wrong as well
             return None
         if name in self._owner:
             self._findings.add("duplicate_entry", file, f"image {item['id']} is {name}, which {self._owner[name]} has too")
             return None
         self._owner[name] = file
         split = split_of_json(file) if self._by_file else self._splits.of(name)
-        return SourceImage(name, rows, file, self._folder.path(name), size=_size(item), states_size=True, split=split)
-
-    def _find(self, file: str, text: str) -> str | None:
-        """The image file of an entry; None after a finding."""
-        tail = inside(text)
-        if tail is None:
-            if self._findings.add("outside_folder", file, f"file_name {shown(text)} leaves the dataset folder") != "fix":
-                return None
-            tail = base_name(text)
-        names = self._near(file, self._folder.images_ending(tail))
-        if not names:
-            self._splits.of(tail)
-            self._findings.add("missing_image", file, f"image {shown(text)} is not there{self._folder.looks_like(tail)}")
-            return None
-        if len(names) > 1 and self._findings.add("ambiguous_image", file, f"file_name {shown(text)} fits {names}") != "fix":
-            return None
-        return names[0]
+        size = stated_size(item.get("height"), item.get("width"))
+        return SourceImage(name, rows, file, self._folder.path(name), size=size, states_size=True, split=split)
 
     def _near(self, file: str, names: list[str]) -> list[str]:
         """Of several images with that name, those beside the JSON file, else those in its split's folder, else all."""
-        if len(names) < 2:
-            return names
         folder = PurePosixPath(file).parent
         beside = [name for name in names if PurePosixPath(name).is_relative_to(folder)] if str(folder) != "." else []
         split = split_of_json(file)
@@ -170,7 +154,7 @@ def is_id(value: Any) -> bool:
 
 
 def split_of_json(file: str) -> str:
-    """"annotations/instances_val2017.json" -> "val"; "test/_annotations.coco.json" -> "test"."""
+    """`"annotations/instances_val2017.json"` -> "val"; `"test/_annotations.coco.json"` -> "test"."""
     words = PurePosixPath(file).stem.replace("-", "_").replace(".", "_").split("_")
     return next((split for split in map(split_word, words) if split), "") or split_of_path(file)
 
@@ -181,7 +165,7 @@ def is_coco(folder: Folder, file: str) -> bool:
         text = folder.text(file)
     except ValueError:
         return False
-    return '"images"' in text and '"annotations"' in text
+    return not text.lstrip().startswith("[") and '"images"' in text and '"annotations"' in text
 
 
 def _wrong_section(content: Any) -> str:
@@ -191,8 +175,3 @@ def _wrong_section(content: Any) -> str:
         if not isinstance(content.get(section), list) or not all(isinstance(item, dict) for item in content[section]):
             return f"'{section}' is missing or no list of objects"
     return ""
-
-
-def _size(item: dict[str, Any]) -> Size | None:
-    h, w = number(item.get("height")), number(item.get("width"))
-    return (int(h), int(w)) if h and w and h > 0 and w > 0 else None

@@ -1,7 +1,8 @@
 """The files of one dataset folder, listed once: found by path, by the end of a path, or by name without suffix.
 
-Names are relative to the folder, with `/`. Links to folders are followed unless they lead back into themselves; a path
-taken from an annotation is only ever looked up in this list, so no annotation can reach a file outside.
+Names are relative to the folder, with `/`. A path taken from an annotation is only ever looked up in this list, so no
+annotation can reach a file outside. Links are followed unless they lead back into themselves; those that lead out of the
+folder are counted, and a policy may forget them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
-from engine.parts.data.formats.base import MAX_ANNOTATION_BYTES
+from engine.parts.data.formats.base import MAX_ANNOTATION_BYTES, shown
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+CHUNK_BYTES, HEAD_BYTES = 1 << 16, 1 << 14
 IGNORED_FOLDERS = {"__MACOSX"}  # and everything that begins with a dot
+
+# An object of DVC's cache, called by its hash: where no other link is possible, `dvc add` leaves such links in the dataset.
+_STORED_CONTENT = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}$")
 
 
 class Folder:
@@ -27,6 +33,7 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.loops: list[str] = []
+        self.outside: list[str] = []  # links, to files or to folders (with a final /), that lead out; not to DVC's cache
         self._paths: dict[str, Path] = {}
         try:
             self._list(root, "", ())
@@ -49,10 +56,20 @@ class Folder:
                 if entry.name.startswith(".") or entry.name in IGNORED_FOLDERS:
                     continue
                 name = prefix + _readable(entry.name)
-                if _is_folder(entry):
+                is_folder = _is_folder(entry)
+                if entry.is_symlink() and self._leads_out(entry):
+                    self.outside.append(name + "/" if is_folder else name)
+                if is_folder:
                     self._list(Path(entry.path), name + "/", (*above, here))
                 else:
                     self._paths[name if name not in self._paths else f"{name}~"] = Path(entry.path)
+
+    def _leads_out(self, link: os.DirEntry) -> bool:
+        try:
+            target = Path(link.path).resolve(strict=True)
+            return not (target.is_relative_to(self.root.resolve()) or _STORED_CONTENT.search(target.as_posix()))
+        except (OSError, RuntimeError):  # leads nowhere, or in a circle: a file that cannot be read
+            return False
 
     @cached_property
     def images(self) -> tuple[str, ...]:
@@ -77,6 +94,27 @@ class Folder:
             return path.read_bytes()
         except OSError as error:
             raise ValueError(f"cannot be read ({error.strerror})") from None
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """`read` in pieces, for files that are better not held whole."""
+        size = 0
+        try:
+            with open(self._paths[name], "rb") as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    size += len(chunk)
+                    if size > MAX_ANNOTATION_BYTES:
+                        raise ValueError(f"larger than {MAX_ANNOTATION_BYTES >> 20} MiB, which no annotation file should be")
+                    yield chunk
+        except OSError as error:
+            raise ValueError(f"cannot be read ({error.strerror})") from None
+
+    def head(self, name: str) -> bytes:
+        """The first bytes of a file, b"" where it cannot be read: enough to see what it is."""
+        try:
+            with open(self._paths[name], "rb") as file:
+                return file.read(HEAD_BYTES)
+        except OSError:
+            return b""
 
     def text(self, name: str) -> str:
         """The text of an annotation file: UTF-8, with or without byte order mark. ValueError as for `read`."""
@@ -123,9 +161,49 @@ class Folder:
             return f"; there is {near}: upper and lower case matter"
         return f"; {near} is, but images are {' '.join(sorted(IMAGE_SUFFIXES))}"
 
-    def report_loops(self, findings: Findings) -> None:
+    def find_image(
+        self,
+        findings: Findings,
+        file: str,
+        text: str,
+        line: int | None = None,
+        *,
+        what: str,
+        prefer: Callable[[list[str]], list[str]] = list,
+    ) -> str | None:
+        """The image that an annotation in `file` calls `text`: by the end of its path. None after a finding.
+
+        what: how the format calls that entry. prefer: of several images, those to be taken first.
+        """
+        tail = inside(text)
+        if tail is None:
+            if findings.add("outside_folder", file, f"{what} {shown(text)} leaves the dataset folder", line) != "fix":
+                return None
+            tail = base_name(text)
+        names = self.images_ending(tail)
+        if not names and PurePosixPath(tail).suffix.lower() not in IMAGE_SUFFIXES:
+            names = self.images_with_stem(tail)  # CVAT calls the frames of a film without suffix
+        if len(names) > 1:
+            names = prefer(names)
+        if not names:
+            findings.add("missing_image", file, f"image {shown(text)} is not there{self.looks_like(tail)}", line)
+            return None
+        if len(names) > 1 and findings.add("ambiguous_image", file, f"{what} {shown(text)} fits {names[:4]}", line) != "fix":
+            return None
+        return names[0]
+
+    def report_links(self, findings: Findings) -> None:
+        """Say which links were not followed, and forget those out of the folder where the policy says so. Call once."""
         for name in self.loops:
             findings.add("link_loop", name, "leads back to a folder above it")
+        for link in self.outside:
+            if findings.add("link_outside", link.rstrip("/"), "leads out of the dataset folder") == "drop":
+                gone = [name for name in self._paths if name == link or (link.endswith("/") and name.startswith(link))]
+                for name in gone:
+                    del self._paths[name]
+        self.files = tuple(sorted(self._paths))
+        for listing in ("images", "_by_tail", "_by_stem"):  # made of what was there before
+            self.__dict__.pop(listing, None)
 
 
 def tails(name: str) -> list[str]:

@@ -36,6 +36,7 @@ class GivenSplits:
         self._findings = findings
         self._lines: list[_Listed] = []
         self._by_name: dict[str, _Listed] = {}  # name or path, with or without suffix, as listed
+        self._by_flagged: dict[str, _Listed] = {}  # "name" of a line "name -1", unless a line says just "name"
         self.given_by_list = bool(lists) and not ignore
         if self.given_by_list:
             for split in SPLITS:
@@ -73,17 +74,18 @@ class GivenSplits:
         self._lines.append(listed)
         flagged = _VOC_FLAG.fullmatch(name)
         if flagged:
-            self._by_name.setdefault(flagged[1], listed)
+            self._by_flagged.setdefault(flagged[1], listed)
 
     def of(self, image: str) -> str:
         """The split of the image with this path, or "" where it has none."""
         if not self.given_by_list:
             return split_of_path(image) if self.given else ""
-        for tail in reversed(tails(image)):  # the whole path first
-            for key in (tail, without_suffix(tail)):
-                if key in self._by_name:
-                    self._by_name[key].seen = True
-                    return self._by_name[key].split
+        keys = [key for tail in reversed(tails(image)) for key in (tail, without_suffix(tail))]  # the whole path first
+        for listed in (self._by_name, self._by_flagged):
+            for key in keys:
+                if key in listed:
+                    listed[key].seen = True
+                    return listed[key].split
         return ""
 
     def report_unused(self) -> None:

@@ -1,8 +1,9 @@
 """Pascal VOC: one XML file an image, `<object>` with `<name>` and `<bndbox>` in pixels.
 
 Corners are taken as written: today's annotation tools write edges (xmin = 0 is the left edge), and the half pixel that
-the original 1-based inclusive convention differs by is below what people draw. `<path>`, `<difficult>` and parts of
-objects are not used. Splits: `ImageSets/Main/{train,val,test}.txt`, else folders called train, val, test.
+the original 1-based inclusive convention differs by is below what people draw. `<path>` and parts of objects are not used;
+`<difficult>` is kept, and changes nothing in training. Splits: `ImageSets/Main/{train,val,test}.txt`, else folders called
+train, val, test.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.parts.data.checks import Findings
-from engine.parts.data.formats.base import Row, SourceImage, number, shown
+from engine.parts.data.formats.base import Row, SourceImage, number, shown, stated_size
 from engine.parts.data.formats.folder import Folder, base_name, inside, without_suffix
 from engine.parts.data.formats.splits import GivenSplits
 from engine.parts.data.formats.xml_tree import Node, parse_xml
-from engine.types import Size
 
 LISTS = "ImageSets/Main/{}.txt"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -68,12 +68,13 @@ class VocReader:
             return None
         self._owner[name] = file
         rows = (self._row(file, node) for node in root.children("object"))
+        stated = root.child("size")
         return SourceImage(
             name=name,
             rows=tuple(row for row in rows if row is not None),
             origin=file,
             path=self._folder.path(name),
-            size=_size(root),
+            size=stated_size(stated.text("height"), stated.text("width")) if stated else None,
             states_size=True,
             split=self._splits.of(name),
         )
@@ -123,7 +124,7 @@ class VocReader:
             texts = [boxes[0].text(corner) for corner in CORNERS]
             corners = [number(text) for text in texts]
             if None not in corners:
-                return Row(name, tuple(corners), line=node.line)
+                return Row(name, tuple(corners), line=node.line, difficult=node.text("difficult") == "1")
             wrong = corners.index(None)
             found = "is missing" if texts[wrong] is None else f"is {shown(texts[wrong])}, not a number"
             self._findings.add("bad_entry", file, f"<{CORNERS[wrong]}> of '{name}' {found}", boxes[0].line)
@@ -134,12 +135,3 @@ def annotation_files(folder: Folder) -> list[str]:
     """The XML files of the folders called Annotations, or all where there is no such folder."""
     files = folder.with_suffix(".xml")
     return [name for name in files if "annotations" in name.lower().split("/")[:-1]] or files
-
-
-def _size(root: Node) -> Size | None:
-    """(h, w) as stated; some tools write 0 when they do not know."""
-    node = root.child("size")
-    if node is None:
-        return None
-    h, w = number(node.text("height")), number(node.text("width"))
-    return (int(h), int(w)) if h and w and h > 0 and w > 0 else None

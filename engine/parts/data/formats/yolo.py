@@ -16,7 +16,7 @@ import yaml
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
 from engine.parts.data.formats.base import Row, SourceImage, number, shown, split_word
-from engine.parts.data.formats.folder import Folder, inside, without_suffix
+from engine.parts.data.formats.folder import Folder, base_name, inside, without_suffix
 from engine.parts.data.formats.splits import GivenSplits
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")
@@ -118,16 +118,23 @@ def label_names(image: str) -> list[str]:
 
 def label_files(folder: Folder) -> list[str]:
     """Text files that hold labels: those of the folders called labels, else those beside images that begin with a number."""
-    texts = [name for name in folder.with_suffix(".txt") if PurePosixPath(name).name.lower() not in NOT_LABELS]
-    inside_labels = [name for name in texts if "labels" in name.lower().split("/")[:-1]]
+    everything = folder.with_suffix(".txt")
+    shown_by = {base_name(without_suffix(name)) for name in folder.images}  # an image may be called train.jpg
+    in_labels = [name for name in everything if "labels" in name.lower().split("/")[:-1]]
+    inside_labels = [name for name in in_labels if not _is_other(name) or base_name(without_suffix(name)) in shown_by]
     if inside_labels:
         return inside_labels
+    texts = [name for name in everything if not _is_other(name)]
     stems = {without_suffix(name) for name in folder.images}
     if not any(without_suffix(name) in stems for name in texts):
         return []
     folders = {name.rpartition("/")[0] for name in folder.images}
     beside = [name for name in texts if name.rpartition("/")[0] in folders]
     return [name for name in beside if without_suffix(name) in stems or _begins_with_number(folder, name)]
+
+
+def _is_other(file: str) -> bool:
+    return base_name(file).lower() in NOT_LABELS
 
 
 def _begins_with_number(folder: Folder, file: str) -> bool:

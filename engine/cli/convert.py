@@ -1,0 +1,41 @@
+"""convert: a labelled dataset in another format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config import DataConfig, parse_overrides
+from engine.errors import ConfigError, nearest
+
+REQUIRED = {"data": "data/bccd.yaml", "format": "coco", "out": "converted/"}  # word -> an example
+SETTINGS = ("path", "options", "policies")  # of the data section
+
+
+def convert(words: Sequence[str]) -> int:
+    """`detectflow convert data=DATASET format=FORMAT out=FOLDER [path=FOLDER] [policies.KIND=POLICY ...]`"""
+    given = parse_overrides(words)
+    settings: dict[str, Any] = {}
+    for key in [key for key in given if key not in REQUIRED]:
+        section, dot, entry = key.partition(".")
+        if section not in SETTINGS:
+            raise ConfigError(f"convert: unknown key '{key}'.{nearest(key, [*REQUIRED, *SETTINGS])}")
+        if dot:
+            settings.setdefault(section, {})[entry] = given.pop(key)
+        else:
+            settings[section] = given.pop(key)
+    for key, example in REQUIRED.items():
+        if given.get(key) is None:
+            raise ConfigError(f"convert: no {key} given, for example {key}={example}")
+    source = DataConfig.build({"source": str(given["data"]), **settings}, "convert")
+    from engine.parts.data.convert import convert as write
+
+    out = Path(str(given["out"]))
+    done = write(str(given["data"]), out, str(given["format"]), source)
+    for line in done.findings.warnings():
+        print(line)
+    for what, count in done.lost.items():
+        print(f"{given['format']} has no place for {count} x {what}: left out")
+    print(f"{done.images} images, {done.boxes} boxes, {len(done.names)} classes as {given['format']} in {out}/")
+    return 0

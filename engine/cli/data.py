@@ -1,0 +1,175 @@
+"""check and diff: what is wrong with a dataset, and what changed between two versions of one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config import DataConfig, Params, parse_overrides
+from engine.errors import ConfigError, nearest
+
+REFUSED = 1  # exit code of check where a finding's policy is `error`
+
+# Words of a mode that are no settings of the data section, with their defaults.
+CHECK_EXTRA = {"data": None, "model": None, "device": "auto", "out": "runs/check", "classes": None}
+
+
+def check(words: Sequence[str]) -> int:
+    """`detectflow check data=DATASET [model=WEIGHTS] key=value ...`"""
+    given = parse_overrides(words)
+    extra = _take(given, "check", CHECK_EXTRA)
+    settings, root = _settings(extra["data"], given)
+    from engine.files import write_text
+    from engine.parts.data.check_report import KEPT_PER_KIND, report_page, report_text, report_values
+    from engine.parts.data.checks import Findings
+    from engine.parts.data.description import load_description
+    from engine.parts.data.examine import examine
+    from engine.parts.data.prepared import default_cache_dir
+    from engine.stages.common import write_json
+
+    findings = Findings.with_policies(settings.policies, keep=KEPT_PER_KIND)
+    description = load_description(settings.source)
+    scratch = default_cache_dir() / "check"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        # Images that are generated have no file to look at again.
+        copies = Path(folder) if description.generated else None
+        schema = _schema(extra["classes"], root)
+        found = examine(description, settings, findings, copies=copies, schema=schema, progress=_progress)
+        if extra["model"]:
+            _ask_model(extra["model"], extra["device"], found, findings)
+        out = Path(extra["out"])
+        write_json(out / "report.json", report_values(description.name, found, findings))
+        write_text(out / "report.html", report_page(description.name, found, findings))
+    if extra["classes"] and schema is None and found.names:
+        from engine.parts.data.classes import write_classes
+
+        write_classes(Path(extra["classes"]), found.names)
+        print(f"classes {extra['classes']}: {', '.join(found.names)}")
+    print(report_text(description.name, found, findings))
+    print(f"\npictures {out / 'report.html'}   values {out / 'report.json'}")
+    return REFUSED if findings.worst == "error" else 0
+
+
+def diff(words: Sequence[str]) -> int:
+    """`detectflow diff BEFORE [AFTER] [out=FOLDER]`"""
+    versions = [word for word in words if "=" not in word]
+    given = parse_overrides([word for word in words if "=" in word])
+    if not 1 <= len(versions) <= 2 or given.keys() - {"out"}:
+        wrong = next(iter(given.keys() - {"out"}), None)
+        hint = f", not '{wrong}='" if wrong else ""
+        raise ConfigError(f"diff takes one or two versions and out=FOLDER{hint}. `detectflow help diff` shows what a version is")
+    out = Path(given.get("out", "runs/diff"))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    root = _project()
+    from engine.cli.versions import PREPARED, open_version
+    from engine.files import write_text
+    from engine.parts.data.compare import compare
+    from engine.parts.data.diff_report import diff_page, diff_text, diff_values
+    from engine.stages.common import write_json
+
+    before, after = [*versions, PREPARED][:2]
+    with tempfile.TemporaryDirectory() as scratch:
+        found = compare(
+            open_version(before, root, Path(scratch).resolve() / "before"),
+            open_version(after, root, Path(scratch).resolve() / "after"),
+        )
+        write_json(out / "diff.json", diff_values(found))
+        write_text(out / "diff.html", diff_page(found))
+    print(diff_text(found))
+    print(f"\npictures {out / 'diff.html'}   values {out / 'diff.json'}")
+    return 0
+
+
+def _project() -> Path | None:
+    """The root of the project here, its environment prepared; None outside a project: caches stay in the working directory."""
+    from engine.tracking.environment import prepare_environment
+
+    with contextlib.suppress(ConfigError):
+        return prepare_environment()
+    return None
+
+
+def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the words that are no settings of the data section; unknown ones get the nearest of both."""
+    for key in given:
+        if key not in extra and key.split(".")[0] not in DataConfig.model_fields:
+            raise ConfigError(f"{mode}: unknown key '{key}'.{nearest(key.split('.')[0], [*extra, *DataConfig.model_fields])}")
+    return {key: given.pop(key, default) for key, default in extra.items()}
+
+
+def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, Path | None]:
+    """The data section to check with, and the project's root where there is a project.
+
+    In a project its params.yaml counts; for another dataset than the project's own only what is not about one dataset:
+    policies and thresholds.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    root = _project()
+    own = Params.load(root / "params.yaml").data if root else None
+    if data is None and own is None:
+        raise ConfigError("check: no dataset given, for example data=data/bccd.yaml")
+    if own is None:
+        base = DataConfig(source=str(data))
+    elif data is None or Path(data).resolve() == (root / own.source).resolve():
+        from engine.stages.prepare import with_absolute_path
+
+        base = with_absolute_path(own, root).with_overrides({"source": str(root / own.source)})
+    else:
+        general = ("policies", "near_duplicate_bits", "tiny_box_px", "seed", "val_fraction", "test_fraction")
+        base = DataConfig(source=str(data), **{key: getattr(own, key) for key in general})
+    return base.with_overrides(_nested(given, base)), root
+
+
+def _nested(given: Mapping[str, Any], base: DataConfig) -> dict[str, Any]:
+    """`policies.zero_area=warn` sets one entry of the policies and leaves the others."""
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        section, dot, entry = key.partition(".")
+        if dot:
+            values[section] = {**values.get(section, getattr(base, section)), entry: value}
+        else:
+            values[key] = value
+    return values
+
+
+def _schema(file: str | None, root: Path | None) -> Any:
+    """The fixed classes: of `file`, which may not be there yet, else of the project; None where nothing is fixed."""
+    from engine.parts.data.classes import CLASSES_FILE, load_classes
+
+    path = Path(file) if file else root / CLASSES_FILE if root else None
+    return load_classes(path) if path is not None and path.is_file() else None
+
+
+def _ask_model(weights: str, device: str, found: Any, findings: Any) -> None:
+    """Findings `label_error`: what a trained model sees in the images, beside their labels."""
+    from engine.detect import DetectionPredictor
+    from engine.parts.data.label_errors import LEAST_SCORE, LabelErrors
+
+    predictor = DetectionPredictor(
+        {"model": weights, "device": device, "conf": LEAST_SCORE, "save": False, "verbose": False, "classes": None}
+    )
+    errors = LabelErrors(found.names)
+    results = predictor([str(record.file) for record in found.records], stream=True)
+    number = {name: index for index, name in enumerate(found.names)}
+    for record, result in zip(found.records, results, strict=True):
+        classes = {index: number[name] for index, name in enumerate(result.names) if name in number}
+        if not classes:
+            raise ConfigError(
+                f"{weights}: knows none of the dataset's classes. Model: {', '.join(result.names)}. "
+                f"Dataset: {', '.join(found.names)}"
+            )
+        errors.add(record, result.detections, classes)
+    errors.report(findings)
+
+
+def _progress(values: Mapping[str, Any]) -> None:
+    """A line that is written over, on a terminal only."""
+    if sys.stderr.isatty():
+        end = "\n" if values["done"] == values["total"] else ""
+        print(f"\r{values['done']} of {values['total']} images", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,79 @@
+"""Which images belong together: frames of one film, slides of one patient. One group never parts over splits.
+
+`data.group_by` is a regular expression on the file name, the word `folder`, or, with `data.group_table`, a column of a CSV
+file in the dataset folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+
+from engine.config import DataConfig
+from engine.errors import ConfigError, DataError, nearest
+from engine.parts.data.checks import Findings
+from engine.parts.data.formats.folder import Folder
+
+BY_FOLDER = "folder"
+NAME_COLUMN = "image"
+
+
+def open_groups(settings: DataConfig, folder: Folder | None, findings: Findings) -> Callable[[str], str]:
+    """A function from an image's name to its group, "" for none. folder: of the dataset, None where it is generated.
+
+    Raises:
+        ConfigError: settings that contradict each other. DataError: a table that cannot be read.
+    """
+    if settings.group_table:
+        if not settings.group_by:
+            raise ConfigError("data.group_table needs data.group_by: the name of its column that holds the groups")
+        if folder is None:
+            raise ConfigError("data.group_table: a generated dataset has no tables; set it to null")
+        return _from_table(settings.group_table, settings.group_by, folder, findings)
+    if settings.group_by == BY_FOLDER:
+        return lambda name: name.rpartition("/")[0]
+    pattern = compile_group(settings.group_by)
+    return lambda name: group_of(name, pattern)
+
+
+def group_of(name: str, pattern: re.Pattern[str] | None) -> str:
+    """The group of an image: what `pattern` finds in its file name (its first bracket, if it has one); "" for nothing."""
+    match = pattern.search(name.rsplit("/", 1)[-1]) if pattern else None
+    if match is None:
+        return ""
+    return (match[1] or "") if pattern.groups else match[0]
+
+
+def compile_group(pattern: str | None) -> re.Pattern[str] | None:
+    """ConfigError for a wrong regular expression."""
+    try:
+        return re.compile(pattern) if pattern else None
+    except re.error as error:
+        raise ConfigError(f"data.group_by: {pattern!r} is no regular expression ({error})") from None
+
+
+def _from_table(file: str, column: str, folder: Folder, findings: Findings) -> Callable[[str], str]:
+    """Images are named in the table by their path in the dataset folder, or by their file name alone."""
+    if file not in folder.files:
+        hint = nearest(file, folder.with_suffix(".csv"))
+        raise DataError(f"{folder.root}: has no {file} (data.group_table); its path is relative to the dataset folder.{hint}")
+    try:
+        rows = csv.DictReader(io.StringIO(folder.text(file), newline=""), strict=True)
+        fields = list(rows.fieldnames or ())
+        missing = [name for name in (NAME_COLUMN, column) if name not in fields]
+        if missing:
+            hint = nearest(missing[0], fields)
+            raise DataError(f"{folder.root}/{file}: has no column '{missing[0]}'; its columns: {', '.join(fields)}.{hint}")
+        groups = {(row[NAME_COLUMN] or "").strip(): (row[column] or "").strip() for row in rows}
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{folder.root}/{file}: not a CSV table ({error})") from None
+
+    def group(name: str) -> str:
+        key = name if name in groups else name.rsplit("/", 1)[-1]
+        if not groups.get(key):
+            findings.add("no_group", name, f"is not in {file}" if key not in groups else f"has no {column} in {file}")
+        return groups.get(key, "")
+
+    return group

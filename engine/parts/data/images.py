@@ -1,0 +1,133 @@
+"""Image files: the one decoder of the project, and the question whether a file is whole.
+
+JPEG, PNG, BMP, TIFF and WebP, 8 or 16 bit, grey, palette, RGB(A) or CMYK, all come out as uint8 BGR, turned as EXIF says:
+training, validation, prediction and the checks see the same pixels. Pixels that are floats have no scale and are refused.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from engine.errors import DataError
+from engine.parts.data.duplicates import dhash, grey_levels
+from engine.types import Size
+
+ORIENTATION_TAG = 0x0112
+SIDEWAYS = 5  # EXIF orientations from here to 8 swap height and width
+
+
+# Decoding ---------------------------------------------------------------------------------------------------------
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """The image as shown (EXIF rotation applied): uint8 BGR (H, W, 3), 16 bit scaled to 8, transparency dropped.
+
+    Raises DataError, naming the file, when it is missing or is no image.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: image cannot be read ({error.strerror}); check the path, or prepare again") from None
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, name: Path | str) -> np.ndarray:
+    """`read_image` for bytes already in memory; `name` is for the message."""
+    image = None
+    if data:
+        try:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except cv2.error:  # OpenCV raises on some damaged files and returns None for the others
+            image = None
+    if image is None or image.dtype != np.uint8:
+        image = decode_with_pillow(data, name)
+    return image
+
+
+def decode_with_pillow(data: bytes, name: Path | str) -> np.ndarray:
+    """The formats OpenCV lacks in this build (odd TIFFs, ...)."""
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            return from_pillow(opened)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "the file is empty" if not data else str(error).partition(" <_io")[0]  # no addresses in messages
+        raise DataError(f"{name}: not a readable image ({reason}); replace or remove it, then prepare again") from None
+
+
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """A Pillow image as `read_image` would give it. ValueError for pixels that are floats."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floats; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # Pillow would cut 16 bit grey off at 255
+        deep = np.clip(np.asarray(image, np.int64), 0, 65535)
+        return cv2.cvtColor((deep // 257).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+
+
+# Checking ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of an image, (h, w)."""
+
+    shown: Size  # as everybody sees it and training decodes it
+    stored: Size  # before the EXIF rotation
+    orientation: int = 1  # EXIF, 1 to 8
+    dhash: bytes = b""  # of the image as shown: `duplicates.dhash`
+
+
+def inspect_image(data: bytes) -> Shape:
+    """Decode an image completely.
+
+    Raises:
+        ValueError: it is no image, or it ends too early; the text says what is wrong.
+    """
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large images and odd EXIF blocks are none of our business here
+            with Image.open(io.BytesIO(data)) as image:
+                orientation = image.getexif().get(ORIENTATION_TAG, 1)
+                image.load()
+                size, is_float = (image.height, image.width), image.mode == "F"
+                look = b"" if is_float else dhash(grey_levels(image))
+    # Pillow raises many types on damaged files, and its plugins raise any.
+    except Exception as error:
+        text = str(error)
+        raise ValueError("no known image format" if "cannot identify" in text else text or type(error).__name__) from None
+    if is_float:
+        raise ValueError("its pixels are floats; save it with 8 or 16 bits")
+    if orientation not in range(2, 9):
+        return Shape(size, size, dhash=look)
+    # Pillow turns some formats while it loads them and others not; what counts is what training will see.
+    try:
+        pixels = decode_image(data, "image")
+    except DataError as error:
+        raise ValueError(str(error)) from None
+    h, w = pixels.shape[:2]
+    look = dhash(cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY))
+    return Shape((h, w), (w, h) if orientation >= SIDEWAYS else (h, w), orientation, look)
+
+
+def to_shown(boxes: np.ndarray, size: Size, shape: Shape) -> np.ndarray:
+    """Boxes (n, 4) of an annotation made for `size` -> pixels of the image as shown: turned with it, or else scaled."""
+    h, w = size
+    if size != shape.stored or shape.orientation == 1:
+        gain = (shape.shown[1] / w, shape.shown[0] / h)
+        return boxes * (*gain, *gain)
+    x, y = boxes[:, 0::2], boxes[:, 1::2]
+    turned = {
+        2: (w - x, y), 3: (w - x, h - y), 4: (x, h - y), 5: (y, x), 6: (h - y, x), 7: (h - y, w - x), 8: (y, w - x),
+    }  # fmt: skip
+    x, y = turned[shape.orientation]
+    return np.stack((x.min(1), y.min(1), x.max(1), y.max(1)), 1)

@@ -1,0 +1,125 @@
+"""A dataset found and opened: its folder, fetched where it has only an address, and its reader. Writes only into the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import DataConfig
+from engine.errors import DataError
+from engine.parts.data.checks import Findings
+from engine.parts.data.description import Description
+from engine.parts.data.download import fetch, forget
+from engine.parts.data.fingerprint import SourceDigest
+from engine.parts.data.formats import detect_format, open_reader
+from engine.parts.data.formats.base import Reader, SourceImage
+from engine.parts.data.formats.folder import Folder
+from engine.parts.data.generated import open_generated
+from engine.parts.data.groups import open_groups
+from engine.parts.data.prepared import default_cache_dir
+
+log = logging.getLogger("detectflow.data")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened dataset: its reader, and where it came from."""
+
+    reader: Reader
+    format: str
+    group_of: Callable[[str], str]  # image name -> its group, "" none
+    folder: Path | None = None  # None: generated
+    downloaded: bool = False
+
+
+def open_source(description: Description, settings: DataConfig, findings: Findings, names: tuple[str, ...] = ()) -> Source:
+    """Find the dataset, fetch it where it has only a url, and open its reader.
+
+    names: classes in the order of their numbers, for a YOLO folder where neither it nor the description names them.
+    """
+    content = description.content
+    folder = description.local_folder(settings)
+    if description.generated:
+        reader = open_generated(content.generator, {**content.options, **settings.options}, settings.seed)
+        return Source(reader, "generated", open_groups(settings, None, findings))
+    downloaded = folder is None
+    if folder is None:
+        folder = fetch(
+            content.url,
+            default_cache_dir() / "downloads",
+            folder=content.folder,
+            max_mb=content.max_download_mb,
+            check=lambda fresh: _check_download(description, settings, fresh),
+            by_hand=f"{content.obtain} Then give the folder: -S data.path=FOLDER".strip(),
+            tell=log.info,
+        )
+    return _open_folder(description, settings, folder, findings, names, downloaded)
+
+
+def _open_folder(
+    description: Description,
+    settings: DataConfig,
+    folder: Path,
+    findings: Findings,
+    names: tuple[str, ...] = (),
+    downloaded: bool = False,
+) -> Source:
+    content, files = description.content, Folder(folder)
+    found = content.format or detect_format(files)
+    reader = open_reader(files, found, findings, names=content.names or names, splits=content.splits)
+    return Source(reader, found, open_groups(settings, files, findings), folder, downloaded)
+
+
+def read_source_digest(
+    description: Description, settings: DataConfig, folder: Path, names: tuple[str, ...] = ()
+) -> tuple[str, str]:
+    """(content, layout) of a dataset folder as `SourceDigest` has them, without preparing anything. names: as in `open_source`.
+
+    Raises:
+        DataError: nothing can be read there.
+    """
+    source = _open_folder(description, settings, folder, Findings.with_policies(settings.policies), names)
+    digest = SourceDigest()
+    for image in source.reader:
+        data = bytes_of(image)
+        digest.add(image, "" if data is None else hashlib.sha256(data).hexdigest(), source.group_of(image.name))
+    return digest.content(source.reader.names), digest.layout()
+
+
+def bytes_of(image: SourceImage) -> bytes | None:
+    """The image file, None where it cannot be read."""
+    try:
+        return image.read()
+    except OSError:
+        return None
+
+
+def _check_download(description: Description, settings: DataConfig, folder: Path) -> None:
+    expected = description.content.digest
+    found, _ = read_source_digest(description, settings, folder)
+    if expected is None:
+        log.warning("%s: the download is not checked; add `digest: %s` to %s", description.name, found, description.origin.name)
+    elif found != expected:
+        raise DataError(
+            f"{description.content.url}: the download's content has digest {found}, {description.origin.name} expects "
+            f"{expected}. It was not kept. Try again; if it stays so, the address no longer holds that version."
+        )
+
+
+def compare_digest(description: Description, source: Source, content: str, findings: Findings) -> None:
+    """A finding where the source is not what the description expects; a changed download is removed.
+
+    Raises:
+        DataError: the unpacked download was changed.
+    """
+    expected = description.content.digest
+    if expected is None or content == expected:
+        return
+    if source.downloaded:
+        forget(source.folder)
+        raise DataError(f"{source.folder}: the unpacked download was changed; it was removed, run again to fetch it anew")
+    detail = f"content {content[:16]}..., `digest` says {expected[:16]}...: another version, or files were changed"
+    findings.add("digest_mismatch", description.origin.name, detail)

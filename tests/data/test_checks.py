@@ -1,0 +1,417 @@
+"""The checks of a whole dataset, what a model says against labels, and the report: table, values, page."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from dataset_builders import CONTENT, make_voc, picture, put, tree, voc_xml
+from detectors import save_detector
+from test_duplicates import scene
+
+from engine.cli import main
+from engine.config import DataConfig
+from engine.detect import DetectionPredictor
+from engine.errors import DataError
+from engine.parts.data.check_report import report_page, report_text, report_values
+from engine.parts.data.checks import KINDS, SEVERITIES, Findings
+from engine.parts.data.description import load_description
+from engine.parts.data.examine import Examination, examine
+from engine.parts.data.label_errors import SURE, LabelErrors
+from engine.parts.data.outliers import report_imbalance, report_outliers
+from engine.parts.data.page import Page
+from engine.parts.data.page import picture as draw
+from engine.parts.data.prepare import prepare
+from engine.parts.data.prepared import load_prepared
+from engine.types import SPLITS, Detections, ImageRecord
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def caches_stay_in_the_test(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path))
+
+
+def checked(source: Path, **settings) -> tuple[Examination, Findings]:
+    findings = Findings.with_policies(settings.pop("policies", {}))
+    return examine(load_description(source), DataConfig(source=str(source), **settings), findings), findings
+
+
+def png(image: np.ndarray) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+@pytest.fixture
+def voc(tmp_path):
+    return make_voc(tmp_path / "voc")
+
+
+@pytest.fixture
+def twins(voc):
+    """Image a (in train) stands in val again, as d, out of focus; and once more in train, as c, a little brighter."""
+    image = scene(1)
+    for name, pixels in (("a", image), ("d", cv2.GaussianBlur(image, (0, 0), 1.5)), ("c", cv2.add(image, (9, 9, 9, 0)))):
+        put(voc / f"JPEGImages/{name}.png", png(pixels))
+        put(voc / f"Annotations/{name}.xml", voc_xml(name, CONTENT[name], size=(96, 96)))
+    return voc
+
+
+# --- findings of the dataset ---------------------------------------------------------------------------------------
+
+
+def test_severity_follows_the_policy():
+    findings = Findings.with_policies({"zero_area": "error"})
+    assert findings.worst == ""
+    for kind, severity in (("class_imbalance", "note"), ("duplicate_box", "warning"), ("zero_area", "error")):
+        findings.add(kind, "x", "y")
+        assert findings.severity(kind) == findings.worst == severity
+    assert SEVERITIES == ("error", "warning", "note")
+
+
+def test_near_duplicates_within_a_split_and_across_given_ones(twins):
+    _, findings = checked(twins)
+    assert findings.counts["near_leak"] == 1 and findings.counts["near_duplicate"] == 1
+    leak, near = findings.examples["near_leak"][0], findings.examples["near_duplicate"][0]
+    assert {leak.image, leak.other} < {f"JPEGImages/{n}.png" for n in "acd"} and "(in train) is nearly the same as" in str(leak)
+    assert {near.image, near.other} == {"JPEGImages/a.png", "JPEGImages/c.png"}
+    assert "near_leak" not in checked(twins, near_duplicate_bits=0)[1].counts
+
+
+def test_what_the_policies_of_near_duplicates_do(twins, tmp_path):
+    def left(**policies) -> dict[str, str]:
+        found, _ = checked(twins, policies=policies)
+        return {Path(record.name).stem: record.split for record in found.records}
+
+    everything = {"a": "train", "b": "train", "c": "train", "f": "train", "d": "val", "e": "test"}
+    assert left() == everything
+    assert left(near_leak="drop") == {name: side for name, side in everything.items() if name not in "ac"}
+    dropped = left(near_duplicate="drop")
+    assert len(dropped) == 5 and dropped["d"] == "val" and ("a" in dropped) != ("c" in dropped)
+    with pytest.raises(DataError, match="nearly the same image in two given splits"):
+        prepare(load_description(twins), tmp_path / "out", DataConfig(policies={"near_leak": "error"}))
+
+
+def test_near_duplicates_never_part_when_splits_go_by_content(tmp_path):
+    content = {f"{i}{twin}": [("cat", (1, 1, 9, 9))] for i in range(20) for twin in "ab"}
+    root = make_voc(tmp_path / "voc", content, lists=False)
+    for name in content:
+        image = scene(int(name[:-1]))
+        put(root / f"JPEGImages/{name}.png", png(cv2.GaussianBlur(image, (0, 0), 1.0) if name.endswith("b") else image))
+        put(root / f"Annotations/{name}.xml", voc_xml(name, content[name], size=(96, 96)))
+    found, findings = checked(root)
+    sides = {Path(record.name).stem: record.split for record in found.records}
+    assert all(sides[f"{i}a"] == sides[f"{i}b"] for i in range(20)) and set(sides.values()) == set(SPLITS)
+    assert findings.counts["near_duplicate"] == 20
+
+
+def test_tiny_boxes(voc, tmp_path):
+    put(voc / "Annotations/a.xml", voc_xml("a", [("cat", (4, 2, 20, 30)), ("dog", (8, 8, 9.5, 20))]))
+    _, findings = checked(voc)
+    assert findings.counts["tiny_box"] == 1 and "'dog' is 12 x 1.5 pixels (h x w)" in str(findings.examples["tiny_box"][0])
+    assert "tiny_box" not in checked(voc, tiny_box_px=1.5)[1].counts
+    found, _ = checked(voc, policies={"tiny_box": "drop"})
+    assert [len(r.boxes) for r in found.records if r.name.endswith("a.png")] == [1]
+
+
+def records_of(boxes: list[list[float]], classes: list[int], size=(1000, 1000)) -> list[ImageRecord]:
+    """One box an image."""
+    return [
+        ImageRecord(Path("x"), f"{k:064x}", size, np.array([box], np.float64), np.array([index]), "train", name=f"{k}.png")
+        for k, (box, index) in enumerate(zip(boxes, classes, strict=True))
+    ]
+
+
+def test_boxes_unlike_all_others_of_their_class():
+    random = np.random.default_rng(0)
+    sides = random.uniform(90, 110, (60, 2))
+    usual = [[0, 0, w, h] for w, h in sides]
+    odd = [[0, 0, 400, 400], [0, 0, 400, 25]]  # four times as large; sixteen times as wide as high, of usual area
+    findings = Findings.with_policies({})
+    report_outliers(["cat"], records_of(usual + odd, [0] * 62), findings)
+    assert findings.counts == {"size_outlier": 1, "aspect_outlier": 1}
+    assert "measures 40.0% of the image's side, its class 10.0% (median)" in str(findings.examples["size_outlier"][0])
+    assert "is 16.00 times as wide as high, its class 1.0" in str(findings.examples["aspect_outlier"][0])
+
+
+def test_few_boxes_and_boxes_all_alike_are_no_outliers():
+    findings = Findings.with_policies({})
+    report_outliers(["cat"], records_of([[0, 0, 10, 10]] * 9 + [[0, 0, 900, 900]], [0] * 10), findings)
+    report_outliers(["cat"], records_of([[0, 0, 10, 10]] * 50 + [[0, 0, 11, 10]], [0] * 51), findings)
+    empty = ImageRecord(Path("x"), "0", (9, 9), np.zeros((0, 4)), np.zeros(0, np.int64))
+    report_outliers(["cat"], [empty], findings)
+    assert findings.counts == {}
+
+
+def test_class_imbalance():
+    findings = Findings.with_policies({})
+    report_imbalance(["a", "b", "c", "d"], records_of([[0, 0, 9, 9]] * 32, [0] * 21 + [1] * 2 + [2] * 9), findings)
+    details = [finding.detail for finding in findings.examples["class_imbalance"]]
+    assert details == ["class 'b' has 2 boxes, 'a' has 21"], "2.1 is just below a tenth; d has none, which is unused_class"
+    report_imbalance(["a"], records_of([], []), findings)
+    assert findings.counts == {"class_imbalance": 1}
+
+
+# --- label errors --------------------------------------------------------------------------------------------------
+
+
+def seen(*rows: tuple[list[float], float, int]) -> Detections:
+    boxes, scores, classes = zip(*rows) if rows else ((), (), ())
+    return Detections(np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(classes, np.int64))
+
+
+def contradictions(detections: Detections, crowd: bool = False) -> list[str]:
+    """One cat at [10, 10, 50, 50]; the model counts classes the other way round, and knows a cow."""
+    record = records_of([[10, 10, 50, 50]], [0])[0]
+    if crowd:
+        record = ImageRecord(**{**vars(record), "crowd": np.array([True])})
+    findings = Findings.with_policies({})
+    errors = LabelErrors(["cat", "dog"])
+    errors.add(record, detections, {0: 1, 1: 0})
+    errors.report(findings)
+    return [finding.detail for finding in findings.examples.get("label_error", [])]
+
+
+DOG, CAT, COW = 0, 1, 2  # in the model
+
+
+def test_what_counts_as_a_contradiction():
+    agrees = ([11, 10, 50, 51], 0.95, CAT)
+    assert contradictions(seen(agrees)) == []
+    assert contradictions(seen(([11, 10, 50, 51], 0.95, DOG))) == ["labelled 'cat', the model sees 'dog' (0.95)"]
+    assert contradictions(seen(agrees, ([60, 60, 90, 90], 0.9, DOG))) == ["no label where the model sees 'dog' (0.90)"]
+    assert contradictions(seen()) == ["'cat': the model sees nothing there"]
+
+
+def test_what_does_not():
+    agrees = ([11, 10, 50, 51], 0.95, CAT)
+    assert contradictions(seen(agrees, ([60, 60, 90, 90], 0.79, DOG))) == [], "not sure enough"
+    assert contradictions(seen(agrees, ([60, 60, 90, 90], 0.99, COW))) == [], "a class the dataset does not know"
+    assert contradictions(seen(([12, 12, 50, 50], 0.06, DOG))) == [], "a doubt is no contradiction"
+    assert contradictions(seen(([12, 12, 30, 30], 0.9, CAT)), crowd=True) == [], "somewhere in a crowd"
+
+
+def test_the_most_confident_contradiction_comes_first():
+    both = seen(([11, 10, 50, 51], 0.85, DOG), ([60, 60, 90, 90], 0.97, DOG))
+    assert contradictions(both) == ["no label where the model sees 'dog' (0.97)", "labelled 'cat', the model sees 'dog' (0.85)"]
+
+
+# --- the report ----------------------------------------------------------------------------------------------------
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects what a page would load, and whether its tags match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.sources += [value for key, value in attrs if key in ("src", "href", "data", "poster", "srcset")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_with_the_pictures_of_the_findings(twins):
+    put(twins / "Annotations/b.xml", voc_xml("b", [("cat", (5, 5, 5, 5)), ("dog", (0, 0, 64, 32))]))
+    found, findings = checked(twins)
+    text = report_page("<twins> & co", found, findings)
+    page = Reader(text)
+    assert page.open == [] and "<twins>" not in text and "&lt;twins&gt; &amp; co" in text
+    pictures = [source for source in page.sources if not source.startswith("#")]
+    assert all(source.startswith("data:image/jpeg;base64,") for source in pictures)
+    expected = {"zero_area": 1, "near_leak": 2, "near_duplicate": 2, "empty_image": 1}
+    assert expected.keys() <= findings.counts.keys() and len(pictures) == sum(expected.values())
+    assert {source[1:] for source in page.sources if source.startswith("#")} == set(findings.counts)
+    assert "http" not in text and "prefers-color-scheme:dark" in text and 'name="viewport"' in text
+
+
+def test_pictures_per_finding_are_limited(tmp_path):
+    root = make_voc(tmp_path / "voc", {f"x{i}": [("cat", (5, 5, 5, 5)), ("cat", (1, 1, 9, 9))] for i in range(30)}, lists=False)
+    found, findings = checked(root)
+    assert len(findings.examples["zero_area"]) == 10, "memory stays flat, however much is wrong"
+    findings = Findings.with_policies({}, keep=40)
+    for i in range(45):
+        findings.add("zero_area", f"x{i % 30}.xml", f"number {i}", image=f"JPEGImages/x{i % 30}.png", boxes=((5, 5, 5, 5),))
+    text = report_page("many", found, findings)
+    assert text.count("<img") == 12 and "number 31" in text and "number 32" not in text and "... and 13 more" in text
+    assert len(report_values("many", found, findings)["findings"]["zero_area"]["examples"]) == 40
+
+
+def test_a_box_is_drawn_where_it_is():
+    image = np.full((100, 200, 3), 128, np.uint8)
+    small = cv2.imdecode(np.frombuffer(draw(image, [((50, 20, 150, 80), 0, False)]), np.uint8), cv2.IMREAD_COLOR)
+    assert small.shape[1] == 340 and small.shape[0] == 170
+    reddish = (small[..., 2].astype(int) - small[..., 0]) > 80
+    ys, xs = np.nonzero(reddish)
+    assert np.allclose([xs.min(), ys.min(), xs.max(), ys.max()], np.array([50, 20, 150, 80]) * 1.7, atol=3)
+
+
+@pytest.mark.parametrize("box", [(5, 5, 5, 5), (-30, -30, 500, 300), (199, 99, 400, 400), (300, 300, 310, 310), (20, 30, 4, 2)])
+def test_any_box_can_be_drawn(box):
+    assert draw(np.zeros((100, 200, 3), np.uint8), [(box, 0, True)], [box])[:2] == b"\xff\xd8"
+
+
+def test_the_values_are_plain_and_the_same_everywhere(twins, tmp_path):
+    found, findings = checked(twins)
+    values = report_values("twins", found, findings)
+    text = json.dumps(values)
+    assert str(tmp_path) not in text and values["severity"] == "warning"
+    assert values["findings"]["near_leak"]["policy"] == "warn" and values["findings"]["near_leak"]["count"] == 1
+    assert list(values["findings"]) == sorted(
+        values["findings"], key=lambda kind: (SEVERITIES.index(values["findings"][kind]["severity"]), list(KINDS).index(kind))
+    )
+    assert "near_leak" in report_text("twins", found, findings)
+
+
+def test_the_checks_of_check_are_those_of_prepare(twins, tmp_path):
+    _, findings = checked(twins)
+    report = prepare(load_description(twins), tmp_path / "out", DataConfig(source=str(twins)))
+    assert report.findings.summary() == findings.summary()
+    assert load_prepared(tmp_path / "out").counts["train"]["images"] == 4
+
+
+def test_a_number_stands_to_the_right_and_text_is_escaped():
+    page = Page("t")
+    page.table(("a", "b"), [("<x>", 1200)])
+    assert (
+        '<td class="n">1,200</td>' in page.parts[0] and "&lt;x&gt;" in page.parts[0] and '<th class="n">b</th>' in page.parts[0]
+    )
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def check(tmp_path: Path, *words: str) -> tuple[int, dict]:
+    code = main(["check", f"out={tmp_path / 'report'}", *words])
+    return code, json.loads((tmp_path / "report/report.json").read_text())
+
+
+def test_the_command(twins, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = tree(twins)
+    code, values = check(tmp_path, f"data={twins}")
+    out = capsys.readouterr().out
+    assert code == 0 and values["severity"] == "warning" and tree(twins) == before
+    assert "warning        1  near_leak" in out and "report.html" in out
+    assert check(tmp_path, f"data={twins}", "policies.near_leak=error")[0] == 1
+    (twins / "JPEGImages/b.png").unlink()
+    code, values = check(tmp_path, f"data={twins}")
+    assert code == 1 and values["severity"] == "error" and values["findings"]["missing_image"]["count"] == 1
+    assert (tmp_path / "report/report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_clean_dataset_ends_with_zero_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    root = make_voc(tmp_path / "voc", {name: boxes for name, boxes in CONTENT.items() if boxes})
+    assert check(tmp_path, f"data={root}") == (0, json.loads((tmp_path / "report/report.json").read_text()))
+    assert "nothing found" in capsys.readouterr().out and "Nothing was found." in (tmp_path / "report/report.html").read_text()
+
+
+def test_a_dataset_of_which_nothing_is_left_still_gets_its_report(voc, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in CONTENT:
+        put(voc / f"JPEGImages/{name}.png", b"")
+    code, values = check(tmp_path, f"data={voc}")
+    assert code == 1 and values["findings"]["unreadable_image"]["count"] == 6 and values["boxes"] == 0
+
+
+def test_wrong_words(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check"]) == 2 and main(["check", "data=x", "polices.zero_area=warn"]) == 2
+    assert "Did you mean 'policies'" in capsys.readouterr().err
+    assert main(["check", "data=nothing"]) == 1
+
+
+def test_policies_of_the_project_count(twins, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    put(project / "dvc.yaml", "")
+    put(project / "params.yaml", "data: {source: data/other.yaml, policies: {near_leak: error}}\n")
+    monkeypatch.chdir(project)
+    assert check(tmp_path, f"data={twins}")[0] == 1
+    put(project / "data/other.yaml", "name: other\npath: ../../voc\n")
+    assert check(tmp_path)[1]["dataset"] == "other"
+
+
+def test_generated_images_are_in_the_page_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "d.yaml", "name: d\nformat: generated\ngenerator: digits\noptions: {train: 3, val: 2, test: 2, size: 96}\n")
+    check(tmp_path, "data=d.yaml", "tiny_box_px=60")
+    assert "data:image/jpeg" in (tmp_path / "report/report.html").read_text()
+    assert list((tmp_path / ".cache/check").iterdir()) == []
+
+
+def test_a_model_finds_the_labels_it_contradicts(tmp_path, monkeypatch, capsys):
+    """Labels that are the model's own sure findings, two of them then spoilt: those and no others are found."""
+    weights = save_detector(tmp_path / "m.pt", names=("cat", "dog"))
+    names = [name for name in CONTENT if name != "f"]
+    root = make_voc(tmp_path / "voc", {name: [] for name in names})
+    for name in names:
+        put(root / f"JPEGImages/{name}.png", png(scene(ord(name), 64)))
+    monkeypatch.chdir(tmp_path)
+    predictor = DetectionPredictor({"model": str(weights), "conf": SURE, "save": False, "verbose": False})
+    labels = {}
+    for result in predictor(str(root / "JPEGImages")):
+        boxes = [(box.name, tuple(round(value, 2) for value in box.xyxy)) for box in result]
+        labels[Path(result.source).stem] = boxes
+        put(root / f"Annotations/{Path(result.source).stem}.xml", voc_xml(Path(result.source).stem, boxes, size=(64, 64)))
+    words = [f"data={root}", f"model={weights}", "policies.split_without_boxes=warn"]
+    assert "label_error" not in check(tmp_path, *words)[1]["findings"]
+
+    alone = [(name, k) for name, boxes in labels.items() for k, box in enumerate(boxes) if is_alone(box, boxes)]
+    (first, i), (second, j) = alone[0], next(place for place in alone if place[0] != alone[0][0])
+    other = {"cat": "dog", "dog": "cat"}
+    spoilt = {
+        first: [(other[label] if k == i else label, box) for k, (label, box) in enumerate(labels[first])],
+        second: [box for k, box in enumerate(labels[second]) if k != j],
+    }
+    for name, boxes in spoilt.items():
+        put(root / f"Annotations/{name}.xml", voc_xml(name, boxes, size=(64, 64)))
+    found = check(tmp_path, *words)[1]["findings"]["label_error"]
+    details = {Path(e["file"]).stem: e["detail"] for e in found["examples"]}
+    label, missing = labels[first][i][0], labels[second][j][0]
+    assert found["count"] == 2 and details.keys() == {first, second}
+    assert details[first].startswith(f"labelled '{other[label]}', the model sees '{label}'")
+    assert details[second].startswith(f"no label where the model sees '{missing}'")
+    assert main(["check", f"data={root}", f"model={save_detector(tmp_path / 'x.pt', names=('ox', 'ass'))}"]) == 2
+    assert "knows none of the dataset's classes" in capsys.readouterr().err
+
+
+def is_alone(box: tuple, boxes: list[tuple]) -> bool:
+    """Whether no other of `boxes` overlaps it: then it is certain what the model says about it."""
+    (_, a) = box
+    return not any(b is not a and min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1]) for _, b in boxes)
+
+
+def test_bccd(bccd, tmp_path, monkeypatch, capsys):
+    """What is known to be wrong with it, and nothing graver."""
+    monkeypatch.chdir(tmp_path)
+    code, values = check(tmp_path, f"data={ROOT / 'data/bccd.yaml'}", f"path={bccd}")
+    found = values["findings"]
+    assert code == 0 and [found[kind]["count"] for kind in ("zero_area", "duplicate_box", "near_leak")] == [2, 7, 1]
+    assert [e["file"] for e in found["zero_area"]["examples"]] == [f"Annotations/BloodImage_00{n}.xml" for n in (338, 343)]
+    leak = found["near_leak"]["examples"][0]
+    assert "00038" in leak["file"] and "00037" in leak["detail"] and "24 of 256" in leak["detail"]
+    assert (tmp_path / "report/report.html").stat().st_size < 2_000_000
+
+
+def test_names_with_anything_in_them_do_no_harm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'a"><script>alert(1)</script>'.replace("/", "_")
+    root = make_voc(tmp_path / "voc", {name.replace("<", "(").replace(">", ")"): []}, lists=False)
+    for file in [*root.rglob("*.xml")]:
+        put(file, voc_xml("x", [("<b>cat</b>".replace("<", "&lt;").replace(">", "&gt;"), (5, 5, 5, 5))]))
+        file.rename(file.with_name("x.xml"))
+    put(root / "JPEGImages/x.png", picture("a"))
+    check(tmp_path, f"data={root}")
+    text = (tmp_path / "report/report.html").read_text()
+    assert "<script" not in text and "<b>cat" not in text and Reader(text).open == []

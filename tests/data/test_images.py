@@ -1,0 +1,177 @@
+"""Image files: every kind comes out of the one decoder as it is shown, and boxes stay on what they were drawn on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from dataset_builders import put, voc_xml
+from PIL import Image
+
+from engine.config import DataConfig
+from engine.detect.sources import open_source
+from engine.errors import DataError
+from engine.parts.data.description import load_description
+from engine.parts.data.images import decode_image, decode_with_pillow, inspect_image
+from engine.parts.data.prepare import prepare
+from engine.parts.data.prepared import load_prepared
+
+H, W = 24, 40
+BLOCK = (4, 2, 14, 10)  # xyxy of the bright block of `scene`
+TURNS = {  # EXIF orientation -> the array as shown, from the array as stored
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, 1),
+}  # fmt: skip
+WRITE = {
+    "jpg": {"format": "JPEG", "quality": 100, "subsampling": 0},
+    "png": {"format": "PNG"},
+    "webp": {"format": "WEBP", "lossless": True},
+    "tif": {"format": "TIFF"},
+    "bmp": {"format": "BMP"},
+}
+
+
+def scene() -> np.ndarray:
+    """(H, W, 3) BGR, dark, with one bright block off the middle."""
+    image = np.full((H, W, 3), (40, 20, 10), np.uint8)
+    x1, y1, x2, y2 = BLOCK
+    image[y1:y2, x1:x2] = (250, 230, 240)
+    return image
+
+
+def encoded(suffix: str, mode: str = "RGB", orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    image = Image.fromarray(np.ascontiguousarray(scene()[..., ::-1]))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode, dither=Image.Dither.NONE)
+    image.save(buffer, **WRITE[suffix], exif=exif)
+    return buffer.getvalue()
+
+
+def bright(image: np.ndarray) -> tuple[int, ...]:
+    """xyxy of the block in an image as decoded."""
+    rows, columns = np.nonzero(image.min(2) > 128)
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+def sizes(data: bytes) -> tuple:
+    shape = inspect_image(data)
+    return shape.shown, shape.stored, shape.orientation
+
+
+KINDS = [
+    (suffix, mode)
+    for suffix, modes in {
+        "jpg": "RGB L CMYK", "png": "RGB L RGBA P 1 LA I;16", "webp": "RGB RGBA", "tif": "RGB L RGBA P 1 CMYK I;16",
+        "bmp": "RGB L P 1",
+    }.items()
+    for mode in modes.split()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("suffix", "mode"), KINDS, ids=[f"{suffix}-{mode}" for suffix, mode in KINDS])
+def test_every_kind_and_depth_comes_out_as_it_is_shown(suffix, mode):
+    data = encoded(suffix, mode)
+    for decode in (decode_image, decode_with_pillow):
+        image = decode(data, "x")
+        assert image.shape == (H, W, 3) and image.dtype == np.uint8
+        assert np.array_equal(bright(image), BLOCK)
+        if mode in ("RGB", "RGBA"):
+            assert np.abs(image.astype(int) - scene()).max() <= 3, "blue first, and no value shifted"
+    assert sizes(data) == ((H, W), (H, W), 1)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_are_scaled_in_every_channel(suffix, channels):
+    deep = np.repeat(np.array([[[0], [257 * 100], [65535]]], np.uint16), channels, 2)
+    data = cv2.imencode(f".{suffix}", deep)[1].tobytes()
+    assert decode_image(data, "x")[0, :, 0].tolist() == [0, 100, 255]
+    assert inspect_image(data).shown == (1, 3)
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_all_eight_exif_orientations_of_every_format(suffix, orientation):
+    data = encoded(suffix, orientation=orientation)
+    shown = TURNS[orientation](scene())
+    for decode in (decode_image, decode_with_pillow):
+        image = decode(data, "x")
+        assert image.shape == shown.shape and np.abs(image.astype(int) - shown).max() <= 3
+    assert sizes(data) == (shown.shape[:2], (H, W), orientation)
+
+
+def test_what_cannot_be_scaled_or_read_is_refused():
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), np.float32)).save(buffer, "TIFF")
+    with pytest.raises(ValueError, match="floats; save it with 8 or 16 bits"):
+        inspect_image(buffer.getvalue())
+    with pytest.raises(DataError, match=r"x\.tif: not a readable image \(its pixels are floats"):
+        decode_image(buffer.getvalue(), "x.tif")
+    for suffix in WRITE:
+        with pytest.raises(ValueError):
+            inspect_image(encoded(suffix)[:-40])
+
+
+def test_prediction_sees_the_same_pixels_as_training(tmp_path):
+    for suffix, mode, orientation in (("png", "I;16", 1), ("jpg", "CMYK", 6), ("webp", "RGBA", 3)):
+        data = encoded(suffix, mode, orientation)
+        file = put(tmp_path / f"{mode[0]}.{suffix}", data)
+        expected = decode_image(data, "x")
+        for source in (file, Image.open(file)):
+            (frame,) = open_source(source)
+            assert np.abs(frame.image.astype(int) - expected).max() <= 3
+
+
+# --- boxes --------------------------------------------------------------------------------------------------------
+
+
+def one_image_set(root: Path, suffix: str, orientation: int, box: tuple, size: tuple[int, int] | None) -> Path:
+    """A VOC set of which only image `a` matters; `b` and `c` fill val and test."""
+    put(root / f"JPEGImages/a.{suffix}", encoded(suffix, orientation=orientation))
+    put(root / "Annotations/a.xml", voc_xml("a", [("cat", box)], size).replace(".png", f".{suffix}"))
+    for name, split in (("b", "val"), ("c", "test")):
+        put(root / f"JPEGImages/{name}.png", cv2.imencode(".png", np.full((32, 64, 3), ord(name), np.uint8))[1].tobytes())
+        put(root / f"Annotations/{name}.xml", voc_xml(name, [("cat", (1, 1, 9, 9))]))
+        put(root / f"ImageSets/Main/{split}.txt", name)
+    put(root / "ImageSets/Main/train.txt", "a")
+    return root
+
+
+def prepared_box(root: Path, target: Path, **policies: str) -> tuple[tuple, np.ndarray, dict]:
+    """(box of image `a`, its pixels, what was found)."""
+    report = prepare(load_description(root), target, DataConfig(source=str(root), policies=policies))
+    (record,) = load_prepared(target).records("train")
+    return tuple(record.boxes[0]), decode_image(record.file.read_bytes(), "a"), report.findings.counts
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_boxes_are_those_of_the_image_as_shown(suffix, orientation, tmp_path):
+    """The convention: annotation tools turn the image, draw, and state the size they show."""
+    shown = TURNS[orientation](scene())
+    root = one_image_set(tmp_path / "set", suffix, orientation, bright(shown), shown.shape[:2])
+    box, image, found = prepared_box(root, tmp_path / "out")
+    assert np.array_equal(box, bright(image)) and found == {}
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_stated_size_that_is_the_stored_one_tells_that_boxes_were_not_turned(suffix, orientation, tmp_path):
+    root = one_image_set(tmp_path / "set", suffix, orientation, BLOCK, (H, W))
+    box, image, found = prepared_box(root, tmp_path / "out")
+    assert np.array_equal(box, bright(image)) and found == {"exif_rotation": 1}
+
+
+def test_without_a_size_boxes_are_those_of_the_image_as_shown(tmp_path):
+    root = one_image_set(tmp_path / "set", "jpg", 6, bright(TURNS[6](scene())), None)
+    box, image, found = prepared_box(root, tmp_path / "out", missing_size="fix")
+    assert np.array_equal(box, bright(image)) and found == {"missing_size": 1}
