@@ -6,11 +6,20 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config import DetectionTrainConfig, ExportConfig, Frozen, PredictConfig, ValidateConfig, parse_overrides
+from engine.config import (
+    DetectionTrainConfig,
+    ExportConfig,
+    Frozen,
+    PredictConfig,
+    TrainConfig,
+    ValidateConfig,
+    parse_overrides,
+)
+from engine.config.base import load_yaml
 from engine.errors import ConfigError, nearest
 
 INTERRUPTED = 130
@@ -21,14 +30,25 @@ EXPORT_EXTRA = {"model": "weights/best.pt", "format": None, "data": None, "folde
 
 
 def train(words: Sequence[str]) -> int:
-    """`detectflow train key=value ...`"""
-    config = DetectionTrainConfig.build(parse_overrides(words), "train")
-    if config.nproc > 1 and "WORLD_SIZE" not in os.environ:
-        _become_many(config.nproc, words)
+    """`detectflow train key=value ...`; with nproc=N it starts itself N times."""
+    several = "WORLD_SIZE" in os.environ
+    with _errors_told_once() if several else contextlib.nullcontext():
+        given = _as_started(_with_file(parse_overrides(words)))
+        trainer_class = _trainer_class(given.get("trainer"))
+        schema = trainer_class.config_class if trainer_class is not None else DetectionTrainConfig
+        config = schema.build(given, "train")
+        if config.nproc > 1 and not several:
+            from engine.cli.launch import launch
+
+            return launch(config.nproc, ["train", *words])
+        return _train(trainer_class, config)
+
+
+def _train(trainer_class: Any, config: TrainConfig) -> int:
     _prepare()
     from engine.detect import DetectionTrainer
 
-    trainer = DetectionTrainer(config=config)
+    trainer = (trainer_class or DetectionTrainer)(config=config)
     try:
         result = trainer.train()
     except KeyboardInterrupt:
@@ -48,36 +68,49 @@ def val(words: Sequence[str]) -> int:
     extra = _take(given, "val", VAL_EXTRA, ValidateConfig)
     config = ValidateConfig.build(given, "val")
     _prepare()
+    from engine.cli.progress import validation_bar
     from engine.detect import DetectionValidator
 
     folder = _fresh(Path(extra["project"]) / extra["name"])
     validator = DetectionValidator(config=config, save_dir=folder)
-    metrics = validator(model=Path(extra["model"]), data=extra["data"])
-    print(f"{extra['model']} on {extra['data']}, {config.split}:")
+    with validation_bar(validator):
+        metrics = validator(model=Path(extra["model"]), data=extra["data"])
+    if not validator.world.is_main:
+        return 0
+    scores = validator.scores
+    print(f"{extra['model']} on {extra['data']}, {config.split}: {scores.images} images, {scores.instances} objects")
     for key, value in metrics.items():
-        print(f"  {key:<28}{value:>10.4f}" if isinstance(value, float) else f"  {key:<28}{value:>10}")
+        print(f"  {key:<28}{'-' if value is None else f'{value:.4f}':>10}")
+    print("  ms per image: " + ", ".join(f"{step} {ms:.1f}" for step, ms in validator.speed_ms.items()))
     print(f"pictures and tables {_short(folder)}/")
     return 0
 
 
 def predict(words: Sequence[str]) -> int:
-    """`detectflow predict source=SOURCE key=value ...`"""
+    """`detectflow predict source=SOURCE key=value ...`; 1 where some of the images could not be read."""
     given = parse_overrides(words)
     config = PredictConfig.build(given, "predict")
     if config.source is None:
         raise ConfigError("predict: no source given, for example source=images/")
     _prepare()
+    from engine.cli.progress import prediction_bar
     from engine.detect import DetectionPredictor
 
-    predictor = DetectionPredictor(given)
-    images = boxes = 0
-    for result in predictor(stream=True):
-        images += 1
-        boxes += len(result)
-    where = f", pictures in {_short(predictor.out)}/" if config.save else ""
+    folder = _fresh(Path(config.project) / config.name)  # pictures of two runs do not mix
+    predictor = DetectionPredictor({**given, "name": folder.name})
+    images = boxes = code = 0
+    with prediction_bar(predictor):
+        try:
+            for result in predictor(stream=True):
+                images += 1
+                boxes += len(result)
+        except KeyboardInterrupt:  # how a camera ends
+            code = INTERRUPTED
+    written = [what for what, wanted in (("pictures", config.save), ("detections.jsonl", config.save_json)) if wanted]
+    where = f", {' and '.join(written)} in {_short(predictor.out)}/" if written else ""
     skipped = f", {len(predictor.skipped)} could not be read" if predictor.skipped else ""
     print(f"{boxes} objects in {images} images{skipped}{where}")
-    return 0
+    return code or int(bool(predictor.skipped))
 
 
 def export(words: Sequence[str]) -> int:
@@ -90,7 +123,6 @@ def export(words: Sequence[str]) -> int:
 
     weights = Path(extra["model"])
     folder = Path(extra["folder"] or weights.parent)
-    folder.mkdir(parents=True, exist_ok=True)
     data = Path(extra["data"]) if extra["data"] else None
     for name in [extra["format"]] if extra["format"] else config.formats:
         report = write(weights, str(name), folder, settings=config, data=data)
@@ -113,27 +145,66 @@ def _prepare() -> None:
     from engine.tracking.environment import prepare_environment
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for name in ("detectflow", "engine"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    if int(os.environ.get("RANK", 0)) == 0:  # of several processes one reports progress
+        for name in ("detectflow", "engine"):
+            logging.getLogger(name).setLevel(logging.INFO)
     with contextlib.suppress(ConfigError):  # used outside a project, caches stay in the working directory
         prepare_environment()
 
 
-def _become_many(processes: int, words: Iterable[str]) -> None:
-    """Start again under torchrun, which gives each process its rank."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-               "-m", "engine", "train", *words]  # fmt: skip
-    os.execv(sys.executable, command)
+def _with_file(given: dict[str, Any]) -> dict[str, Any]:
+    """With settings=FILE: those of its section train, or of the whole file where it has none; words win."""
+    file = given.pop("settings", None)
+    if file is None:
+        return given
+    values = load_yaml(str(file))
+    section = values.get("train", values)
+    if not isinstance(section, dict):
+        raise ConfigError(f"{file}: expected `key: value` lines below train, found {section!r}")
+    DetectionTrainConfig.build(section, str(file))  # a mistake in the file is told with its name
+    return {**section, **given}
+
+
+def _as_started(given: dict[str, Any]) -> dict[str, Any]:
+    """With resume: how the run was started, which has to be known before it can be looked at."""
+    if given.get("resume") is not True:
+        return given
+    project, name = (given.get(key, TrainConfig.model_fields[key].default) for key in ("project", "name"))
+    saved = Path(str(project)) / str(name) / "args.yaml"
+    values = load_yaml(saved) if saved.is_file() else {}
+    return {**{key: values[key] for key in ("trainer", "nproc") if values.get(key) is not None}, **given}
+
+
+def _trainer_class(path: Any) -> Any:
+    """The class that `trainer=` names; None: the usual one."""
+    if path is None:
+        return None
+    from engine.kernel.lookup import find_object
+    from engine.kernel.trainer import BaseTrainer
+
+    found = find_object(str(path), "trainer")
+    if not (isinstance(found, type) and issubclass(found, BaseTrainer)):
+        raise ConfigError(f"trainer='{path}' is a {type(found).__name__}, not a class derived from a trainer of the engine")
+    return found
+
+
+def _errors_told_once() -> contextlib.AbstractContextManager[None]:
+    from engine.kernel.distributed import world_from_environment
+    from engine.kernel.failure import told_once
+
+    world = world_from_environment()
+    return told_once(world.rank, world.size)
 
 
 def _say_how_to_go_on(trainer: Any) -> None:
     if not trainer.last.exists():
         print("Interrupted before the first epoch was complete; nothing to keep.", file=sys.stderr)
         return
-    folder = trainer.save_dir
+    folder, many = trainer.save_dir, trainer.world.size > 1 and trainer.args.nproc == 1
+    where = "the same torchrun command with" if many else "detectflow train"
     print(
         f"Interrupted. {len(trainer.rows)} epochs are kept in {_short(folder)}/. Go on with: "
-        f"detectflow train project={_short(folder.parent)} name={folder.name} resume=true",
+        f"{where} project={_short(folder.parent)} name={folder.name} resume=true",
         file=sys.stderr,
     )
 

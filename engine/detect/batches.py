@@ -1,34 +1,72 @@
-"""A batch on its way to the device, and back to what its images were: for trainer and validator alike."""
+"""A batch on its way to the device, and back to what its images were: for trainer and validator alike.
+
+A loader of the user's own may yield any mapping with `img` (or `imgs`), `cls`, `bboxes` and `batch_idx`; validation
+also wants `im_file`, to tell the images apart. `engine.types.Batch` says what the keys are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engine.boxes import xywh_to_xyxy
+from engine.errors import DataError
 from engine.parts.data.transforms import RatioPad, to_original
-from engine.types import ImageRecord
+from engine.types import Batch, ImageRecord
 
 TARGETS = ("cls", "bboxes", "batch_idx")
 
 
-def is_resident(batch: Any) -> bool:
-    """Whether a batch has been prepared already."""
-    return torch.is_floating_point(batch["img"])
+def to_device(batch: Mapping[str, Any], device: torch.device, channels_last: bool = True) -> Batch:
+    """A new batch on `device`: `img` float in [0, 1], targets beside it. Bytes are scaled, floats taken as they are.
 
+    Where a loader does not say how its images came about, they count as what the file shows: same size, no padding.
 
-def to_device(batch: Any, device: torch.device, channels_last: bool = True) -> Any:
-    """The same batch with `img` float in [0, 1] and the targets on `device`."""
+    Raises:
+        DataError: a key is missing.
+    """
+    ready = Batch()
+    for key, value in batch.items():
+        ready[key] = value
+    missing = [key for key in ("img", *TARGETS) if key not in ready]
+    if missing:
+        raise DataError(f"a batch of the loader lacks {', '.join(missing)}; it has {', '.join(map(str, batch))}. "
+                        "engine.types.Batch says what the keys are")  # fmt: skip
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    images = batch["img"].to(device, non_blocking=True)
-    batch["img"] = images.to(torch.float32, memory_format=layout).div_(255)
+    images = ready["img"].to(device, non_blocking=True)
+    floats = images.to(torch.float32, memory_format=layout)
+    ready["img"] = floats if images.is_floating_point() else floats.div_(255)
     for key in TARGETS:
-        if key in batch:
-            batch[key] = batch[key].to(device, non_blocking=True)
-    return batch
+        ready[key] = ready[key].to(device, non_blocking=True)
+    count, size = len(images), tuple(images.shape[-2:])
+    ready.setdefault("ori_shape", (size,) * count)
+    ready.setdefault("ratio_pad", (RatioPad((1.0, 1.0), (0, 0)),) * count)
+    return ready
+
+
+def image_targets(batch: Mapping[str, Any], first_label: int = 1) -> list[dict[str, Tensor]]:
+    """The truth of each image as torchvision's detectors take it: {"boxes" (n, 4) xyxy px of the input, "labels" (n,) int64}.
+
+    first_label: the number of class 0; torchvision keeps 0 for the background.
+    """
+    h, w = batch["img"].shape[-2:]
+    boxes = xywh_to_xyxy(batch["bboxes"]) * batch["bboxes"].new_tensor([w, h, w, h])
+    labels = batch["cls"].reshape(-1).long() + first_label
+    owners = batch["batch_idx"].reshape(-1).long()
+    return [{"boxes": boxes[owners == i], "labels": labels[owners == i]} for i in range(len(batch["img"]))]
+
+
+def file_of(batch: Mapping[str, Any], index: int) -> str:
+    """What tells image `index` of a batch from all others. DataError where the loader does not say."""
+    if "im_file" not in batch:
+        raise DataError("a validation batch of the loader lacks im_file, one path or name for each image: without it an image "
+                        "that comes twice would count twice")  # fmt: skip
+    return str(batch["im_file"][index])
 
 
 def record_of(batch: Any, index: int) -> ImageRecord:
@@ -39,5 +77,5 @@ def record_of(batch: Any, index: int) -> ImageRecord:
     boxes = xywh_to_xyxy(batch["bboxes"][mine].double().cpu()).numpy() * np.array([w, h, w, h])
     boxes = to_original(boxes, RatioPad(*ratio_pad), shape)
     classes = batch["cls"][mine].reshape(-1).long().cpu().numpy()
-    file = str(batch["im_file"][index])
+    file = file_of(batch, index)
     return ImageRecord(Path(file), "", tuple(shape), boxes, classes, name=file)

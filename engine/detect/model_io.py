@@ -62,7 +62,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if path.suffix != ".pt":
         raise CheckpointError(f"{path}: weights are {' or '.join(WEIGHT_SUFFIXES)} files")
     checkpoint = load_checkpoint(path)
-    return _checked(dict(checkpoint.meta), path), dict(checkpoint.weights)
+    return check_meta(checkpoint.meta, path), dict(checkpoint.weights)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedModel:
@@ -98,11 +98,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    return _checked(meta, path), floats
+    return check_meta(meta, path), floats
 
 
-def _checked(meta: dict[str, Any], path: Path) -> dict[str, Any]:
+def check_meta(meta: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """What a file says of itself, where that is enough to build the network again.
+
+    Raises:
+        CheckpointError: a network of the user's own, or no detector of this project.
+    """
     missing = [key for key in ("architecture", "names", "imgsz") if not meta.get(key)]
+    if missing == ["architecture"]:
+        raise CheckpointError(f"{path}: holds the weights of a network of your own; only the code that made it can build it. "
+                              "In a trainer that is get_model, in a predictor too; validate with "
+                              "trainer.validator(model=trainer.best_model())")  # fmt: skip
     if missing:
         raise CheckpointError(f"{path}: does not say its {', '.join(missing)}: not a detector of this project")
-    return meta
+    return dict(meta)

@@ -25,7 +25,7 @@ from engine.detect.tiles import tile_corners as corners_of
 from engine.errors import ConfigError, nearest
 from engine.kernel.predictor import BasePredictor
 from engine.parts.data.transforms import RatioPad, letterbox, to_original
-from engine.parts.decode import nms
+from engine.parts.decode import nms, warm_up
 from engine.types import Detections, Size
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class View:
 
 
 class DetectionPredictor(BasePredictor):
-    """`DetectionPredictor(overrides={"model": "weights/best.pt", "conf": 0.4})("images/")` -> list of `Results`."""
+    """Find objects: `DetectionPredictor(overrides={"model": "weights/best.pt", "conf": 0.4})("images/")` -> list of `Results`."""
 
     config_class = PredictConfig
     config: PredictConfig
@@ -56,9 +56,11 @@ class DetectionPredictor(BasePredictor):
         super().__init__(overrides)
         self.out = Path(self.config.project) / self.config.name
         self.ratio_pads: Sequence[RatioPad] = ()  # of the running batch; set by preprocess, read by postprocess
+        self.total: int | None = None  # inputs of the running source; None: not known (a film, a camera)
         self._size: Size = (0, 0)  # of the network input, known with the model
         self._wanted: tuple[int, ...] | None = None  # class indices to report, None: all
         self._views: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []  # of the frame under way
+        self._written = 0  # results of this run
         self._files: dict[str, int] = {}  # file name -> how many of this name were written in this run
 
     def get_model(self) -> Runtime:
@@ -67,11 +69,14 @@ class DetectionPredictor(BasePredictor):
 
     def setup(self) -> None:
         super().setup()
+        warm_up()
         self._size = self.model.input_size(self.config.imgsz)
         self._wanted = class_indices(self.config.classes, self.model.names)
 
     def get_source(self, source: Any) -> Source:
-        return open_source(source)
+        opened = open_source(source)
+        self.total = opened.len_hint
+        return opened
 
     def is_skipped(self, item: Any) -> bool:
         return isinstance(item, Skipped)
@@ -102,16 +107,21 @@ class DetectionPredictor(BasePredictor):
         stacked = np.ascontiguousarray(np.stack(boxed)[..., ::-1].transpose(0, 3, 1, 2))
         return torch.from_numpy(stacked).to(self.model.device).float() / 255
 
-    def postprocess(self, outputs: Tensor, batch: Sequence[View]) -> list[Results]:
-        """The results of all frames that are complete with this batch."""
+    def detections(self, outputs: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of each view: boxes (K, 4) xyxy px of the network input, scores (K,), classes (K,) int64, best first.
+
+        outputs: of the model, (B, 4 + nc, A); override it for a network that says it in another way."""
         boxes, scores = split_raw(outputs)
         c = self.config
-        found = nms(
+        return nms(
             boxes, scores, c.conf, c.iou, max_det=c.max_det, multi_label=False, agnostic=c.agnostic_nms,
             classes=self._wanted,
         )  # fmt: skip
-        results = []
-        for view, ratio_pad, (view_boxes, *others) in zip(batch, self.ratio_pads, found):
+
+    def postprocess(self, outputs: Any, batch: Sequence[View]) -> list[Results]:
+        """The results of all frames that are complete with this batch."""
+        c, results = self.config, []
+        for view, ratio_pad, (view_boxes, *others) in zip(batch, self.ratio_pads, self.detections(outputs)):
             shape = view.image.shape[:2]
             local = to_original(view_boxes.float().cpu().numpy(), ratio_pad, shape)
             in_frame = local + np.array(view.corner * 2, np.float32)
@@ -127,8 +137,9 @@ class DetectionPredictor(BasePredictor):
 
     def write_results(self, result: Results) -> None:
         """Under `project/name`: the picture with its boxes (`save`), a line of `detections.jsonl` (`save_json`)."""
+        self._written += 1
         if self.config.verbose:
-            log.info("%s", result.summary())
+            log.info("%s", result.summary() if self.total is None else f"{self._written}/{self.total} {result.summary()}")
         if self.config.save:
             result.save(self._picture(result))
         if self.config.save_json:
@@ -139,14 +150,15 @@ class DetectionPredictor(BasePredictor):
             self._files[path.name] = 1
 
     def _run(self, source: Iterable[Any]) -> Iterator[Results]:
-        self._views, self._files = [], {}
+        self._views, self._files, self._written = [], {}, 0
         return super()._run(source)
 
     def _result(self, frame: Frame, detections: Detections) -> Results:
         size = frame.image.shape[:2]
         return Results(
-            detections, self.model.names, frame.name, size, frame.index, frame.path, dict(self.speed_ms), frame.image
-        )
+            detections, self.model.names, frame.name, size, frame.index, frame.path, dict(self.speed_ms), frame.image,
+            frame.passing,
+        )  # fmt: skip
 
     def _picture(self, result: Results) -> Path:
         """Where the plotted picture goes; pictures of one name in one run get numbers."""

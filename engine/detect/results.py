@@ -42,6 +42,7 @@ class Results:
     path: Path | None = None  # the image file, where there is one
     speed_ms: dict[str, float] = field(default_factory=dict)  # per image: preprocess, inference, postprocess
     pixels: np.ndarray | None = None  # (H, W, 3) uint8 BGR, None where `path` can be read again
+    passing: bool = False  # a frame of a film or camera, whose pixels a list of results does not keep
 
     def __len__(self) -> int:
         return len(self.detections)
@@ -93,18 +94,18 @@ class Results:
 
     @property
     def image(self) -> np.ndarray:
-        """(H, W, 3) uint8 BGR. Raises DataError when the file it came from has gone."""
+        """(H, W, 3) uint8 BGR. Raises DataError when the file it came from, or the frame of a film, has gone."""
         if self.pixels is not None:
             return self.pixels
         if self.path is None:
             raise DataError(f"{self.source}: the image was not kept; use stream=True and plot within the loop.")
-        from engine.parts.data.cache import read_image
+        from engine.parts.data.images import read_image
 
         return read_image(self.path)
 
     def without_pixels(self) -> Results:
-        """The same without the picture in memory, where the picture can be read again from its file."""
-        return self if self.path is None else replace(self, pixels=None)
+        """The same without the picture in memory, where it can be read again from its file or was only passing by."""
+        return replace(self, pixels=None) if self.path is not None or self.passing else self
 
     def summary(self) -> str:
         """`cells.jpg 480x640: 3 RBC, 1 WBC`, for a line per image."""

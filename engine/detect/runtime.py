@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.boxes import xywh_to_xyxy
 from engine.errors import CheckpointError, ConfigError
@@ -67,6 +67,17 @@ class Runtime:
             up = [max(self.stride, -(-side // self.stride) * self.stride) for side in size]
             raise ConfigError(f"imgsz {size[0]}x{size[1]} is no multiple of the stride {self.stride}: try {up}.")
         return size
+
+
+class RuntimeModule(nn.Module):
+    """A `Runtime` where a module is asked for: the validator's model. It has no weights to move or to train."""
+
+    def __init__(self, runtime: Runtime):
+        super().__init__()
+        self.runtime = runtime
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.runtime(images)
 
 
 def split_raw(raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from engine.errors import DataError
-from engine.parts.data.cache import decode_image
+from engine.parts.data.images import decode_image, from_pillow
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"})
@@ -29,6 +29,7 @@ STREAM_SCHEMES = ("rtsp://", "rtmp://", "udp://", "tcp://")
 URL_TIMEOUT_S = 20
 URL_LIMIT_BYTES = 256 * 1024 * 1024  # an address that never stops sending must not fill the memory
 JPEG_TAIL_BYTES = 64 * 1024  # cameras append their own data after the end marker
+ANSWER = "the answer"  # the name of what an address gives, in messages
 FRAMES_BROKEN_LIMIT = 25  # undecodable frames in a row after which a film counts as ended
 
 
@@ -40,6 +41,7 @@ class Frame:
     name: str  # for people and for output file names: path, address, "array 3", "film.mp4 frame 17"
     path: Path | None = None
     index: int = 0  # position within its source: the number of the frame in a film, 0 for a single picture
+    passing: bool = False  # a frame of a film or camera: nobody else holds its pixels, and hours of them fit no memory
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,10 @@ def _refuse_array(array: np.ndarray) -> Any:
 
 
 def _from_pil(image: Any) -> np.ndarray:
-    from PIL import ImageOps
-
-    return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1])
+    try:
+        return from_pillow(image)
+    except ValueError as error:
+        raise DataError(f"Cannot use this image: {error}.") from None
 
 
 def _describe(source: Any) -> str:
@@ -221,7 +224,7 @@ class _File:
         try:
             image = _decode_whole(self.path.read_bytes(), self.path.name)
         except (DataError, OSError) as error:
-            yield Skipped(str(self.path), str(error))
+            yield Skipped(str(self.path), _reason(error, self.path.name))
         else:
             yield Frame(image, str(self.path), self.path)
 
@@ -232,11 +235,18 @@ class _Address:
 
     def frames(self) -> Iterable[Frame | Skipped]:
         try:
-            image = _decode_whole(_download(self.url), "the answer")
+            image = _decode_whole(_download(self.url), ANSWER)
         except (DataError, OSError, ValueError, HTTPException) as error:
-            yield Skipped(self.url, f"cannot be fetched: {error}")
+            yield Skipped(self.url, f"cannot be fetched: {_reason(error, ANSWER)}")
         else:
             yield Frame(image, self.url)
+
+
+def _reason(error: Exception, name: str) -> str:
+    """Why a picture is left out, without its name, which stands before, and without the advice meant for datasets."""
+    if isinstance(error, DataError):
+        return str(error).removeprefix(f"{name}: ").partition("; replace or remove")[0]
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _decode_whole(data: bytes, name: str) -> np.ndarray:
@@ -286,7 +296,7 @@ class _Film:
             if ok:
                 for missing in range(index - gap, index):
                     yield Skipped(f"{self.name} frame {missing}", "cannot be decoded")
-                yield Frame(image, f"{self.name} frame {index}", None, index)
+                yield Frame(image, f"{self.name} frame {index}", None, index, passing=True)
                 good, gap = good + 1, 0
             else:
                 gap += 1

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torchvision.ops import batched_nms, nms
 
 from engine.types import Detections, Size
 
@@ -67,6 +66,8 @@ def merge_tiles(views: Sequence[Seen], iou: float, max_det: int, agnostic: bool 
 
 
 def _nms(boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, iou: float) -> np.ndarray:
+    from torchvision.ops import batched_nms, nms  # takes seconds to import, see `engine.parts.decode`
+
     tensors = torch.from_numpy(boxes).float(), torch.from_numpy(scores).float()
     same = not len(group) or (group == group[0]).all()
     return (nms(*tensors, iou) if same else batched_nms(*tensors, torch.from_numpy(group), iou)).numpy()

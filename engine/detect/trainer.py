@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config import DetectionTrainConfig, ValidateConfig
-from engine.detect.batches import is_resident, to_device
-from engine.detect.model_io import is_weight_file, model_meta, read_weights
+from engine.detect.batches import to_device
+from engine.detect.model_io import check_meta, is_weight_file, model_meta, read_weights
 from engine.detect.transfer import transfer
 from engine.detect.validator import DetectionValidator
-from engine.errors import CheckpointError, ConfigError, nearest
+from engine.errors import ConfigError, DataError, nearest
 from engine.kernel.checkpoint import Checkpoint
 from engine.kernel.state import public_config
 from engine.kernel.trainer import BaseTrainer
@@ -38,10 +38,12 @@ AUGMENT_KEYS = tuple(Augment.__dataclass_fields__)
 
 
 class DetectionTrainer(BaseTrainer):
-    """`DetectionTrainer(overrides={"model": "yolov8n", "data": "data/digits.yaml", "epochs": 3}).train()`."""
+    """Train a detector: `DetectionTrainer(overrides={"model": "yolov8n", "data": "data/digits.yaml", "epochs": 3}).train()`."""
 
     config_class = DetectionTrainConfig
+    validator_class = DetectionValidator  # what `get_validator` makes
     loss_names = ("box_loss", "cls_loss", "dfl_loss")
+    live_params = BaseTrainer.live_params | {"box", "cls", "dfl", "class_weights", "multi_scale"}
     args: DetectionTrainConfig
 
     def __init__(self, overrides: dict[str, Any] | None = None, config: DetectionTrainConfig | None = None):
@@ -62,8 +64,11 @@ class DetectionTrainer(BaseTrainer):
         opened = open_dataset(data) if self.world.is_main else None
         self.world.barrier()
         self.dataset = opened if opened is not None else open_dataset(data)
+        self.dataset.require("train", "val")
+        if len(set(self.world.gather(self.dataset.digest))) > 1:
+            raise DataError(f"{data}: the ranks read different data there; every machine needs the same files")
         self.names = ("object",) if self.args.single_cls else self.dataset.names
-        self._loss = self._build_loss()
+        self._loss = self._build_loss()  # here, so that a wrong class weight is told before anything is built
         return {"train": str(self.dataset.manifest("train")), "val": str(self.dataset.manifest("val"))}
 
     def get_dataloader(self, dataset_path: Any, batch_size: int, mode: str = "train", rank: int = 0) -> Any:
@@ -78,7 +83,7 @@ class DetectionTrainer(BaseTrainer):
             augment=Augment(**{key: getattr(a, key) for key in AUGMENT_KEYS}) if training else None,
             seed=a.seed,
             cache=a.cache,
-            cache_dir=image_cache_dir() if a.cache == "disk" else None,
+            cache_dir=cache_dir() if a.cache == "disk" else None,
             single_cls=a.single_cls,
             mosaic_until_epoch=a.mosaic_until_epoch,
         )
@@ -89,13 +94,18 @@ class DetectionTrainer(BaseTrainer):
 
     def preprocess_batch(self, batch: Any) -> Any:
         """Images to float in [0, 1] on the device; with `multi_scale` resized, the same for every rank."""
-        if is_resident(batch):
-            return batch
         batch = to_device(batch, self.device, self.args.channels_last)
         if self.args.multi_scale:
             size = scaled_size(self.args.input_size, self.args.multi_scale, seed=self.args.seed, epoch=self.epoch,
                                batch_index=self.batch_index)  # fmt: skip
             batch["img"] = F.interpolate(batch["img"], size=size, mode="bilinear", align_corners=False)
+        return batch
+
+    def probe_batch(self, batch: Any) -> Any:
+        """With `multi_scale` the largest size that may come."""
+        batch = to_device(batch, self.device, self.args.channels_last)
+        h, w = (round(side * (1 + self.args.multi_scale) / 32) * 32 for side in self.args.input_size)
+        batch["img"] = F.interpolate(batch["img"], size=(h, w), mode="bilinear", align_corners=False)
         return batch
 
     def batch_names(self, batch: Any) -> list[str]:
@@ -108,23 +118,46 @@ class DetectionTrainer(BaseTrainer):
 
     def get_model(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
         """The network `cfg` names, or that of a weight file with its weights, classes found again by name."""
-        if not is_weight_file(cfg):
-            spec = find_spec(cfg)
-            model = build_model(replace(spec, backbone=self.args.backbone or spec.backbone), len(self.names) or 80)
-            if self.args.pretrained:
-                load_pretrained(model.backbone, self.args.pretrained)
-            return model
-        meta, state = (weights.meta, weights.weights) if weights is not None else read_weights(cfg)
-        if "architecture" not in meta:
-            raise CheckpointError(f"{cfg}: does not say which network it is; not a detector of this project")
-        names = self.names or tuple(meta["names"])
-        model = build_model(meta["architecture"], len(names))
-        log.info("starting from %s: %s", cfg, transfer(model, state, meta["names"], names))
+        if not self.names:
+            raise ConfigError("no class names: a get_dataset of your own sets self.names to a tuple of them")
+        if is_weight_file(cfg):
+            return self._model_of_weights(cfg, weights)
+        spec = find_spec(cfg)
+        model = build_model(replace(spec, backbone=self.args.backbone or spec.backbone), len(self.names))
+        if self.args.pretrained and weights is None:
+            load_pretrained(model.backbone, self.args.pretrained, download_dir=cache_dir() / "pretrained")
+        return model
+
+    def _model_of_weights(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
+        meta, state = (check_meta(weights.meta, cfg), weights.weights) if weights is not None else read_weights(cfg)
+        own = meta["architecture"].get("backbone", "")
+        if self.args.backbone not in ("", own) or self.args.pretrained:
+            asked = "pretrained" if self.args.backbone in ("", own) else f"backbone={self.args.backbone}"
+            raise ConfigError(f"{asked}: {cfg} brings its own network ({meta['model']}, backbone {own or 'of the family'}) and "
+                              "weights; leave it out, or give a model name such as yolov8n instead of the file")  # fmt: skip
+        model = build_model(meta["architecture"], len(self.names))
+        moved = transfer(model, state, meta["names"], self.names)
+        if not (self.args.resume or self.rows):  # else the weights are the run's own
+            log.info("starting from %s: %s", cfg, moved)
         return model
 
     def criterion(self, preds: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """(loss, items [box, cls, dfl]); see `DetectionLoss`."""
+        if self._loss is None:
+            self._loss = self._build_loss()
         return self._loss(preds, batch)
+
+    def apply_params(self) -> None:
+        self._loss = None  # its gains may have changed
+
+    def val_loss_sums(self, preds: Any, batch: Any, images: int) -> tuple[Tensor, Tensor | float] | None:
+        """The items are means over the target scores, so these count, not the images."""
+        before = self._loss.targets if self._loss is not None else None
+        items = self.val_loss_items(preds=preds, batch=batch)
+        targets = self._loss.targets if self._loss is not None else None
+        if items is None or targets is before:  # a criterion of the user's own, which did not ask ours
+            return None if items is None else (items.detach().float() * images, float(images))
+        return items.detach() * targets.clamp(min=1), targets
 
     def default_lr(self, optimizer: str) -> float:
         return 0.01 if optimizer == "SGD" else 0.002
@@ -132,15 +165,18 @@ class DetectionTrainer(BaseTrainer):
     def get_validator(self) -> DetectionValidator:
         """Validation on the `val` images with this run's settings."""
         a = self.args
-        settings = ValidateConfig(split="val", batch=a.batch, conf=a.val_conf, iou=a.val_iou, max_det=a.max_det, plots=a.plots)
-        loader = self.get_dataloader(self.data["val"], max(a.batch // self.world.size, 1), mode="val", rank=self.world.rank)
-        return DetectionValidator(
+        settings = ValidateConfig(
+            split="val", batch=self.batch_size, conf=a.val_conf, iou=a.val_iou, max_det=a.max_det, plots=a.plots
+        )
+        per_rank = max(self.batch_size // self.world.size, 1)
+        loader = self.get_dataloader(dataset_path=self.data["val"], batch_size=per_rank, mode="val", rank=self.world.rank)
+        return self.validator_class(
             settings, save_dir=self.save_dir, loader=loader, names=self.names, device=self.device, world=self.world
         )
 
     def checkpoint_meta(self) -> dict[str, Any]:
         spec = getattr(self.model, "spec", None)
-        config, size = public_config(self.args), self.args.input_size
+        config, size = public_config(self.resolved), self.args.input_size
         if spec is None:  # a network of the user's own: it cannot be rebuilt from its file, only by its trainer
             name = Path(self.args.model).name
             return {"model": name, "names": list(self.names), "imgsz": list(size), "config": config}
@@ -154,7 +190,9 @@ class DetectionTrainer(BaseTrainer):
                 raise ConfigError(f"class_weights: no class '{name}'.{nearest(name, self.names)} There are: {known}")
         if self.args.class_weights:
             weights = torch.tensor([self.args.class_weights.get(name, 1.0) for name in self.names])
-        return DetectionLoss(self.args.box, self.args.cls, self.args.dfl, weights)
+        shared = self.world.size > 1
+        return DetectionLoss(self.args.box, self.args.cls, self.args.dfl, weights, ranks=self.world.size,
+                             sum_over_ranks=self.world.sum if shared else None)  # fmt: skip
 
     # Pictures -----------------------------------------------------------------------------------------------------
 
@@ -182,7 +220,6 @@ def some_of(records: list[ImageRecord], fraction: float) -> list[ImageRecord]:
     return [r for r in records if id(r) in wanted]
 
 
-def image_cache_dir() -> Path:
-    """Where decoded images are kept on disk: with the project's other caches."""
+def cache_dir() -> Path:
+    """Where decoded images and downloaded weights are kept: with the project's other caches."""
     return Path(os.environ.get("DETECTFLOW_STATE", ".")) / ".cache"
-

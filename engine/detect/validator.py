@@ -1,24 +1,27 @@
 """Validation of a detector: COCO AP, precision and recall at the best F1, the same inside training and alone.
 
-Alone it takes a weight file and a dataset; inside training the trainer hands it loader and model. Tables and pictures
-are written for final figures only, into `save_dir` where there is one.
+Alone it takes a weight file or an exported one and a dataset; inside training the trainer hands it loader and model.
+Tables and pictures are written for final figures only, into `save_dir` where there is one; `matches.npz` among them
+(`MatchTable`) is what AP of any choice of the images follows from.
 """
 
 from __future__ import annotations
 
 import csv
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.config import ValidateConfig
-from engine.detect.batches import is_resident, record_of, to_device
-from engine.detect.model_io import load_model
+from engine.detect.batches import file_of, record_of, to_device
+from engine.detect.model_io import is_weight_file, load_model
 from engine.detect.pictures import plot_batch, plot_found
+from engine.detect.runtime import RuntimeModule, load_runtime, split_raw
 from engine.errors import DataError
 from engine.files import atomic_write
 from engine.kernel.device import select_device
@@ -28,9 +31,11 @@ from engine.parts.data.dataset import DetectionDataset
 from engine.parts.data.loader import build_loader
 from engine.parts.data.prepared import open_dataset
 from engine.parts.data.transforms import to_original
-from engine.parts.decode import decode, nms
+from engine.parts.decode import decode, nms, warm_up
 from engine.parts.metrics import DetectionMetrics, DetectionScores
 from engine.types import Detections, ImageRecord, Size
+
+log = logging.getLogger("detectflow")
 
 PICTURED_BATCHES = 3
 EPOCH_FIGURES = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
@@ -39,7 +44,9 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (K, 4) xyxy px of the
 
 
 class DetectionValidator(BaseValidator):
-    """`DetectionValidator(overrides={"split": "test"})(model="weights/best.pt", data="data/prepared")` -> metrics by name.
+    """Measure a detector.
+
+    `DetectionValidator(overrides={"split": "test"})(model="weights/best.pt", data="data/prepared")` -> metrics by name.
 
     Args:
         config: settings, or `overrides` by name.
@@ -63,7 +70,9 @@ class DetectionValidator(BaseValidator):
         self.save_dir = Path(save_dir) if save_dir is not None else None
         self.names = names
         self.scores: DetectionScores | None = None  # of the last validation: curves, confusion, per class, per image
-        self._collected = DetectionMetrics(names)
+        self._collected = DetectionMetrics(names)  # of this rank
+        self._merged = self._collected  # of all ranks
+        self._said_empty = False
         self._records: dict[str, ImageRecord] = {}
         self._final = False
         self._single_cls = False  # the weights were trained with every class as one
@@ -75,26 +84,35 @@ class DetectionValidator(BaseValidator):
         trainer: Any = None,
         final: bool = False,
         data: str | Path | None = None,
-    ) -> dict[str, float]:
-        """Metrics by name.
+    ) -> dict[str, float | None]:
+        """Metrics by name, None where the images have nothing to say them about.
 
-        model: a module or a weight file; inside training the trainer's averaged weights. data: a prepared folder, a
-        dataset description or a folder of labelled images; needed with a weight file.
+        model: a module, a weight file or an exported one; inside training the trainer's averaged weights. data: a
+        prepared folder, a dataset description or a folder of labelled images; needed with a file.
 
         Raises:
             CheckpointError: weights that cannot be read. DataError: no images in the split, classes that differ.
         """
         imgsz: Size | None = None
         if isinstance(model, (str, Path)):
-            loaded = load_model(model, self.device)
-            model, imgsz, self.names = loaded.module, loaded.imgsz, loaded.names
-            self._single_cls = bool((loaded.meta.get("config") or {}).get("single_cls", False))
+            model, imgsz = self._load(Path(model))
         if data is not None:
             self.loader = self._open(data, imgsz or (640, 640))
         if self.loader is None:
             raise DataError("nothing to validate on: give data=, a prepared folder or a dataset description")
         self._final = final or trainer is None
         return super().__call__(model=model, trainer=trainer, final=self._final)
+
+    def _load(self, path: Path) -> tuple[nn.Module, Size]:
+        """The network of a file and its input size; sets `names`."""
+        if not is_weight_file(str(path)):
+            runtime = load_runtime(path, str(self.device))
+            self.names = runtime.names
+            return RuntimeModule(runtime), runtime.input_size(None)
+        loaded = load_model(path, self.device)
+        self.names = loaded.names
+        self._single_cls = bool((loaded.meta.get("config") or {}).get("single_cls", False))
+        return loaded.module, loaded.imgsz
 
     def _open(self, data: str | Path, imgsz: Size) -> Any:
         dataset = open_dataset(data)
@@ -114,17 +132,18 @@ class DetectionValidator(BaseValidator):
     # One validation -------------------------------------------------------------------------------------------------
 
     def init_metrics(self, model: nn.Module) -> None:
+        warm_up()
         self._collected = DetectionMetrics(self.names)
         self._batches = 0
         dataset = getattr(self.loader, "dataset", None)
         self._records = {str(record.file): record for record in getattr(dataset, "records", ())}
 
     def preprocess(self, batch: Any) -> Any:
-        return batch if is_resident(batch) else to_device(batch, self.device)
+        return to_device(batch, self.device)
 
     def postprocess(self, preds: Any) -> list[Found]:
-        """The detections of each image in pixels of the input."""
-        boxes, scores = decode(preds)
+        """The detections of each image in pixels of the input. preds: `Preds`, or the raw output of an exported file."""
+        boxes, scores = split_raw(preds) if isinstance(preds, Tensor) else decode(preds)
         c = self.config
         found = nms(boxes.float(), scores.float(), c.conf, c.iou, c.max_det, multi_label=True)
         return [tuple(part.cpu().numpy() for part in one) for one in found]
@@ -140,27 +159,33 @@ class DetectionValidator(BaseValidator):
             plot_found(batch, results, self.names, self.save_dir / f"{stem}_pred.jpg")
         self._batches += 1
 
-    def get_stats(self) -> dict[str, float]:
-        """The figures over all ranks. Final ones hold all there are, an epoch's the four that go into results.csv."""
-        own = self._collected
-        merged = own if self.world.size == 1 else DetectionMetrics(self.names)
+    def get_stats(self) -> dict[str, float | None]:
+        """The figures over all ranks. Final ones hold all there are, an epoch's the four that go into results.csv. What
+        the images say nothing about (no box to find at all, none of that size) is None, never 0."""
+        self._merged = own = self._collected
         if self.world.size > 1:
+            self._merged = DetectionMetrics(self.names)
             for state in self.world.gather(own.state()):
-                merged.merge(state)
-        self.scores = scores = merged.compute()
+                self._merged.merge(state)
+        self.scores = scores = self._merged.compute()
+        if not scores.instances and self.world.is_main and not self._said_empty:
+            self._said_empty = True
+            log.warning(
+                "split '%s': no boxes to find in its %d images, so precision, recall and AP are left empty; choose another "
+                "split, or check the labels", self.config.split, scores.images,
+            )  # fmt: skip
         figures = {**scores.to_dict(), "metrics/F1": scores.f1, "metrics/confidence": scores.confidence}
-        if not self._final:
-            figures = {key: figures[key] for key in EPOCH_FIGURES}
-        known = {key: value for key, value in figures.items() if value is not None}
-        return {**dict.fromkeys(EPOCH_FIGURES, 0.0), **known}  # no ground truth at all: 0, never better than another run
+        return figures if self._final else {key: figures[key] for key in EPOCH_FIGURES}
 
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:
             return
         self.save_dir.mkdir(parents=True, exist_ok=True)
+        table = self._merged.match_table()
+        table.save(self.save_dir / "matches.npz")
         write_table(self.save_dir / "per_class.csv", self.scores.per_class)
-        without_paths = [{k: v for k, v in row.items() if k != "file"} for row in self.scores.per_image]
-        write_table(self.save_dir / "per_image.csv", without_paths)
+        rows = zip(self.scores.per_image, table.image_ap50(), strict=True)
+        write_table(self.save_dir / "per_image.csv", [{**_without_path(row), "ap50": ap50} for row, ap50 in rows])
         if self.config.plots:
             from engine.parts.plots import plot_confusion, plot_curves
 
@@ -168,12 +193,17 @@ class DetectionValidator(BaseValidator):
             plot_confusion(self.scores.confusion, self.names, self.save_dir / "confusion_matrix.png")
 
     def _truth(self, batch: Any, index: int) -> ImageRecord:
-        record = self._records.get(str(batch["im_file"][index]))
+        record = self._records.get(file_of(batch, index))
         if record is None:
             return record_of(batch, index)
         if getattr(self.loader.dataset, "single_cls", False) and record.classes.any():
             return replace(record, classes=np.zeros_like(record.classes))
         return record
+
+
+def _without_path(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table that is the same on every machine."""
+    return {key: value for key, value in row.items() if key != "file"}
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from engine.detect.runtime import Runtime, split_raw
 from engine.errors import ExportError
@@ -111,5 +110,7 @@ def _distances(one: Found, other: Found) -> Tensor:
 def _explained(one: Found, other: Found, floor: float) -> Tensor:
     """(K,) bool: a detection of `one` that rounding alone can take from `other`: its score lies at the threshold, or
     `other` kept a box that suppresses it, as equal scores may change places and overlaps lie at the threshold too."""
+    from torchvision.ops import box_iou  # takes seconds to import, see `engine.parts.decode`
+
     suppresses = (box_iou(one[0], other[0]) > IOU - 0.01) & (one[2][:, None] == other[2][None])
     return (one[1] <= floor + 2 * SCORE) | suppresses.any(1)

@@ -46,6 +46,7 @@ def file_meta(
         "batch": json.dumps(batch),
         "model": str(meta.get("model", "")),
         "architecture": json.dumps(meta.get("architecture", {}), sort_keys=True),
+        "training": json.dumps(_without_paths(meta.get("config", {})), sort_keys=True),
         "class_hash": str(meta.get("class_hash", "")),
         "data_digest": str(meta.get("data_digest", "")),
         "weights_sha256": weights_sha256,
@@ -53,3 +54,8 @@ def file_meta(
         "input": "images (B, 3, H, W) float RGB in [0, 1]",
         "output": "(B, 4 + classes, A): centre x, y, width, height in input pixels, then sigmoid scores",
     }
+
+
+def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the training; of files that it started from the names only."""
+    return {key: Path(value).name if isinstance(value, str) and "/" in value else value for key, value in settings.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import DataError
-from engine.parts.data.cache import read_image
+from engine.parts.data.images import read_image
 from engine.parts.data.prepared import open_dataset
 from engine.parts.data.transforms import letterbox
 from engine.types import Size

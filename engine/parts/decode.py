@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from engine.boxes import xyxy_to_xywh
 from engine.parts.model.network import BINS, Preds
 
 CANDIDATES = 30_000  # boxes of one image that enter NMS, best first
+FIRST_CANDIDATES = 2_000  # of them at first: often enough for `max_det`, and NMS costs the square of their number
 
 
 def expected_distances(logits: Tensor) -> Tensor:
@@ -82,9 +82,28 @@ def _nms_one(
     if classes is not None:
         wanted = torch.isin(kinds, torch.as_tensor(list(classes), device=kinds.device, dtype=kinds.dtype))
         rows, kinds, values = rows[wanted], kinds[wanted], values[wanted]
-    if len(values) > CANDIDATES:
-        values, best = values.topk(CANDIDATES)
-        rows, kinds = rows[best], kinds[best]
-    found = boxes[rows]
-    keep = batched_nms(found.float(), values.float(), torch.zeros_like(kinds) if agnostic else kinds, iou)[:max_det]
+    best = values.argsort(descending=True, stable=True)[:CANDIDATES]
+    values, kinds, found = values[best], kinds[best], boxes[rows[best]]
+    keep = _best_first(found.float(), values.float(), torch.zeros_like(kinds) if agnostic else kinds, iou, max_det)
     return found[keep], values[keep], kinds[keep]
+
+
+def warm_up() -> None:
+    """Import what NMS needs, where its time would otherwise be taken for that of the first images: torchvision takes
+    seconds (it loads torch's compiler) and is not imported before there are boxes to compare."""
+    import torchvision.ops  # noqa: F401
+
+
+def _best_first(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, max_det: int) -> Tensor:
+    """The first `max_det` indices that NMS keeps of boxes (n, 4) in descending order of scores (n,).
+
+    What becomes of a box depends on better ones alone, so the answer for the first boxes stands, whatever follows.
+    """
+    from torchvision.ops import batched_nms  # see `warm_up`
+
+    count = max(FIRST_CANDIDATES, 4 * max_det)
+    while True:
+        keep = batched_nms(boxes[:count], scores[:count], groups[:count], iou)
+        if len(keep) >= max_det or count >= len(boxes):
+            return keep.sort().values[:max_det]  # torchvision leaves equal scores in any order
+        count *= 4

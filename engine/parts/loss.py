@@ -6,7 +6,7 @@ one scalar. Letters as in `engine.parts.model.network`; N boxes of the batch, F 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,15 +28,21 @@ class DetectionLoss:
         box, cls, dfl: gains of the three terms.
         class_weights: (C,) factor of each class's term, None: all 1.
         topk, alpha, beta: of the assignment.
+        ranks, sum_over_ranks: where a batch is shared by several processes, their number and the sum of a tensor over
+            them. While gradients are recorded, losses are then normalised over the whole batch, and the mean over ranks of
+            loss, items and gradients is that of one process with all of it. Without gradients each share stands alone.
     """
 
     def __init__(
         self, box: float = 7.5, cls: float = 0.5, dfl: float = 1.5, class_weights: Tensor | None = None,
         topk: int = 10, alpha: float = 0.5, beta: float = 6.0,
+        ranks: int = 1, sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
     ):  # fmt: skip
         self.gains = (box, cls, dfl)
         self.class_weights = class_weights
         self.topk, self.alpha, self.beta = topk, alpha, beta
+        self.ranks, self._sum_over_ranks = ranks, sum_over_ranks
+        self.targets: Tensor | None = None  # of the last call: the sum of target scores, of this process's share
 
     def __call__(self, preds: Preds, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """(scalar: weighted sum times the batch size, items (3,) detached: box, cls, dfl with gains, per image).
@@ -51,7 +57,7 @@ class DetectionLoss:
             scores.detach().sigmoid(), mine.detach() * preds.strides, preds.points * preds.strides, classes, boxes,
             is_target, self.topk, self.alpha, self.beta,
         )  # fmt: skip
-        total = found.scores.sum().clamp(min=1)  # S
+        total, images = self._normalisers(found.scores)
         entropy = F.binary_cross_entropy_with_logits(scores, found.scores, reduction="none")
         if self.class_weights is not None:
             entropy = entropy * self.class_weights.to(entropy.device)
@@ -64,7 +70,15 @@ class DetectionLoss:
         points = preds.points.expand(len(scores), -1, -1)[fg]
         dfl = (focal_distances(distances[fg], xyxy_to_distances(wanted, points)) * weight).sum() / total
         items = torch.stack([gain * term for gain, term in zip(self.gains, (box, cls, dfl), strict=True)])
-        return items.sum() * len(scores), items.detach()
+        return items.sum() * images, items.detach()
+
+    def _normalisers(self, targets: Tensor) -> tuple[Tensor, Tensor | int]:
+        """(S: the sum of target scores, per rank and at least 1 in all; images of the batch, on all ranks)."""
+        self.targets = targets.sum()
+        if self._sum_over_ranks is None or not torch.is_grad_enabled():
+            return self.targets.clamp(min=1), len(targets)
+        total, images = self._sum_over_ranks(torch.stack((self.targets, targets.new_tensor(float(len(targets))))))
+        return total.clamp(min=1) / self.ranks, images
 
 
 def padded_targets(batch: Mapping[str, Any], images: int, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:

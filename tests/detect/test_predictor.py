@@ -1,17 +1,22 @@
 """Detection end to end: from any source and any weight file to boxes in the pixels of the original image."""
 
+import functools
+import http.server
 import json
 import logging
+import threading
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from detectors import NAMES, save_detector
+from PIL import Image
 
 from engine.config import ExportConfig
 from engine.detect import DetectionPredictor
 from engine.detect.runtime import Runtime
+from engine.detect.sources import open_source
 from engine.errors import ConfigError, DataError
 from engine.export import export
 from engine.export.pictures import made_picture
@@ -35,6 +40,11 @@ def folder(tmp_path_factory):
     for i, size in enumerate(((64, 64), (40, 90), (90, 40), (200, 120), (64, 64), (30, 30))):
         cv2.imwrite(str(folder / f"{i}.png"), made_picture(i, size))
     return folder
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 def predictor(model, **settings):
@@ -84,10 +94,65 @@ def test_a_path_an_array_and_a_list_are_the_same_picture(weights, folder):
     np.testing.assert_array_equal(from_array.image, image)  # an array cannot be read again, so it is kept
 
 
+def test_every_kind_of_source_gives_the_boxes_of_its_pictures(weights, folder):
+    """File, list, directory, pattern, list file, array, batch of arrays, PIL image, address; in batches of several."""
+    files = [folder / "0.png", folder / "4.png"]
+    images = [cv2.imread(str(file)) for file in files]
+    task = predictor(weights, batch=4)
+    truth = task(images)
+    (folder / "list.txt").write_text("0.png\n4.png\n")
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        addresses = [f"http://127.0.0.1:{server.server_port}/{file.name}" for file in files]
+        sources = [files, [str(file) for file in files], str(folder / "[04].png"), folder / "list.txt", np.stack(images),
+                   [Image.open(file) for file in files], addresses]  # fmt: skip
+        found = [task(source) for source in sources]
+    finally:
+        server.shutdown()
+        server.server_close()
+        (folder / "list.txt").unlink()
+    assert sum(map(len, truth)) > 4
+    for results in found:
+        for one, other in zip(results, truth, strict=True):
+            np.testing.assert_array_equal(one.boxes, other.boxes)
+            np.testing.assert_array_equal(one.classes, other.classes)
+
+
+def test_a_film_is_looked_at_frame_by_frame_and_its_pixels_pass_by(weights, tmp_path):
+    film = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+    for i in range(5):
+        writer.write(made_picture(i, (64, 96)))
+    writer.release()
+    capture = cv2.VideoCapture(str(film))
+    frames = [capture.read()[1] for _ in range(5)]
+    task = predictor(weights, batch=2, save=True, save_json=True, project=str(tmp_path), name="out")
+    results, truth = task(film), predictor(weights)(frames)
+    assert task.total is None and [r.index for r in results] == [0, 1, 2, 3, 4]
+    for one, other in zip(results, truth, strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
+    assert all(r.pixels is None for r in results) and all(r.pixels is not None for r in task(film, stream=True))
+    with pytest.raises(DataError, match="film.avi frame 2: .* use stream=True"):
+        results[2].plot()
+    names = {f"film.avi_frame_{i}.jpg" for i in range(5)}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"detections.jsonl"} | names
+
+
+def test_a_camera_does_not_wait_for_a_whole_batch(weights):
+    camera = open_source(97)
+    assert predictor(weights).batch_size(camera) == 1
+    assert (
+        predictor(weights, batch=4).batch_size(camera) == 4
+        and predictor(weights).batch_size(open_source(np.zeros((9, 9), np.uint8))) > 1
+    )
+
+
 def test_only_the_wanted_classes_are_reported(weights, folder):
     everything = predictor(weights)(folder)
     assert {label for r in everything for label in r.labels} == set(NAMES)
-    for wanted in (["disc"], [1], ["1"]):
+    for wanted in (["disc"], [1], ["1"], "disc", 1):
         for whole, part in zip(everything, predictor(weights, classes=wanted)(folder), strict=True):
             np.testing.assert_array_equal(part.boxes, whole.boxes[whole.classes == 1])
     with pytest.raises(ConfigError, match="no class 'disk'. Did you mean 'disc'.*square, disc"):

@@ -1,20 +1,53 @@
-"""The same figures alone and in training, whatever the batch size; tables and pictures; classes that must agree."""
+"""The same figures alone and in training, whatever the batch size and the file; tables and pictures; classes that must
+agree; a split without boxes says nothing rather than 0."""
 
 import csv
+import logging
 
+import numpy as np
 import pytest
+from detectors import save_detector
 
+from engine.config import DataConfig, ExportConfig
 from engine.detect import DetectionTrainer, DetectionValidator
 from engine.detect.batches import record_of
+from engine.detect.model_io import load_model
 from engine.errors import CheckpointError, ConfigError, DataError
+from engine.export import export
+from engine.kernel.results import read_results
+from engine.parts.data.description import load_description
+from engine.parts.data.prepare import prepare
+from engine.parts.metrics import MatchTable
 
 
-@pytest.mark.parametrize("batch", [1, 4, 16])
+@pytest.mark.parametrize("batch", [1, 3, 4, 16])
 def test_alone_and_in_training_the_figures_are_the_same(trained, shapes, batch):
     _, result = trained
     alone = DetectionValidator(overrides={"split": "val", "batch": batch})(model=result.best, data=shapes)
     for name, value in alone.items():
-        assert value == pytest.approx(result.metrics[name], abs=1e-6), name
+        assert value == pytest.approx(result.metrics.get(name), abs=1e-6), name
+    assert alone["metrics/mAP50"] > 0.1 and alone["metrics/AR100"] > 0.1 and alone["metrics/mAP-large"] is None
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 96), (128, 64)])
+def test_neither_batch_size_nor_a_rectangular_input_changes_the_figures(trained, shapes, tmp_path, size):
+    weights = save_detector(tmp_path / "best.pt", load_model(trained[1].best).module, size=size)
+    by_batch = {}
+    for batch in (1, 3, 16):
+        validator = DetectionValidator(overrides={"split": "test", "batch": batch})
+        by_batch[batch] = validator(model=weights, data=shapes)
+        assert next(iter(validator.loader))["img"].shape == (min(batch, 6), 3, *size)
+    assert by_batch[1]["metrics/mAP50"] > 0.1
+    for batch in (3, 16):
+        assert by_batch[batch] == pytest.approx(by_batch[1], abs=1e-6)
+
+
+def test_an_exported_file_has_the_figures_of_its_weights(trained, shapes, tmp_path):
+    weights = trained[1].best
+    settings = {"split": "test", "batch": 4}
+    truth = DetectionValidator(overrides=settings)(model=weights, data=shapes)
+    file = export(weights, "onnx", tmp_path, ExportConfig(check_images=1, dynamic=False)).path  # takes one image at a time
+    assert DetectionValidator(overrides=settings)(model=file, data=shapes) == pytest.approx(truth, abs=1e-3)
 
 
 def test_the_truth_of_a_batch_is_that_of_the_file(trained):
@@ -31,14 +64,60 @@ def test_tables_and_pictures_are_written(trained, shapes, tmp_path):
     validator = DetectionValidator(overrides={"split": "test"}, save_dir=tmp_path / "new")
     figures = validator(model=trained[1].best, data=shapes)
     assert {p.name for p in (tmp_path / "new").iterdir()} == {
-        "per_class.csv", "per_image.csv", "PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png", "confusion_matrix.png",
-        "val_batch0_labels.jpg", "val_batch0_pred.jpg",
+        "per_class.csv", "per_image.csv", "matches.npz", "PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png",
+        "confusion_matrix.png", "val_batch0_labels.jpg", "val_batch0_pred.jpg",
     }  # fmt: skip
     with open(tmp_path / "new" / "per_class.csv") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["name"] for row in rows] == ["square", "disc"]
     assert sum(float(row["ap"]) for row in rows) / 2 == pytest.approx(figures["metrics/mAP50-95"], abs=1e-5)
-    assert validator.scores.images == 6 and validator.speed_ms["inference"] > 0
+    assert validator.scores.images == 6
+    assert set(validator.speed_ms) == {"preprocess", "inference", "postprocess"} and min(validator.speed_ms.values()) > 0
+    with open(tmp_path / "new" / "per_image.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["name", "n_gt", "n_pred", "tp", "fp", "fn", "ap50"]
+    assert len(rows) == 6 and all(int(r["tp"]) + int(r["fn"]) == int(r["n_gt"]) == 3 for r in rows)
+    table = MatchTable.load(tmp_path / "new" / "matches.npz")
+    assert table.mean_ap() == pytest.approx(figures["metrics/mAP50-95"], abs=1e-12)
+    assert [r["name"] for r in rows] == list(table.images) and table.names == ("square", "disc")
+    first = np.arange(6) == 0
+    assert float(rows[0]["ap50"]) == pytest.approx(table.mean_ap(first, iou=0.5), abs=1e-5)
+
+
+@pytest.fixture
+def unlabelled(make_shapes, tmp_path):
+    """Prepared shapes whose validation and test images have no boxes."""
+    folder = make_shapes(tmp_path / "bare", {"train": 4, "val": 3, "test": 3})
+    for split in ("val", "test"):
+        for label in (folder / "labels" / split).iterdir():
+            label.write_text("")
+    settings = DataConfig(policies={"split_without_boxes": "warn"})
+    prepare(load_description(folder), tmp_path / "prepared", settings)
+    return tmp_path / "prepared"
+
+
+def test_nothing_to_find_is_none_and_a_sentence_never_zero(trained, unlabelled, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        figures = DetectionValidator(overrides={"split": "test"}, save_dir=tmp_path / "out")(
+            model=trained[1].best, data=unlabelled)  # fmt: skip
+    assert set(figures.values()) == {None} and {"metrics/mAP50", "metrics/mAP50-95", "metrics/F1"} <= set(figures)
+    assert "split 'test': no boxes to find in its 3 images" in caplog.text
+    with open(tmp_path / "out" / "per_image.csv") as stream:
+        assert {(row["n_gt"], row["ap50"]) for row in csv.DictReader(stream)} == {("0", "")}
+
+
+def test_training_without_anything_to_validate_on_keeps_its_newest_weights(unlabelled, tmp_path, caplog):
+    trainer = DetectionTrainer(overrides={
+        "data": str(unlabelled), "imgsz": 64, "epochs": 2, "batch": 4, "project": str(tmp_path), "verbose": False,
+        "device": "cpu", "plots": False,
+    })  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        result = trainer.train()
+    assert caplog.text.count("no boxes to find") == 1 and result.best_epoch == 1
+    assert "metrics/mAP50" not in result.metrics
+    rows = read_results(result.save_dir / "results.csv")
+    assert len(rows) == 2 and "metrics/mAP50" not in rows[0] and "metrics/mAP50" in (
+        (result.save_dir / "results.csv").read_text().splitlines()[0])  # fmt: skip
 
 
 def test_other_classes_are_refused_by_name(trained, make_shapes, tmp_path):

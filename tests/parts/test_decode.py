@@ -60,6 +60,29 @@ def test_single_label_class_filter_limit_and_threshold():
     assert found(conf=0.95) == []
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_looking_at_the_best_candidates_first_changes_nothing(seed, monkeypatch):
+    """Against all at once: many classes and one, equal scores, fewer and more boxes than are looked at first."""
+    from torchvision.ops import batched_nms
+
+    import engine.parts.decode as module
+
+    monkeypatch.setattr(module, "FIRST_CANDIDATES", 8)
+    generator = torch.Generator().manual_seed(seed)
+    count, classes = (5, 60, 400)[seed % 3], 1 + seed % 4
+    corner, size = (torch.rand(count, 2, generator=generator) * scale for scale in (60, 40))
+    boxes, scores = torch.cat((corner, corner + size + 4), 1), torch.rand(count, classes, generator=generator)
+    scores = (scores * 4).round() / 4 if seed % 2 else scores
+    for most in (1, 7, 40, 1000):
+        mine = nms(boxes[None], scores[None], 0.1, 0.5, max_det=most)[0]
+        rows, kinds = (scores > 0.1).nonzero(as_tuple=True)
+        values = scores[rows, kinds]
+        order = values.argsort(descending=True, stable=True)
+        keep = order[batched_nms(boxes[rows[order]], values[order], kinds[order], 0.5).sort().values[:most]]
+        for got, wanted in zip(mine, (boxes[rows[keep]], values[keep], kinds[keep]), strict=True):
+            assert torch.equal(got, wanted)
+
+
 def test_more_candidates_than_the_limit_keep_the_best(monkeypatch):
     import engine.parts.decode as module
 

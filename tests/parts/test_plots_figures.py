@@ -100,6 +100,14 @@ def test_confusion_of_any_size_is_bounded_and_not_empty(tmp_path, classes):
     assert 400 < image.shape[0] <= 2400 and 400 < image.shape[1] <= 2400 and inked(image) > 0.1
 
 
+@pytest.mark.parametrize("classes", [1, 5, 12])
+def test_confusion_with_long_names_is_not_cut_at_an_edge(tmp_path, classes):
+    names = [f"{'long ' * 6}{i}" for i in range(classes)]
+    image = picture(plot_confusion(np.eye(classes + 1, dtype=int), names, tmp_path / "c.png"))
+    for edge in (image[:3], image[-3:], image[:, :3], image[:, -3:]):
+        assert inked(edge) == 0
+
+
 def test_confusion_is_coloured_by_row_shares_and_written_with_counts(tmp_path):
     names = ["a", "b"]
     base = np.array([[8, 1, 1], [0, 5, 5], [3, 2, 0]])

@@ -1,7 +1,8 @@
 """COCO average precision and recall, computed by faster-coco-eval exactly as pycocotools does.
 
 101 recall points, IoU .50 to .95, crowd and area rules, 1/10/100 detections per image and class. This module only
-translates: no metric arithmetic of its own except means over the entries that exist (COCO marks the others -1).
+translates: no metric arithmetic of its own except means over the entries that exist (COCO marks the others -1). Small,
+medium and large are told apart by the area of the box.
 Source: Lin et al., Microsoft COCO (1405.0312), and the evaluation page of the dataset.
 """
 
@@ -31,6 +32,7 @@ class CocoScores:
     ap75: np.ndarray  # (C,)
     ap_area: np.ndarray  # (4, C) in the order of AREAS
     ar: np.ndarray  # (3, C) in the order of MAX_DETECTIONS, mean over IoU
+    ar_area: np.ndarray  # (4, C) in the order of AREAS, at most 100 detections
     precision50: np.ndarray  # (C, R) precision envelope at IoU .50
 
 
@@ -58,6 +60,7 @@ def coco_scores(samples: Sequence[Sample], num_classes: int) -> CocoScores:
         ap75=precision[at75, ..., 0, -1].mean(0),
         ap_area=precision[..., -1].mean((0, 1)).T,
         ar=recall[:, :, 0].mean(0).T,
+        ar_area=recall[..., -1].mean(0).T,
         precision50=precision[at50, ..., 0, -1].T,
     )
 

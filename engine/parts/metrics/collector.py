@@ -15,6 +15,7 @@ from engine.parts.metrics.coco import AREAS, CocoScores, coco_scores, mean_of_pr
 from engine.parts.metrics.confusion import confusion_matrix
 from engine.parts.metrics.curves import Curves, Matches, image_counts, make_curves, match
 from engine.parts.metrics.sample import Sample, make_sample
+from engine.parts.metrics.table import MatchTable, make_table
 from engine.types import Detections, ImageRecord
 
 _BOXED = ("gt_boxes", "gt_classes", "gt_crowd", "boxes", "scores", "classes")
@@ -33,6 +34,9 @@ class DetectionScores:
     ar1: float | None  # average recall with at most 1, 10, 100 detections per image and class
     ar10: float | None
     ar100: float | None
+    ar_small: float | None  # average recall by area, at most 100 detections
+    ar_medium: float | None
+    ar_large: float | None
     precision: float | None  # mean over classes at `confidence`, IoU .50
     recall: float | None
     f1: float | None
@@ -40,8 +44,8 @@ class DetectionScores:
     images: int
     instances: int  # boxes to find, crowds left out
     names: tuple[str, ...]
-    per_class: list[dict[str, Any]]  # name, images, instances, precision, recall, f1, ap50, ap75, ap
-    per_image: list[dict[str, Any]]  # name, file, n_gt, tp, fp, fn at `confidence`, IoU .50
+    per_class: list[dict[str, Any]]  # name, images, instances, precision, recall, f1, ap50, ap75, ap; ap, ar by area
+    per_image: list[dict[str, Any]]  # name, file, n_gt, n_pred, tp, fp, fn at `confidence`, IoU .50
     curves: Curves
     confusion: np.ndarray  # (C + 1, C + 1) int64, rows true, columns predicted, background last
 
@@ -56,6 +60,12 @@ class DetectionScores:
             "metrics/mAP-small": self.map_small,
             "metrics/mAP-medium": self.map_medium,
             "metrics/mAP-large": self.map_large,
+            "metrics/AR1": self.ar1,
+            "metrics/AR10": self.ar10,
+            "metrics/AR100": self.ar100,
+            "metrics/AR-small": self.ar_small,
+            "metrics/AR-medium": self.ar_medium,
+            "metrics/AR-large": self.ar_large,
         }
 
     @property
@@ -67,9 +77,6 @@ class DetectionScores:
         """Everything but the curves and the images, fit for JSON."""
         return {
             **self.to_dict(),
-            "ar1": self.ar1,
-            "ar10": self.ar10,
-            "ar100": self.ar100,
             "f1": self.f1,
             "confidence": self.confidence,
             "images": self.images,
@@ -120,31 +127,43 @@ class DetectionMetrics:
 
     def compute(self) -> DetectionScores:
         """Score what was collected so far."""
-        samples = [self._samples[key] for key in sorted(self._samples)]
+        samples = self._in_order()
         coco = coco_scores(samples, len(self.names))
         matches = match(samples, len(self.names))
         curves = make_curves(matches, coco.precision50)
         return self._scores(samples, coco, matches, curves)
+
+    def match_table(self) -> MatchTable:
+        """What AP of any choice of the images follows from; its images are in the order of `DetectionScores.per_image`."""
+        return make_table(self._in_order(), self.names)
+
+    def _in_order(self) -> list[Sample]:
+        return [self._samples[key] for key in sorted(self._samples)]
 
     def _scores(self, samples: list[Sample], coco: CocoScores, matches: Matches, curves: Curves) -> DetectionScores:
         best = float(curves.confidence[curves.best])
         at_best = {k: getattr(curves, k)[:, curves.best] for k in ("precision", "recall", "f1")}
         instances = matches.truths.sum(0)
         counts = image_counts(matches, best)
-        columns = {**at_best, "ap50": coco.ap50, "ap75": coco.ap75, "ap": coco.ap}
+        columns = {**at_best, "ap50": coco.ap50, "ap75": coco.ap75, "ap": coco.ap, "ar": coco.ar[-1]}
+        for values, what in ((coco.ap_area, "ap"), (coco.ar_area, "ar")):
+            columns |= {f"{what}_{area}": row for area, row in zip(AREAS, values, strict=True) if area != "all"}
         present = (matches.truths > 0).sum(0)
         mean = mean_of_present
-        by_area = dict(zip(AREAS, map(mean, coco.ap_area), strict=True))
+        ap, ar = (dict(zip(AREAS, map(mean, values), strict=True)) for values in (coco.ap_area, coco.ar_area))
         return DetectionScores(
             map=mean(coco.ap),
             map50=mean(coco.ap50),
             map75=mean(coco.ap75),
-            map_small=by_area["small"],
-            map_medium=by_area["medium"],
-            map_large=by_area["large"],
+            map_small=ap["small"],
+            map_medium=ap["medium"],
+            map_large=ap["large"],
             ar1=mean(coco.ar[0]),
             ar10=mean(coco.ar[1]),
             ar100=mean(coco.ar[2]),
+            ar_small=ar["small"],
+            ar_medium=ar["medium"],
+            ar_large=ar["large"],
             **{k: mean(v) for k, v in at_best.items()},
             confidence=best if instances.any() else None,
             images=len(samples),
@@ -156,7 +175,7 @@ class DetectionMetrics:
                 for c, name in enumerate(self.names)
             ],
             per_image=[
-                {"name": s.name, "file": s.file} | dict(zip(("n_gt", "tp", "fp", "fn"), row, strict=True))
+                {"name": s.name, "file": s.file} | dict(zip(("n_gt", "n_pred", "tp", "fp", "fn"), row, strict=True))
                 for s, row in zip(samples, counts.tolist(), strict=True)
             ],
             curves=curves,

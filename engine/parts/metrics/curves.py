@@ -55,28 +55,29 @@ def match(samples: Sequence[Sample], num_classes: int) -> Matches:
         sample=np.repeat(np.arange(len(samples)), [len(s.scores) for s in samples]),
         classes=_joined([s.classes for s in samples], np.int64),
         scores=_joined([s.scores for s in samples], np.float64),
-        outcome=_joined([match_one(s) for s in samples], np.int8),
+        outcome=_joined([match_one(s)[:, 0] for s in samples], np.int8),
         truths=truths,
     )
 
 
-def match_one(sample: Sample, threshold: float = MATCH_IOU) -> np.ndarray:
-    """The outcome (K,) of each detection of one image."""
-    outcome = np.zeros(len(sample.scores), np.int8)
+def match_one(sample: Sample, thresholds: Sequence[float] = (MATCH_IOU,)) -> np.ndarray:
+    """The outcome (K, T) of each detection of one image at each of T thresholds of the IoU."""
+    outcome = np.zeros((len(sample.scores), len(thresholds)), np.int8)
     if not len(sample.scores) or not len(sample.gt_classes):
         return outcome
     iou, covered = overlaps(sample.boxes, sample.gt_boxes)
     same = sample.classes[:, None] == sample.gt_classes[None]
-    crowd = sample.gt_crowd
-    on_crowd = (np.where(same & crowd, covered, 0) >= threshold).any(1)
-    free = np.where(same & ~crowd, iou, 0)  # (K, n), columns go to 0 once taken
-    for k in np.flatnonzero((free >= threshold).any(1)):
-        row = free[k]
-        best = len(row) - 1 - int(row[::-1].argmax())  # of equal overlaps the last, as in COCO
-        if row[best] >= threshold:
-            outcome[k] = TRUE
-            free[:, best] = 0
-    outcome[(outcome == FALSE) & on_crowd] = IGNORED
+    on_crowd = np.where(same & sample.gt_crowd, covered, 0).max(1)  # (K,)
+    iou = np.where(same & ~sample.gt_crowd, iou, 0)
+    for t, threshold in enumerate(thresholds):
+        free = iou.copy()  # (K, n), columns go to 0 once taken
+        for k in np.flatnonzero((free >= threshold).any(1)):
+            row = free[k]
+            best = len(row) - 1 - int(row[::-1].argmax())  # of equal overlaps the last, as in COCO
+            if row[best] >= threshold:
+                outcome[k, t] = TRUE
+                free[:, best] = 0
+        outcome[(outcome[:, t] == FALSE) & (on_crowd >= threshold), t] = IGNORED
     return outcome
 
 
@@ -110,12 +111,14 @@ def _best(f1: np.ndarray) -> int:
 
 
 def image_counts(matches: Matches, confidence: float) -> np.ndarray:
-    """(S, 4) of each sample: boxes to find, true positives, false positives, missed, at one confidence."""
+    """(S, 5) of each sample: boxes to find, detections, true positives, false positives, missed, at one confidence.
+    Detections on a crowd are counted as detections and are neither true nor false."""
     kept = matches.scores >= confidence
     size = len(matches.truths)
     n = matches.truths.sum(1)
+    found = np.bincount(matches.sample[kept], minlength=size)
     tp, fp = (np.bincount(matches.sample[kept & (matches.outcome == o)], minlength=size) for o in (TRUE, FALSE))
-    return np.stack((n, tp, fp, n - tp), 1)
+    return np.stack((n, found, tp, fp, n - tp), 1)
 
 
 def _joined(arrays: list[np.ndarray], dtype: type) -> np.ndarray:

@@ -66,10 +66,13 @@ def _array(values: object, dtype: type) -> np.ndarray:
 def overlaps(boxes: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(K, 4), (n, 4) xyxy -> IoU (K, n) and intersection over the detection's own area (K, n), which crowds are
     matched by. No epsilon, as in COCO; 0 where the area is 0."""
-    corner = np.minimum(boxes[:, None, 2:], truths[None, :, 2:]) - np.maximum(boxes[:, None, :2], truths[None, :, :2])
-    inter = corner.clip(min=0).prod(-1)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)[:, None]
-    union = area + (truths[:, 2:] - truths[:, :2]).prod(-1)[None] - inter
+    # Corner plus size, as COCO computes from xywh: an IoU on a threshold then falls to the same side, to the last bit.
+    size, truth_size = boxes[:, 2:] - boxes[:, :2], truths[:, 2:] - truths[:, :2]
+    far, truth_far = boxes[:, :2] + size, truths[:, :2] + truth_size
+    side = np.minimum(far[:, None], truth_far[None]) - np.maximum(boxes[:, None, :2], truths[None, :, :2])
+    inter = side.clip(min=0).prod(-1)
+    area = size.prod(-1)[:, None]
+    union = area + truth_size.prod(-1)[None] - inter
     area = np.broadcast_to(area, inter.shape)
     iou = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
     return iou, np.divide(inter, area, out=np.zeros_like(inter), where=area > 0)

@@ -6,6 +6,7 @@ in [0, 1] everywhere.
 
 from __future__ import annotations
 
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ LAYERS: dict[str, dict[str, int]] = {
     "efficientnet_b0": {"features.3": 40, "features.5": 112, "features.7": 320},
     "convnext_tiny": {"features.3": 192, "features.5": 384, "features.7": 768},
 }
+OPTIONAL = "num_batches_tracked"  # absent in files of old torch versions; nothing here reads it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -44,40 +46,55 @@ class TorchvisionBackbone(nn.Module):
         return tuple(maps[layer] for layer in LAYERS[self.name])
 
 
-def load_pretrained(backbone: nn.Module, source: bool | str) -> None:
+def load_pretrained(backbone: nn.Module, source: bool | str, download_dir: Path | None = None) -> None:
     """ImageNet weights: True downloads them through torchvision, a path reads a state dict saved from torchvision.
+
+    A file may hold more than the backbone, such as the classifier of the whole network. download_dir: where torchvision
+    keeps what it downloads; None: its own place.
 
     Raises:
         ConfigError: not a torchvision backbone, or the download failed. CheckpointError: a file that does not fit.
     """
     if not isinstance(backbone, TorchvisionBackbone):
         raise ConfigError("pretrained belongs to a torchvision backbone: set backbone too")
-    if source is True:
-        from torchvision.models import get_model_weights
-
-        try:
-            state = get_model_weights(backbone.name).DEFAULT.get_state_dict(progress=True, check_hash=True)
-        except OSError as error:
-            raise ConfigError(f"pretrained: the weights of {backbone.name} could not be downloaded ({error}). Without a "
-                              "network give a local file: pretrained=path/to/weights.pth") from None  # fmt: skip
-    else:
-        state = _read_state(Path(str(source)))
+    state = _download(backbone.name, download_dir) if source is True else _read_state(Path(str(source)))
     wanted = backbone.body.state_dict()
     fitting = {name: tensor for name, tensor in state.items() if name in wanted and tensor.shape == wanted[name].shape}
-    missing = [name for name in wanted if name not in fitting]
+    missing = [name for name in wanted if name not in fitting and not name.endswith(OPTIONAL)]
     if missing:
-        raise CheckpointError(f"pretrained: {source} lacks {len(missing)} of {len(wanted)} tensors of {backbone.name}, "
-                              f"first {missing[0]}; is it another network's file?")  # fmt: skip
-    backbone.body.load_state_dict(fitting)
+        first = missing[0]
+        found = f"{tuple(state[first].shape)} instead of {tuple(wanted[first].shape)}" if first in state else "not there"
+        raise CheckpointError(f"pretrained: {source} does not fit {backbone.name}: {len(missing)} of {len(wanted)} tensors are "
+                              f"missing or of another shape, first {first} ({found}); is it another network's file? A state dict "
+                              f"of torchvision.models.{backbone.name} is expected")  # fmt: skip
+    backbone.body.load_state_dict(fitting, strict=False)
+
+
+def _download(name: str, folder: Path | None) -> dict[str, Tensor]:
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(name).DEFAULT
+    file = weights.url.rpartition("/")[2]
+    try:
+        return weights.get_state_dict(model_dir=folder, map_location="cpu", check_hash=True, weights_only=True)
+    except (OSError, HTTPException, RuntimeError) as error:  # RuntimeError: what came has another hash than its name says
+        raise ConfigError(f"pretrained: {file}, the ImageNet weights of {name}, could not be downloaded ({error}); without "
+                          f"network fetch {weights.url} and give it as pretrained=path/to/{file}") from None  # fmt: skip
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"pretrained: {path}: no such file")
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"pretrained: {path}: no such file") from None
     except Exception as error:  # whatever a foreign file makes of the unpickler
         raise CheckpointError(f"pretrained: {path}: not a readable state dict ({type(error).__name__})") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"pretrained: {path}: expected a state dict, found a {type(state).__name__}")
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        inside = f"a dictionary with {', '.join(map(str, list(state)[:5]))}" if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(f"pretrained: {path}: expected a state dict (names and tensors), found {inside}; save the network "
+                              "itself with torch.save(model.state_dict(), path)")  # fmt: skip
     return state

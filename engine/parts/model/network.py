@@ -122,13 +122,19 @@ def anchor_points(sizes: list[tuple[int, int]], strides: tuple[int, ...], device
 class DetectionModel(nn.Module):
     """(B, 3, H, W) float RGB in [0, 1], H and W multiples of 32 -> `Preds`.
 
-    `names_of_parts` for `freeze`: backbone.*, neck.*, head.*
+    Names for `freeze`: backbone.*, neck.*, head.*
+
+    backbone: a network of the user's own under our neck and head: (B, 3, H, W) -> three maps of strides 8, 16, 32 with
+    `channels`, the number of each. `spec`, which says how to build it all again, is None then.
     """
 
-    def __init__(self, spec: ModelSpec, nc: int):
+    def __init__(self, spec: ModelSpec, nc: int, backbone: nn.Module | None = None):
         super().__init__()
-        self.spec, self.nc, self.strides = spec, nc, STRIDES
-        self.backbone = TorchvisionBackbone(spec.backbone) if spec.backbone else Backbone(spec)
+        self.spec = spec if backbone is None else None
+        self.nc, self.strides = nc, STRIDES
+        if backbone is None:
+            backbone = TorchvisionBackbone(spec.backbone) if spec.backbone else Backbone(spec)
+        self.backbone = backbone
         self.neck = Neck(spec, self.backbone.channels)
         self.head = Head(nc, self.neck.channels)
 

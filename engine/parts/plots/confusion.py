@@ -33,13 +33,16 @@ def plot_confusion(counts: np.ndarray, names: Sequence[str], path: str | Path) -
         raise ValueError(f"{len(names)} names need counts of shape ({size}, {size}), not {counts.shape}")
     side = min(LARGEST_IN, max(2.4, CELL_IN * size))
     cell_pt = side / size * 72
-    figure = new_figure(side + 2.6, side + 2.0)
+    labels = [*plain(names), BACKGROUND]
+    label_in = max(1.2, max(map(len, labels)) * _name_pt(cell_pt) * DIGIT / 72)
+    figure = new_figure(side + 1.4 + label_in, side + 0.8 + label_in)
+    figure.set_layout_engine("compressed")  # square axes beside long names: "constrained" would cut the title
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
     dress(axes, "Confusion matrix: detections by true class", "predicted", "true")
     axes.grid(False)
-    _name_ticks(axes, [*plain(names), BACKGROUND], cell_pt)
+    _name_ticks(axes, labels, cell_pt)
     _write_counts(axes, counts, shares, cell_pt)
     axes.axhline(size - 1.5, color=MUTED, linewidth=0.8)  # the background is no class
     axes.axvline(size - 1.5, color=MUTED, linewidth=0.8)
@@ -49,9 +52,14 @@ def plot_confusion(counts: np.ndarray, names: Sequence[str], path: str | Path) -
     return save_figure(figure, path)
 
 
+def _name_pt(cell_pt: float) -> float:
+    """The size of class names beside cells of this side."""
+    return min(LARGEST_PT - 1, max(SMALLEST_PT + 1, cell_pt * 0.72))
+
+
 def _name_ticks(axes: Axes, labels: list[str], cell_pt: float) -> None:
     """Class names at the rows and columns; with less room than a line of text per cell, only every so many."""
-    size = min(LARGEST_PT - 1, max(SMALLEST_PT + 1, cell_pt * 0.72))
+    size = _name_pt(cell_pt)
     step = max(1, int(np.ceil(size * 1.15 / cell_pt)))
     at = list(range(0, len(labels), step))
     if at[-1] != len(labels) - 1:

@@ -1,7 +1,7 @@
 """Boxes drawn on pictures: one image for `Results.plot`, a grid of images for training and validation batches.
 
-Boxes and blending are OpenCV and numpy; lettering is Pillow with matplotlib's DejaVu Sans, so that class names in
-any European script are readable at any size (OpenCV's own letters are ASCII only).
+Boxes and blending are OpenCV and numpy; lettering is Pillow with the fonts that `lettering` finds, so that class names
+in any script are readable at any size (OpenCV's own letters are ASCII only).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.errors import DataError
 from engine.files import write_bytes
+from engine.parts.plots.lettering import drawable, drawable_names, runs
 from engine.parts.plots.style import class_colour, ink_on, shorten
 from engine.types import Detections
 
@@ -65,7 +66,7 @@ def plot_images(
         y, x = top + head + (tall - height) // 2, left + (cell - width) // 2
         grid[y : y + height, x : x + width] = tile
         if titles:
-            _stamp(grid, shorten(titles[i], cell // 9), left + 2, top + 2, 16, (40, 40, 40), None)
+            _stamp(grid, shorten(drawable(titles[i]), cell // 9), left + 2, top + 2, 16, (40, 40, 40), None)
     return _write(grid, Path(path))
 
 
@@ -99,10 +100,11 @@ def _draw(
         cv2.rectangle(picture, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
         cv2.rectangle(picture, (x1, y1), (x2, y2), class_colour(int(classes[i])), line)
     chip = text_px + 4
+    names = drawable_names(names)
     for i in order:  # labels after all boxes: a line through a label makes it unreadable
         x1, y1, *_ = corners[i]
         kind = int(classes[i])
-        name = shorten(str(names[kind]) if 0 <= kind < len(names) else str(kind))
+        name = shorten(names[kind] if 0 <= kind < len(names) else str(kind))
         label = name if scores is None else f"{name} {scores[i]:.2f}"
         y = y1 - chip if y1 >= chip else y1  # above the box, inside where there is no room above
         colour = class_colour(kind)
@@ -133,21 +135,23 @@ def _lettering(text: str, size_px: int) -> np.ndarray:
     """(h, w) uint8 opacity of one line of text, with a small margin; h is size_px + 4 for every text."""
     from PIL import Image, ImageDraw
 
-    font = _font(size_px)
-    width = math.ceil(font.getlength(text)) + 6
-    canvas = Image.new("L", (width, size_px + 4), 0)
-    ImageDraw.Draw(canvas).text((3, size_px // 2 + 2), text, fill=255, font=font, anchor="lm")
+    parts = [(_font(file, size_px), part) for file, part in runs(text)]
+    lengths = [font.getlength(part) for font, part in parts]
+    canvas = Image.new("L", (math.ceil(sum(lengths)) + 6, size_px + 4), 0)
+    x = 3.0
+    for (font, part), length in zip(parts, lengths, strict=True):
+        ImageDraw.Draw(canvas).text((x, size_px // 2 + 2), part, fill=255, font=font, anchor="lm")
+        x += length
     mask = np.array(canvas)
     mask.setflags(write=False)
     return mask
 
 
 @functools.lru_cache(maxsize=64)
-def _font(size_px: int):
-    import matplotlib
+def _font(file: str, size_px: int):
     from PIL import ImageFont
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size_px * 0.82)
+    return ImageFont.truetype(file, size_px * 0.82)
 
 
 def _write(picture: np.ndarray, path: Path) -> Path:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import colorsys
 import functools
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.files import atomic_write
+from engine.parts.plots.lettering import drawable_names, families, needs_other_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,9 +117,9 @@ def note(axes: Axes, text: str) -> None:
 
 
 def plain(names: Sequence[str], most: int = 24) -> list[str]:
-    """Names on one line, shortened but still distinct, and safe from matplotlib's reading of `$...$` as mathematics and
-    of a leading `_` as "not in the legend"."""
-    lines = [" ".join(str(name).split()) or "(no name)" for name in names]
+    """Names on one line, drawable, shortened but still distinct, and safe from matplotlib's reading of `$...$` as
+    mathematics and of a leading `_` as "not in the legend"."""
+    lines = [name or "(no name)" for name in drawable_names(names)]
     short = [shorten(line, most) for line in lines]
     again = Counter(short)
     short = [text if again[text] == 1 else shorten(f"{i} {lines[i]}", most) for i, text in enumerate(short)]
@@ -130,7 +130,13 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure atomically as PNG or JPEG, by the suffix. Same data, same bytes: no dates inside."""
     path = Path(path)
     kind = {".jpg": "jpg", ".jpeg": "jpg"}.get(path.suffix.lower(), "png")
-    with atomic_write(path) as stream, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script the font lacks is drawn as boxes
+    import matplotlib
+    from matplotlib.text import Text
+
+    fonts = families()
+    for text in figure.findobj(Text):
+        if not text.get_text() or needs_other_fonts(text.get_text()):  # a tick gets its text when it is drawn
+            text.set_fontfamily(fonts)
+    with atomic_write(path) as stream, matplotlib.rc_context({"font.family": fonts}):  # more ticks may come
         figure.savefig(stream, format=kind, metadata={"Software": None} if kind == "png" else None)
     return path

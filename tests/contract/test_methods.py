@@ -1,0 +1,175 @@
+"""Every method that the contract calls overridable is called: by keyword, with its documented arguments and no others."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import TrainConfig
+from engine.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
+from engine.export import FORMATS, Exporter
+from engine.kernel.predictor import BasePredictor
+from engine.kernel.trainer import BaseTrainer
+from engine.kernel.validator import BaseValidator
+
+# The contract's table; None: "..." in it, the names are those of the base class.
+TRAINER = {
+    "get_model": {"cfg", "weights"},
+    "get_dataloader": {"dataset_path", "batch_size", "mode", "rank"},
+    "get_validator": set(),
+    "criterion": {"preds", "batch"},
+    "get_dataset": {"data"},
+    "build_optimizer": None,
+    "build_scheduler": None,
+    "preprocess_batch": {"batch"},
+    "optimizer_step": set(),
+    "validate": set(),
+    "label_loss_items": None,
+    "save_model": set(),
+    "plot_training_samples": None,
+    "plot_metrics": set(),
+    # Beside the table: what a model of one's own needs (docs/engine/custom-models.md).
+    "forward": {"model", "batch"},
+    "val_loss_items": {"preds", "batch"},
+}
+VALIDATOR = {
+    "preprocess": {"batch"},
+    "postprocess": {"preds"},
+    "init_metrics": {"model"},
+    "update_metrics": {"results", "batch"},
+    "get_stats": set(),
+    "plot_metrics": set(),
+}
+PREDICTOR = {
+    "get_model": set(),
+    "get_source": {"source"},
+    "preprocess": {"batch"},
+    "inference": {"inputs"},
+    "postprocess": {"outputs", "batch"},
+    "write_results": {"result"},
+}
+
+
+def recording(base: type, table: dict[str, set[str] | None]) -> tuple[type, dict[str, list]]:
+    """A subclass of `base` that overrides every method of `table`, and what each was called with: (args, names)."""
+    calls: dict[str, list] = {name: [] for name in table}
+
+    def override(name: str):
+        def method(self, *args, **kwargs):
+            calls[name].append((args, set(kwargs)))
+            return getattr(super(cls, self), name)(*args, **kwargs)
+
+        return method
+
+    cls = type(f"Recorded{base.__name__}", (base,), {name: override(name) for name in table})
+    return cls, calls
+
+
+def check(calls: dict[str, list], table: dict[str, set[str] | None], documented: type) -> None:
+    for name, seen in calls.items():
+        assert seen, f"{name} was never called"
+        known = set(inspect.signature(getattr(documented, name)).parameters) - {"self"}
+        for args, names in seen:
+            assert args == (), f"{name} was called with {len(args)} positional arguments"
+            wanted = table[name]
+            assert names == wanted if wanted is not None else names and names <= known, f"{name} was called with {names}"
+
+
+def test_the_trainers_methods(tiny):
+    trainer_class, calls = recording(DetectionTrainer, TRAINER)
+    trainer_class(overrides=tiny(epochs=2)).train()
+    check(calls, TRAINER, BaseTrainer)
+    assert {name: len(seen) for name, seen in calls.items()} == {
+        "get_model": 1, "get_dataloader": 2, "get_validator": 1, "criterion": 2 * (2 + 1), "get_dataset": 1, "build_optimizer": 1,
+        "build_scheduler": 1, "preprocess_batch": 4, "optimizer_step": 4, "validate": 2, "label_loss_items": 4, "save_model": 2,
+        "plot_training_samples": 2, "plot_metrics": 1, "forward": 2 * (2 + 1) + 1, "val_loss_items": 2,
+    }  # fmt: skip
+
+
+def test_the_validators_methods_in_training_and_alone(tiny, squares, trained):
+    validator_class, calls = recording(DetectionValidator, VALIDATOR)
+    trainer_class = type("Trainer", (DetectionTrainer,), {"validator_class": validator_class})
+    trainer_class(overrides=tiny(epochs=2)).train()
+    check(calls, VALIDATOR, BaseValidator)
+    assert len(calls["init_metrics"]) == 3 and len(calls["plot_metrics"]) == 1  # two epochs and the best one, which is final
+    for seen in calls.values():
+        seen.clear()
+    validator_class(overrides={"plots": False})(model=trained.best, data=squares)
+    check(calls, VALIDATOR, BaseValidator)
+    assert {len(seen) for seen in calls.values()} == {1}
+
+
+def test_the_predictors_methods(trained, squares, tmp_path):
+    predictor_class, calls = recording(DetectionPredictor, PREDICTOR)
+    settings = {"model": str(trained.best), "batch": 3, "verbose": False, "project": str(tmp_path), "device": "cpu"}
+    results = predictor_class(overrides=settings)(squares / "images" / "val")
+    check(calls, PREDICTOR, BasePredictor)
+    assert len(results) == len(calls["write_results"]) == 4 and len(calls["preprocess"]) == 2
+
+
+def test_an_export_format_is_one_function_in_a_table(trained, tmp_path, monkeypatch):
+    seen = []
+
+    def write_mine(job, path):
+        seen.append((type(job.module).__name__, path.suffix))
+        FORMATS["torchscript"][1](job, path)
+
+    monkeypatch.setitem(FORMATS, "mine", (".torchscript", write_mine))
+    report = Exporter()(trained.best, "mine", tmp_path)
+    assert seen == [("ExportModel", ".torchscript")] and report.path == tmp_path / "best.torchscript" and report.path.is_file()
+
+
+def test_an_override_need_not_name_what_it_does_not_use(tiny):
+    """The contract's own two-argument methods, without **kwargs."""
+
+    class CustomTrainer(DetectionTrainer):
+        def get_model(self, cfg, weights):
+            return super().get_model(cfg, weights)
+
+        def get_dataloader(self, dataset_path, batch_size, mode="train", rank=0):
+            return super().get_dataloader(dataset_path, batch_size, mode, rank)
+
+        def criterion(self, preds, batch):
+            return super().criterion(preds, batch)
+
+        def save_model(self):
+            super().save_model()
+            (self.save_dir / "mine.txt").write_text(f"epoch {self.epoch}, {self.last.name}")
+
+    trainer = CustomTrainer(overrides=tiny())
+    trainer.train()
+    assert (trainer.save_dir / "mine.txt").read_text() == "epoch 0, last.pt"
+
+
+@pytest.mark.parametrize("spelling", ["get_dataloader", "get_dataloder"])
+def test_a_dataloader_in_either_spelling(tiny, spelling):
+    modes = []
+
+    def mine(self, dataset_path, batch_size, mode="train", rank=0):
+        modes.append((Path(dataset_path).name, batch_size, mode, rank))
+        return getattr(super(trainer_class, self), spelling)(dataset_path, batch_size, mode, rank)
+
+    trainer_class = type("CustomTrainer", (DetectionTrainer,), {spelling: mine})
+    trainer_class(overrides=tiny()).train()
+    assert modes == [("train.jsonl", 4, "train", 0), ("val.jsonl", 4, "val", 0)]
+
+
+def test_what_must_be_overridden_says_so():
+    trainer = BaseTrainer(config=TrainConfig())
+    for name in ("get_model", "get_dataloader", "get_validator", "criterion"):
+        with pytest.raises(NotImplementedError):
+            getattr(trainer, name)(**dict.fromkeys(TRAINER[name]))
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_a_plain_optimizer_of_torch_will_do(tiny, split):
+    class OwnOptimizer(DetectionTrainer):
+        def build_optimizer(self, model, name, lr, momentum, decay):
+            parameters = list(model.parameters())
+            return torch.optim.RMSprop([{"params": parameters[i::split]} for i in range(split)], lr=lr)
+
+    trainer = OwnOptimizer(overrides=tiny(lr0=1e-3, schedule="constant", warmup_epochs=0))
+    trainer.train()
+    names = ["lr/all"] if split == 1 else ["lr/group0", "lr/group1"]
+    assert [trainer.rows[0][name] for name in names] == [1e-3] * split

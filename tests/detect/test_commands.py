@@ -1,0 +1,108 @@
+"""`detectflow val`, `predict` and `export` as a person types them: what is printed, written and returned."""
+
+import io
+import json
+import sys
+
+import cv2
+import pytest
+from detectors import save_detector
+
+from engine.cli import main
+from engine.export.pictures import made_picture
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_detector(tmp_path_factory.mktemp("weights") / "best.pt")
+
+
+@pytest.fixture
+def here(weights, tmp_path, monkeypatch):
+    """A working directory with weights and a folder of four pictures."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path))
+    (tmp_path / "best.pt").write_bytes(weights.read_bytes())
+    (tmp_path / "images").mkdir()
+    for i in range(4):
+        cv2.imwrite(f"images/{i}.png", made_picture(i, (64, 64)))
+    return tmp_path
+
+
+def test_predict_says_what_it_found_and_each_run_has_its_folder(here, capsys, caplog):
+    with caplog.at_level("INFO"):
+        assert main(["predict", "model=best.pt", "source=images", "save_json=true", "device=cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "objects in 4 images, pictures and detections.jsonl in runs/predict/" in said
+    assert [message.split()[0] for message in caplog.messages if "/4 " in message] == ["1/4", "2/4", "3/4", "4/4"]
+    rows = [json.loads(line) for line in (here / "runs/predict/detections.jsonl").read_text().splitlines()]
+    assert sum(len(row["detections"]) for row in rows) == int(said.split()[0]) > 0
+    assert main(["predict", "model=best.pt", "source=images/0.png", "verbose=false", "device=cpu"]) == 0
+    assert [p.name for p in (here / "runs/predict2").iterdir()] == ["0.png"]
+    assert len(list((here / "runs/predict").iterdir())) == 5
+
+
+def test_a_broken_image_is_named_counted_and_told_by_the_exit_code(here, capsys, caplog):
+    (here / "images" / "1.png").write_bytes(b"not a picture")
+    with caplog.at_level("WARNING"):
+        assert main(["predict", "model=best.pt", "source=images", "save=false", "verbose=false", "device=cpu"]) == 1
+    said = capsys.readouterr().out
+    assert "in 3 images, 1 could not be read" in said and "runs/" not in said
+    assert "skipped images/1.png: not a readable image (cannot identify image file)" in caplog.text
+    assert not (here / "runs").exists()
+
+
+def test_val_prints_every_figure_the_counts_and_the_speed(here, shapes, capsys):
+    assert main(["val", "model=best.pt", f"data={shapes}", "batch=4", "device=cpu"]) == 0
+    said = capsys.readouterr().out
+    lines = dict(line.split() for line in said.splitlines() if line.startswith("  metrics/"))
+    assert "test: 6 images, 18 objects" in said and "ms per image: preprocess " in said and "in runs/val/" not in said
+    assert {"metrics/mAP50-95", "metrics/AR100", "metrics/mAP-small", "metrics/F1", "metrics/confidence"} <= set(lines)
+    assert lines["metrics/mAP-large"] == "-" and 0 <= float(lines["metrics/mAP50"]) <= 1
+    assert (here / "runs/val/matches.npz").is_file() and (here / "runs/val/per_image.csv").is_file()
+
+
+def test_export_says_how_close_the_file_is(here, capsys):
+    assert main(["export", "model=best.pt", "format=torchscript", "check_images=2"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("best.torchscript   origin made pictures  images 2  max_box_px ") and "flips 0" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["predict", "source=images/none.jpg"], 1, "Source not found: images/none.jpg"),
+        (["predict", "source=images", "imgsz=100"], 2, "imgsz 100x100 is no multiple of the stride 32"),
+        (["predict", "source=images", "classes=[disk]"], 2, "no class 'disk'. Did you mean 'disc'?"),
+        (["predict", "source=images", "model=images/0.png"], 1, "cannot run a '.png' file"),
+        (["val", "data=nowhere.yaml"], 1, "nowhere.yaml: no such description or folder"),
+        (["val", "data=images", "split=testing"], 2, "split: Input should be 'train', 'val' or 'test'"),
+        (["val", "data=images", "model=gone.onnx"], 1, "gone.onnx: no such file"),
+        (["export", "format=tflite"], 2, "no export format 'tflite'"),
+        (["export", "format=onnx", "model=gone/best.pt"], 1, "gone/best.pt: no such checkpoint"),
+        (["export", "format=onnx", "folder=best.pt"], 1, "best.pt: cannot be written"),
+    ],
+)
+def test_wrong_words_get_one_message_and_leave_nothing(here, capsys, words, code, message):
+    given = words if any(word.startswith("model=") for word in words) else [*words, "model=best.pt"]
+    assert main(given) == code
+    said = capsys.readouterr()
+    assert message in said.err and len(said.err.strip().splitlines()) == 1 and not said.out
+    assert sorted(p.name for p in here.iterdir() if not p.name.startswith(".")) == ["best.pt", "images"]
+
+
+@pytest.mark.parametrize("where", ["terminal", "file"])
+def test_a_bar_counts_images_on_a_terminal_only(here, shapes, monkeypatch, where):
+    for words, total in (
+        (["predict", "model=best.pt", "source=images", "save=false", "verbose=false", "batch=2"], "/4 ["),
+        (["val", "model=best.pt", f"data={shapes}", "plots=false"], "/6 ["),
+    ):
+        monkeypatch.setattr(sys, "stderr", Terminal() if where == "terminal" else io.StringIO())
+        assert main(words) == 0
+        bar = sys.stderr.getvalue()
+        assert (total in bar and words[0] in bar) if where == "terminal" else bar == ""
