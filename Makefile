@@ -6,7 +6,7 @@ ARGS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui dvc lock clean
+.PHONY: help install run test lint ui deploy worker dvc docs docs-serve lock clean
 
 help:  ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +40,21 @@ lint: install  ## ruff
 ui: install  ## open the MLflow and Prefect UIs on loopback
 	@$(BIN)/detectflow ui
 
+deploy: install  ## register the pipeline's deployments with the Prefect server that is up: make deploy ARGS="nightly"
+	@$(BIN)/detectflow deploy $(ARGS)
+
+worker: install  ## run on this machine what the Prefect server starts
+	@$(BIN)/detectflow worker $(ARGS)
+
 dvc: install  ## DVC with the project's environment: make dvc ARGS="repro", ARGS="metrics diff"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc $(ARGS)
+
+# Material tells at every start that MkDocs 1 will end one day; the variable silences that notice alone, no warning.
+docs: install  ## the documentation, into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+docs-serve: install  ## show the documentation on 127.0.0.1:8000, anew after every change
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --watch engine $(ARGS)
 
 lock:  ## resolve the dependencies anew (then run the tests)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

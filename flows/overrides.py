@@ -15,7 +15,9 @@ from engine.config import Params
 from engine.config.base import load_yaml
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
+from engine.stages.start import KEYS, how_to_get, is_path
 
+START = {f"train.{key}" for key in KEYS}
 Overrides = Mapping[str, Any]  # dotted key of params.yaml -> value, for example {"train.epochs": 5}
 
 
@@ -68,11 +70,17 @@ def _check_key(key: str) -> None:
 
 
 def _check_place(root: Path, key: str, value: Any) -> None:
-    """ConfigError when an override names data that are not there: better now than after it stands in the file."""
-    if key not in {"data.source", "data.path"} or not isinstance(value, str) or (root / value).exists():
+    """ConfigError when an override names a file that is not there: better now than after it stands in params.yaml."""
+    if not isinstance(value, str) or (root / value).exists():
         return
-    known = sorted(path.relative_to(root).as_posix() for path in (root / "data").glob("*.yaml"))
-    hint = f"{nearest(value, known)} Descriptions here: {', '.join(known)}" if key == "data.source" else ""
+    hint = ""
+    if key == "data.source":
+        known = sorted(path.relative_to(root).as_posix() for path in (root / "data").glob("*.yaml"))
+        hint = f"{nearest(value, known)} Descriptions here: {', '.join(known)}"
+    elif key in START and is_path(value):
+        hint = f" {how_to_get(root / value, root)}"
+    elif key != "data.path":
+        return
     raise ConfigError(f"{key}={value}: no such file or folder, seen from {root}.{hint}")
 
 

@@ -25,6 +25,7 @@ from engine.errors import EngineError
 from engine.stages.common import STAGES
 from engine.stages.prepare import source_changed
 from engine.stages.runner import run_stage
+from engine.stages.start import start_changed
 from engine.tracking.dvc import Steps
 from engine.tracking.environment import find_root, prepare_environment
 from engine.tracking.mlflow_links import registered
@@ -32,6 +33,7 @@ from engine.tracking.workspace import workspace_lock
 from flows import overrides as params_file
 from flows.artifacts import ProgressArtifact, show_result
 from flows.logs import engine_logs, plain_failures
+from flows.start import kept_start
 from flows.summary import StageRow, Summary, as_markdown, failure_markdown, summarize
 
 logger = logging.getLogger("detectflow")
@@ -44,13 +46,20 @@ RETRY_DOWNLOADS = {"retries": 2, "retry_delay_seconds": [5, 30]}
 
 
 def stage_task(name: str, **options: Any) -> Any:
-    """The Prefect task of the stage `name`: (root, force) -> its row of the summary, as plain values."""
+    """The Prefect task of the stage `name`: (root, force, restored) -> its row of the summary, as plain values.
+
+    restored: whether a stage before it was restored instead of run.
+    """
 
     @task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
-    def run(root: str, force: bool = False) -> dict[str, Any]:
+    def run(root: str, force: bool = False, restored: bool = False) -> dict[str, Any]:
         progress = ProgressArtifact(name)
         first = not was_recorded(Path(root), name)
-        outcome = Steps(Path(root), force=force).run(name, lambda: run_stage(name, Path(root), progress=progress))
+        outcome = Steps(Path(root), force=force).run(
+            name,
+            lambda: run_stage(name, Path(root), progress=progress),
+            stale=lambda: is_stale(name, Path(root), restored),
+        )
         reasons = outcome.reasons if not first else ("first time",) if outcome.reasons and outcome.how == "ran" else ()
         logger.info("%s: %s%s", name, outcome.how, f" ({'; '.join(reasons[:3])})" if reasons else "")
         return {"stage": name, "how": outcome.how, "seconds": outcome.seconds, "reasons": reasons}
@@ -88,9 +97,15 @@ def run_name() -> str:
     """ "digits yolov8n": data and model of the run that Prefect is about to name."""
     try:
         given = current_run.parameters
-        return name_of(params_file.checked(find_root(given.get("root")), given.get("overrides") or {}))
+        overrides = {**named(given.get("dataset"), given.get("start")), **(given.get("overrides") or {})}
+        return name_of(params_file.checked(find_root(given.get("root")), overrides))
     except EngineError:
         return "pipeline"  # the flow itself will say what is wrong
+
+
+def named(dataset: str | None, start: str | None) -> dict[str, str]:
+    """The overrides that the flow's own parameters stand for."""
+    return {key: value for key, value in {"data.source": dataset, "train.model": start}.items() if value}
 
 
 def name_of(params: Params) -> str:
@@ -100,7 +115,12 @@ def name_of(params: Params) -> str:
 
 @flow(name="pipeline", flow_run_name=run_name, persist_result=False)
 def pipeline(
-    root: str | None = None, overrides: dict[str, Any] | None = None, force: bool = False, wait: bool = True
+    root: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    force: bool = False,
+    wait: bool = True,
+    dataset: str | None = None,
+    start: str | None = None,
 ) -> Summary:
     """From labelled images to a registered, exported detector.
 
@@ -109,8 +129,10 @@ def pipeline(
         overrides: values for params.yaml by dotted key, for example {"train.epochs": 5}. They are written into the file.
         force: run every stage, also what is up to date.
         wait: wait while somebody else holds the workspace; otherwise fail at once and name them.
+        dataset, start: short for the overrides data.source and train.model, a description or folder and a checkpoint.
     """
     folder = prepare_environment(root)
+    overrides = {**named(dataset, start), **(overrides or {})}
     started = time.monotonic()
     rows: list[StageRow] = []
     stage = "parameters"
@@ -118,9 +140,12 @@ def pipeline(
     with engine_logs():
         try:
             with workspace_lock(folder, "detectflow run", wait=wait):
-                params = params_file.apply(folder, overrides or {})
+                wanted = dict(overrides or {})
+                wanted |= kept_start(params_file.checked(folder, wanted), folder)
+                params = params_file.apply(folder, wanted)
                 for stage in STAGES:
-                    rows.append(StageRow(**TASKS[stage](str(folder), force or is_stale(stage, params, folder, rows))))
+                    restored = any(row.how == "restored" for row in rows)
+                    rows.append(StageRow(**TASKS[stage](str(folder), force, restored)))
         except Exception as error:
             show_result(failure_markdown(run_name(), stage, f"{type(error).__name__}: {error}", rows))
             raise
@@ -131,11 +156,14 @@ def pipeline(
     return summary
 
 
-def is_stale(stage: str, params: Params, root: Path, done: list[StageRow]) -> bool:
-    """Whether `stage` must run although DVC may think it up to date: what it depends on lies outside the workspace."""
+def is_stale(stage: str, root: Path, restored: bool) -> bool:
+    """Whether `stage` must run although DVC has a result for it: what it depends on lies outside the workspace."""
+    params = Params.load(root / "params.yaml")
     if stage == "prepare":
         return source_changed(params, root)
+    if stage == "train":
+        return start_changed(params, root)
     if stage == "register":
         # A restored report tells of a decision that the registry may have left behind.
-        return any(row.how == "restored" for row in done) or not registered(root, params)
+        return restored or not registered(root, params)
     return False

@@ -50,7 +50,8 @@ class Summary:
 def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -> Summary:
     """Collect what the stages of `root` reported."""
     layout = Layout(root)
-    validated, registered = _read(layout.summary("validate")), _read(layout.summary("register"))
+    validated = {**_read(layout.origin("validate")), **_read(layout.summary("validate"))}
+    registered = _read(layout.summary("register"))
     exported = _read(layout.summary("export")).get("files") or {}
     figures = {short: float(validated[key]) for key, short in FIGURES.items() if validated.get(key) is not None}
     weights = ["weights/best.pt"] if layout.best.is_file() else []

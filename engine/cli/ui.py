@@ -17,6 +17,7 @@ from pathlib import Path
 from engine.errors import ConfigError, WorkspaceError
 from engine.files import write_text
 from engine.tracking.environment import LOOPBACK, MLFLOW_PORT, PREFECT_PORT, prepare_environment, state_root
+from engine.tracking.mlflow_store import follow_moved_project
 from flows.processes import Child, answers, is_free
 from flows.server import noted_address, notes_file
 
@@ -138,6 +139,7 @@ def _start(service: Service, state: Path, port: int) -> Child:
         return Child(title, command, log, {"PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api"})
     # Files as plain paths: a run without a server (the usual one) must find what was logged through one.
     files = str(state / "mlartifacts")
+    follow_moved_project(state, os.environ["MLFLOW_TRACKING_URI"])
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1",
                "--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"],
                "--default-artifact-root", files, "--artifacts-destination", files]  # fmt: skip

@@ -21,7 +21,12 @@ from engine.tracking.inputs import load_definition, run_checked
 from engine.tracking.workspace import workspace_lock
 
 PR_SET_PDEATHSIG = 1
-TERMINATED = 143
+INTERRUPTED = 130  # as a shell says it: 128 and the number of the signal, here SIGINT
+TERMINATED = 143  # and SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: everything ends as with Ctrl-C, only the exit code is another."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     end_with_parent()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
     # Under DVC waiting could last for ever: DVC keeps this stage's outputs locked, which the holder may need to record its own.
     wait = not options.no_wait and "DVC_STAGE" not in os.environ
     try:
@@ -46,9 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     except EngineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as signalled:
         print(f"stage {options.stage} was interrupted; what it had finished is kept, run it again to go on", file=sys.stderr)
-        return TERMINATED
+        return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
 
 
 def end_with_parent() -> None:
@@ -61,8 +66,8 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 if __name__ == "__main__":

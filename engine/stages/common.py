@@ -2,11 +2,22 @@
 
 A stage is one verb: `run(params, root, progress=None, callbacks=()) -> dict`, parameters and paths in, files and a
 JSON summary out. It knows nothing of Prefect, DVC or MLflow; `engine.stages.runner` attaches those from outside.
+
+What lies below `reports/`:
+
+    data.json                what was prepared: counts, findings, digests
+    train/metrics.json       numbers only (DVC puts them into one table): best_epoch, epochs, metrics/*, val/*
+    train/origin.json        what they belong to: model, weights_sha256, data_digest, start (file -> SHA-256)
+    validate/metrics.json    numbers only: metrics/*; null where nothing could be measured
+    validate/origin.json     split, weights_sha256
+    export.json              weights_sha256, and of each format its file, SHA-256 and agreement with PyTorch
+    registration.json        model, version, aliases, decision and its reason, and the figures it was made by
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +31,10 @@ __all__ = [
     "Attached",
     "Layout",
     "Progress",
+    "figure",
     "publish_folder",
     "read_json",
+    "read_report",
     "relative",
     "write_json",
 ]
@@ -69,6 +82,10 @@ class Layout:
         }
         return self.reports / names[stage]
 
+    def origin(self, stage: str) -> Path:
+        """The JSON file beside the metrics of stage train or validate that says what they belong to."""
+        return self.summary(stage).with_name("origin.json")
+
     @property
     def resumable(self) -> Path:
         """Folders of unfinished trainings, by fingerprint."""
@@ -89,6 +106,23 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
         raise WorkspaceError(f"{path}: not there. Stage {made_by} makes it: run `detectflow run`.") from None
     except ValueError as error:
         raise WorkspaceError(f"{path}: not valid JSON ({error}). Delete it and run stage {made_by} again.") from None
+
+
+def read_report(layout: Layout, stage: str) -> dict[str, Any]:
+    """The whole summary of stage train or validate: its metrics and what they belong to, together again.
+
+    Reports written before `origin.json` existed have all of it in `metrics.json` and read the same.
+
+    Raises:
+        WorkspaceError: a file is missing or damaged; names the stage that makes it.
+    """
+    metrics, origin = read_json(layout.summary(stage), stage), layout.origin(stage)
+    return {**(read_json(origin, stage) if origin.is_file() else {}), **metrics}
+
+
+def figure(value: float | None) -> float | None:
+    """A measured value for a report: six digits, None where it could not be measured (JSON knows no NaN)."""
+    return None if value is None or not math.isfinite(value) else round(float(value), 6)
 
 
 def _plain(value: Any) -> Any:

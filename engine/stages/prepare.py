@@ -29,20 +29,30 @@ def run(params: Params, root: Path, progress: Progress | None = None, callbacks:
 
     layout = Layout(root)
     settings = with_absolute_path(params.data, root)
-    report = prepare(load_description(root / settings.source), layout.prepared, settings, progress)
+    report = prepare(load_description(root / settings.source), layout.prepared, settings, progress, project_classes(root))
     return write_json(layout.summary("prepare"), report.summary())
 
 
+def project_classes(root: Path) -> Any:
+    """The `ClassSchema` of this project's data/classes.yaml, None where there is none. ConfigError: it is not right."""
+    from engine.parts.data.classes import CLASSES_FILE, load_classes
+
+    file = root / CLASSES_FILE
+    return load_classes(file, CLASSES_FILE) if file.is_file() else None
+
+
 def with_absolute_path(settings: DataConfig, root: Path) -> DataConfig:
-    """`settings` with a `path` that does not depend on the current folder: it is relative to the workspace.
+    """`settings` whose `path` and `keep_splits` do not depend on the current folder: they are relative to the workspace.
 
     In the temporary copy of a DVC experiment the workspace that counts is the project's own.
     """
-    if not settings.path or Path(settings.path).is_absolute():
-        return settings
-    places = (root / settings.path, state_root(root) / settings.path)
-    found = next((place for place in places if place.exists()), places[0])
-    return settings.with_overrides({"path": str(found)})
+    found = {}
+    for key in ("path", "keep_splits"):
+        value = getattr(settings, key)
+        if value and not Path(value).is_absolute():
+            places = (root / value, state_root(root) / value)
+            found[key] = str(next((place for place in places if place.exists()), places[0]))
+    return settings.with_overrides(found) if found else settings
 
 
 def source_changed(params: Params, root: Path) -> bool:
@@ -56,12 +66,14 @@ def source_changed(params: Params, root: Path) -> bool:
     """
     from engine.parts.data.description import load_description
     from engine.parts.data.fingerprint import Snapshot, recall, remember
-    from engine.parts.data.prepare import read_source_digest
+    from engine.parts.data.source import read_source_digest
 
     settings = with_absolute_path(params.data, root)
     source = root / settings.source
     description = load_description(source)
     folder = description.local_folder(settings)
+    if _classes_changed(root):
+        return True
     watched = folder is None or folder.resolve().is_relative_to((root / "data" / "raw").resolve())
     if watched or (source.is_dir() and not settings.path):
         return False
@@ -72,16 +84,30 @@ def source_changed(params: Params, root: Path) -> bool:
         return True
     if not folder.is_dir():
         return False
-    about = [str(folder.resolve()), description.content.model_dump(mode="json"), settings.policies]
+    about = [str(folder.resolve()), description.content.model_dump(mode="json"), settings.policies, settings.group_by,
+             settings.group_table]  # fmt: skip
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     index = state_root(root) / ".cache" / "sources" / f"{key}.json"
     found = recall(index, folder)
     if found is None:
         before = Snapshot.of(folder)
         try:
-            content, layout = read_source_digest(description, settings, folder)
+            schema = project_classes(root)
+            content, layout = read_source_digest(description, settings, folder, schema.names if schema else ())
         except EngineError:
             return True  # prepare says what is wrong with it
         found = {"content": content, "layout": layout}
         remember(index, before, found)
     return found != recorded
+
+
+def _classes_changed(root: Path) -> bool:
+    """Whether data/classes.yaml, which DVC does not watch because it need not be there, names other classes than prepared."""
+    try:
+        schema = project_classes(root)
+        prepared = json.loads((Layout(root).prepared / "dataset.json").read_text(encoding="utf-8"))["names"]
+    except EngineError:
+        return True  # prepare says what is wrong with it
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # nothing was prepared, which is for others to notice
+    return schema is not None and list(schema.names) != prepared

@@ -12,7 +12,7 @@ from typing import Any
 from engine.config import Params
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.files import sha256_file
-from engine.stages.common import Attached, Layout, Progress, read_json, write_json
+from engine.stages.common import Attached, Layout, Progress, read_json, read_report, write_json
 
 EXAMPLE_BYTES = 200_000  # a larger image is made smaller for the example
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -44,7 +44,9 @@ def run(params: Params, root: Path, progress: Progress | None = None, callbacks:
         "value": candidate.figures.value,
         "champion_version": int(champion.version) if champion else None,
         "champion_value": champion.value if champion else None,
+        "champion_promoted_value": champion.promoted_value if champion else None,
         "weights_sha256": candidate.figures.weights_sha256,
+        "onnx_sha256": candidate.onnx_sha256,
     }
     return write_json(layout.summary("register"), summary)
 
@@ -55,8 +57,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     from engine.tracking.promotion import Figures
     from engine.tracking.registry import Candidate
 
-    trained = read_json(layout.summary("train"), "train")
-    validated = read_json(layout.summary("validate"), "validate")
+    trained, validated = read_report(layout, "train"), read_report(layout, "validate")
     exported = read_json(layout.summary("export"), "export")
     weights = trained["weights_sha256"]
     for stage, report in (("validate", validated), ("export", exported)):
@@ -75,8 +76,8 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     path = layout.root / onnx["file"]
     digest = _checked(path, onnx["sha256"])
     metric, split = params.register_.metric, str(validated.get("split", "test"))
-    if not isinstance(validated.get(metric), (int, float)):
-        known = [key for key in validated if key.startswith("metrics/")]
+    known = [key for key in validated if key.startswith("metrics/")]
+    if metric not in known:
         raise ConfigError(
             f"params.yaml: register.metric = '{metric}' is not measured by stage validate.{nearest(metric, known)} "
             f"There are: {', '.join(known)}"
@@ -84,7 +85,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     dataset = facts.dataset_facts(layout.root)
     figures = Figures(
         metric=metric,
-        value=float(validated[metric]),
+        value=validated[metric],  # None where the split holds nothing to find
         split=split,
         data_digest=facts.split_digest(layout.root, split),
         class_hash=str(dataset.get("class_hash", "")),
@@ -124,7 +125,7 @@ def _example(layout: Layout, split: str, size: tuple[int, int]) -> bytes:
     import cv2
     import numpy as np
 
-    from engine.parts.data.cache import read_image
+    from engine.parts.data.images import read_image
     from engine.parts.data.transforms import GREY, letterbox
 
     files = [p for p in sorted((layout.prepared / "images" / split).glob("*")) if p.suffix.lower() in SUFFIXES]

@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.config import Params
 from engine.errors import ConfigError, nearest
+from engine.files import full_disk_in_words
 from engine.stages.common import STAGES, Progress
 from engine.tracking.environment import prepare_environment
 
@@ -36,14 +37,15 @@ def run_stage(name: str, root: Path, *, progress: Progress | None = None) -> dic
         from engine.stages.train import remove_published
 
         remove_published(root)  # the next stage runs: the training before it has been recorded
-    if not tracking_is_on():
-        return module.run(params, root, progress=progress)
-    from engine.tracking.stages import tracked
+    with full_disk_in_words(f"stage {name}"):
+        if not tracking_is_on():
+            return module.run(params, root, progress=progress)
+        from engine.tracking.stages import tracked
 
-    with tracked(name, params, root) as run:
-        summary = module.run(params, root, progress=progress, callbacks=run.callbacks)
-        run.finish(summary)
-    return summary
+        with tracked(name, params, root) as run:
+            summary = module.run(params, root, progress=progress, callbacks=run.callbacks)
+            run.finish(summary)
+        return summary
 
 
 def tracking_is_on() -> bool:

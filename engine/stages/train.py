@@ -7,51 +7,56 @@ have come to the same weights. The folder is removed once the result is recorded
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.config import DetectionTrainConfig, Params
 from engine.files import sha256_file, write_text
 from engine.kernel.results import read_results, write_results
-from engine.stages.common import Attached, Layout, Progress, publish_folder, read_json, write_json
+from engine.stages.common import Attached, Layout, Progress, figure, publish_folder, read_json, write_json
+from engine.stages.start import start_digests
 
 PUBLISHED = "published"  # marks a run folder whose result has been handed over
 SPEED_ONLY = {"device", "workers", "verbose", "project", "name", "exist_ok", "resume", "cache", "nproc", "data"}
-CODE = ("engine/boxes.py", "engine/kernel", "engine/parts", "engine/detect", "engine/config", "engine/stages/train.py")
+CODE = ("engine/boxes.py", "engine/kernel", "engine/parts", "engine/detect", "engine/config", "engine/stages/start.py",
+        "engine/stages/train.py")  # fmt: skip
 
 
 def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
     """Train, or go on training, and publish the best weights.
 
     Raises:
+        ConfigError: the file to start from is missing, or is the output of a stage.
         EngineError: what stops a training; its checkpoints stay and the next run resumes from them.
     """
     from engine.detect import DetectionTrainer
 
     layout = Layout(root)
-    folder = layout.resumable / fingerprint(params.train, layout)
+    start = start_digests(params.train, root)
+    folder = layout.resumable / fingerprint(params.train, layout, start)
     settings = run_settings(params.train, layout, folder)
     trainer = DetectionTrainer(config=settings)
     if progress is not None:
         trainer.add_callback("on_fit_epoch_end", lambda t: progress(epoch_progress(t)), may_fail=True)
     for event, function in callbacks:
         trainer.add_callback(event, function, may_fail=True)
-    result = trainer.train()
-    return publish(result, params, layout)
+    with contextlib.chdir(root):  # params.yaml names files as they are seen from the workspace
+        result = trainer.train()
+    return publish(result, params, layout, start)
 
 
-def fingerprint(config: DetectionTrainConfig, layout: Layout) -> str:
-    """What the weights depend on, in 16 hex digits: settings, data, code, starting weights."""
+def fingerprint(config: DetectionTrainConfig, layout: Layout, start: Mapping[str, str]) -> str:
+    """What the weights depend on, in 16 hex digits: settings, data, code, content of the files it starts from."""
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in SPEED_ONLY}
-    start = layout.root / config.model
     parts = {
         "settings": settings,
         "data": read_json(layout.prepared / "dataset.json", "prepare").get("digest"),
-        "start": sha256_file(start) if start.is_file() else None,
+        "start": dict(start),
         "code": [sha256_file(file) for entry in CODE for file in _python_files(layout.root / entry)],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -87,17 +92,16 @@ def epoch_progress(trainer: Any) -> dict[str, Any]:
     return {"stage": "train", "done": done, "total": trainer.args.epochs, "left_s": round(left, 1), "metrics": metrics}
 
 
-def publish(result: Any, params: Params, layout: Layout) -> dict[str, Any]:
+def publish(result: Any, params: Params, layout: Layout, start: Mapping[str, str]) -> dict[str, Any]:
     """Put best weights, figures and pictures where DVC expects them; without times, so that equal runs hash alike."""
     dataset = read_json(layout.prepared / "dataset.json", "prepare")
-    metrics = {key: round(float(value), 6) for key, value in result.metrics.items() if key.startswith(("metrics/", "val/"))}
-    summary = {
+    metrics = {key: figure(value) for key, value in result.metrics.items() if key.startswith(("metrics/", "val/"))}
+    figures = {"best_epoch": result.best_epoch + 1, "epochs": result.epochs, **metrics}
+    origin = {
         "model": params.train.model,
-        "best_epoch": result.best_epoch + 1,
-        "epochs": result.epochs,
         "weights_sha256": result.best_sha256,
         "data_digest": result.data_digest or dataset.get("digest"),
-        **metrics,
+        "start": dict(start),
     }
     with publish_folder(layout.weights) as folder:
         shutil.copyfile(result.best, folder / "best.pt")
@@ -110,9 +114,10 @@ def publish(result: Any, params: Params, layout: Layout) -> dict[str, Any]:
         for table in ("per_class.csv",):
             if (result.save_dir / table).is_file():
                 shutil.copyfile(result.save_dir / table, folder / table)
-        write_json(folder / "metrics.json", summary)
+        write_json(folder / "metrics.json", figures)
+        write_json(folder / "origin.json", origin)
     write_text(result.save_dir / PUBLISHED, "")
-    return summary
+    return {**origin, **figures}
 
 
 def remove_published(root: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
-from engine.stages.common import Attached, Layout, Progress, publish_folder, read_json, write_json
+from engine.stages.common import Attached, Layout, Progress, figure, publish_folder, read_report, write_json
 
 
 def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
@@ -19,16 +19,14 @@ def run(params: Params, root: Path, progress: Progress | None = None, callbacks:
     from engine.detect import DetectionValidator
 
     layout = Layout(root)
-    trained = read_json(layout.summary("train"), "train")
+    trained = read_report(layout, "train")
     with publish_folder(layout.reports / "validate") as folder:
         validator = DetectionValidator(config=params.validate_, save_dir=folder)
         for event, function in callbacks:
             validator.add_callback(event, function, may_fail=True)
         metrics = validator(model=layout.best, data=layout.prepared)
-        summary = {
-            "split": params.validate_.split,
-            "weights_sha256": trained["weights_sha256"],
-            **{key: round(float(value), 6) for key, value in metrics.items()},
-        }
-        write_json(folder / "metrics.json", summary)
-    return summary
+        origin = {"split": params.validate_.split, "weights_sha256": trained["weights_sha256"]}
+        figures = {key: figure(value) for key, value in metrics.items()}
+        write_json(folder / "metrics.json", figures)
+        write_json(folder / "origin.json", origin)
+    return {**origin, **figures}

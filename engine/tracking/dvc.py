@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import WorkspaceError
+from engine.files import full_disk_in_words
 from engine.tracking.inputs import Snapshot, StageDefinition, check_unchanged, load_definition, run_checked, snapshot
 from engine.tracking.workspace import workspace_lock
 
@@ -52,8 +53,11 @@ class Steps:
         """Whether DVC takes part."""
         return (self.root / ".dvc").is_dir() and importlib.util.find_spec("dvc") is not None
 
-    def run(self, name: str, function: Callable[[], Any]) -> StepOutcome:
+    def run(self, name: str, function: Callable[[], Any], stale: Callable[[], bool] = lambda: False) -> StepOutcome:
         """Bring stage `name` up to date: skip, restore, or call `function` and record what it made.
+
+        stale: whether the result in place was made from something that DVC does not see and that has changed since. It
+            is asked of a result that DVC finds up to date, and of one that was restored.
 
         Raises:
             WorkspaceError: the workspace is held (and `wait` is off), or inputs changed while the step ran: then
@@ -70,9 +74,9 @@ class Steps:
                 self._warn_once()
                 return outcome("ran", run_checked(self.root, stage, function)[0])
             reasons = self.status(name)
-            if not reasons and not self.force:
+            if not self.force and not reasons and not stale():
                 return outcome("skipped")
-            if not self.force and self._restore(stage):
+            if not self.force and reasons and self._restore(stage) and not stale():
                 return outcome("restored", None, tuple(reasons))
             value, before = run_checked(self.root, stage, function)
             self._record(stage, before)
@@ -83,6 +87,12 @@ class Steps:
         with _repo(self.root) as repo:
             found = repo.status(targets=[name])
         return [line for entries in found.values() for entry in entries for line in _words(entry)]
+
+    def add(self, file: Path) -> None:
+        """Version a file that is no stage's output, as `dvc add` does; nothing happens without DVC."""
+        if self.versioned:
+            with _repo(self.root) as repo:
+                repo.add([str(file)])
 
     def _restore(self, stage: StageDefinition) -> bool:
         """Bring back an earlier result of the same inputs from the run cache, if DVC has one."""
@@ -102,14 +112,30 @@ class Steps:
     def _record(self, stage: StageDefinition, before: Snapshot) -> None:
         """Hash inputs and outputs; if the inputs are still those of `before`, put the outputs into the cache and the lock.
 
-        The same calls as at the end of DVC's own `Stage.run`, with the check between hashing and writing.
+        The same calls as at the end of DVC's own `Stage.run`, with checks between them: DVC's `commit` only prints that a
+        file did not get into the cache (a full disk), and dvc.lock would vouch for a result that nobody can bring back.
         """
+        from dvc.dependency.base import DependencyDoesNotExistError
+
         with _repo(self.root) as repo, repo.lock:
             loaded = repo.stage.load_one(name=stage.name)
-            loaded.save(run_cache=False)
+            try:
+                loaded.save(run_cache=False)
+            except DependencyDoesNotExistError as error:  # not needed by the step, or it would have said so
+                raise WorkspaceError(
+                    f"stage {stage.name}: {error}, although dvc.yaml names it as an input, so its results were not recorded. "
+                    "Bring it back, or correct dvc.yaml, and run again."
+                ) from None
             check_unchanged(self.root, stage, before)
-            repo.stage_cache.save(loaded)
             loaded.commit()
+            lost = [out.def_path for out in loaded.outs if out.use_cache and out.changed_cache()]
+            if lost:
+                raise WorkspaceError(
+                    f"stage {stage.name}: {', '.join(lost)} did not get into DVC's cache ({repo.cache.local.path}; see the error "
+                    "above), so its results were not recorded. They are in the workspace and whole. Free some disk space and "
+                    "run again."
+                )
+            repo.stage_cache.save(loaded)
             loaded.dump(update_pipeline=False)
 
     def _warn_once(self) -> None:
@@ -143,7 +169,7 @@ def _repo(root: Path) -> Iterator[Any]:
     except DvcException as error:
         raise WorkspaceError(f"{root}: DVC cannot open the project: {error}") from error
     try:
-        with repo:
+        with repo, full_disk_in_words(f"{root}: DVC could not write its cache or dvc.lock"):
             _wait_until_free(repo)
             yield repo
     except LockError as error:

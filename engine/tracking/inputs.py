@@ -84,12 +84,17 @@ def lookup(values: dict[str, Any], dotted: str) -> Any:
 
 
 def snapshot(root: Path, stage: StageDefinition) -> Snapshot:
-    """The state of every parameter and file the stage depends on. A missing input is a state too."""
+    """The state of every parameter and file the stage depends on. A missing input is a state too.
+
+    A parameter that names a file depends on what the file holds: start weights, a dataset's description.
+    """
     state: Snapshot = {}
     values = load_yaml(root / "params.yaml") if stage.params else {}
     for key in stage.params:
         for name, value in _flat(key, lookup(values, key)):
             state[f"params.yaml: {name}"] = json.dumps(value, sort_keys=True, default=str)
+            if isinstance(value, str) and _is_file(root / value):
+                state[f"{value} (params.yaml: {name})"] = sha256_file(root / value)
     for dep in stage.deps:
         path = root / dep
         files = sorted(p for p in path.rglob("*") if "__pycache__" not in p.parts) if path.is_dir() else [path]
@@ -103,6 +108,13 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         return [item for key, inner in value.items() for item in _flat(f"{prefix}.{key}", inner)]
     return [(prefix, value)]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a text that is too long for a name, say
+        return False
 
 
 def _file_state(file: Path) -> str:

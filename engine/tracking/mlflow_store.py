@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.tracking.moved import follow_move
+
 logger = logging.getLogger("detectflow.tracking")
 
 # One call to a dead server blocks for four minutes with MLflow's own patience.
@@ -143,6 +145,12 @@ def artifact_root(state: Path) -> str:
     return os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or str(state / "mlartifacts")
 
 
+def follow_moved_project(state: Path, uri: str) -> None:
+    """Where the project's own database and files are used: tell it where they lie now, if the folder was moved."""
+    if uri == f"sqlite:///{state / 'mlflow.db'}" and "MLFLOW_DEFAULT_ARTIFACT_ROOT" not in os.environ:
+        follow_move(state / "mlflow.db", Path(artifact_root(state)))
+
+
 def open_store(state: Path, uri: str | None = None) -> Store:
     """Connect; a missing database is made. Raises whatever MLflow raises, ImportError without it."""
     uri = uri or tracking_uri(state)
@@ -157,6 +165,7 @@ def open_store(state: Path, uri: str | None = None) -> Store:
     # Two processes that make the tables at the same time break each other.
     with _one_process(state / ".lock" / "mlflow"):
         if uri.startswith("sqlite:///"):
+            follow_moved_project(state, uri)
             _make_tables(uri, state)
         client = mlflow.MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
@@ -193,6 +202,6 @@ def is_forgotten(error: Exception) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, without what a connection pool adds."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    """The first line of an error that tells something: SQLAlchemy begins with a hint about itself, in brackets."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of ")]
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -2,7 +2,8 @@
 
 The champion is what production loads, so it changes only for a reason that can be stated. Figures measured on different
 images do not compare: with a test split that has grown, the champion stays, and the reason says what to do (measure it
-on today's images, or move the alias by hand). A training split that has grown does not matter.
+on today's images, or move the alias by hand). A training split that has grown does not matter. A model that finds
+nothing right is nobody's champion, also where the office is empty.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Figures:
     class_hash: str = ""  # of the class names, in order
     weights_sha256: str = ""
     version: str = ""  # in the registry, for the reason; empty: not registered yet
+    promoted_value: float | None = None  # of a champion: what it was promoted with; `value` may have been measured since
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,17 @@ class Decision:
 
 
 def decide(candidate: Figures, champion: Figures | None) -> Decision:
-    """Compare a candidate with the champion in office; without one, any candidate that was measured is promoted."""
-    if candidate.value is None or math.isnan(candidate.value):
-        return Decision(False, f"the candidate's {candidate.metric} is not known")
-    measured = f"{candidate.metric} {candidate.value:.4f} on {candidate.split}"
+    """Compare a candidate with the champion in office; without one, any candidate that finds something is promoted.
+
+    A champion presented again stays, whatever it was measured to: it leaves for a better one, or by hand.
+    """
+    measured = f"{candidate.metric} {_number(candidate.value)} on {candidate.split}"
+    if champion is not None and candidate.version and candidate.version == champion.version:
+        return Decision(True, f"{measured}; it is champion already{_since(candidate, champion)}")
+    if why := _worthless(candidate):
+        return Decision(False, f"{measured}: {why}")
     if champion is None:
         return Decision(True, f"{measured}; there was no champion")
-    if candidate.version and candidate.version == champion.version:
-        return Decision(True, f"{measured}; it is champion already")
     against = f"champion version {champion.version}"
     if obstacle := _obstacle(candidate, champion, against):
         return Decision(False, f"held: {obstacle}. {_by_hand(candidate)}")
@@ -51,13 +56,39 @@ def decide(candidate: Figures, champion: Figures | None) -> Decision:
     return Decision(False, f"{measured}, not better than {against} ({champion.value:.4f})")
 
 
+def _worthless(candidate: Figures) -> str:
+    """Why these figures make nobody champion, not even where there is none; empty where they may."""
+    if not _is_known(candidate.value):
+        return (
+            f"a model whose worth is not known cannot be champion. Does the {candidate.split} split hold objects to find? "
+            "reports/data.json counts them"
+        )
+    if candidate.value <= 0:
+        return "a model that finds nothing right cannot be champion. Train it longer, or look at the curves in reports/train"
+    return ""
+
+
+def _since(candidate: Figures, champion: Figures) -> str:
+    """That a champion is measured otherwise than when it was promoted; empty where it is not."""
+    then, now = _number(champion.promoted_value), _number(candidate.value)
+    return f", but was promoted with {then}" if _is_known(champion.promoted_value) and then != now else ""
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _number(value: float | None) -> str:
+    return f"{value:.4f}" if _is_known(value) else "not known"
+
+
 def _obstacle(candidate: Figures, champion: Figures, against: str) -> str:
     """Why the two figures say nothing about each other; empty where they do."""
     if candidate.class_hash != champion.class_hash and candidate.class_hash and champion.class_hash:
         return f"{against} knows other classes"
     if candidate.metric != champion.metric:
         return f"{against} was judged by {champion.metric or 'nothing'}, this one by {candidate.metric}"
-    if champion.value is None or math.isnan(champion.value):
+    if not _is_known(champion.value):
         return f"{champion.metric} of {against} is not known"
     if candidate.split != champion.split:
         return f"{against} was measured on {champion.split}, this one on {candidate.split}"

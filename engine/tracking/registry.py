@@ -29,6 +29,7 @@ from engine.tracking.sender import sender_of
 from engine.tracking.stages import StageRun, attachment
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+PROMOTED = "promoted_value"  # tag of a version: the figure it became champion with, whatever it is measured to later
 REQUIREMENTS = ("onnxruntime", "numpy", "opencv-python-headless")  # of the registered model, besides MLflow
 CODE = Path(__file__).with_name("pyfunc.py")
 
@@ -76,13 +77,13 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
     if not re.fullmatch(r"[^/:'\"`%]+", candidate.name):
         raise ConfigError(f"params.yaml: register.model = {candidate.name!r} cannot be a model's name: no / : % or quotes")
     state = state_root(root)
-    with _errors_in_words(state), patient():
+    with errors_in_words(state), patient():
         store = open_store(state)
         experiment = store.experiment(params.register_.experiment)
     sender = sender_of(state)
     sender.start()  # what the stages before have told, if it is still waiting
     sender.wait()
-    with _errors_in_words(state), patient():
+    with errors_in_words(state), patient():
         run_id = _run_of(store, candidate.figures.weights_sha256, params, root, track)
         version = _find(store, candidate)
         is_new = version is None
@@ -97,7 +98,7 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
 
 
 @contextlib.contextmanager
-def _errors_in_words(state: Path) -> Iterator[None]:
+def errors_in_words(state: Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
@@ -210,8 +211,11 @@ def _tags(candidate: Candidate) -> dict[str, str]:
 
 
 def _set_tags(store: Store, candidate: Candidate, version: str) -> None:
-    """The same weights may have been measured on other images since."""
+    """The same weights may have been measured on other images since; what made them champion stays known."""
     present = store.client.get_model_version(candidate.name, version).tags
+    if PROMOTED not in present and present.get("value") and aliases_of(store, candidate.name).get(CHAMPION) == version:
+        # Champion by hand, or from before this tag existed.
+        store.client.set_model_version_tag(candidate.name, version, PROMOTED, present["value"])
     for key, value in _tags(candidate).items():
         if present.get(key) != value:
             store.client.set_model_version_tag(candidate.name, version, key, value)
@@ -219,19 +223,23 @@ def _set_tags(store: Store, candidate: Candidate, version: str) -> None:
 
 def _figures_of(version: Any) -> Figures:
     tags = version.tags
-    try:
-        value = float(tags.get("value", ""))
-    except ValueError:
-        value = None
     return Figures(
         metric=tags.get("metric", ""),
-        value=value,
+        value=_number(tags.get("value")),
         split=tags.get("split", ""),
         data_digest=tags.get("split_digest", ""),
         class_hash=tags.get("class_hash", ""),
         weights_sha256=tags.get("weights_sha256", ""),
         version=str(version.version),
+        promoted_value=_number(tags.get(PROMOTED)),
     )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
 
 
 def aliases_of(store: Store, name: str) -> dict[str, str]:
@@ -249,6 +257,7 @@ def _appoint(store: Store, candidate: Candidate, version: str) -> tuple[tuple[st
         if in_office:
             client.set_registered_model_alias(name, PREVIOUS, in_office)
         client.set_registered_model_alias(name, CHAMPION, version)
+        client.set_model_version_tag(name, version, PROMOTED, repr(candidate.figures.value))
     aliases = tuple(sorted(alias for alias, of in aliases_of(store, name).items() if of == version))
     client.set_model_version_tag(name, version, "decision", decision.reason)
     return aliases, decision, champion

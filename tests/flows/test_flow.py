@@ -7,8 +7,11 @@ import sys
 
 import pytest
 
+from engine.config import Params
 from engine.errors import ConfigError, DataError, WorkspaceError
+from engine.files import sha256_file
 from engine.stages.common import STAGES, Layout
+from engine.stages.start import start_digests
 from engine.tracking.workspace import holder
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -36,8 +39,13 @@ class Stages:
         if name == "train":
             layout.weights.mkdir(exist_ok=True)
             epochs = next(line for line in text.splitlines() if "epochs:" in line)
+            start = start_digests(Params.load(root / "params.yaml").train, root)
             layout.best.unlink(missing_ok=True)
-            layout.best.write_text(epochs)
+            layout.best.write_text(f"{epochs} {start}")
+            origin = layout.origin("train")
+            origin.parent.mkdir(parents=True, exist_ok=True)
+            origin.unlink(missing_ok=True)
+            origin.write_text(json.dumps({"start": start}))
         if name == "export":
             layout.export.mkdir(exist_ok=True)
             (layout.export / "best.onnx").unlink(missing_ok=True)
@@ -129,6 +137,44 @@ def test_what_changed_outside_the_project_runs_again(run, stages, monkeypatch):
     monkeypatch.setattr(pipeline, "source_changed", lambda params, root: False)
     monkeypatch.setattr(pipeline, "registered", lambda root, params: False)
     assert hows(run()) == ["skipped", "skipped", "skipped", "skipped", "ran"]
+
+
+def test_going_on_from_the_last_weights_trains_from_a_copy_that_params_yaml_names(run, stages, project):
+    run()
+    first = sha256_file(project / "weights" / "best.pt")
+    copy = f"models/best-{first[:8]}.pt"
+    assert hows(run({"train.model": "weights/best.pt"})) == ["skipped", "ran", "ran", "ran", "ran"]
+    assert sha256_file(project / copy) == first and (project / f"{copy}.dvc").is_file()
+    assert Params.load(project / "params.yaml").train.model == copy
+    assert hows(run()) == ["skipped"] * 5  # the same parameters are the same start
+    second = sha256_file(project / "weights" / "best.pt")
+    assert second != first
+    assert hows(run({"train.model": "weights/best.pt"}))[1] == "ran"  # asked again: go on from the new ones
+    assert Params.load(project / "params.yaml").train.model == f"models/best-{second[:8]}.pt"
+    assert hows(run({"train.model": copy}))[1] == "restored" and hows(run({"train.model": "yolov8n"}))[1] == "restored"
+
+
+def test_there_must_be_last_weights_to_go_on_from(run, stages, project):
+    before = (project / "params.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"weights/best.pt: no such file.*dvc checkout weights"):
+        run({"train.model": "weights/best.pt"})
+    assert stages.ran == [] and (project / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("place", ["models/start/mine.pt", "../elsewhere.pt"])
+def test_other_bytes_in_the_start_file_train_again_and_the_first_ones_are_no_excuse(run, project, place):
+    file = project / place
+    file.write_text("one")
+    assert hows(run({"train.model": place})) == ["ran"] * 5
+    assert hows(run()) == ["skipped"] * 5
+    file.write_text("two")
+    assert hows(run())[1] == "ran"
+    with_two = (project / "weights" / "best.pt").read_text()
+    run({"train.epochs": 7})
+    file.write_text("one")
+    assert hows(run({"train.epochs": 30}))[1] in {"ran", "restored"}
+    assert (project / "weights" / "best.pt").read_text() != with_two
+    assert sha256_file(file) in (project / "weights" / "best.pt").read_text()
 
 
 def test_a_mistake_is_told_once_without_traceback_and_the_next_run_goes_on(run, stages, caplog):

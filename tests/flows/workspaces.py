@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("engine", "flows", "data", "dvc.yaml", "params.yaml", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore",
-          ".gitignore", "pyproject.toml")  # fmt: skip
+COPIED = ("engine", "flows", "data", "models", "dvc.yaml", "params.yaml", "prefect.yaml", ".dvc/config", ".dvc/.gitignore",
+          ".dvc/plots", ".dvcignore", ".gitignore", "pyproject.toml")  # fmt: skip
 
 
 def copy_project(target: Path) -> Path:

@@ -192,6 +192,16 @@ def test_a_step_that_fails_records_nothing_and_runs_again(project):
     assert project.flow() == ["ran", "ran"] and project.total == 6
 
 
+def test_an_input_that_is_missing_though_no_step_needs_it_is_told_in_words(project):
+    text = (project.root / "dvc.yaml").read_text()
+    (project.root / "dvc.yaml").write_text(text.replace("[raw, stub.py]", "[raw, stub.py, notes.txt]"))
+    with pytest.raises(WorkspaceError, match=r"stage double: .*notes.txt.* does not exist, although dvc.yaml names it"):
+        project.flow()
+    assert not (project.root / "dvc.lock").exists()
+    (project.root / "notes.txt").touch()
+    assert project.flow() == ["ran", "ran"]
+
+
 def test_deleted_outputs_come_back_from_the_cache(project):
     project.flow()
     shutil.rmtree(project.root / "doubled")

@@ -27,6 +27,23 @@ def test_worse_and_equal_do_not(value):
     assert not decision.promote and "not better" in decision.reason
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0.0, -0.1])
+@pytest.mark.parametrize("champion", [None, OLD])
+def test_what_finds_nothing_or_was_not_measured_is_nobodys_champion_and_the_reason_is_told(value, champion):
+    decision = decide(replace(NEW, value=value), champion)
+    assert not decision.promote
+    words = (
+        "finds nothing right cannot be champion"
+        if value in {0.0, -0.1}
+        else "not known on test: a model whose worth is not known"
+    )
+    assert words in decision.reason
+
+
+def test_anything_found_is_enough_where_there_is_no_champion():
+    assert decide(replace(NEW, value=1e-4), None).promote
+
+
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_a_figure_that_is_missing_promotes_nobody(value):
     assert not decide(replace(NEW, value=value), None).promote
@@ -55,6 +72,16 @@ def test_what_does_not_compare_is_held_with_the_reason_and_the_way_out(champion,
 def test_a_champion_presented_again_stays():
     decision = decide(replace(OLD, data_digest="d9"), OLD)
     assert decision.promote and "already" in decision.reason
+
+
+@pytest.mark.parametrize(
+    "now, told",
+    [(0.50, ""), (0.500001, ""), (0.40, ", but was promoted with 0.5000"), (None, ", but was promoted with 0.5000")],
+)
+def test_a_champion_measured_again_stays_and_the_figure_it_was_promoted_with_is_told(now, told):
+    again = replace(OLD, value=now)
+    decision = decide(again, replace(again, promoted_value=0.50))
+    assert decision.promote and decision.reason.endswith(f"it is champion already{told}")
 
 
 def test_the_champions_weights_in_another_file_are_no_better():

@@ -19,7 +19,8 @@ from engine.tracking import mlflow_links
 from engine.tracking.mlflow_store import open_store
 from engine.tracking.registry import aliases_of
 
-KEYS = "model version aliases decision reason metric value champion_version champion_value weights_sha256".split()
+KEYS = ("model version aliases decision reason metric value champion_version champion_value champion_promoted_value "
+        "weights_sha256 onnx_sha256").split()  # fmt: skip
 
 
 def model(root, seed, value):
@@ -73,8 +74,24 @@ def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
     assert aliases_of(store, "detector") == {"champion": "1", "challenger": "1"}
     third = stage.run(toys.params_of(workspace), workspace)
     assert "already" in third["reason"] and {**third, "reason": ""} == {
-        **first, "reason": "", "champion_version": 1, "champion_value": 0.5
+        **first, "reason": "", "champion_version": 1, "champion_value": 0.5, "champion_promoted_value": 0.5
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("value, words", [(0.0, "finds nothing right"), (None, "worth is not known")])
+def test_a_model_that_finds_nothing_is_registered_but_no_champion(workspace, store, value, words):
+    done = model(workspace, 0, value)
+    assert (done["version"], done["decision"], done["value"], done["aliases"]) == (1, "challenger", value, ["challenger"])
+    assert words in done["reason"] and aliases_of(store, "detector") == {"challenger": "1"}
+    assert model(workspace, 1, 0.1)["decision"] == "champion"
+
+
+def test_a_champion_by_hand_keeps_the_figure_it_had(workspace, store):
+    model(workspace, 0, 0.0)
+    store.client.set_registered_model_alias("detector", "champion", "1")
+    toys.validate(workspace, 0.3)
+    again = stage.run(toys.params_of(workspace), workspace)
+    assert again["champion_promoted_value"] == 0.0 and again["reason"].endswith("promoted with 0.0000")
 
 
 def test_the_same_weights_in_another_file_are_another_version_but_no_better(workspace, store):
@@ -97,7 +114,11 @@ def test_other_test_images_hold_and_measuring_the_champion_on_them_lets_go(works
         shutil.rmtree(workspace / name)
         shutil.copytree(workspace / "old" / name, workspace / name)
     toys.validate(workspace, 0.40)
-    assert stage.run(toys.params_of(workspace), workspace)["decision"] == "champion"
+    again = stage.run(toys.params_of(workspace), workspace)
+    assert again["decision"] == "champion" and again["reason"].endswith("champion already, but was promoted with 0.5000")
+    assert (again["champion_value"], again["champion_promoted_value"]) == (0.4, 0.5)
+    tags = store.client.get_model_version("detector", "1").tags
+    assert (tags["value"], tags["promoted_value"], tags["decision"]) == ("0.4", "0.5", again["reason"])
     now = model(workspace, 1, 0.90)
     assert (now["version"], now["decision"], now["champion_version"], now["champion_value"]) == (2, "champion", 1, 0.4)
 

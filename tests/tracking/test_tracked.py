@@ -74,7 +74,7 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
     datasets = {each.dataset.name: each for each in run.inputs.dataset_inputs}
     assert set(datasets) == {"squares train", "squares val", "squares test"}
     assert tags["data_digest"].startswith(datasets["squares test"].dataset.digest)
-    assert artifacts(store, run, "train") == {"metrics.json", "results.csv", "results.png"}
+    assert artifacts(store, run, "train") == {"metrics.json", "origin.json", "results.csv", "results.png"}
     assert "PR_curve.png" in artifacts(store, run, "validate")
     assert artifacts(store, run, "export") == {"export.json"}
     assert left_behind(journal_home(workspace)) == []

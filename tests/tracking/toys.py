@@ -19,7 +19,7 @@ from engine.config import Params, TrainConfig
 from engine.files import sha256_file
 from engine.kernel.trainer import BaseTrainer
 from engine.kernel.validator import BaseValidator
-from engine.stages.common import Layout, write_json
+from engine.stages.common import Layout, read_report, write_json
 from engine.stages.train import publish
 from engine.tracking.stages import tracked
 
@@ -128,16 +128,21 @@ def train(root: Path, epochs: int = 3, resume: bool = False, seed: int = 0, **ho
             trainer.add_callback(event, function, may_fail=True)
         for event, function in hooks.items():
             trainer.add_callback(event, function)
-        summary = publish(trainer.train(), params, layout)
+        summary = publish(trainer.train(), params, layout, start={})
         run.finish(summary)
     return summary
 
 
-def validate(root: Path, value: float = 0.5) -> dict:
-    """Stage validate with the figure it would have found."""
+def validate(root: Path, value: float | None = 0.5) -> dict:
+    """Stage validate with the figure it would have found; None: there was nothing to find."""
     layout = Layout(root)
-    weights = json.loads(layout.summary("train").read_text())["weights_sha256"]
-    summary = {"split": "test", "weights_sha256": weights, "metrics/mAP50-95": value, "metrics/mAP50": min(1.0, value + 0.2)}
+    weights = read_report(layout, "train")["weights_sha256"]
+    summary = {
+        "split": "test",
+        "weights_sha256": weights,
+        "metrics/mAP50-95": value,
+        "metrics/mAP50": None if value is None else min(1.0, value + 0.2),
+    }
     with tracked("validate", params_of(root), root) as run:
         write_json(layout.summary("validate"), summary)
         cv2.imwrite(str(layout.reports / "validate" / "PR_curve.png"), image(1))
@@ -149,7 +154,7 @@ def export(root: Path, marker: str = "") -> dict:
     """Stage export, of the hand-made detector; another `marker` makes another file."""
     layout = Layout(root)
     path = write_detector(layout.export / "best.onnx", marker)
-    weights = json.loads(layout.summary("train").read_text())["weights_sha256"]
+    weights = read_report(layout, "train")["weights_sha256"]
     about = {"file": "export/best.onnx", "sha256": sha256_file(path), "max_abs_diff": 1e-6}
     summary = {"weights_sha256": weights, "files": {"onnx": about}}
     with tracked("export", params_of(root), root) as run:

@@ -1,0 +1,113 @@
+"""What the Prefect server does by itself in this project: see that a run has died, and act on the pipeline's own events.
+
+    detectflow: silent run has crashed     on; a power loss leaves no other trace, and keeps the run's place taken
+    detectflow: retrain on new data        off; starts the deployment `train` when a dataset has changed
+    detectflow: tell of a held model       only with DETECTFLOW_WEBHOOK_URL; posts the reason there
+
+Which of them are on is chosen in the server's UI: an automation that is there already is left as somebody has set it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Any
+
+from prefect.automations import Automation
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
+from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+
+logger = logging.getLogger("detectflow")
+
+DATASET_CHANGED = "detectflow.dataset.changed"
+MODEL_HELD = "detectflow.model.held"
+CHAMPION_WORSE = "detectflow.champion.worse"
+SILENT_FOR = timedelta(seconds=90)  # three heartbeats: PREFECT_FLOWS_HEARTBEAT_FREQUENCY is 30 s
+HEARTBEAT = "prefect.flow-run.heartbeat"
+ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
+WEBHOOK, WEBHOOK_VARIABLE = "detectflow-webhook", "DETECTFLOW_WEBHOOK_URL"
+
+
+def tell(event: str, resource: str, **payload: Any) -> None:
+    """Send an event of ours to the server; `resource` is what it is about, for example "dataset.digits"."""
+    emit_event(event=event, resource={"prefect.resource.id": f"detectflow.{resource}"}, payload=payload)
+
+
+def make_pool(name: str) -> None:
+    """A process work pool of this name, unless there is one."""
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_work_pool(name)
+        except ObjectNotFound:
+            client.create_work_pool(WorkPoolCreate(name=name, type="process", description="DetectFlow: runs on this machine"))
+
+
+def make_automations(deployments: Collection[str]) -> None:
+    """The automations above, as far as they can be had; `deployments` are those that are registered."""
+    with get_client(sync_client=True) as client:
+        _make(client, silent_run())
+        if "train" in deployments:
+            _make(client, retrain(client.read_deployment_by_name("pipeline/train").id))
+        url = os.environ.get(WEBHOOK_VARIABLE)
+        if url:
+            _make(client, held(_webhook(url)))
+
+
+def silent_run() -> Automation:
+    """A run whose heartbeats end without an end of the run has crashed."""
+    return Automation(
+        name="detectflow: silent run has crashed",
+        description=f"No heartbeat for {SILENT_FOR.seconds} s: its process or machine has gone. A new run goes on from there.",
+        trigger=EventTrigger(
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *ENDED},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENT_FOR,
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="it went silent: its process or machine has gone")],
+    )
+
+
+def retrain(deployment_id: Any) -> Automation:
+    """A changed dataset starts the pipeline: the way from labelling to a new model without a hand."""
+    return Automation(
+        name="detectflow: retrain on new data",
+        description="Starts the deployment `train` when a dataset has changed. Switch it on where that is wanted.",
+        enabled=False,
+        trigger=EventTrigger(expect={DATASET_CHANGED}, posture=Posture.Reactive, threshold=1, within=timedelta(0)),
+        actions=[RunDeployment(deployment_id=deployment_id)],
+    )
+
+
+def held(webhook_id: Any) -> Automation:
+    """Tells a chat or a pager that a new version was not made champion, and why."""
+    return Automation(
+        name="detectflow: tell of a held model",
+        description="Posts the reason when a new version is held back.",
+        trigger=EventTrigger(expect={MODEL_HELD}, posture=Posture.Reactive, threshold=1, within=timedelta(0)),
+        actions=[CallWebhook(block_document_id=webhook_id, payload='{"text": {{ event.payload.text | tojson }}}')],
+    )
+
+
+def _webhook(url: str) -> Any:
+    """The id of the block that holds the address; a new address replaces the old one."""
+    return Webhook(method="POST", url=url, allow_private_urls=True).save(WEBHOOK, overwrite=True)
+
+
+def _make(client: SyncPrefectClient, automation: Automation) -> None:
+    if client.read_automations_by_name(automation.name):
+        return
+    automation.create()
+    state = "on" if automation.enabled else "off"
+    logger.info("automation '%s' made, switched %s", automation.name, state)

@@ -1,0 +1,108 @@
+"""Deployments of this project on a Prefect server: registered from prefect.yaml, with a work pool and automations.
+
+`deploy` may be called as often as one likes: what is there is brought up to date. Needs a server that stays (a temporary
+one would forget everything): PREFECT_API_URL, or the one that `detectflow ui` runs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config.base import load_yaml
+from engine.errors import ConfigError, WorkspaceError, nearest
+from engine.tracking.environment import state_root
+from flows.processes import answers
+from flows.server import find_running
+
+DEFINITIONS = "prefect.yaml"
+WORKSPACE, REPOSITORY, BRANCH = "DETECTFLOW_WORKSPACE", "DETECTFLOW_REPOSITORY", "DETECTFLOW_BRANCH"
+NEEDS_REPOSITORY = "clone"  # tag of the deployments that work in a fresh clone
+
+
+def use_server(root: Path) -> str:
+    """The API address of a server that stays; set for prefect's import.
+
+    Raises:
+        WorkspaceError: there is none.
+    """
+    url = os.environ.get("PREFECT_API_URL") or find_running(state_root(root))
+    if not url:
+        raise WorkspaceError(
+            "deployments need a Prefect server that stays. Start one with `make ui` in another terminal, or name your team's: "
+            "PREFECT_API_URL=http://host:4200/api (also in .env)."
+        )
+    if not answers(f"{url}/health"):
+        raise WorkspaceError(f"no Prefect server answers at {url}. Is it running, and is PREFECT_API_URL right?")
+    os.environ["PREFECT_API_URL"] = url
+    return url
+
+
+def definitions(root: Path) -> list[dict[str, Any]]:
+    """The deployments of prefect.yaml, as they stand there."""
+    found = load_yaml(root / DEFINITIONS).get("deployments") or []
+    if not found:
+        raise ConfigError(f"{root / DEFINITIONS}: no deployments in it")
+    return found
+
+
+def choose(root: Path, wanted: Sequence[str], repository: str | None) -> tuple[list[str], list[str]]:
+    """(names to register, names left out because no repository is known).
+
+    Raises:
+        ConfigError: an unknown name, or one that needs a repository.
+    """
+    known = {each["name"]: NEEDS_REPOSITORY in (each.get("tags") or ()) for each in definitions(root)}
+    for name in wanted:
+        if name not in known:
+            raise ConfigError(f"{DEFINITIONS} has no deployment '{name}'.{nearest(name, known)} There are: {', '.join(known)}")
+        if known[name] and not repository:
+            raise ConfigError(
+                f"deployment '{name}' works in a fresh clone and needs to know of what: this project has no git remote "
+                f"'origin'. Set {REPOSITORY} to the repository's address and run it again."
+            )
+    names = list(wanted) or list(known)
+    left_out = [name for name in names if known[name] and not repository]
+    return [name for name in names if name not in left_out], left_out
+
+
+def deploy(root: Path, wanted: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+    """Register deployments by name, by default all; (registered, left out for want of a repository).
+
+    Raises:
+        ConfigError, WorkspaceError: see `use_server`, `choose`; Prefect refused, with its words.
+    """
+    use_server(root)
+    repository = os.environ.get(REPOSITORY) or git(root, "remote", "get-url", "origin")
+    names, left_out = choose(root, wanted, repository)
+    environment = {
+        WORKSPACE: str(root),
+        REPOSITORY: repository or "",
+        BRANCH: os.environ.get(BRANCH) or git(root, "branch", "--show-current") or "main",
+    }
+    pools = {each["work_pool"]["name"] for each in definitions(root) if each["name"] in names}
+    from flows.automations import make_automations, make_pool
+
+    for pool in sorted(pools):
+        make_pool(pool)
+    options = [word for name in names for word in ("--name", name)]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", DEFINITIONS, *options]
+    done = subprocess.run(command, cwd=root, env={**os.environ, **environment}, text=True, capture_output=True)
+    if done.returncode:
+        words = "\n  ".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+        raise WorkspaceError(f"Prefect did not take the deployments:\n  {words}")
+    make_automations(names)
+    return names, left_out
+
+
+def git(root: Path, *words: str) -> str | None:
+    """What git prints, or None: no git, no repository, nothing to say."""
+    if shutil.which("git") is None:
+        return None
+    done = subprocess.run(["git", *words], cwd=root, text=True, capture_output=True)
+    return done.stdout.strip() or None if done.returncode == 0 else None
