@@ -24,6 +24,14 @@ MODES = {  # mode -> module that has a function of this name, taking the words a
     "predict": "engine.cli.models",
     "export": "engine.cli.models",
     "stage": "engine.cli.run",
+    "deploy": "engine.cli.deploy",
+    "worker": "engine.cli.deploy",
+    "schema": "engine.cli.schema",
+    "tune": "engine.cli.tune",
+    "check": "engine.cli.data",
+    "diff": "engine.cli.data",
+    "trace": "engine.cli.trace",
+    "convert": "engine.cli.convert",
 }
 HELP_WORDS = {"help", "-h", "--help"}
 
@@ -36,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EngineError as error:
         if os.environ.get("DETECTFLOW_DEBUG"):
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        if not error.told:
+            print(f"{_which_process()}{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -60,6 +69,11 @@ def _dispatch(words: list[str]) -> int:
     if any(word in {"-h", "--help"} for word in rest) or rest[:1] == ["help"]:
         return show_help([mode])
     return getattr(importlib.import_module(MODES[mode]), mode)(rest)
+
+
+def _which_process() -> str:
+    """`"rank 1: "` where there are several."""
+    return f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ else ""
 
 
 def show_help(words: Sequence[str]) -> int:

@@ -11,7 +11,15 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   val       the figures of a trained detector on a dataset
   predict   find objects in images, folders, videos
   export    write a trained detector as ONNX, TorchScript or safetensors
+  tune      search for the best settings of training
   stage     one stage of the pipeline, without asking what is up to date
+  check     what is wrong with a dataset: a table, a page with pictures
+  convert   a labelled dataset in another format
+  diff      what changed between two versions of a dataset
+  trace     what a model or an image comes from, and what came of it
+  deploy    register the pipeline with a Prefect server, for schedules and workers
+  worker    run on this machine what the server starts
+  schema    the settings as JSON schema, for editors
   help      what a mode takes: detectflow help train
 
   detectflow run -S train.epochs=50
@@ -28,6 +36,7 @@ Brings the pipeline of this project up to date: what has not changed is skipped.
 Interrupted, it goes on where it was; `dvc repro` continues it too.
 
   -S KEY=VALUE   set a value of params.yaml first; may be repeated
+  -S @FILE       set those of a YAML file, for example the best.yaml of `detectflow tune`
   --force        run every stage, also what is up to date
   --no-wait      fail at once when somebody else works in this project
 
@@ -48,13 +57,18 @@ Trains a detector into runs/NAME/: weights/best.pt and last.pt, results.csv, pic
   detectflow train model=yolov8n data=data/digits.yaml epochs=3
   detectflow train model=runs/train/weights/best.pt data=images/ imgsz=[320,640] batch=8
   detectflow train name=train resume=true
-  torchrun --nproc-per-node 2 -m engine train model=yolov8s data=data/bccd.yaml""",
+  detectflow train trainer=mine.training:CustomTrainer callbacks=mine.hooks:add_mine
+  detectflow train settings=runs/tune/digits-yolov8n/best.yaml epochs=100
+  detectflow train device=cuda nproc=2 model=yolov8s data=data/bccd.yaml
+  torchrun --nnodes 2 --node-rank 0 --nproc-per-node 2 --master-addr HOST -m engine train data=data/bccd.yaml
+
+Dotted paths (package.module:Name) are looked up in the working directory, then as Python does (PYTHONPATH, packages).""",
     "val": """\
 detectflow val model=WEIGHTS data=DATASET key=value ...
 
 The figures of a trained detector: COCO average precision, precision and recall, per class and per image.
 
-  model=weights/best.pt      weights: .pt or .safetensors
+  model=weights/best.pt      weights: .pt or .safetensors, or an exported .onnx or .torchscript
   data=data/prepared         dataset description .yaml, prepared folder, or folder of labelled images
   project=runs name=val      where tables and pictures go
 
@@ -62,7 +76,8 @@ The figures of a trained detector: COCO average precision, precision and recall,
     "predict": """\
 detectflow predict source=SOURCE key=value ...
 
-Finds objects. Pictures with boxes go to runs/predict/.
+Finds objects. Pictures with boxes go to runs/predict/ (a number is appended where it exists). Images that cannot be read
+are named, counted and left out; the exit code is then 1.
 
   detectflow predict model=weights/best.pt source=images/ conf=0.4
   detectflow predict model=export/best.onnx source=film.mp4 save_json=true
@@ -78,11 +93,116 @@ Writes a trained detector in another format and compares its output with PyTorch
   folder=...                 where the file goes; default: beside the weights
 
   detectflow export model=runs/train/weights/best.pt format=onnx dynamic=true""",
+    "tune": """\
+detectflow tune key=value ...
+
+Searches for settings of training that give a better AP on split val: many short trainings, of which the hopeless ones are
+ended early. Takes the settings below and those of `detectflow train`; what is not given is as in section train of params.yaml,
+and so is the first trial. Interrupted or killed, the same command goes on. Nothing is written into params.yaml.
+
+  space=tune.yaml    what is searched, a line each:
+                       lr0: {low: 1e-4, high: 2e-2, log: true}
+                       optimizer: {choices: [SGD, AdamW]}
+
+Results are in runs/tune/STUDY/: best.yaml, trials.csv, pictures, a run directory for each trial.
+
+  detectflow tune data=data/digits.yaml epochs=10 trials=20
+  detectflow tune trials=40 jobs=2
+  detectflow tune space=tune.yaml runner=dask scheduler=tcp://head:8786 jobs=8
+  detectflow run -S @runs/tune/digits-yolov8n/best.yaml""",
     "stage": """\
 detectflow stage NAME
 
 Runs one stage of the pipeline by itself: prepare, train, validate, export or register. It does not ask whether the result is
 up to date, and records nothing with DVC; `detectflow run` and `dvc repro` do.""",
+    "check": """\
+detectflow check [data=DATASET] [model=WEIGHTS] key=value ...
+
+Looks at every image and every box, as stage prepare does first, and changes nothing. In a project the data section of
+params.yaml counts: its dataset where none is given, its policies and thresholds for any other.
+
+  data=data/bccd.yaml        dataset description .yaml, or a folder of labelled images
+  model=weights/best.pt      also find labels that this model contradicts; device=auto
+  out=runs/check             where report.html and report.json go
+  classes=data/classes.yaml  the classes to compare with; written where it is not there
+
+Exit code: 0 nothing, or only warnings; 1 findings whose policy is `error`; 2 a wrong request.
+
+  detectflow check data=data/bccd.yaml path=../bccd
+  detectflow check data=images/ policies.near_duplicate=error near_duplicate_bits=30""",
+    "convert": """\
+detectflow convert data=DATASET format=FORMAT out=FOLDER [policies.KIND=POLICY ...]
+
+Writes a labelled dataset as Pascal VOC, COCO or YOLO into a new folder. Boxes stay where they are, images are copied byte for
+byte, the source is only read. Reads VOC, COCO, YOLO, CVAT and Label Studio; docs/data/formats.md tells what of each.
+
+  data=images/               folder of labelled images, dataset description .yaml, or prepared folder
+  format=coco                voc, coco, yolo
+  out=converted/             a folder that does not exist yet
+  path=...                   local folder to use instead of the description's address
+  policies.KIND=POLICY       what to do about a finding, for example policies.missing_size=fix
+
+  detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo""",
+    "diff": """\
+detectflow diff BEFORE [AFTER] [out=FOLDER]
+
+Images added, removed, moved between splits; boxes added, removed, moved, relabelled; class counts; shifts of box size and place.
+A version is a prepared folder, one of its manifests, a dataset description, a folder of labelled images, or a revision of this
+project (a tag, HEAD~1, an experiment): then its data/prepared is taken from DVC's cache or remote, and nothing is checked out.
+
+  AFTER            data/prepared where it is left out
+  out=runs/diff    where diff.html and diff.json go
+
+  detectflow diff HEAD~1
+  detectflow diff v1.0 v1.1 out=reports/diff
+  detectflow diff old_export/ new_export/""",
+    "trace": """\
+detectflow trace X [format=json]
+
+What X was made from (data, code, settings, run, weights it started from) and what came of it (exports, registered versions,
+trainings that started from it). Asked are the files' own metadata, the reports, dvc.lock in every commit with DVC's cache, and
+MLflow; each fact says from where it is known, and who did not answer is named.
+
+  X   a model file        weights/best.pt, export/best.onnx, .safetensors, .torchscript
+      a registered model  detector@champion, detector/3
+      an MLflow run       its id
+      an image            by its content, whatever its name: which models learned from it, which were only measured with it
+      a dataset           its digest, or data/prepared
+      a digest            of data, weights, export or image: all of it, or the first 8 hex digits or more
+
+  detectflow trace weights/best.pt
+  detectflow trace detector@champion format=json
+  detectflow trace ~/pictures/00017.jpg""",
+    "deploy": """\
+detectflow deploy [NAME ...]
+
+Registers the deployments of prefect.yaml, by default all, with the Prefect server that `detectflow ui` runs, or with the one
+that PREFECT_API_URL names. Makes the work pool, and automations, of which those that act are switched off at first. What
+works in a fresh clone needs to know of what: the git remote `origin`, or DETECTFLOW_REPOSITORY.
+
+  detectflow deploy
+  detectflow deploy train nightly
+  prefect deployment run pipeline/train -p dataset=data/bccd.yaml -p overrides='{"train.epochs": 50}'""",
+    "worker": """\
+detectflow worker [--pool NAME] [--limit N] [...]
+
+Starts what the server has for this machine, until Ctrl-C: `prefect worker start` with this project's environment; options go
+there. A run that is cancelled keeps its last complete epoch, and the next one goes on from it.
+
+  detectflow worker
+  detectflow worker --limit 1""",
+    "schema": """\
+detectflow schema [SECTION]
+
+Prints the settings as JSON schema: names, types, ranges, defaults and meaning. SECTION is one of data, train, validate, export,
+register, predict, tune, or params for the whole of params.yaml, which is the default.
+
+  detectflow schema > .cache/params.schema.json
+  detectflow schema train
+
+An editor with the YAML language server then completes and checks params.yaml, whose first line is to be
+
+  # yaml-language-server: $schema=.cache/params.schema.json""",
 }
 
 
@@ -91,33 +211,24 @@ def help_of(mode: str) -> str:
     parts = [USAGE[mode]]
     if mode == "run":
         parts.append(_params())
-    elif mode in {"train", "val", "predict", "export"}:
+    elif mode in {"train", "val", "predict", "export", "tune"}:
         parts.append(f"Settings, with their defaults\n\n{_settings(mode)}")
     return "\n\n".join(parts)
 
 
 def _settings(mode: str) -> str:
-    from engine import config
-    from engine.config.base import describe_groups
+    from engine.config.schema import SECTIONS, describe_groups
 
-    schemas = {
-        "train": config.DetectionTrainConfig,
-        "val": config.ValidateConfig,
-        "predict": config.PredictConfig,
-        "export": config.ExportConfig,
-    }
-    return describe_groups(schemas[mode])
+    return describe_groups(SECTIONS["validate" if mode == "val" else mode])
 
 
 def _params() -> str:
-    from engine.config import Params
-    from engine.config.base import describe_groups
+    from engine.config.schema import SECTIONS, describe_groups
 
-    parts = ["Keys of params.yaml, with their defaults"]
-    for name, field in Params.model_fields.items():
-        section = field.alias or name
-        if section == "train":
-            parts.append("train:\n  as in `detectflow help train`")
-        else:
-            parts.append(describe_groups(field.annotation).replace("general:", f"{section}:", 1))
+    parts = ["Keys of params.yaml, with their defaults", "train:\n  as in `detectflow help train`"]
+    parts += [
+        describe_groups(SECTIONS[section]).replace("general:", f"{section}:", 1)
+        for section in SECTIONS
+        if section not in {"train", "predict", "tune"}
+    ]
     return "\n\n".join(parts)

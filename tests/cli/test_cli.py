@@ -1,12 +1,19 @@
 """What the command line says to right and wrong words, and with which exit code. No training here."""
 
+import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
+from engine.cli import MODES
+
+ROOT = Path(__file__).resolve().parents[2]
 HELP_WITHIN_S = 0.5
 
 
@@ -48,7 +55,13 @@ def test_help_needs_no_torch():
     assert not imported & {"torch", "prefect", "mlflow", "dvc"}
 
 
-@pytest.mark.parametrize("mode", ["run", "ui", "train", "val", "predict", "export", "stage"])
+def test_importing_the_executors_takes_little_more_than_torch():
+    slow = {"torchvision", "torch._dynamo", "matplotlib", "pandas", "sklearn", "onnx", "prefect", "mlflow"}
+    code = f"import sys, engine, engine.yolo, engine.detect, engine.export; print(sorted({slow} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_every_mode_has_help_with_an_example_or_a_sentence(mode):
     done = cli("help", mode)
     assert done.returncode == 0 and f"detectflow {mode}" in done.stdout
@@ -79,6 +92,8 @@ def test_every_mode_has_help_with_an_example_or_a_sentence(mode):
         (["run", "-S", "trian.epochs=3"], "Did you mean 'train'?"),
         (["run", "train.epochs=0"], "greater than or equal to 1"),
         (["ui", "now"], "ui takes no words"),
+        (["schema", "trian"], "no section 'trian'. Did you mean 'train'?"),
+        (["schema", "train", "val"], "schema takes one section, got 2 words: train val"),
     ],
 )
 def test_a_wrong_request_names_what_was_meant_and_ends_with_2(words, message, project):
@@ -104,6 +119,16 @@ def test_debug_shows_where_an_error_was_raised(project):
 def test_outside_a_project_run_says_what_it_looked_for(tmp_path):
     done = cli("run", cwd=tmp_path)
     assert done.returncode == 2 and "dvc.yaml and params.yaml" in done.stderr
+
+
+def test_an_editor_can_check_params_yaml_with_what_schema_prints():
+    schema = json.loads(cli("schema").stdout)
+    checker = jsonschema.validators.validator_for(schema)(schema)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    checker.validate(params)
+    params["train"] |= {"epocs": 3, "epochs": 0}
+    said = sorted(error.message for error in checker.iter_errors(params))
+    assert len(said) == 2 and "0 is less than the minimum of 1" in said[0] and "'epocs' was unexpected" in said[1]
 
 
 def test_version():
