@@ -45,7 +45,7 @@ def flat_params(params: Params, resolved: Any = None) -> dict[str, str]:
     sections = params.model_dump(mode="json", by_alias=True)
     if resolved is not None:
         sections["train"] |= {k: v for k, v in resolved.model_dump(mode="json").items() if k not in PLACES}
-    return {legal_name(key): _text(value)[:PARAM_CHARACTERS] for key, value in _flat("", sections)}
+    return {legal_name(key): in_text(value)[:PARAM_CHARACTERS] for key, value in _flat("", sections)}
 
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
@@ -54,7 +54,8 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
     return [(prefix, value)]
 
 
-def _text(value: Any) -> str:
+def in_text(value: Any) -> str:
+    """A setting as it is shown and compared: text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -16,6 +16,7 @@ from engine.detect.runtime import Runtime, load_runtime, split_raw
 from engine.errors import CheckpointError, ConfigError, DataError, ExportError, WorkspaceError
 from engine.export import FORMATS, Exporter, agreement, export, exporter
 from engine.export.agreement import BOX_PX, SCORE, Agreement, check_agreement
+from engine.export.job import file_meta
 from engine.export.pictures import batches, image_files, made_picture
 from engine.files import sha256_file
 from engine.parts.data.prepared import class_hash
@@ -86,6 +87,13 @@ def test_the_file_says_what_it_is(exported, weights, name):
         assert meta["opset"] >= 17
     assert str(weights.parent).encode() not in exported[name].path.read_bytes()
     assert str(Path(__file__).parents[2]).encode() not in exported[name].path.read_bytes()
+
+
+def test_a_file_says_how_its_weights_were_trained_without_the_machines_paths():
+    config = {"epochs": 7, "model": "/home/me/models/start.pt", "pretrained": False, "freeze": []}
+    meta = file_meta({"config": config}, NAMES, SIZE, 32, None, "12345")
+    assert json.loads(meta["training"]) == {"epochs": 7, "freeze": [], "model": "start.pt", "pretrained": False}
+    assert json.loads(file_meta({}, NAMES, SIZE, 32, None, "12345")["training"]) == {}
 
 
 @pytest.mark.parametrize("name", FORMATS)

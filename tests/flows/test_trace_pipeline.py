@@ -11,6 +11,9 @@ import pytest
 from workspaces import copy_project, shell
 
 from engine.files import sha256_file
+from engine.tracking.environment import prepare_environment
+from engine.tracking.trace import trace
+from engine.tracking.trace_text import trace_values
 
 TINY = {
     "seed: 0                          # of the split, and of generated images":
@@ -73,10 +76,14 @@ def make(root, message, *stage):
     commit(root, message)
 
 
+@pytest.fixture(autouse=True)
+def environment(project, own_environment, monkeypatch):
+    monkeypatch.chdir(project[0])
+    prepare_environment(project[0])
+
+
 def ask(root, thing):
-    done = shell(root, "detectflow", "trace", str(thing), "format=json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(json.dumps(trace_values(trace(str(thing), root))))
 
 
 def nodes(tree):
@@ -142,16 +149,24 @@ def test_an_image_that_is_in_no_data_of_today_was_seen_by_both_models(project):
     (saw,) = found["summary"]
     assert saw.startswith("learned from it: ") and all(each["weights_sha256"][:12] in saw for each in (first, second))
     held = next((root / "data/prepared/images/test").iterdir())
-    found = ask(root, held)
+    found = ask(root, held.relative_to(root))
     assert found["summary"][0] == "no model that is known here learned from it"
     assert all(each["weights_sha256"][:12] in found["summary"][1] for each in (first, second))
+
+
+def test_the_command_prints_the_same_as_text_and_as_json(project):
+    root, first, _, _ = project
+    done = shell(root, "detectflow", "trace", "old/moved.onnx", "format=json")
+    assert done.returncode == 0 and json.loads(done.stdout) == ask(root, "old/moved.onnx"), done.stderr
+    done = shell(root, "detectflow", "trace", "old/moved.onnx")
+    assert done.returncode == 0 and done.stderr == ""
+    assert f"└─ exported from weights {first['weights_sha256']}" in done.stdout and "dvc.lock in git" in done.stdout
 
 
 def test_what_a_file_says_of_itself_in_an_empty_folder(project, tmp_path):
     root, first, _, _ = project
     for name in ("moved.pt", "moved.onnx", "moved.safetensors"):
-        shutil.copy(root / "old" / name, tmp_path)
-        found = ask(tmp_path, name)
+        found = ask(None, shutil.copy(root / "old" / name, tmp_path))
         told = nodes(found["made_from"])
         assert [node["key"] for node in told["trained on", "data"]] == [first["data_digest"]]
         weights = found["subject"] if name.endswith(".pt") else told["exported from", "weights"][0]
