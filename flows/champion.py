@@ -16,7 +16,7 @@ from engine.tracking.workspace import workspace_lock
 from flows import overrides as params_file
 from flows.automations import CHAMPION_WORSE, tell
 from flows.logs import engine_logs, plain_failures
-from flows.pipeline import TASKS
+from flows.pipeline import TASKS, data_digest, tell_data_changed
 
 logger = logging.getLogger("detectflow")
 plain_failures()
@@ -34,7 +34,9 @@ def validate_champion(root: str | None = None, alias: str = "champion", toleranc
     folder = prepare_environment(root)
     with engine_logs(), workspace_lock(folder, "validate-champion"):
         params = params_file.checked(folder, {})
+        digest = data_digest(folder)
         TASKS["prepare"](str(folder))
+        tell_data_changed(folder, digest)
         found = measured(str(folder), f"{params.register_.model}@{alias}")
     create_markdown_artifact(as_markdown(found, alias), key="champion-today", description="the champion on today's data")
     create_table_artifact([dict(row) for row in found.per_class], key="champion-per-class", description="figures by class")

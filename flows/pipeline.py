@@ -22,7 +22,7 @@ from prefect.runtime import flow_run as current_run
 from engine.config import Params
 from engine.config.base import load_yaml
 from engine.errors import EngineError
-from engine.stages.common import STAGES
+from engine.stages.common import STAGES, Layout
 from engine.stages.prepare import source_changed
 from engine.stages.runner import run_stage
 from engine.stages.start import start_changed
@@ -32,9 +32,10 @@ from engine.tracking.mlflow_links import registered
 from engine.tracking.workspace import workspace_lock
 from flows import overrides as params_file
 from flows.artifacts import ProgressArtifact, show_result
+from flows.automations import DATASET_CHANGED, MODEL_HELD, tell
 from flows.logs import engine_logs, plain_failures
 from flows.start import kept_start
-from flows.summary import StageRow, Summary, as_markdown, failure_markdown, summarize
+from flows.summary import StageRow, Summary, as_markdown, failure_markdown, read_or_nothing, summarize
 
 logger = logging.getLogger("detectflow")
 plain_failures()
@@ -143,6 +144,7 @@ def pipeline(
                 wanted = dict(overrides or {})
                 wanted |= kept_start(params_file.checked(folder, wanted), folder)
                 params = params_file.apply(folder, wanted)
+                digest = data_digest(folder)
                 for stage in STAGES:
                     restored = any(row.how == "restored" for row in rows)
                     rows.append(StageRow(**TASKS[stage](str(folder), force, restored)))
@@ -153,7 +155,29 @@ def pipeline(
             del os.environ[FLOW_RUN_VARIABLE]
         summary = summarize(folder, name_of(params), rows, time.monotonic() - started)
         show_result(as_markdown(summary))
+        tell_data_changed(folder, digest)
+        tell_held(folder, rows)
     return summary
+
+
+def data_digest(root: Path) -> str | None:
+    """Digest of the prepared dataset that is in place, None where there is none."""
+    return read_or_nothing(Layout(root).prepared / "dataset.json").get("digest")
+
+
+def tell_data_changed(root: Path, before: str | None) -> None:
+    """The event that starts a training where that automation is switched on; the first preparation is no change."""
+    digest = data_digest(root)
+    if before is not None and digest != before:
+        name = read_or_nothing(Layout(root).prepared / "dataset.json").get("name", "")
+        tell(DATASET_CHANGED, f"dataset.{name}", digest=digest, before=before)
+
+
+def tell_held(root: Path, rows: list[StageRow]) -> None:
+    """The event that a new version was not made champion, and why."""
+    told = read_or_nothing(Layout(root).summary("register"))
+    if told.get("decision") == "challenger" and any(row.stage == "register" and row.how == "ran" for row in rows):
+        tell(MODEL_HELD, f"model.{told['model']}", text=f"{told['model']} version {told['version']}: {told['reason']}")
 
 
 def is_stale(stage: str, root: Path, restored: bool) -> bool:

@@ -50,9 +50,9 @@ class Summary:
 def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -> Summary:
     """Collect what the stages of `root` reported."""
     layout = Layout(root)
-    validated = {**_read(layout.origin("validate")), **_read(layout.summary("validate"))}
-    registered = _read(layout.summary("register"))
-    exported = _read(layout.summary("export")).get("files") or {}
+    validated = {**read_or_nothing(layout.origin("validate")), **read_or_nothing(layout.summary("validate"))}
+    registered = read_or_nothing(layout.summary("register"))
+    exported = read_or_nothing(layout.summary("export")).get("files") or {}
     figures = {short: float(validated[key]) for key, short in FIGURES.items() if validated.get(key) is not None}
     weights = ["weights/best.pt"] if layout.best.is_file() else []
     return Summary(
@@ -72,7 +72,8 @@ def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_or_nothing(path: Path) -> dict[str, Any]:
+    """A JSON file's object; empty where it cannot be had."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

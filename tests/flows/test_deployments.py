@@ -4,11 +4,13 @@ One story in one workspace, told in order, because every step of it is paid for 
 """
 
 import contextlib
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -87,7 +89,28 @@ def api(prefect_server):
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory, api):
+def webhook():
+    """A web server that keeps what is posted to it."""
+    posts = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            posts.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.posts, server.url = posts, f"http://127.0.0.1:{server.server_port}/"
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, api, webhook):
     """A committed project with a DVC remote and a bare git repository as its origin; all deployments are registered."""
     base = tmp_path_factory.mktemp("deployed")
     root = copy_project(base / "project").resolve()
@@ -104,7 +127,7 @@ def workspace(tmp_path_factory, api):
         "['remote \"store\"']\n    url = " + str(base / "store") + "\n[core]\n    remote = store\n"
     )
     commit(root, "project")
-    done = detectflow(root, api, "deploy")
+    done = detectflow(root, api, "deploy", DETECTFLOW_WEBHOOK_URL=webhook.url)
     assert done.returncode == 0, done.stderr
     assert "train, nightly, train-clone, validate, batch-predict" in done.stdout
     yield root
@@ -172,7 +195,7 @@ def test_the_nightly_schedule_plans_runs(workspace, api):
     assert nightly["concurrency_limit"] == 1 or nightly["global_concurrency_limit"]["limit"] == 1
 
 
-def test_cancelled_killed_and_gone_on_with(workspace, api):
+def test_cancelled_killed_and_gone_on_with(workspace, api, webhook):
     with worker(workspace, api) as first:
         run = api.start("pipeline/train", overrides=TINY)
         wait_until(lambda: epochs_done(workspace) >= 2 or api.over(run), first.log)
@@ -197,6 +220,10 @@ def test_cancelled_killed_and_gone_on_with(workspace, api):
         wait_until(lambda: api.said(run, "resuming after epoch"), second.log)
         assert json.loads((workspace / "reports/train/metrics.json").read_text())["epochs"] == 14
         assert not list((workspace / "runs" / "ckpt").glob("*")), "what is done is cleared away"
+        told = json.loads((workspace / "reports/registration.json").read_text())
+        if told["decision"] == "challenger":  # so short a training finds nothing, as a rule
+            wait_until(lambda: webhook.posts, second.log)
+            assert webhook.posts[0]["text"] == f"detector version 1: {told['reason']}"
 
 
 def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):
