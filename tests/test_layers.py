@@ -17,11 +17,15 @@ MAY_IMPORT = {  # package below engine/ -> packages of engine it may import
     "export": VOCABULARY | {"kernel", "parts", "detect", "export"},
     "tracking": VOCABULARY | {"kernel", "tracking"},
     "stages": VOCABULARY | {"kernel", "parts", "detect", "export", "tracking", "stages"},
+    "tuning": VOCABULARY | {"kernel", "parts", "detect", "tracking", "stages", "tuning"},
 }
 THIRD_PARTY_HOME = {  # package -> the only places that import it
     "prefect": ("flows",),
     "mlflow": ("flows", "engine/tracking"),
     "dvc": ("flows", "engine/tracking"),
+    "optuna": ("flows", "engine/tuning"),
+    "distributed": ("flows",),
+    "prefect_dask": ("flows",),
 }
 
 

@@ -6,9 +6,10 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from engine.config import parse_overrides
+from engine.config.base import load_yaml
 from engine.errors import ConfigError, WorkspaceError, nearest
 
 INTERRUPTED = 130
@@ -23,7 +24,7 @@ def run(words: Sequence[str]) -> int:
     from flows import overrides, server
 
     root = prepare_environment()
-    values = parse_overrides([*options.set_param, *options.words])
+    values = overrides_of([*options.set_param, *options.words])
     overrides.checked(root, values)  # wrong words are answered before any server starts
     connection = server.connect(root)
     try:
@@ -44,6 +45,23 @@ def run(words: Sequence[str]) -> int:
         return INTERRUPTED
     print(as_text(summary))
     return 0
+
+
+def overrides_of(words: Sequence[str]) -> dict[str, Any]:
+    """Dotted key -> value of `key=value` words, and of `@FILE`, a part of a params.yaml; a word wins over a file.
+
+    Raises:
+        ConfigError: a word that is neither, a file that has no sections.
+    """
+    values: dict[str, Any] = {}
+    for file in (word[1:] for word in words if word.startswith("@")):
+        for section, settings in load_yaml(file).items():
+            if not isinstance(settings, dict):
+                raise ConfigError(
+                    f"{file}: expected sections as params.yaml has them, such as `train:`; found '{section}: {settings}'"
+                )
+            values |= {f"{section}.{key}": value for key, value in settings.items()}
+    return values | parse_overrides([word for word in words if not word.startswith("@")])
 
 
 def stage(words: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from engine.files import locked
 from engine.tracking.journal import Journal, Record, is_held, left_behind
 from engine.tracking.mlflow_store import Store
 from engine.tracking.report import describe
@@ -21,6 +22,7 @@ from engine.tracking.report import describe
 logger = logging.getLogger("detectflow.tracking")
 
 KEY, WEIGHTS, WORKSPACE = "detectflow.key", "weights_sha256", "detectflow.workspace"  # tags by which runs are found
+OWN_NOTE = "detectflow.study"  # tag of the runs that describe no training and bring their description
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
 DIED = "the process died"
 
@@ -48,9 +50,8 @@ class Recorder:
 
     def _start(self, record: Record) -> None:
         self._mark_stale(record)
-        found = self.store.find_run(KEY, record["key"])
+        found = self._found_or_made(record)
         if found is None:
-            self._create(record)
             return
         self.journal.run_id = found.info.run_id
         self.client.update_run(self.run_id, status="RUNNING")
@@ -70,6 +71,23 @@ class Recorder:
             self.perform([inner])
         # Last: with this tag the run counts as complete.
         self.client.set_tag(self.run_id, WEIGHTS, record["weights_sha256"])
+
+    def _found_or_made(self, record: Record) -> Any | None:
+        """The run of the record's key; None: there was none, it is made. One process at a time: its children make it too."""
+        if record.get("parent"):
+            parent = self._parent(record["parent"])  # before the lock, which it takes as well
+            record = {**record, "tags": {**record["tags"], "mlflow.parentRunId": parent}}
+        with locked(self.store.state / ".lock" / "mlflow-runs"):
+            found = self.store.find_run(KEY, record["key"])
+            if found is None:
+                self._create(record)
+        return found
+
+    def _parent(self, record: Record) -> str:
+        """The id of the run that a child names; the child may be told of first."""
+        other = Recorder(self.store, Journal(self.journal.folder, -1, closed=True))
+        found = other._found_or_made(record)
+        return found.info.run_id if found is not None else other.run_id
 
     def _create(self, record: Record) -> None:
         tags = {**record["tags"], KEY: record["key"], WORKSPACE: record["workspace"]}
@@ -117,6 +135,8 @@ class Recorder:
 
     def _note(self, record: Record) -> None:
         data = self.client.get_run(self.run_id).data
+        if OWN_NOTE in data.tags:
+            return
         self.client.set_tag(self.run_id, "mlflow.note.content", describe(data.params, data.metrics, data.tags))
 
     def _end(self, record: Record) -> None:

@@ -176,15 +176,18 @@ def _has_end(journal: Journal) -> bool:
         journal.offset = before
 
 
-_senders: dict[tuple[Path, str], Sender] = {}
+_senders: dict[tuple[Path, str, str], Sender] = {}
 _guard = threading.Lock()
 
 
-def sender_of(state: Path) -> Sender:
-    """The sender of this workspace to the tracker of the environment."""
-    key = (state, tracking_uri(state))
+def sender_of(state: Path, lane: str = "") -> Sender:
+    """The sender of this workspace to the tracker of the environment.
+
+    Journals of one lane go out one after the other: what is open for long, beside others, needs a lane of its own.
+    """
+    key = (state, tracking_uri(state), lane)
     with _guard:
-        return _senders.setdefault(key, Sender(*key))
+        return _senders.setdefault(key, Sender(*key[:2]))
 
 
 def send_left_behind(state: Path, timeout_s: float = 600.0) -> int:

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.config import Params
 from engine.files import write_text
@@ -33,10 +33,19 @@ INTERRUPTED_CLOSE_S = 5.0
 PICTURES = {".png", ".jpg", ".csv", ".json"}
 
 
+Run = TypeVar("Run", bound="StageRun")
+
+
 @contextlib.contextmanager
 def tracked(name: str, params: Params, root: Path) -> Iterator[StageRun]:
     """Around stage `name`: attach `run.callbacks` to its executor, call `run.finish(summary)` when it is done."""
-    run = KINDS.get(name, StageRun)(name, params, root)
+    with guarded_run(KINDS.get(name, StageRun)(name, params, root)) as run:
+        yield run
+
+
+@contextlib.contextmanager
+def guarded_run(run: Run) -> Iterator[Run]:
+    """Open `run`, close it, or tell it why not."""
     run.guarded(run.open)
     try:
         yield run

@@ -1,0 +1,47 @@
+"""tune: a search for the settings of training, as the flow that a deployment runs too."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+
+from engine.config import parse_overrides
+from engine.errors import WorkspaceError
+
+INTERRUPTED = 130
+NEEDED = ("prefect", "optuna")
+
+
+def tune(words: Sequence[str]) -> int:
+    """`detectflow tune key=value ...`"""
+    given = parse_overrides(words)
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise WorkspaceError(f"tune needs {' and '.join(missing)}: pip install 'detectflow[cluster]'")
+    from engine.tracking.environment import prepare_environment
+    from engine.tuning.sweep import STORAGE_VARIABLE, make_sweep
+    from flows import server
+
+    root = prepare_environment()
+    if given.get("storage"):  # Prefect shows the parameters of a flow to everybody
+        os.environ[STORAGE_VARIABLE] = str(given.pop("storage"))
+    make_sweep(given, root)  # wrong words are answered before any server starts
+    connection = server.connect(root)
+    try:
+        from flows.logs import no_links
+        from flows.sweep import sweep
+
+        if connection.is_temporary:
+            no_links()
+        connection.wait()
+        result = sweep(str(root), given)
+    except KeyboardInterrupt:
+        print("Interrupted. Trials that ended are kept, and those under way go on from their last complete epoch: "
+              "the same command continues.", file=sys.stderr)  # fmt: skip
+        return INTERRUPTED
+    from engine.tuning.report import lines_of
+
+    print("\n".join(lines_of(result)))
+    return 0

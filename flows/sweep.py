@@ -1,0 +1,236 @@
+"""Flow sweep: a search for hyper-parameters, each trial a task, run here in turn, in processes or threads, or by Dask.
+
+The study (engine/tuning) decides what is tried and remembers it; Prefect decides where, and shows it. Plain values travel
+to the tasks, and results back; weights stay where the trial put them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+from prefect.runtime import flow_run as current_run
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from engine.errors import ConfigError, TrainingError
+from engine.tracking.environment import prepare_environment
+from engine.tuning import trial as trials
+from engine.tuning.report import clear_weights, write_report
+from engine.tuning.study import TOKEN, TRACKING, driving, finished, open_study, ranked, why_all_failed
+from engine.tuning.sweep import Sweep, make_sweep
+from flows.logs import engine_logs, plain_failures
+
+logger = logging.getLogger("detectflow")
+plain_failures()
+
+Row = dict[str, Any]
+
+
+@flow(name="sweep", flow_run_name=lambda: f"sweep {(current_run.parameters.get('settings') or {}).get('study') or ''}".strip(),
+      persist_result=False)  # fmt: skip
+def sweep(root: str | None = None, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Search for settings of training; what `detectflow tune` does.
+
+    Args:
+        root: the workspace; by default the project around the working directory.
+        settings: of the search and of the trainings together, for example {"trials": 30, "epochs": 20, "jobs": 2}. A storage
+            with a password is not given here, where everybody sees it, but in DETECTFLOW_TUNE_STORAGE.
+
+    Raises:
+        ConfigError, DataError, WorkspaceError: before the first trial. TrainingError: no trial came to an end.
+    """
+    folder = prepare_environment(root)
+    with engine_logs():
+        plan = make_sweep(settings or {}, folder)
+        with driving(plan) as (study, token), tracked_study(plan, study) as run:
+            done = len(finished(study))
+            wanted = max(plan.settings.trials - done, 0)
+            logger.info("study %s: %d trials are there, %d to go", plan.study, done, wanted)
+
+            def ended(row: Row) -> None:
+                tell(row, plan, study)
+                best = ranked(study)
+                run.trial(row["number"], row["value"], best[0].value if best else None)
+                clear_weights(plan, study)
+
+            search(plan, token, about(plan, study), range(done, done + wanted), ended)
+            result = write_report(plan, study)
+            run.result(result["table"], [plan.folder / name for name in result["files"]])
+            show(result)
+            why = why_all_failed(study, enough=1)
+            if why:
+                raise TrainingError(f"study '{plan.study}': every trial failed: {why}")
+    return result
+
+
+def search(plan: Sweep, token: str, about_study: Row, indices: range, ended: Callable[[Row], None]) -> None:
+    """Run the trials in turn, or several at a time; `ended` is told of each in this process."""
+    tune = plan.settings
+    minutes = tune.stop_after_minutes
+    deadline = time.time() + 60 * minutes if minutes else None
+    if tune.jobs == 1 and tune.runner != "dask":  # called directly: an interrupt reaches the training at once
+        for index in indices:
+            row = one_trial(plan.to_plain(), token, index, about_study, deadline)
+            if row["number"] is None:
+                break
+            ended(row)
+        return
+    runner = task_runner(plan)
+    with lent_environment():
+        _searches[token] = Search(plan, about_study, indices, deadline, ended)
+        try:
+            several.with_options(task_runner=runner)(token)
+        finally:
+            del _searches[token]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What the flow `trials` works on. Not its parameter: Prefect shows those (a storage may have a password), and pickles
+    them into other processes."""
+
+    plan: Sweep
+    about: Row
+    indices: range
+    deadline: float | None  # s, by the clock of the machine
+    ended: Callable[[Row], None]
+
+
+_searches: dict[str, Search] = {}  # by token, those of this process
+
+
+def search_of(token: str) -> Search:
+    """A flow's function is pickled with the globals it names, so it must not name what holds a database connection."""
+    return _searches[token]
+
+
+@flow(name="trials", persist_result=False)
+def several(token: str) -> None:
+    """Each trial a task of its own; the runner decides how many at a time."""
+    work = search_of(token)
+    tune = work.plan.settings
+    threads = max(1, (os.cpu_count() or 1) // tune.jobs) if tune.runner != "threads" and tune.scheduler is None else None
+    plain = work.plan.to_plain()
+    trials.LEAVE.clear()
+    try:
+        futures = [one_trial.submit(plain, token, index, work.about, work.deadline, threads) for index in work.indices]
+        for future in as_completed(futures):
+            row = future.result(raise_on_failure=False)
+            if isinstance(row, dict) and row["state"] != "left":
+                work.ended(row)
+            elif not isinstance(row, dict):
+                logger.warning("a trial was lost with its process (%s); its values will be tried again", row)
+    except BaseException:
+        trials.LEAVE.set()  # the runner waits for its threads
+        with contextlib.suppress(Exception):
+            stop_others(work.plan)
+        raise
+
+
+def stop_others(plan: Sweep) -> None:
+    """Tell trials in other processes, for which the runner waits before `driving` could do it, that they are to leave."""
+    open_study(plan).set_user_attr(TOKEN, "")
+
+
+@task(name="trial", task_run_name="trial {index}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def one_trial(plan: Row, token: str, index: int, about_study: Row, deadline: float | None = None,
+              torch_threads: int | None = None) -> Row:  # fmt: skip
+    """Row of the trial; "number" is None where none was begun."""
+    if deadline is not None and time.time() > deadline:
+        return {"state": "left", "number": None}
+    if torch_threads is not None:
+        torch.set_num_threads(torch_threads)
+    prepare_environment(plan["root"])
+    return trials.run_trial(Sweep(**plan), token, index, about_study)
+
+
+def task_runner(plan: Sweep) -> TaskRunner[Any]:
+    """Who runs several trials at a time.
+
+    Raises:
+        ConfigError: Dask is asked for and not installed, or does not answer.
+    """
+    tune = plan.settings
+    if tune.runner == "threads":
+        logger.warning("threads share their random numbers: trials are not repeatable to the bit, as those of processes are")
+        return ThreadPoolTaskRunner(max_workers=tune.jobs)
+    if tune.runner == "processes":
+        return ProcessPoolTaskRunner(max_workers=tune.jobs)
+    try:
+        import distributed
+        from prefect_dask import DaskTaskRunner
+    except ImportError:
+        raise ConfigError("runner=dask needs prefect-dask: pip install 'detectflow[cluster]'") from None
+    if tune.scheduler is None:  # a trial is not thread-safe, so every worker is a process with one thread
+        return DaskTaskRunner(cluster_kwargs={"n_workers": tune.jobs, "threads_per_worker": 1, "dashboard_address": None})
+    try:
+        distributed.Client(tune.scheduler, timeout="5s", set_as_default=False).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"scheduler={tune.scheduler}: no Dask scheduler answers there ({error}); "
+                          "`dask scheduler` starts one, `dask worker --nthreads 1` its workers") from None  # fmt: skip
+    return DaskTaskRunner(address=tune.scheduler)
+
+
+@contextlib.contextmanager
+def lent_environment() -> Iterator[None]:
+    """Dask keeps its files in the project, not wherever the command was called."""
+    before = os.environ.get("DASK_TEMPORARY_DIRECTORY")
+    os.environ.setdefault("DASK_TEMPORARY_DIRECTORY", str(Path(os.environ["DETECTFLOW_STATE"]) / ".cache" / "dask"))
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("DASK_TEMPORARY_DIRECTORY", None)
+
+
+def about(plan: Sweep, study: Any) -> Row:
+    """The study as the tracker knows it."""
+    began = min((trial.datetime_start for trial in study.trials if trial.datetime_start), default=None)
+    tags = {"study": plan.study, "dataset": plan.dataset, "data_digest": plan.digest}
+    return {"key": study.user_attrs[TRACKING], "name": plan.study, "tags": tags,
+            "began_ms": int(1000 * (began.timestamp() if began else time.time()))}  # fmt: skip
+
+
+@contextlib.contextmanager
+def tracked_study(plan: Sweep, study: Any) -> Iterator[Any]:
+    """The study's run in MLflow, parent of its trials' runs."""
+    from engine.stages.runner import tracking_is_on
+
+    if not tracking_is_on():
+        yield trials.Untold()
+        return
+    from engine.tracking.stages import guarded_run
+    from engine.tracking.sweeps import SweepRun
+
+    space = {f"space.{each.name}": each.in_words() for each in plan.dimensions}
+    params = {**{f"tune.{key}": value for key, value in plan.tune.items()}, **space, "seed": plan.training.seed}
+    with guarded_run(SweepRun(about(plan, study), params, Path(plan.root))) as run:
+        yield run
+
+
+def tell(row: Row, plan: Sweep, study: Any) -> None:
+    """One line a trial."""
+    best = ranked(study)
+    value = f"{plan.training.monitor} {row['value']:.4f}" if row["value"] is not None else row.get("error", "no value")
+    of_best = f" (best {best[0].value:.4f}, trial {best[0].number})" if best else ""
+    logger.info("trial %d %s: %s%s, %.0f s", row["number"], row["state"], value, of_best, row["seconds"])
+
+
+def show(result: Row) -> None:
+    """The table as an artifact of the run."""
+    try:
+        commands = "\n".join(f"    {command}" for command in result.get("commands", ()))
+        create_markdown_artifact(f"{result['table']}\n\n{commands}", key="sweep-result", description="the best trials")
+    except Exception as error:
+        logger.warning("the Prefect server does not take the result (%s)", type(error).__name__)
