@@ -3,6 +3,7 @@ PY ?= python3
 BIN := .venv/bin
 # Arguments of `make run`, `make test` and `make dvc`: make run ARGS="-S train.epochs=5"
 ARGS ?=
+JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
@@ -31,8 +32,9 @@ install: .venv/.installed  ## create .venv with the locked set
 run: install  ## the whole pipeline on the demo dataset: prepare, train, validate, export, register
 	@$(BIN)/detectflow run $(ARGS)
 
-test: install  ## the tests
-	@$(BIN)/python -m pytest -q $(ARGS)
+# Two processes with one thread each: torch's threads beside another process make everything slower, not faster.
+test: install  ## the tests, on two cores: make test JOBS=4, make test ARGS=tests/kernel
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 lint: install  ## ruff
 	@$(BIN)/ruff check .
