@@ -43,6 +43,12 @@ class WorkspaceError(EngineError):
     """Somebody else holds the workspace, a disk is full, a file changed under a running stage."""
 
 
+def cause_of(error: Exception) -> str:
+    """The first cause that torch names where weights do not fit a network: its first line alone only says that they do not."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`" Did you mean 'epochs'?"` for a near miss, else an empty string; made to be appended to a message."""
     match = nearest_name(word, known)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, cause_of
 from engine.kernel.checkpoint import load_checkpoint
 from engine.parts.model import ModelSpec, build_model
 from engine.types import Size
@@ -77,7 +77,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedMo
         module.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: its weights are not those of a {meta['model']}: {str(error).splitlines()[0]} A network of your own "
+            f"{path}: its weights are not those of a {meta['model']}: {cause_of(error)} A network of your own "
             "is loaded by the trainer class that made it: Trainer(...).best_model()"
         ) from None
     module = module.to(device).eval()

@@ -19,7 +19,7 @@ from engine.config import DetectionTrainConfig, ValidateConfig
 from engine.detect.batches import to_device
 from engine.detect.model_io import check_meta, is_weight_file, model_meta, read_weights
 from engine.detect.transfer import transfer
-from engine.detect.validator import DetectionValidator
+from engine.detect.validator import EPOCH_FIGURES, DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
 from engine.kernel.checkpoint import Checkpoint
 from engine.kernel.state import public_config
@@ -170,9 +170,11 @@ class DetectionTrainer(BaseTrainer):
         )
         per_rank = max(self.batch_size // self.world.size, 1)
         loader = self.get_dataloader(dataset_path=self.data["val"], batch_size=per_rank, mode="val", rank=self.world.rank)
-        return self.validator_class(
+        validator = self.validator_class(
             settings, save_dir=self.save_dir, loader=loader, names=self.names, device=self.device, world=self.world
         )
+        validator.epoch_figures = tuple(dict.fromkeys((*EPOCH_FIGURES, a.monitor)))
+        return validator
 
     def checkpoint_meta(self) -> dict[str, Any]:
         spec = getattr(self.model, "spec", None)

@@ -69,6 +69,7 @@ class DetectionValidator(BaseValidator):
         super().__init__(loader, device if device is not None else select_device(self.config.device, world), world)
         self.save_dir = Path(save_dir) if save_dir is not None else None
         self.names = names
+        self.epoch_figures = EPOCH_FIGURES  # of an epoch's line in results.csv; a trainer adds the one it monitors
         self.scores: DetectionScores | None = None  # of the last validation: curves, confusion, per class, per image
         self._collected = DetectionMetrics(names)  # of this rank
         self._merged = self._collected  # of all ranks
@@ -160,7 +161,7 @@ class DetectionValidator(BaseValidator):
         self._batches += 1
 
     def get_stats(self) -> dict[str, float | None]:
-        """The figures over all ranks. Final ones hold all there are, an epoch's the four that go into results.csv. What
+        """The figures over all ranks. Final ones hold all there are, an epoch's those of `epoch_figures`. What
         the images say nothing about (no box to find at all, none of that size) is None, never 0."""
         self._merged = own = self._collected
         if self.world.size > 1:
@@ -175,7 +176,7 @@ class DetectionValidator(BaseValidator):
                 "split, or check the labels", self.config.split, scores.images,
             )  # fmt: skip
         figures = {**scores.to_dict(), "metrics/F1": scores.f1, "metrics/confidence": scores.confidence}
-        return figures if self._final else {key: figures[key] for key in EPOCH_FIGURES}
+        return figures if self._final else {key: figures[key] for key in self.epoch_figures if key in figures}
 
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:

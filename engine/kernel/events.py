@@ -86,6 +86,21 @@ class Callbacks:
                     self._warned.add(key)
                     log.warning("tracking callback failed at %s and is ignored: %s: %s", event, type(error).__name__, error)
 
+    def run_all(self, event: str, subject: Any, failed: bool) -> None:
+        """As `run`, but one that raises keeps no other from being called: at the end everybody has to clean up.
+
+        failed: the run has an error of its own, which nothing here may hide: those of callbacks are then only logged.
+        """
+        first: Exception | None = None
+        for callback, may_fail in list(self._checked(event)):
+            try:
+                callback(subject)
+            except Exception as error:
+                log.warning("callback failed at %s: %s: %s", event, type(error).__name__, error)
+                first = first or (None if may_fail else error)
+        if first is not None and not failed:
+            raise first
+
     def _checked(self, event: str) -> list[tuple[Callback, bool]]:
         if event not in self._by_event:
             known = ", ".join(self._by_event)

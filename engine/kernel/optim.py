@@ -27,7 +27,7 @@ def freeze_parameters(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
     """Stop learning in every parameter whose name starts with a prefix; returns the frozen names.
 
     Raises:
-        ConfigError: a prefix that matches nothing.
+        ConfigError: a prefix that matches nothing, or nothing is left to learn.
     """
     frozen: list[str] = []
     for prefix in prefixes:
@@ -39,6 +39,8 @@ def freeze_parameters(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
     for name, parameter in model.named_parameters():
         if name in set(frozen):
             parameter.requires_grad_(False)
+    if frozen and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"freeze: {', '.join(prefixes)} leave no parameter that learns; freeze less")
     return frozen
 
 

@@ -32,8 +32,9 @@ class TrainResult:
 
 
 def write_results(path: Path, rows: list[Row]) -> None:
-    """Write all rows; columns in order of first appearance, an absent figure is an empty cell."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    """Write all rows; columns in the order of the fullest row (an epoch without validation lacks some), then of the others;
+    an absent figure is an empty cell."""
+    columns = list(dict.fromkeys(key for row in sorted(rows, key=len, reverse=True) for key in row))
     with atomic_write(path, "w") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()

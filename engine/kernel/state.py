@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from engine.config.train import TrainConfig
-from engine.errors import CheckpointError, ConfigError
-from engine.kernel.checkpoint import Checkpoint, read_sidecar, save_checkpoint
+from engine.errors import CheckpointError, ConfigError, cause_of
+from engine.kernel.checkpoint import Checkpoint, load_checkpoint, previous_of, read_sidecar, save_checkpoint
 from engine.kernel.progress import say_epoch
 from engine.kernel.randomness import restore_rng, rng_state
 from engine.kernel.results import write_results
@@ -17,6 +18,8 @@ from engine.kernel.run_directory import WITH_EXTEND
 
 if TYPE_CHECKING:
     from engine.kernel.trainer import BaseTrainer
+
+log = logging.getLogger("detectflow")
 
 # Where and how a run is done, not what it computes: they would make equal results hash differently.
 ENVIRONMENT_KEYS = {"data", "project", "name", "exist_ok", "resume", "extend", "device", "workers", "verbose", "nproc", "cache",
@@ -58,7 +61,7 @@ def restore(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
             trainer.ema.module.load_state_dict(checkpoint.ema)
         trainer.optimizer.load_state_dict(checkpoint.optimizer)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{trainer.last} does not fit this model: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{trainer.last} does not fit this model: {cause_of(error)}") from error
     if trainer.ema is not None:
         trainer.ema.updates = saved["ema_updates"]
     if trainer.scaler.is_enabled():
@@ -79,6 +82,24 @@ def restore(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
         more = trainer.args.epochs > checkpoint.meta.get("config", {}).get("epochs", trainer.args.epochs)
         trainer.stop = complete["stop"] and not more
     restore_rng(saved["rng"])
+
+
+def newest(trainer: BaseTrainer) -> Checkpoint | None:
+    """What a resumed run goes on from; None where it was killed before its first epoch was complete.
+
+    Raises:
+        CheckpointError: damaged, or gone though an epoch was complete.
+    """
+    last, left = trainer.last, [path for path in (previous_of(trainer.last), trainer.best) if path.exists()]
+    there, left = trainer.world.broadcast((last.exists(), left))
+    if there:
+        return load_checkpoint(last)
+    if left:
+        found = " and ".join(path.name for path in left)
+        raise CheckpointError(f"{last} is gone, and {found} beside it says that epochs were complete. Copy last.prev.pt to "
+                              "last.pt to go on after the epoch before, or start a new run without resume=true")  # fmt: skip
+    log.info("%s was stopped before its first epoch was complete: starting it from the beginning", trainer.save_dir)
+    return None
 
 
 def check_same_run(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:

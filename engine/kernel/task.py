@@ -23,6 +23,8 @@ class TrainingTask:
     args: TrainConfig
     resolved: TrainConfig  # with everything automatic decided, also the batch
     loss_names: tuple[str, ...] = ("loss",)
+    # With several processes: set it where parameters that learn may take no part in the loss of a batch. It costs a little.
+    find_unused_parameters: bool = False
     # Settings that are read anew whenever they are needed, so that `update_params` may change them during a run.
     live_params: frozenset[str] = frozenset({"lr0", "clip_norm", "patience", "time_limit_minutes", "val_period", "save_period"})
 

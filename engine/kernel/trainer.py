@@ -140,18 +140,20 @@ class BaseTrainer(TrainingTask):
     def train(self) -> TrainResult:
         """Run to the end; `teardown` fires whatever happens."""
         self.started_s = time.monotonic()
+        failed = True
         with terminable(self.world.size > 1):
             try:
                 with distributed.joined(self.world, self.device), deterministic(self.args.deterministic):
                     self._setup()
                     memory.fit_or_halve(self, self._asked, self._fit, self._start_over)
                     result = self._finish()
+                failed = False
                 return result
             except BaseException as error:
                 self.stop_reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "exception"
                 raise
             finally:
-                self.callbacks.run("teardown", self)
+                self.callbacks.run_all("teardown", self, failed)
 
     # What a task may override, too --------------------------------------------------------------------------------
 
@@ -197,7 +199,7 @@ class BaseTrainer(TrainingTask):
         distributed.check_shares(self.args.batch, self.args.nproc, self.world)
         if self.args.batch < 1:
             memory.check_can_be_found(self.meter)
-        resumed = load_checkpoint(self.last) if self.world.broadcast(self.args.resume and self.last.exists()) else None
+        resumed = state.newest(self) if self.args.resume else None
         self.callbacks.run("on_pretrain_routine_start", self)
         seed_everything(self.args.seed)
         self.data = self.get_dataset(data=self.args.data)
@@ -236,7 +238,9 @@ class BaseTrainer(TrainingTask):
             log.info("resuming after epoch %d of %d", self.start_epoch, self.args.epochs)
         if self.world.size > 1:
             self._ddp = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=[self.device.index] if self.device.type == "cuda" else None
+                self.model,
+                device_ids=[self.device.index] if self.device.type == "cuda" else None,
+                find_unused_parameters=self.find_unused_parameters,
             )
         self.callbacks.run("on_pretrain_routine_end", self)
 
@@ -290,7 +294,7 @@ class BaseTrainer(TrainingTask):
         state.tell_epoch(self.train_loader, self.epoch)
         if self.world.size > 1:
             seed_everything(seed_of(self.args.seed, self.epoch, self.world.rank))
-        self._since_step, self.tloss = 0, None
+        self._since_step, self._step_names, self.tloss = 0, [], None
         self.optimizer.zero_grad(set_to_none=True)
         count = len(self.train_loader)
         shown = self.args.verbose and self.world.is_main

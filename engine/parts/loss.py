@@ -49,6 +49,11 @@ class DetectionLoss:
 
         batch: `img` (B, 3, H, W) for the input's size, `bboxes` (N, 4) normalised xywh, `cls` (N, 1), `batch_idx` (N,).
         """
+        # In float32 also inside autocast, which would round the expected distances to 16 bits: 1/16 of a stride far out.
+        with torch.autocast(preds.scores.device.type, enabled=False):
+            return self._in_full_precision(preds, batch)
+
+    def _in_full_precision(self, preds: Preds, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         distances, scores = preds.distances.float(), preds.scores.float()
         size = batch["img"].shape[-2:]
         classes, boxes, is_target = padded_targets(batch, len(scores), size)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import urllib.request
 
 import pytest
 import torch
@@ -146,6 +147,7 @@ def test_training_on_a_local_backbone_starts_from_it_and_resumes_without_it(tiny
 
 
 def test_without_network_the_error_names_the_file_and_the_way_out(tiny, monkeypatch):
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it is made once, and would remember the proxy for other tests
     for variable in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody answers there
     with pytest.raises(ConfigError) as caught:
@@ -156,6 +158,7 @@ def test_without_network_the_error_names_the_file_and_the_way_out(tiny, monkeypa
 
 
 def test_what_was_downloaded_once_needs_no_network(tiny, tmp_path, monkeypatch, start_weights):
+    monkeypatch.setattr(urllib.request, "_opener", None)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path))
     folder = tmp_path / ".cache" / "pretrained"

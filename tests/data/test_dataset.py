@@ -244,9 +244,7 @@ def test_mosaic_and_mixup_end_with_their_epoch(records, monkeypatch):
     calls = []
     for name in ("mosaic_affine", "mixup"):
         original = getattr(transforms, name)
-        monkeypatch.setattr(
-            transforms, name, lambda *a, _n=name, _f=original, **k: (calls.append(_n), _f(*a, **k))[1]
-        )
+        monkeypatch.setattr(transforms, name, lambda *a, _n=name, _f=original, **k: (calls.append(_n), _f(*a, **k))[1])
     dataset = DetectionDataset(records, 64, Augment(mixup=1.0), mosaic_until_epoch=3)
     dataset[2, 0]
     assert calls == ["mosaic_affine", "mosaic_affine", "mixup"]

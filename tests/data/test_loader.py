@@ -45,8 +45,7 @@ def batches(loader, epoch: int, start: int = 0) -> list[tuple]:
     loader.sampler.set_epoch(epoch)
     loader.sampler.set_start(start)
     return [
-        tuple(v.numpy().tobytes() if isinstance(v, torch.Tensor) else v for _, v in sorted(batch.items()))
-        for batch in loader
+        tuple(v.numpy().tobytes() if isinstance(v, torch.Tensor) else v for _, v in sorted(batch.items())) for batch in loader
     ]
 
 

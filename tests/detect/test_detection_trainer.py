@@ -11,8 +11,10 @@ from engine import YOLO
 from engine.config import DetectionTrainConfig
 from engine.detect import DetectionTrainer
 from engine.detect.transfer import transfer
-from engine.errors import CheckpointError, ConfigError, TrainingError
+from engine.detect.validator import EPOCH_FIGURES
+from engine.errors import CheckpointError, ConfigError, TrainingError, cause_of
 from engine.kernel.checkpoint import load_checkpoint
+from engine.kernel.results import read_results
 from engine.parts.model import build_model
 
 
@@ -163,6 +165,20 @@ def test_the_short_way(shapes, tmp_path, trained):
 def test_mistakes_are_explained(shapes, tmp_path, changes, error, said):
     with pytest.raises(error, match=said):
         DetectionTrainer(overrides=settings(shapes, tmp_path, **changes)).train()
+
+
+def test_any_figure_of_validation_may_decide(shapes, tmp_path):
+    trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, monitor="metrics/F1", epochs=2))
+    result = trainer.train()
+    columns = read_results(trainer.paths.results_csv)[0]
+    assert list(columns)[5:10] == [*EPOCH_FIGURES, "metrics/F1"]
+    assert result.metrics["metrics/F1"] == pytest.approx(max(row["metrics/F1"] for row in trainer.rows))
+
+
+def test_weights_that_do_not_fit_are_named():
+    with pytest.raises(RuntimeError) as caught:
+        build_model("yolov8n", 2).load_state_dict({"extra.weight": torch.zeros(1)}, strict=True)
+    assert cause_of(caught.value).startswith(("Missing key(s) in state_dict", "Unexpected key(s) in state_dict"))
 
 
 def test_frozen_parts_do_not_move(shapes, tmp_path):

@@ -91,7 +91,8 @@ def test_an_error_of_one_rank_is_told_once_and_all_leave(tmp_path, fate, code, t
     text = log.read_text()
     assert text.count(told.format(*[pid for _, pid in sorted(processes(log).items())])) == 1, text
     assert "Traceback" not in text and "Error" not in text.replace("TrainingError: the data of", "", 1), text
-    assert "rank 0 left: exception" in text
+    # By its own broken connection, or told by the launcher: whichever is faster.
+    assert "rank 0 left: exception" in text or "rank 0 left: interrupted" in text
     assert_gone(processes(log).values())
 
 

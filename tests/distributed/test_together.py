@@ -94,6 +94,11 @@ def test_a_classifier_of_the_kernel_learns_the_same(runs):
     assert worst(one, two) < 1e-4
 
 
+def test_a_layer_that_takes_part_in_nothing_may_be_there(runs):
+    alone, both, _ = runs
+    assert worst(alone["left_out"], both[0]["left_out"]) < 1e-4
+
+
 def test_events_fire_on_every_rank_and_the_save_on_rank_0(runs):
     alone, both, _ = runs
     epoch, events = both[0]["events"]
@@ -109,7 +114,7 @@ def test_only_rank_0_writes(runs):
     assert both[1]["written"] == []
     assert any(path.endswith("results.csv") or "results" in path for path in both[0]["written"])
     names = {path.name for path in (folder / "both" / "runs").iterdir()}
-    assert names == {"events", "linear", "half", "dropout", "resumed", "one_fails", "stopped", "detector"}  # none twice
+    assert names == {"events", "linear", "half", "dropout", "resumed", "left_out", "one_fails", "stopped", "detector"}
 
 
 def test_a_stop_that_one_rank_asks_for_is_made_by_all(runs):

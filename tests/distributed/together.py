@@ -70,8 +70,26 @@ def validated(weights, data, split):
     return {"figures": figures, "images": validator.images, "per_image": table}
 
 
-def classifier(name, callbacks=(), **changes):
-    trainer = Classifier(overrides=settings(OUT / "runs", name=name, **changes))
+class Spare(torch.nn.Module):
+    """A network with a layer that takes part in nothing."""
+
+    def __init__(self, used):
+        super().__init__()
+        self.used, self.spare = used, torch.nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+class PartlyUsed(Classifier):
+    find_unused_parameters = True
+
+    def get_model(self, cfg, weights):
+        return Spare(super().get_model(cfg, weights))
+
+
+def classifier(name, callbacks=(), trainer_class=Classifier, **changes):
+    trainer = trainer_class(overrides=settings(OUT / "runs", name=name, **changes))
     for event, callback in callbacks:
         trainer.add_callback(event, callback)
     trainer.train()
@@ -117,6 +135,7 @@ def main():
     found["linear"] = [classifier("linear").model.state_dict(), classifier("half", epochs=4).rows]
     classifier("dropout", model="dropout")
     found["resumed"] = interrupted("resumed", model="dropout").rows
+    found["left_out"] = classifier("left_out", trainer_class=PartlyUsed, epochs=2).model.state_dict()
     found["one_fails"] = one_fails("one_fails")
     stopped = classifier("stopped", [("on_fit_epoch_end", stop)])
     found["stopped"] = (stopped.epoch, stopped.stop_reason)

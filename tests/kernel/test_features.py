@@ -159,6 +159,10 @@ def test_periods_of_saving_and_validating(tmp_path):
     assert sorted(p.name for p in trainer.paths.weights.glob("epoch*.pt")) == ["epoch2.pt", "epoch4.pt"]
     rows = read_results(trainer.paths.results_csv)
     assert [row["epoch"] for row in rows if "metrics/accuracy" in row] == [2, 4]  # every third, and the last
+    every = make(tmp_path, name="every", epochs=1)
+    every.train()
+    header = trainer.paths.results_csv.read_text().splitlines()[0]  # the first epoch has no figures, its columns keep their place
+    assert header == every.paths.results_csv.read_text().splitlines()[0]
     assert trainer.best_epoch in (2, 4)
     kept = load_checkpoint(trainer.paths.weights / "epoch2.pt")
     assert kept.optimizer is None and kept.weights.keys() == trainer.model.state_dict().keys()
@@ -232,6 +236,11 @@ def test_a_norm_that_learns_follows_its_batches(tmp_path):
 def test_a_name_that_freezes_nothing_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match=r"freeze: no parameter starts with 'backbone'\. They start with: 0, 1, 4"):
         make(tmp_path, freeze="backbone").train()
+
+
+def test_freezing_everything_is_an_error(tmp_path):
+    with pytest.raises(ConfigError, match="freeze: 0, 1, 4 leave no parameter that learns"):
+        make(tmp_path, freeze=["0", "1", "4"]).train()
 
 
 # --- optimizers and pace --------------------------------------------------------------------------------------------
@@ -385,3 +394,22 @@ def test_a_plan_by_hand():
     assert make_plan(TrainConfig(epochs=STEPS_TO_SPARE), batch=48, per_epoch=1, default_lr=rate).weight_decay == pytest.approx(
         5e-4 * 48 / 64
     )
+
+
+# --- the end of a run -----------------------------------------------------------------------------------------------
+
+
+def test_at_teardown_everybody_is_called_and_the_runs_own_error_stays(tmp_path):
+    def breaks(trainer):
+        raise OSError("no disk to say goodbye on")
+
+    called = []
+    for name, stops in (("well", False), ("ill", True)):
+        trainer = make(tmp_path, name=name, epochs=1)
+        trainer.add_callback("teardown", breaks)
+        trainer.add_callback("teardown", lambda t: called.append(t.stop_reason))
+        if stops:
+            trainer.add_callback("on_train_epoch_start", lambda t: 1 / 0)
+        with pytest.raises(ZeroDivisionError if stops else OSError):
+            trainer.train()
+    assert called == ["done", "exception"]

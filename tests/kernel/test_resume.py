@@ -184,6 +184,18 @@ def test_weights_alone_are_refused(tmp_path):
         make(tmp_path, name="run", resume=True).train()
 
 
+def test_a_checkpoint_that_has_gone_does_not_start_the_run_again(tmp_path):
+    make(tmp_path, name="run").train()
+    weights = tmp_path / "run" / "weights"
+    (weights / "last.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"last\.pt is gone, and last\.prev\.pt and best\.pt beside it"):
+        make(tmp_path, name="run", resume=True).train()
+    (weights / "last.prev.pt").rename(weights / "last.pt")
+    make(tmp_path, name="whole").train()
+    make(tmp_path, name="run", resume=True).train()
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_a_refused_resume_changes_nothing(tmp_path):
     make(tmp_path, name="run", epochs=2).train()
     files = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}

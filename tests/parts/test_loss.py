@@ -54,6 +54,15 @@ def test_items_add_up_to_the_loss_per_image():
     assert items.shape == (3,) and not items.requires_grad and loss.requires_grad
 
 
+def test_mixed_precision_around_it_does_not_round_the_boxes():
+    model, data = build_model("yolov8n", 2), batch(*TWO)
+    preds = model(data["img"])
+    wanted = DetectionLoss()(preds, data)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = DetectionLoss()(preds, data)
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+
+
 def test_each_gain_scales_its_own_term():
     model, data = build_model("yolov8n", 2).eval(), batch(*TWO)
     preds = model(data["img"])

@@ -75,9 +75,7 @@ class DetectionDataset(Dataset):
         self.seed = seed
         self.single_cls = single_cls
         self.mosaic_until_epoch = mosaic_until_epoch
-        self.images = ImageCache(
-            self.records, self.size, mode=cache, cache_dir=cache_dir, scaleup=augment is not None
-        )
+        self.images = ImageCache(self.records, self.size, mode=cache, cache_dir=cache_dir, scaleup=augment is not None)
         self.labels = [self._labels(record) for record in self.records]
 
     def _labels(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:

@@ -94,7 +94,10 @@ def _stop_if_unusable(name: str, found: Examination, findings: Findings) -> None
         left_out = "; ".join(findings.warnings()) or "the dataset holds none"
         raise DataError(f"dataset '{name}': no image can be used: {left_out}")
     if not any(record.split == "train" for record in found.records):
-        raise DataError(f"dataset '{name}': no image of {found.usable} is left to train on; add images or change the splits")
+        raise DataError(
+            f"dataset '{name}': no image of {found.usable} is left to train on, all are in val or test (an image listed for "
+            "train and for val is not trained on); add images or change the splits"
+        )
 
 
 # Writing ----------------------------------------------------------------------------------------------------------

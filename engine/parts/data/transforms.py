@@ -122,9 +122,7 @@ def paste(target: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
         target[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
 
 
-def _mosaic_labels(
-    tiles: Sequence[Labelled], offsets: Sequence[tuple[int, int]], canvas: Size
-) -> tuple[np.ndarray, np.ndarray]:
+def _mosaic_labels(tiles: Sequence[Labelled], offsets: Sequence[tuple[int, int]], canvas: Size) -> tuple[np.ndarray, np.ndarray]:
     shifted = [boxes + np.array([x, y, x, y], boxes.dtype) for (_, boxes, _), (y, x) in zip(tiles, offsets)]
     boxes = clip(np.concatenate(shifted), canvas)
     classes = np.concatenate([classes for _, _, classes in tiles])
@@ -215,9 +213,7 @@ def warp_image(image: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
     return cv2.warpAffine(image, matrix[:2], **options)
 
 
-def warp_boxes(
-    boxes: np.ndarray, classes: np.ndarray, matrix: np.ndarray, size: Size
-) -> tuple[np.ndarray, np.ndarray]:
+def warp_boxes(boxes: np.ndarray, classes: np.ndarray, matrix: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """The upright boxes around the mapped boxes, clipped to `size`; those worth learning from (`keep_boxes`)."""
     if not len(boxes):
         return boxes, classes
