@@ -47,6 +47,7 @@ def engine_logs() -> Iterator[None]:
         for logger, level in zip(loggers, levels):
             logger.removeHandler(handler)
             logger.setLevel(level)
+        handler.flush()  # the process may end now, and lines are sent in batches
 
 
 class _RunIds(logging.Filter):
