@@ -15,6 +15,7 @@ from engine.config import Params
 from engine.config.base import load_yaml
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
+from engine.parts.data.checks import Findings
 from engine.stages.start import KEYS, how_to_get, is_path
 
 START = {f"train.{key}" for key in KEYS}
@@ -33,7 +34,9 @@ def checked(root: Path, overrides: Overrides) -> Params:
         _check_key(key)
         _check_place(root, key, value)
         _put(values, key, value)
-    return Params.build(values, where=f"{path.name} with {_words(overrides)}" if overrides else str(path))
+    params = Params.build(values, where=f"{path.name} with {_words(overrides)}" if overrides else str(path))
+    Findings.with_policies(params.data.policies)  # the schema does not know the kinds of findings
+    return params
 
 
 def apply(root: Path, overrides: Overrides) -> Params:

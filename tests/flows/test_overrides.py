@@ -104,6 +104,8 @@ def test_nothing_is_written_as_dvc_writes_it(root):
         ({"data.source": "data/digit.yaml"}, "no such file or folder, seen from"),
         ({"data.source": "data/digit.yaml"}, "Did you mean 'data/digits.yaml'?"),
         ({"data.path": "nowhere"}, "no such file or folder"),
+        ({"data.policies.zero_are": "drop"}, "unknown finding 'zero_are'. Did you mean 'zero_area'?"),
+        ({"data.policies.missing_image": "fix"}, "data.policies.missing_image: 'fix' is not offered"),
     ],
 )
 def test_a_wrong_override_changes_nothing(root, overrides, message):
