@@ -144,10 +144,10 @@ def test_a_hopeless_trial_is_pruned(project):
 
 
 def test_a_failing_trial_ends_nothing_and_failing_ones_alone_end_all(project):
-    plan = make_sweep({**WORDS, "monitor": "metrics/mAP75"}, project)  # no such column
+    plan = make_sweep({**WORDS, "monitor": "metrics/mAP77"}, project)  # no such figure
     rows, study = run_some(plan, 4)
     assert [row["state"] for row in rows] == ["failed", "failed", "failed", "left"]
-    assert "mAP75" in studies.why_all_failed(study)
+    assert "mAP77" in studies.why_all_failed(study)
 
 
 @pytest.mark.parametrize(
