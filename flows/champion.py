@@ -38,13 +38,13 @@ def validate_champion(root: str | None = None, alias: str = "champion", toleranc
         TASKS["prepare"](str(folder))
         tell_data_changed(folder, digest)
         found = measured(str(folder), f"{params.register_.model}@{alias}")
-    create_markdown_artifact(as_markdown(found, alias), key="champion-today", description="the champion on today's data")
-    create_table_artifact([dict(row) for row in found.per_class], key="champion-per-class", description="figures by class")
-    if found.now is not None and found.before is not None and found.now < found.before - tolerance:
-        tell(CHAMPION_WORSE, f"model.{found.model}", text=sentence(found), now=found.now, before=found.before)
-        logger.warning("%s", sentence(found))
-    else:
-        logger.info("%s", sentence(found))
+        create_markdown_artifact(as_markdown(found, alias), key="champion-today", description="the champion on today's data")
+        create_table_artifact([dict(row) for row in found.per_class], key="champion-per-class", description="figures by class")
+        if found.now is not None and found.before is not None and found.now < found.before - tolerance:
+            tell(CHAMPION_WORSE, f"model.{found.model}", text=sentence(found), now=found.now, before=found.before)
+            logger.warning("%s", sentence(found))
+        else:
+            logger.info("%s", sentence(found))
     return found
 
 
