@@ -60,7 +60,7 @@ docs-serve: install  ## show the documentation on 127.0.0.1:8000, anew after eve
 
 lock:  ## resolve the dependencies anew (then run the tests)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra dev --extra docs --extra cluster pyproject.toml -o requirements.lock
+	  --extra dev --extra docs --extra cluster --extra team pyproject.toml -o requirements.lock
 
 clean:  ## remove caches and runs; keeps data, weights, the MLflow database and .venv
 	rm -rf runs .cache .pytest_cache .ruff_cache site dvc_plots
