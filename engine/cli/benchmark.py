@@ -1,0 +1,202 @@
+"""benchmark loader: how many images a second the loader brings to the device, by cache, workers and augmentation.
+
+It measures the loader that training uses, on the user's own images and machine; no model is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from engine.config import parse_overrides
+from engine.config.base import parse_value
+from engine.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from engine.types import ImageRecord
+
+WHAT = ("loader",)
+FORMATS = ("text", "json")
+TRAIN_KEYS = ("imgsz", "batch", "device", "seed")  # as in section train
+DEFAULTS = {
+    "data": None,
+    "split": "train",
+    "cache": ["none", "ram", "disk"],
+    "workers": [0, 1, 2],
+    "augment": [True, False],
+    "images": 512,
+    "epochs": 3,
+    "format": "text",
+}
+
+
+class Speed(NamedTuple):
+    """One line of the table."""
+
+    cache: str
+    workers: int
+    augment: bool
+    first_batch_s: float  # until the first batch is on the device: the start of the workers is in it
+    first_epoch: float  # images/s, with that start, nothing cached
+    later_epochs: float  # images/s
+
+
+def benchmark(words: Sequence[str]) -> int:
+    """`detectflow benchmark loader key=value ...`"""
+    if not words or words[0] not in WHAT:
+        got = f"'{words[0]}'" if words else "nothing"
+        hint = nearest(words[0], WHAT) if words else ""
+        raise ConfigError(f"benchmark measures {' or '.join(WHAT)}, not {got}.{hint} Write `detectflow benchmark loader`")
+    options, train = _options(parse_overrides(words[1:]))
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    config, source = _set_up(options["data"], train)
+    from engine.kernel.device import select_device
+    from engine.parts.data.prepared import open_dataset, read_manifest
+
+    device = select_device(config.device)
+    records = read_manifest(open_dataset(source).manifest(options["split"]))
+    if options["images"]:
+        records = records[: options["images"]]
+    rows = []
+    for cache in options["cache"]:
+        for workers in options["workers"]:
+            for augment in options["augment"]:
+                rows.append(measure(records, config, cache, workers, augment, options["epochs"], device))
+    about = {
+        "data": source, "split": options["split"], "images": len(records), "imgsz": list(config.input_size),
+        "batch": config.batch, "device": str(device), "epochs": options["epochs"],
+    }  # fmt: skip
+    if options["format"] == "json":
+        print(json.dumps({**about, "rows": [row._asdict() for row in rows]}, indent=2))
+    else:
+        print(table(about, rows))
+    return 0
+
+
+def measure(
+    records: Sequence[ImageRecord], config: Any, cache: str, workers: int, augment: bool, epochs: int, device: Any
+) -> Speed:
+    """One loader over `epochs` epochs, each batch brought to `device` as uint8. A disk cache starts empty and is removed."""
+    from engine.detect.trainer import AUGMENT_KEYS
+    from engine.parts.data.dataset import DetectionDataset
+    from engine.parts.data.loader import build_loader
+    from engine.parts.data.prepared import default_cache_dir
+    from engine.parts.data.transforms import Augment
+
+    place = default_cache_dir()
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="benchmark-", dir=place) as folder:
+        dataset = DetectionDataset(
+            records,
+            config.input_size,
+            augment=Augment(**{key: getattr(config, key) for key in AUGMENT_KEYS}) if augment else None,
+            seed=config.seed,
+            cache=cache,
+            cache_dir=folder if cache == "disk" else None,
+        )
+        loader = build_loader(dataset, config.batch, shuffle=augment, workers=workers, seed=config.seed,
+                              pin_memory=device.type == "cuda")  # fmt: skip
+        try:
+            passes = [_epoch(loader, epoch, device) for epoch in range(epochs)]
+        finally:
+            loader.close()
+    (first_batch_s, first_s), later_s = passes[0], sum(seconds for _, seconds in passes[1:])
+    return Speed(cache, workers, augment, first_batch_s, len(records) / first_s, (epochs - 1) * len(records) / later_s)
+
+
+def _epoch(loader: Any, epoch: int, device: Any) -> tuple[float, float]:
+    """Seconds to the first batch, and to the last."""
+    loader.sampler.set_epoch(epoch)
+    started, first_s = time.perf_counter(), None
+    for batch in loader:
+        batch["img"].to(device, non_blocking=True)
+        first_s = time.perf_counter() - started if first_s is None else first_s
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return first_s or 0.0, time.perf_counter() - started
+
+
+def table(about: Mapping[str, Any], rows: Sequence[Speed]) -> str:
+    """What was measured, then a line for each loader."""
+    height, width = about["imgsz"]
+    lines = [
+        f"{about['images']} images of {about['data']} ({about['split']}), {height} x {width} px, batch {about['batch']}, "
+        f"uint8 to {about['device']}; images/s",
+        "",
+        f"{'cache':<7}{'workers':>8}{'augment':>9}{'first batch, s':>16}{'first epoch':>13}{'later epochs':>14}",
+    ]
+    for row in rows:
+        lines.append(
+            f"{row.cache:<7}{row.workers:>8}{'yes' if row.augment else 'no':>9}{row.first_batch_s:>16.2f}"
+            f"{row.first_epoch:>13.0f}{row.later_epochs:>14.0f}"
+        )
+    return "\n".join(lines)
+
+
+def _options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The words of this mode with their defaults, and those of section train."""
+    from engine.parts.data.cache import MODES
+
+    for key in given:
+        if key not in DEFAULTS and key not in TRAIN_KEYS:
+            raise ConfigError(f"benchmark loader: unknown key '{key}'.{nearest(key, [*DEFAULTS, *TRAIN_KEYS])}")
+    options = {key: given.get(key, default) for key, default in DEFAULTS.items()}
+    for key in ("cache", "workers", "augment"):
+        options[key] = _several(options[key])
+    _among("cache", options["cache"], MODES)
+    _among("augment", options["augment"], (True, False))
+    _among("format", [options["format"]], FORMATS)
+    for key, least in (("workers", 0), ("images", 0), ("epochs", 2)):  # one epoch would show no cache at work
+        for value in options[key] if key == "workers" else [options[key]]:
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"benchmark loader: {key}={value}: expected a whole number, {least} or more")
+    return options, {key: given[key] for key in TRAIN_KEYS if key in given}
+
+
+def _several(value: Any) -> list[Any]:
+    """`0,1,2`, `[0,1,2]` and `0` alike are lists."""
+    if isinstance(value, str):
+        return [parse_value(part.strip()) for part in value.split(",")]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _among(key: str, values: Sequence[Any], known: Sequence[Any]) -> None:
+    for value in values:
+        if value not in known:
+            shown = ", ".join(str(each).lower() for each in known)
+            raise ConfigError(f"benchmark loader: {key}={value}.{nearest(str(value), map(str, known))} There are: {shown}")
+
+
+def _set_up(data: Any, train: Mapping[str, Any]) -> tuple[Any, str]:
+    """The settings of training, those of the project where there is one, and the dataset."""
+    from engine.config import Params
+    from engine.config.schema import SECTIONS
+    from engine.stages.common import Layout
+    from engine.tracking.environment import NoProject, prepare_environment
+
+    root = None
+    with contextlib.suppress(NoProject):  # any dataset can be measured outside a project
+        root = prepare_environment()
+    base = Params.load(root / "params.yaml").train if root else SECTIONS["train"]()
+    config = base.with_overrides(train)
+    if config.batch < 1:
+        raise ConfigError(f"benchmark loader: batch={config.batch} is found in training; give a number, for example batch=16")
+    if data is not None:
+        return config, str(data)
+    prepared = Layout(root).prepared if root else None
+    if prepared is None or not (prepared / "dataset.json").is_file():
+        where = f"{prepared}: no prepared dataset" if prepared else f"{Path.cwd()}: no project here or above"
+        raise ConfigError(
+            f"{where}. Prepare it (`detectflow run`) or bring it (`dvc pull`), or name a dataset: "
+            "`detectflow benchmark loader data=data/digits.yaml`"
+        )
+    return config, str(prepared)
