@@ -7,10 +7,10 @@ JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint ui deploy worker dvc docs docs-serve lock clean
+.PHONY: help install run test test-team-stack lint ui deploy worker dvc docs docs-serve lock clean
 
 help:  ## list the verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # uv installs the same locked set in under a minute; where it cannot be had or does not get through, pip does it in a few.
 # `.installing` stays behind when the install is killed: a package may then be half there, so the next one starts anew.
@@ -35,6 +35,9 @@ run: install  ## the whole pipeline on the demo dataset: prepare, train, validat
 # Two processes with one thread each: torch's threads beside another process make everything slower, not faster.
 test: install  ## the tests, on two cores: make test JOBS=4, make test ARGS=tests/kernel
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile $(ARGS)
+
+test-team-stack: install  ## docs/deploy.md for real: PostgreSQL behind Prefect, MLflow and Optuna, logins, S3 (minutes)
+	@$(BIN)/python tests/team/stack.py $(ARGS)
 
 lint: install  ## ruff
 	@$(BIN)/ruff check .

@@ -88,9 +88,9 @@ def diff(words: Sequence[str]) -> int:
 
 def _project() -> Path | None:
     """The root of the project here, its environment prepared; None outside a project: caches stay in the working directory."""
-    from engine.tracking.environment import prepare_environment
+    from engine.tracking.environment import NoProject, prepare_environment
 
-    with contextlib.suppress(ConfigError):
+    with contextlib.suppress(NoProject):
         return prepare_environment()
     return None
 

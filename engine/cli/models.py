@@ -142,13 +142,13 @@ def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: ty
 
 def _prepare() -> None:
     """Console log, and the project's environment where there is a project."""
-    from engine.tracking.environment import prepare_environment
+    from engine.tracking.environment import NoProject, prepare_environment
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     if int(os.environ.get("RANK", 0)) == 0:  # of several processes one reports progress
         for name in ("detectflow", "engine"):
             logging.getLogger(name).setLevel(logging.INFO)
-    with contextlib.suppress(ConfigError):  # used outside a project, caches stay in the working directory
+    with contextlib.suppress(NoProject):  # used outside a project, caches stay in the working directory
         prepare_environment()
 
 

@@ -24,12 +24,12 @@ def trace(words: Sequence[str]) -> int:
     if form not in FORMATS:
         raise ConfigError(f"trace: format={form}.{nearest(form, FORMATS)} Formats: {', '.join(FORMATS)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    from engine.tracking.environment import prepare_environment
+    from engine.tracking.environment import NoProject, prepare_environment
     from engine.tracking.trace import trace as ask
     from engine.tracking.trace_text import trace_text, trace_values
 
     root = None
-    with contextlib.suppress(ConfigError):  # outside a project the file alone is asked
+    with contextlib.suppress(NoProject):  # outside a project the file alone is asked
         root = prepare_environment()
     found = ask(names[0], root)
     print(json.dumps(trace_values(found), indent=2, ensure_ascii=False) if form == "json" else trace_text(found))

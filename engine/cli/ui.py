@@ -18,6 +18,7 @@ from engine.errors import ConfigError, WorkspaceError
 from engine.files import write_text
 from engine.tracking.environment import LOOPBACK, MLFLOW_PORT, PREFECT_PORT, prepare_environment, state_root
 from engine.tracking.mlflow_store import follow_moved_project
+from engine.tracking.secrets import without_user
 from flows.processes import Child, answers, is_free
 from flows.server import noted_address, notes_file
 
@@ -85,10 +86,10 @@ def _team_servers() -> dict[str, str]:
     found = {}
     tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
     if tracking.startswith(("http://", "https://")):
-        found["mlflow"] = tracking.rstrip("/")
+        found["mlflow"] = without_user(tracking.rstrip("/"))
     prefect = os.environ.get("PREFECT_API_URL", "")
     if prefect:
-        found["prefect"] = prefect.rstrip("/").removesuffix("/api")
+        found["prefect"] = without_user(prefect.rstrip("/").removesuffix("/api"))
     return found
 
 
@@ -141,9 +142,9 @@ def _start(service: Service, state: Path, port: int) -> Child:
     files = str(state / "mlartifacts")
     follow_moved_project(state, os.environ["MLFLOW_TRACKING_URI"])
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1",
-               "--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"],
                "--default-artifact-root", files, "--artifacts-destination", files]  # fmt: skip
-    return Child(title, command, log)
+    # Not as a word of the command, which everybody on the machine can read: a database's address has its password in it.
+    return Child(title, command, log, {"MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"]})
 
 
 def _show(addresses: dict[str, str], root: Path) -> None:

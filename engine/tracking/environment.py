@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.tracking.env_file import read_env_file
 
 PROJECT_FILES = ("dvc.yaml", "params.yaml")
 LOOPBACK = "127.0.0.1"
@@ -22,6 +23,7 @@ FIXED_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime's, from 1.29
     # A fresh Prefect home needs about 32 s to migrate its database; the default of 20 s fails the very first run.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
@@ -37,19 +39,23 @@ FIXED_DEFAULTS = {
 }
 
 
+class NoProject(ConfigError):
+    """There is no project here; whoever can do without one goes on."""
+
+
 def find_root(start: str | Path | None = None) -> Path:
     """The absolute folder of the workspace: the nearest one upwards from `start` (default: here) with dvc.yaml and params.yaml.
 
     `DVC_ROOT` is not asked here: in `dvc exp run --temp` it names the project, while the stage must work in the copy.
 
     Raises:
-        ConfigError: no such folder.
+        NoProject: no such folder.
     """
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
         if all((folder / name).is_file() for name in PROJECT_FILES):
             return folder
-    raise ConfigError(
+    raise NoProject(
         f"{here}: no project here or above (looked for {' and '.join(PROJECT_FILES)}). "
         "Go to the project's folder and run the command again."
     )
@@ -68,7 +74,11 @@ def state_root(root: Path) -> Path:
 
 
 def prepare_environment(root: str | Path | None = None) -> Path:
-    """Set every missing variable and return the workspace root; cheap, and harmless when called again."""
+    """Set every missing variable and return the workspace root; cheap, and harmless when called again.
+
+    Raises:
+        NoProject: no `root` is given, and there is none here. ConfigError: a line of `.env` cannot be read.
+    """
     root = find_root() if root is None else Path(root).resolve()
     state = state_root(root)
     for name, value in read_env_file(state / ".env").items():
@@ -87,26 +97,3 @@ def _paths(state: Path) -> dict[str, str]:
         "TORCH_HOME": str(state / ".cache" / "torch"),
         "DETECTFLOW_STATE": str(state),
     }
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """`KEY=value` lines; `export`, comments, blank lines and matching quotes are understood, nothing is expanded.
-
-    Raises:
-        ConfigError: a line that is none of these, with its number.
-    """
-    if not path.is_file():
-        return {}
-    values: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        text = line.strip().removeprefix("export ").strip()
-        if not text or text.startswith("#"):
-            continue
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise ConfigError(f"{path}, line {number}: expected KEY=value, found {line.strip()[:60]!r}")
-        value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-            value = value[1:-1]
-        values[name.strip()] = value
-    return values

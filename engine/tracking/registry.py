@@ -25,6 +25,7 @@ from engine.tracking.journal import Journal, journal_home
 from engine.tracking.mlflow_run import WEIGHTS, Recorder
 from engine.tracking.mlflow_store import Store, open_store, patient, reason, tracking_uri
 from engine.tracking.promotion import Decision, Figures, decide
+from engine.tracking.secrets import hide
 from engine.tracking.sender import sender_of
 from engine.tracking.stages import StageRun, attachment
 
@@ -107,7 +108,7 @@ def errors_in_words(state: Path) -> Iterator[None]:
         raise
     except Exception as error:  # MLflow's own, a network's, a database's
         raise WorkspaceError(
-            f"the MLflow registry at {tracking_uri(state)} did not do its part: {type(error).__name__}: {reason(error)}. "
+            f"the MLflow registry at {hide(tracking_uri(state))} did not do its part: {type(error).__name__}: {reason(error)}. "
             "Nothing else is lost: see that the server runs, or unset MLFLOW_TRACKING_URI to use the project's own "
             "mlflow.db, and run again."
         ) from error

@@ -12,9 +12,11 @@ import threading
 import time
 from pathlib import Path
 
+from engine.errors import EngineError
 from engine.tracking.journal import Journal, Record, journal_home, left_behind
 from engine.tracking.mlflow_run import METRICS_PER_CALL, Recorder
 from engine.tracking.mlflow_store import Store, is_forgotten, is_refusal, open_store, quick, reason, tracking_uri
+from engine.tracking.secrets import hide
 
 logger = logging.getLogger("detectflow.tracking")
 
@@ -27,7 +29,7 @@ class Sender:
     """One per workspace and tracker; its thread lives as long as the process."""
 
     def __init__(self, state: Path, uri: str):
-        self.state, self.uri = state, uri
+        self.state, self.uri, self.shown = state, uri, hide(uri)
         self.failure = ""  # why the last attempt failed, empty while all is well
         self._attempts = 0  # failed ones, ever
         self._queue: list[Journal] = []
@@ -93,7 +95,7 @@ class Sender:
                 try:
                     journal.sent(self._persist(lambda recorder, some=unsent: _send_some(recorder, some), journal))
                 except Unsendable as error:
-                    logger.warning("MLflow at %s makes no run for %s: %s. It stays there.", self.uri, journal.folder, error)
+                    logger.warning("MLflow at %s makes no run for %s: %s. It stays there.", self.shown, journal.folder, error)
                     return journal.release()
             elif journal.closed:
                 break
@@ -115,7 +117,7 @@ class Sender:
                         self._store = open_store(self.state, self.uri)
                     value = action(Recorder(self._store, journal))
                 if self.failure:
-                    logger.info("MLflow at %s answers again", self.uri)
+                    logger.info("MLflow at %s answers again", self.shown)
                 self.failure = ""
                 return value
             except (ImportError, Unsendable):
@@ -126,7 +128,7 @@ class Sender:
                     fresh = True  # a new connection may do
                     continue
                 if not self.failure:
-                    logger.warning("MLflow at %s: %s. Nothing is lost, it is tried again.", self.uri, reason(error))
+                    logger.warning("MLflow at %s: %s. Nothing is lost, it is tried again.", self.shown, reason(error))
                 self._failed(error)
             with self._wake:
                 self._wake.wait(RETRY_S[min(pause, len(RETRY_S) - 1)])
@@ -203,9 +205,13 @@ def main() -> int:
     from engine.tracking.environment import prepare_environment, state_root
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    state = state_root(prepare_environment())
+    try:
+        state = state_root(prepare_environment())
+    except EngineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return error.exit_code
     left = send_left_behind(state)
-    print(f"{left} journals are waiting" if left else f"everything was sent to {tracking_uri(state)}")
+    print(f"{left} journals are waiting" if left else f"everything was sent to {hide(tracking_uri(state))}")
     return 1 if left else 0
 
 

@@ -117,7 +117,7 @@ class StageRun:
             logger.warning(
                 "MLflow at %s did not take everything of stage %s (%s); the rest waits in %s and goes out with the next "
                 "stage, or with `python -m engine.tracking.sender`",
-                self.sender.uri, self.name, self.sender.failure or "time is up", self.journal.folder,
+                self.sender.shown, self.name, self.sender.failure or "time is up", self.journal.folder,
             )  # fmt: skip
 
     def identity(self, key: str, at_ms: int) -> Record:

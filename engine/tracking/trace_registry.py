@@ -12,6 +12,7 @@ from typing import Any
 from engine.tracking.fetch import PURPOSE
 from engine.tracking.mlflow_store import Store, open_store, quick, reason, tracking_uri
 from engine.tracking.registry import aliases_of
+from engine.tracking.secrets import hide
 from engine.tracking.trace_evidence import Evidence, Statement
 
 RUNS, PAGE = 5000, 500  # at most that many runs are read, so many at a time
@@ -21,6 +22,7 @@ COMMIT, DIRTY, BRANCH = (f"mlflow.source.git.{name}" for name in ("commit", "dir
 def registry_evidence(state: Path) -> Evidence:
     """All runs and versions. Whatever stops MLflow from answering becomes a sentence about what was not asked."""
     uri = tracking_uri(state)
+    shown = hide(uri)
     if importlib.util.find_spec("mlflow") is None:
         return Evidence(unasked=["MLflow: not installed here: runs, versions and aliases are not known"])
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
@@ -28,15 +30,17 @@ def registry_evidence(state: Path) -> Evidence:
     try:
         with quick():
             store = open_store(state)
-            evidence = Evidence([*_versions(store, uri)])
+            evidence = Evidence([*_versions(store, shown)])
             runs = list(_runs(store))
-        evidence.statements += [each for run in runs[:RUNS] for each in _of_run(run, uri)]
+        evidence.statements += [each for run in runs[:RUNS] for each in _of_run(run, shown)]
         if len(runs) > RUNS:
-            evidence.unasked.append(f"MLflow at {uri}: only the newest {RUNS} runs were read")
+            evidence.unasked.append(f"MLflow at {shown}: only the newest {RUNS} runs were read")
         return evidence
     except Exception as error:  # MLflow's own, a network's, a database's
         return Evidence(
-            unasked=[f"MLflow at {uri}: did not answer ({type(error).__name__}: {reason(error)}): runs and aliases are not known"]
+            unasked=[
+                f"MLflow at {shown}: did not answer ({type(error).__name__}: {reason(error)}): runs and aliases are not known"
+            ]
         )
 
 
