@@ -1,18 +1,27 @@
-"""What the Prefect UI shows of a run: live progress of a stage, and the result or the reason as Markdown.
+"""What the Prefect UI shows of a run: live progress of a stage, the result or the reason as Markdown, tables, pictures.
 
 Nothing here ever stops a run: a server that has gone is left alone for a while, and said once.
 """
 
 from __future__ import annotations
 
+import base64
+import csv
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
+from engine.stages.common import Layout
 from flows.summary import duration
 
 logger = logging.getLogger("detectflow")
@@ -20,6 +29,12 @@ logger = logging.getLogger("detectflow")
 SHORTEST_INTERVAL_S = 2.0
 AFTER_FAILURE_S = 300.0  # each call to a dead server costs prefect's own retries, about half a minute
 SHOWN = {"metrics/mAP50": "mAP50", "metrics/mAP50-95": "mAP50-95"}
+
+SAMPLES = {"Found": "validate/val_batch0_pred.jpg", "Labelled": "validate/val_batch0_labels.jpg"}  # of the same images
+COLUMNS = ("name", "images", "instances", "precision", "recall", "f1", "ap50", "ap")  # as many as the page is wide
+PICTURE_BYTES = 150_000  # it goes into the server's database, as text a third longer
+SIDES_PX = (1280, 960, 640, 480, 320)  # tried in turn until it is small enough
+JPEG_QUALITY = 80
 
 
 class ProgressArtifact:
@@ -64,3 +79,59 @@ def show_result(markdown: str) -> None:
         create_markdown_artifact(markdown, key="pipeline-result", description="what the run made")
     except Exception as error:
         logger.warning("the Prefect server does not take the result (%s)", type(error).__name__)
+
+
+def show_reports(root: Path) -> None:
+    """Figures by class as a table, predictions and labels of some images as pictures, from the reports of stage validate."""
+    reports = Layout(root).reports
+    try:
+        rows = per_class_rows(reports / "validate" / "per_class.csv")
+        if rows:
+            create_table_artifact(rows, key="per-class", description="figures by class, on the deciding split")
+        urls = {title: data_url(reports / name) for title, name in SAMPLES.items()}
+        pictures = [f"**{title}**\n\n![{title}]({url})" for title, url in urls.items() if url]
+        if pictures:  # an image artifact would print its address below the picture, and that is the picture again
+            create_markdown_artifact("\n\n".join(pictures), key="sample-predictions", description="on the deciding split")
+    except Exception as error:  # see show_result
+        logger.warning("the Prefect server does not take tables and pictures (%s)", type(error).__name__)
+
+
+def per_class_rows(path: Path) -> list[dict[str, Any]]:
+    """The main columns of per_class.csv, numbers as numbers, to four digits; none where there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        return []
+    # A class may be called 7: its name stays text.
+    return [{key: row[key] if key == "name" else _number(row[key]) for key in COLUMNS if key in row} for row in rows]
+
+
+def _number(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return round(float(text), 4)
+    except ValueError:
+        return text
+
+
+def data_url(path: Path, limit_bytes: int = PICTURE_BYTES) -> str | None:
+    """A picture within its own address, smaller where it would be too large; None where there is none, or it stays too large.
+
+    The reader's browser opens the address, and it sees no file of this machine.
+    """
+    import cv2
+
+    image = cv2.imread(str(path)) if path.is_file() else None
+    if image is None:
+        return None
+    for side_px in SIDES_PX:
+        share = min(1.0, side_px / max(image.shape[:2]))
+        small = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA) if share < 1 else image
+        content = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+        if len(content) <= limit_bytes:
+            return "data:image/jpeg;base64," + base64.b64encode(content).decode()
+    return None

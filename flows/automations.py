@@ -50,6 +50,12 @@ def make_pool(name: str) -> None:
             client.create_work_pool(WorkPoolCreate(name=name, type="process", description="DetectFlow: runs on this machine"))
 
 
+def known_pools() -> list[str]:
+    """The work pools of the server."""
+    with get_client(sync_client=True) as client:
+        return [pool.name for pool in client.read_work_pools()]
+
+
 def make_automations(deployments: Collection[str]) -> None:
     """The automations above, as far as they can be had; `deployments` are those that are registered."""
     with get_client(sync_client=True) as client:
@@ -61,11 +67,11 @@ def make_automations(deployments: Collection[str]) -> None:
             _make(client, held(_webhook(url)))
 
 
-def silent_run() -> Automation:
+def silent_run(silent_for: timedelta = SILENT_FOR) -> Automation:
     """A run whose heartbeats end without an end of the run has crashed."""
     return Automation(
         name="detectflow: silent run has crashed",
-        description=f"No heartbeat for {SILENT_FOR.seconds} s: its process or machine has gone. A new run goes on from there.",
+        description=f"No heartbeat for {silent_for.seconds} s: its process or machine has gone. A new run goes on from there.",
         trigger=EventTrigger(
             after={HEARTBEAT},
             expect={HEARTBEAT, *ENDED},
@@ -73,7 +79,7 @@ def silent_run() -> Automation:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=SILENT_FOR,
+            within=silent_for,
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message="it went silent: its process or machine has gone")],
     )

@@ -20,6 +20,7 @@ from prefect.runtime import flow_run as current_run
 
 from engine.errors import WorkspaceError
 from engine.tracking.environment import find_root, prepare_environment
+from engine.tracking.secrets import hide
 from flows.logs import engine_logs
 from flows.pipeline import pipeline
 from flows.summary import Summary
@@ -28,7 +29,15 @@ logger = logging.getLogger("detectflow")
 
 REMOTE_RETRIES = {"retries": 3, "retry_delay_seconds": [5, 30, 120]}
 # What a remote that is out of reach says; everything else would say the same again.
-NETWORK_WORDS = ("timed out", "timeout", "connection", "temporarily", "could not resolve", "unreachable", "reset by peer")
+NETWORK_WORDS = ("timed out", "timeout", "connection", "temporarily", "could not resolve", "unreachable", "reset by peer",
+                 "connect call failed", "could not connect", "name or service not known", "name resolution",
+                 "no route to host", "failed to connect", "couldn't connect", "slow down", "slowdown",
+                 "service unavailable")  # fmt: skip
+# What one says that is there and does not want us: it says so every time, whatever else stands beside it.
+REFUSAL_WORDS = ("permission denied", "access denied", "accessdenied", "forbidden", "authentication failed", "credentials",
+                 "invalidaccesskeyid", "invalid access key", "signaturedoesnotmatch", "could not read username")  # fmt: skip
+NOISE = ("having any troubles?", "please make sure you have", "and the repository exists")
+HOW_REMOTES = " (docs/data/remotes.md shows how)"
 
 
 class RemoteUnreachable(WorkspaceError):
@@ -122,10 +131,29 @@ def words_of(root: Path, command: Sequence[str]) -> str:
     done = subprocess.run(command, cwd=root, text=True, capture_output=True, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"})
     if done.returncode == 0:
         return done.stdout
-    said = (done.stderr or done.stdout).strip()
-    name = " ".join(["dvc", *command[3:]] if command[0] == sys.executable else command)
-    kind = RemoteUnreachable if any(words in said.lower() for words in NETWORK_WORDS) else WorkspaceError
-    raise kind(f"`{name}` failed in {root}: {' '.join(said.splitlines()[-3:])}")
+    raise failure(root, command, (done.stderr or done.stdout).strip())
+
+
+def failure(root: Path, command: Sequence[str], said: str) -> WorkspaceError:
+    """The error of a command that failed: its last words, the remotes it may have asked, and what to do."""
+    ours = command[0] == sys.executable
+    name = " ".join(["dvc", *command[3:]] if ours else command)
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.strip().lower().startswith(NOISE)]
+    words = " ".join(line.removeprefix("ERROR: ") for line in lines[-3:])
+    refused = any(sign in said.lower() for sign in REFUSAL_WORDS)
+    unreachable = not refused and any(sign in said.lower() for sign in NETWORK_WORDS)
+    advice = ""
+    if refused or unreachable:
+        asking = [sys.executable, "-m", "dvc", "remote", "list"] if ours else ["git", "remote", "-v"]
+        known = subprocess.run(asking, cwd=root, text=True, capture_output=True).stdout
+        places = "; ".join(dict.fromkeys(" ".join(line.split()[:2]) for line in known.splitlines()))
+        what = (
+            "The remote refuses this user: give the worker its key or credentials"
+            if refused
+            else "Look whether its address is right and its machine answers"
+        )
+        advice = f" Remotes: {places or 'none'}. {what}{HOW_REMOTES if ours else ''}, then run again."
+    return (RemoteUnreachable if unreachable else WorkspaceError)(hide(f"`{name}` failed in {root}: {words}.{advice}"))
 
 
 def last_line(text: str) -> str:

@@ -7,7 +7,6 @@ one would forget everything): PREFECT_API_URL, or the one that `detectflow ui` r
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,8 +16,9 @@ from typing import Any
 from engine.config.base import load_yaml
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.tracking.environment import state_root
+from engine.tracking.facts import git
 from flows.processes import answers
-from flows.server import find_running
+from flows.server import check_login, check_version, find_running
 
 DEFINITIONS = "prefect.yaml"
 WORKSPACE, REPOSITORY, BRANCH = "DETECTFLOW_WORKSPACE", "DETECTFLOW_REPOSITORY", "DETECTFLOW_BRANCH"
@@ -29,7 +29,7 @@ def use_server(root: Path) -> str:
     """The API address of a server that stays; set for prefect's import.
 
     Raises:
-        WorkspaceError: there is none.
+        WorkspaceError: there is none, or its login or version is wrong.
     """
     url = os.environ.get("PREFECT_API_URL") or find_running(state_root(root))
     if not url:
@@ -39,6 +39,8 @@ def use_server(root: Path) -> str:
         )
     if not answers(f"{url}/health"):
         raise WorkspaceError(f"no Prefect server answers at {url}. Is it running, and is PREFECT_API_URL right?")
+    check_login(url)
+    check_version(url)
     os.environ["PREFECT_API_URL"] = url
     return url
 
@@ -98,11 +100,3 @@ def deploy(root: Path, wanted: Sequence[str] = ()) -> tuple[list[str], list[str]
         raise WorkspaceError(f"Prefect did not take the deployments:\n  {words}")
     make_automations(names)
     return names, left_out
-
-
-def git(root: Path, *words: str) -> str | None:
-    """What git prints, or None: no git, no repository, nothing to say."""
-    if shutil.which("git") is None:
-        return None
-    done = subprocess.run(["git", *words], cwd=root, text=True, capture_output=True)
-    return done.stdout.strip() or None if done.returncode == 0 else None

@@ -7,6 +7,7 @@ cached by Prefect: its cache would not see that a file has gone.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -18,10 +19,11 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import flow_run as current_run
+from prefect.task_engine import TaskRunTimeoutError
 
 from engine.config import Params
 from engine.config.base import load_yaml
-from engine.errors import EngineError
+from engine.errors import ConfigError, EngineError, nearest
 from engine.stages.common import STAGES, Layout
 from engine.stages.prepare import source_changed
 from engine.stages.runner import run_stage
@@ -31,11 +33,12 @@ from engine.tracking.environment import find_root, prepare_environment
 from engine.tracking.mlflow_links import registered
 from engine.tracking.workspace import workspace_lock
 from flows import overrides as params_file
-from flows.artifacts import ProgressArtifact, show_result
+from flows.artifacts import ProgressArtifact, show_reports, show_result
 from flows.automations import DATASET_CHANGED, MODEL_HELD, tell
 from flows.logs import engine_logs, plain_failures
+from flows.server import mlflow_ui
 from flows.start import kept_start
-from flows.summary import StageRow, Summary, as_markdown, failure_markdown, read_or_nothing, summarize
+from flows.summary import StageRow, Summary, as_markdown, failure_markdown, links_of, read_or_nothing, summarize
 
 logger = logging.getLogger("detectflow")
 plain_failures()
@@ -44,6 +47,10 @@ FLOW_RUN_VARIABLE = "DETECTFLOW_FLOW_RUN_ID"
 NETWORK = (ConnectionError, TimeoutError, urllib.error.URLError)
 NO_RETRY = {"retries": 0}
 RETRY_DOWNLOADS = {"retries": 2, "retry_delay_seconds": [5, 30]}
+
+
+class StageTimeout(EngineError):
+    """A stage took longer than the run allows."""
 
 
 def stage_task(name: str, **options: Any) -> Any:
@@ -71,12 +78,15 @@ def stage_task(name: str, **options: Any) -> Any:
 def was_recorded(root: Path, stage: str) -> bool:
     """Whether dvc.lock knows a result of `stage`; without one DVC would name every single input as the reason to run."""
     lock = root / "dvc.lock"
-    return lock.is_file() and stage in (load_yaml(lock).get("stages") or {})
+    stages = load_yaml(lock).get("stages") if lock.is_file() else None
+    return isinstance(stages, dict) and stage in stages  # whether it is in order is for DVC to say
 
 
 def is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     """Whether trying again may help: only where the network is the cause, also behind an error in words."""
     error: BaseException | None = state.data if isinstance(state.data, BaseException) else None
+    if isinstance(error, TaskRunTimeoutError):
+        return False  # a limit of ours, although it is a TimeoutError
     while error is not None:
         if isinstance(error, NETWORK) and not (isinstance(error, urllib.error.HTTPError) and error.code < 500):
             return True
@@ -122,6 +132,7 @@ def pipeline(
     wait: bool = True,
     dataset: str | None = None,
     start: str | None = None,
+    timeouts_min: dict[str, float] | None = None,
 ) -> Summary:
     """From labelled images to a registered, exported detector.
 
@@ -131,8 +142,10 @@ def pipeline(
         force: run every stage, also what is up to date.
         wait: wait while somebody else holds the workspace; otherwise fail at once and name them.
         dataset, start: short for the overrides data.source and train.model, a description or folder and a checkpoint.
+        timeouts_min: minutes that a stage may take, for example {"train": 600}; others may take any time.
     """
     folder = prepare_environment(root)
+    limits_min = checked_timeouts(timeouts_min or {})
     overrides = {**named(dataset, start), **(overrides or {})}
     started = time.monotonic()
     rows: list[StageRow] = []
@@ -147,17 +160,46 @@ def pipeline(
                 digest = data_digest(folder)
                 for stage in STAGES:
                     restored = any(row.how == "restored" for row in rows)
-                    rows.append(StageRow(**TASKS[stage](str(folder), force, restored)))
+                    rows.append(StageRow(**in_time(stage, limits_min.get(stage), str(folder), force, restored)))
         except Exception as error:
             show_result(failure_markdown(run_name(), stage, f"{type(error).__name__}: {error}", rows))
             raise
         finally:
             del os.environ[FLOW_RUN_VARIABLE]
         summary = summarize(folder, name_of(params), rows, time.monotonic() - started)
-        show_result(as_markdown(summary))
+        links = links_of(folder, mlflow_ui(folder))
+        show_result(as_markdown(dataclasses.replace(summary, links=links)))
+        show_reports(folder)
         tell_data_changed(folder, digest)
         tell_held(folder, rows)
     return summary
+
+
+def checked_timeouts(timeouts_min: dict[str, float]) -> dict[str, float]:
+    """The given limits. ConfigError: not a stage, or no time."""
+    for stage, minutes in timeouts_min.items():
+        if stage not in STAGES:
+            raise ConfigError(f"timeouts_min: no stage '{stage}'.{nearest(stage, STAGES)} Stages: {', '.join(STAGES)}")
+        if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not minutes > 0:
+            raise ConfigError(f"timeouts_min: {stage}: {minutes!r} is no number of minutes above 0")
+    return timeouts_min
+
+
+def in_time(stage: str, limit_min: float | None, *arguments: Any) -> dict[str, Any]:
+    """What the task of `stage` returns.
+
+    Raises:
+        StageTimeout: it was ended after `limit_min` minutes. Whatever ends the stage.
+    """
+    if limit_min is None:
+        return TASKS[stage](*arguments)
+    try:
+        return TASKS[stage].with_options(timeout_seconds=60 * limit_min)(*arguments)
+    except TaskRunTimeoutError:
+        raise StageTimeout(
+            f"stage {stage} was ended after {limit_min:g} min (timeouts_min). What was done is kept, a training to its last "
+            "complete epoch: the next run goes on from there."
+        ) from None
 
 
 def data_digest(root: Path) -> str | None:

@@ -30,8 +30,10 @@ POLL_S = 0.1
 class Child:
     """One server process and the file with what it said."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None):
-        """Start `command`; `name` is how messages call it."""
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    ):
+        """Start `command` in the folder `cwd`, by default here; `name` is how messages call it."""
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -42,6 +44,7 @@ class Child:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(env or {})},
+                cwd=cwd,
                 start_new_session=True,
                 preexec_fn=_end_with_parent if sys.platform.startswith("linux") else None,
             )
@@ -92,10 +95,21 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
         return False
 
 
-def read_text(url: str, timeout_s: float = 2.0) -> str | None:
-    """The body at `url`, or None when nothing answers."""
+def refuses(url: str, login: Mapping[str, str], timeout_s: float = 2.0) -> bool:
+    """Whether a web server answers at `url` that these headers do not let anybody in."""
     try:
-        with _direct.open(url, timeout=timeout_s) as response:
+        _direct.open(urllib.request.Request(url, headers=dict(login)), timeout=timeout_s).close()
+    except urllib.error.HTTPError as error:
+        return error.code in {401, 403}
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def read_text(url: str, timeout_s: float = 2.0, login: Mapping[str, str] | None = None) -> str | None:
+    """The body at `url`, or None when nothing answers. login: headers that say who asks."""
+    try:
+        with _direct.open(urllib.request.Request(url, headers=dict(login or {})), timeout=timeout_s) as response:
             return response.read(1 << 16).decode("utf-8", "replace")
     except (OSError, ValueError, urllib.error.URLError):
         return None

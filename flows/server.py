@@ -18,9 +18,13 @@ from pathlib import Path
 
 from engine.errors import WorkspaceError
 from engine.tracking.environment import state_root
-from flows.processes import LOOPBACK, Child, answers, free_port, read_text
+from engine.tracking.mlflow_links import ui_base
+from engine.tracking.secrets import hide, prefect_login
+from flows.processes import LOOPBACK, Child, answers, free_port, read_text, refuses
 
 logger = logging.getLogger("detectflow")
+
+FIRST_ANSWER_S = 10.0  # the first question to a server that has just started takes seconds on a busy machine
 
 
 @dataclass(frozen=True)
@@ -45,16 +49,18 @@ def connect(root: Path) -> Server:
     """Find or start the server of the workspace `root`, and set PREFECT_API_URL for prefect's import.
 
     Raises:
-        WorkspaceError: PREFECT_API_URL is set, and nothing answers there.
+        WorkspaceError: PREFECT_API_URL is set, and nothing answers there, or the login or its version is wrong.
     """
     state = state_root(root)
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
         if _is_local(configured) and not answers(f"{configured}/health"):
             raise WorkspaceError(
-                f"PREFECT_API_URL is {configured}, but no Prefect server answers there. Start it (`make ui`), or unset "
+                f"PREFECT_API_URL is {hide(configured)}, but no Prefect server answers there. Start it (`make ui`), or unset "
                 "the variable: a run then brings its own temporary server."
             )
+        check_login(configured)
+        check_version(configured)
         return Server(configured)
     running = find_running(state)
     if running is not None:
@@ -65,6 +71,28 @@ def connect(root: Path) -> Server:
     return server
 
 
+def check_login(api_url: str) -> None:
+    """WorkspaceError where the server does not take PREFECT_API_AUTH_STRING: its health is told to anybody, nothing else is."""
+    if refuses(f"{api_url}/admin/version", prefect_login(), FIRST_ANSWER_S):
+        found = "is not the one it expects" if os.environ.get("PREFECT_API_AUTH_STRING") else "is not set"
+        raise WorkspaceError(
+            f"the Prefect server at {hide(api_url)} wants a login, and PREFECT_API_AUTH_STRING {found}. Set it in .env: "
+            "PREFECT_API_AUTH_STRING='user:password', the server's own PREFECT_SERVER_API_AUTH_STRING."
+        )
+
+
+def check_version(api_url: str) -> None:
+    """WorkspaceError where the server's Prefect is another than this environment's. A server that does not say is let be."""
+    theirs = read_text(f"{api_url}/admin/version", FIRST_ANSWER_S, prefect_login())
+    if theirs is not None and not _same_version(theirs):
+        own = importlib.metadata.version("prefect")
+        raise WorkspaceError(
+            f"the Prefect server at {hide(api_url)} is version {theirs.strip().strip(chr(34))[:40]}, and this environment has "
+            f"Prefect {own}: the first two numbers must be equal. Start that server from this project's environment "
+            "(`make ui`), or bring both to the same version."
+        )
+
+
 def find_running(state: Path) -> str | None:
     """The API address of the project's own running server, as its `ui` command noted it.
 
@@ -72,7 +100,8 @@ def find_running(state: Path) -> str | None:
     PREFECT_API_URL.
     """
     url = noted_address(state, "prefect")
-    return f"{url}/api" if url and _same_version(read_text(f"{url}/api/admin/version")) else None
+    version = read_text(f"{url}/api/admin/version", FIRST_ANSWER_S, prefect_login()) if url else None
+    return f"{url}/api" if _same_version(version) else None
 
 
 def noted_address(state: Path, name: str) -> str | None:
@@ -81,6 +110,14 @@ def noted_address(state: Path, name: str) -> str | None:
         return json.loads(notes_file(state).read_text(encoding="utf-8")).get(name)
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def mlflow_ui(root: Path) -> str | None:
+    """The address of MLflow's UI: the team's server, or the project's own while `detectflow ui` runs; else None."""
+    if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
+        return ui_base(root)
+    url = noted_address(state_root(root), "mlflow")
+    return url if url and answers(f"{url}/health") else None
 
 
 def notes_file(state: Path) -> Path:

@@ -6,12 +6,14 @@ Reads files only. A report that is not there (a stage that has not run) leaves i
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.stages.common import Layout
+from engine.tracking.mlflow_links import run_of_version, run_url, version_url
 
 FIGURES = {
     "metrics/mAP50": "mAP50",
@@ -45,6 +47,7 @@ class Summary:
     decision: str  # why it is champion or not
     files: tuple[str, ...]
     pictures: tuple[str, ...]
+    links: tuple[str, ...] = ()  # Markdown: where the run and its reports are looked at
 
 
 def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -> Summary:
@@ -81,6 +84,27 @@ def read_or_nothing(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
+    """Markdown lines that lead on: MLflow's run and version, the pages among the reports.
+
+    mlflow: address of the MLflow UI that is up; None: the line says how to open one.
+    """
+    told = read_or_nothing(Layout(root).summary("register"))
+    lines = []
+    found = run_of_version(root, told["model"], told["version"]) if told.get("model") else None
+    if found and mlflow:
+        experiment, run = found
+        version = version_url(told["model"], told["version"], mlflow)
+        lines.append(f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and tables]"
+                     f"({run_url(experiment, f'{run}/artifacts', mlflow)}), [version {told['version']}]({version})")  # fmt: skip
+    elif found:
+        lines.append(f"MLflow: run `{found[1]}`; `detectflow ui` in `{root}` opens it")
+    host = platform.node()
+    lines += [f"Report on {host}: `{page}`" for page in sorted(Layout(root).reports.rglob("*.html"))]
+    lines.append(f"Reports on {host}: `{Layout(root).reports}`")
+    return tuple(lines)
+
+
 def _model(registered: dict[str, Any]) -> str:
     if not registered.get("model"):
         return ""
@@ -109,13 +133,15 @@ def as_text(summary: Summary) -> str:
 
 def as_markdown(summary: Summary) -> str:
     """For the Prefect UI."""
-    parts = [f"# {summary.name}", stage_table(summary.rows)]
+    parts = [f"# {summary.name}"]
     if summary.figures:
         head = f"| figure ({summary.split}) | value |\n|---|---|"
         parts.append("\n".join([head, *(f"| {name} | {value:.4f} |" for name, value in summary.figures.items())]))
     if summary.model:
         parts.append(f"**{summary.model}** {summary.decision}")
-    parts += [f"- `{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.pictures))]
+    parts.append(stage_table(summary.rows))
+    made = [f"`{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.pictures))]
+    parts.append("\n".join(f"- {line}" for line in (*summary.links, *made)))
     return "\n\n".join(parts)
 
 

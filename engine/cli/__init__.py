@@ -26,12 +26,14 @@ MODES = {  # mode -> module that has a function of this name, taking the words a
     "stage": "engine.cli.run",
     "deploy": "engine.cli.deploy",
     "worker": "engine.cli.deploy",
+    "serve": "engine.cli.deploy",
     "schema": "engine.cli.schema",
     "tune": "engine.cli.tune",
     "check": "engine.cli.data",
     "diff": "engine.cli.data",
     "trace": "engine.cli.trace",
     "convert": "engine.cli.convert",
+    "benchmark": "engine.cli.benchmark",
 }
 HELP_WORDS = {"help", "-h", "--help"}
 

@@ -1,4 +1,4 @@
-"""deploy and worker: the pipeline as deployments of a Prefect server that stays, and the process that runs them here."""
+"""deploy, worker, serve: the pipeline as deployments of a Prefect server that stays, and the process that runs them here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.config import parse_overrides
+from engine.errors import ConfigError, nearest
 from engine.tracking.environment import prepare_environment
 
 POOL = "detectflow"
@@ -39,10 +40,54 @@ def worker(words: Sequence[str]) -> int:
     from flows.deploy import use_server
 
     use_server(root)
-    environment_bin = str(Path(sys.executable).parent)
-    os.environ["PATH"] = f"{environment_bin}{os.pathsep}{os.environ.get('PATH', '')}"  # git steps and dvc of this project
-    pool = [] if "--pool" in words or "-p" in words else ["--pool", POOL]
+    _check_pool(words)
+    _own_programs_first()
+    pool = [] if any(word.split("=")[0] in {"--pool", "-p"} for word in words) else ["--pool", POOL]
     command = [sys.executable, "-m", "prefect", "worker", "start", *pool, "--type", "process", *words]
     sys.stdout.flush()
     os.chdir(root)
     os.execv(sys.executable, command)
+
+
+def serve(words: Sequence[str]) -> int:
+    """`detectflow serve [NAME ...] [limit=N]`"""
+    given = parse_overrides([word for word in words if "=" in word])
+    limit = given.pop("limit", None)
+    if given:
+        raise ConfigError(
+            f"serve takes names of deployments and limit=N, got '{next(iter(given))}'.{nearest(next(iter(given)), ['limit'])}"
+        )
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ConfigError(f"serve: limit={limit}: a number of runs from 1 on")
+    root = prepare_environment()
+    from flows.deploy import use_server
+
+    server = use_server(root)
+    _own_programs_first()
+    from flows.serve import serve_deployments
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("detectflow").setLevel(logging.INFO)
+    print(f"At {server.removesuffix('/api')}, until Ctrl-C:", flush=True)
+    serve_deployments(root, [word for word in words if "=" not in word], limit)
+    return 0
+
+
+def _own_programs_first() -> None:
+    """git steps, `prefect` and `dvc` of the runs are those of this project's environment."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def _check_pool(words: Sequence[str]) -> None:
+    """ConfigError for a pool that the server does not have: `prefect worker start` would make it, and wait for ever."""
+    wanted = next((after for word, after in zip(words, words[1:]) if word in {"--pool", "-p"}), None)
+    wanted = wanted or next((word.partition("=")[2] for word in words if word.startswith("--pool=")), POOL)
+    from flows.automations import known_pools
+
+    pools = known_pools()
+    if wanted not in pools:
+        there = f"There are: {', '.join(pools)}. " if pools else "There is none yet. "
+        raise ConfigError(
+            f"the Prefect server has no work pool '{wanted}'.{nearest(wanted, pools)} {there}`detectflow deploy` makes those of "
+            "prefect.yaml; another is made with `prefect work-pool create --type process NAME`."
+        )

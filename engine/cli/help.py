@@ -17,8 +17,10 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   convert   a labelled dataset in another format
   diff      what changed between two versions of a dataset
   trace     what a model or an image comes from, and what came of it
+  benchmark how fast this machine loads images for training
   deploy    register the pipeline with a Prefect server, for schedules and workers
   worker    run on this machine what the server starts
+  serve     deploy and worker in one process, without a work pool
   schema    the settings as JSON schema, for editors
   help      what a mode takes: detectflow help train
 
@@ -173,6 +175,24 @@ MLflow; each fact says from where it is known, and who did not answer is named.
   detectflow trace weights/best.pt
   detectflow trace detector@champion format=json
   detectflow trace ~/pictures/00017.jpg""",
+    "benchmark": """\
+detectflow benchmark loader key=value ...
+
+How many images a second reach the device, by cache, workers and augmentation; to choose `cache` and `workers` of training.
+Settings that are not given (imgsz, batch, device, seed, strength of augmentation) are those of section train of params.yaml.
+
+  data=data/prepared     dataset description .yaml, prepared folder, or folder of labelled images
+  split=train
+  cache=none,ram,disk    none decodes every time; ram and disk keep decoded uint8 images; a disk cache is made anew and removed
+  workers=0,1,2          loader processes
+  augment=true,false     true as in training, false as in validation
+  images=512             so many of the split; 0 all
+  epochs=3               the first fills the cache, the others use it
+  format=text            text, json
+
+  detectflow benchmark loader
+  detectflow benchmark loader imgsz=640 batch=32 workers=0,4,8 cache=ram
+  detectflow benchmark loader data=data/bccd.yaml images=0 format=json""",
     "deploy": """\
 detectflow deploy [NAME ...]
 
@@ -191,6 +211,17 @@ there. A run that is cancelled keeps its last complete epoch, and the next one g
 
   detectflow worker
   detectflow worker --limit 1""",
+    "serve": """\
+detectflow serve [NAME ...] [limit=N]
+
+Registers the deployments of prefect.yaml, by default all, and runs what is due as child processes, until Ctrl-C: Prefect's
+`serve`, for one machine that needs no work pool. What works in a fresh clone needs a worker and is left out. A server has one
+deployment of a name: `detectflow deploy` takes them back for workers. When it ends, its schedules are paused.
+
+  limit=N   so many runs at a time
+
+  detectflow serve
+  detectflow serve train nightly limit=1""",
     "schema": """\
 detectflow schema [SECTION]
 

@@ -67,6 +67,8 @@ def end_with_parent() -> None:
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
+    # A second one (the parent's, then the kernel's) would only break into the ending that the first has begun.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 
 

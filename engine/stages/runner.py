@@ -17,6 +17,7 @@ from engine.config import Params
 from engine.errors import ConfigError, nearest
 from engine.files import full_disk_in_words
 from engine.stages.common import STAGES, Progress
+from engine.tracking.devices import gpu_of_stage
 from engine.tracking.environment import prepare_environment
 
 logger = logging.getLogger("detectflow")
@@ -37,7 +38,7 @@ def run_stage(name: str, root: Path, *, progress: Progress | None = None) -> dic
         from engine.stages.train import remove_published
 
         remove_published(root)  # the next stage runs: the training before it has been recorded
-    with full_disk_in_words(f"stage {name}"):
+    with full_disk_in_words(f"stage {name}"), gpu_of_stage(name, params, root):
         if not tracking_is_on():
             return module.run(params, root, progress=progress)
         from engine.tracking.stages import tracked

@@ -53,6 +53,11 @@ class Steps:
         """Whether DVC takes part."""
         return (self.root / ".dvc").is_dir() and importlib.util.find_spec("dvc") is not None
 
+    @property
+    def _pipeline(self) -> str:
+        """The file of the stages by its whole path: DVC takes a mere name as one of the working directory's dvc.yaml."""
+        return str(self.root / "dvc.yaml")
+
     def run(self, name: str, function: Callable[[], Any], stale: Callable[[], bool] = lambda: False) -> StepOutcome:
         """Bring stage `name` up to date: skip, restore, or call `function` and record what it made.
 
@@ -85,7 +90,7 @@ class Steps:
     def status(self, name: str) -> list[str]:
         """Why stage `name` has to run, in words; empty when it is up to date."""
         with _repo(self.root) as repo:
-            found = repo.status(targets=[name])
+            found = repo.status(targets=[f"{self._pipeline}:{name}"])
         return [line for entries in found.values() for entry in entries for line in _words(entry)]
 
     def add(self, file: Path) -> None:
@@ -103,7 +108,7 @@ class Steps:
         try:
             # `restore` hashes the inputs onto the stage object it is given, so that object is used for nothing else.
             with _repo(self.root) as repo, repo.lock:
-                repo.stage_cache.restore(repo.stage.load_one(name=stage.name))
+                repo.stage_cache.restore(repo.stage.load_one(self._pipeline, stage.name))
         except (RunCacheNotFoundError, DependencyDoesNotExistError, FileNotFoundError):
             return False  # a missing input is for the step itself to explain
         self._record(stage, before)
@@ -118,7 +123,7 @@ class Steps:
         from dvc.dependency.base import DependencyDoesNotExistError
 
         with _repo(self.root) as repo, repo.lock:
-            loaded = repo.stage.load_one(name=stage.name)
+            loaded = repo.stage.load_one(self._pipeline, stage.name)
             try:
                 loaded.save(run_cache=False)
             except DependencyDoesNotExistError as error:  # not needed by the step, or it would have said so
@@ -173,11 +178,32 @@ def _repo(root: Path) -> Iterator[Any]:
             _wait_until_free(repo)
             yield repo
     except LockError as error:
-        raise WorkspaceError(f"{root}: another DVC command is at work: {error}. Wait until it ends and run again.") from error
+        told = str(error).rstrip(". \n")
+        raise WorkspaceError(f"{root}: another DVC command is at work: {told}. Wait until it ends and run again.") from error
     except (RunCacheNotFoundError, DependencyDoesNotExistError):
         raise
     except DvcException as error:
-        raise WorkspaceError(f"{root}: DVC: {error}") from error
+        raise WorkspaceError(f"{root}: DVC: {error}{_next_step(error)}") from error
+
+
+def _next_step(error: Exception) -> str:
+    """What to do about an error of DVC's that only says what is wrong; empty where it says more itself, or we know no more."""
+    from dvc.exceptions import ConfirmRemoveError
+    from dvc.rwlock import RWLockFileCorruptedError, RWLockFileFormatError
+
+    if isinstance(error, ConfirmRemoveError):
+        return (
+            " It is a stage's output and was changed by hand, and DVC has no copy of that. Nothing was overwritten: move what "
+            "you want to keep to another place, then `dvc checkout --force` brings back the recorded outputs; run again."
+        )
+    if isinstance(error, (RWLockFileCorruptedError, RWLockFileFormatError)):
+        return ". It lists DVC commands at work. If none is, delete it and run again: nothing else depends on it."
+    if "dvc.lock" in str(error):
+        return (
+            ". Settle a merge, or take back git's version (`git checkout dvc.lock`). Without either, delete it and run again: "
+            "results with the same inputs come back from DVC's cache."
+        )
+    return ""
 
 
 def _wait_until_free(repo: Any) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from engine.config import Params
+from engine.tracking.secrets import hide
 from engine.types import SPLITS
 
 PREPARED = Path("data/prepared")
@@ -45,7 +46,7 @@ def flat_params(params: Params, resolved: Any = None) -> dict[str, str]:
     sections = params.model_dump(mode="json", by_alias=True)
     if resolved is not None:
         sections["train"] |= {k: v for k, v in resolved.model_dump(mode="json").items() if k not in PLACES}
-    return {legal_name(key): in_text(value)[:PARAM_CHARACTERS] for key, value in _flat("", sections)}
+    return {legal_name(key): hide(in_text(value))[:PARAM_CHARACTERS] for key, value in _flat("", sections)}
 
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
@@ -83,7 +84,7 @@ def dataset_inputs(root: Path, params: Params) -> list[dict[str, Any]]:
     digest, counts = str(facts.get("digest", "")), facts.get("counts") or {}
     if not digest:
         return []
-    source = {"uri": PREPARED.as_posix(), "made_from": params.data.source}
+    source = {"uri": PREPARED.as_posix(), "made_from": hide(params.data.source)}
     inputs = []
     for split in SPLITS:
         if split in counts:
@@ -147,18 +148,19 @@ def versions() -> str:
 
 def git_tags(root: Path) -> dict[str, str]:
     """Commit, branch, and whether files differ from it. `dvc.lock` does not count: every run writes it."""
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = git(root, "rev-parse", "HEAD")
     if not commit:
         return {}
-    changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
+    changed = git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
     return {
         "mlflow.source.git.commit": commit,
-        "mlflow.source.git.branch": _git(root, "rev-parse", "--abbrev-ref", "HEAD") or "",
+        "mlflow.source.git.branch": git(root, "rev-parse", "--abbrev-ref", "HEAD") or "",
         "mlflow.source.git.dirty": "" if changed is None else str(bool(changed)),
     }
 
 
-def _git(root: Path, *words: str) -> str | None:
+def git(root: Path, *words: str) -> str | None:
+    """What git prints about `root`, stripped; None: no git, no repository, it refused, or it did not end in time."""
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=GIT_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired):

@@ -44,6 +44,11 @@ def load_definitions(root: Path) -> dict[str, StageDefinition]:
     """
     params = load_yaml(root / "params.yaml")
     stages = load_yaml(root / "dvc.yaml").get("stages") or {}
+    if not isinstance(stages, dict) or not all(isinstance(body, dict) for body in stages.values()):
+        raise ConfigError(
+            f"{root / 'dvc.yaml'}: `stages` must hold names, each with its settings below it. `git diff dvc.yaml` shows what "
+            "was changed, `git checkout dvc.yaml` takes it back."
+        )
     return {name: _definition(name, body, params, root) for name, body in stages.items()}
 
 

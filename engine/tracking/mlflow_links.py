@@ -19,6 +19,7 @@ from typing import Any
 from engine.config import Params
 from engine.tracking.environment import LOOPBACK, MLFLOW_PORT, state_root
 from engine.tracking.mlflow_store import VIEW, tracking_uri
+from engine.tracking.secrets import mlflow_login, without_user
 
 ASK_TIMEOUT_S = 3.0
 TRAINING = "workflowType=machine_learning"  # else the UI opens as one for language models
@@ -28,7 +29,7 @@ LOCAL = f"http://{LOOPBACK}:{MLFLOW_PORT}"
 def ui_base(root: Path) -> str:
     """Where the UI is: the server that is used, or the one `detectflow ui` starts."""
     uri = tracking_uri(state_root(root))
-    return uri.rstrip("/") if uri.startswith("http") else LOCAL
+    return without_user(uri.rstrip("/")) if uri.startswith("http") else LOCAL
 
 
 def experiment_url(name: str, base: str = LOCAL, root: Path | None = None) -> str:
@@ -57,6 +58,19 @@ def experiment_id(name: str, root: Path | None = None) -> str | None:
         return answer["experiment"]["experiment_id"] if answer and "experiment" in answer else None
     rows = _query(uri, "SELECT experiment_id FROM experiments WHERE name = ?", [name])
     return str(rows[0][0]) if rows else None
+
+
+def run_of_version(root: Path, model: str, version: int | str) -> tuple[str, str] | None:
+    """(experiment id, run id) of the training that a registered version comes from; None where nobody knows."""
+    uri = tracking_uri(state_root(root))
+    if uri.startswith("http"):
+        found = (_get(uri, "model-versions/get", name=model, version=str(version)) or {}).get("model_version", {})
+        run = (_get(uri, "runs/get", run_id=found["run_id"]) or {}).get("run") if found.get("run_id") else None
+        return (run["info"]["experiment_id"], run["info"]["run_id"]) if run else None
+    query = ("SELECT runs.experiment_id, runs.run_uuid FROM model_versions JOIN runs ON runs.run_uuid = model_versions.run_id "
+             "WHERE model_versions.name = ? AND model_versions.version = ?")  # fmt: skip
+    rows = _query(uri, query, [model, int(version)])
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
 
 def registered(root: Path, params: Params) -> bool:
@@ -102,9 +116,10 @@ def _query(uri: str, query: str, values: Sequence[Any]) -> list[tuple] | None:
 
 def _get(uri: str, what: str, **query: str) -> dict[str, Any] | None:
     """MLflow's answer over REST; {} where it says that there is no such thing, None where it does not answer."""
-    address = f"{uri.rstrip('/')}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(query)}"
+    address, login = mlflow_login(uri)
+    address = f"{address.rstrip('/')}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(query)}"
     try:
-        with urllib.request.urlopen(address, timeout=ASK_TIMEOUT_S) as answer:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=login), timeout=ASK_TIMEOUT_S) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return {} if error.code == 404 else None

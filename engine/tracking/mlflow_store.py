@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.tracking.moved import follow_move
+from engine.tracking.secrets import hide
 
 logger = logging.getLogger("detectflow.tracking")
 
@@ -35,6 +36,14 @@ REFUSED = {  # error codes that stay the same however often one asks
     "RESOURCE_ALREADY_EXISTS",
     "BAD_REQUEST",
     "INVALID_STATE",
+}
+
+LOGIN = {
+    "UNAUTHENTICATED": (
+        "the server wants to know who you are, and MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD are missing or wrong "
+        "(set them in .env)"
+    ),
+    "PERMISSION_DENIED": "the server knows the user of MLFLOW_TRACKING_USERNAME, who may not do this (ask for EDIT or MANAGE)",
 }
 
 EXPERIMENT_TAGS = {
@@ -176,7 +185,15 @@ def _make_tables(uri: str, state: Path) -> None:
     """MLflow does this once per process and address; the file may have been deleted since."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    file = Path(uri.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists() or not file.stat().st_size:
+        # Made aside, then renamed: one that is killed half-way would leave tables that MLflow can neither use nor complete.
+        part = file.with_name(f"{file.name}.part")
+        for leftover in (part, part.with_name(f"{part.name}-journal")):
+            leftover.unlink(missing_ok=True)
+        SqlAlchemyStore(f"sqlite:///{part}", artifact_root(state)).engine.dispose()
+        os.replace(part, file)
     SqlAlchemyStore(uri, artifact_root(state))
 
 
@@ -202,6 +219,11 @@ def is_forgotten(error: Exception) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error that tells something: SQLAlchemy begins with a hint about itself, in brackets."""
+    """The first line of an error that tells something: SQLAlchemy begins with a hint about itself, in brackets.
+
+    A refused login is said in our words, and no password is shown.
+    """
+    if getattr(error, "error_code", None) in LOGIN:
+        return LOGIN[error.error_code]
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of ")]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return hide(lines[0] if lines else type(error).__name__)[:300]

@@ -84,13 +84,29 @@ def workspace_lock(
     Raises:
         WorkspaceError: somebody else holds it, and `wait` is off or `timeout_s` has passed.
     """
-    path = lock_file(root.resolve())
+    root = root.resolve()
+    with named_lock(lock_file(root), "the workspace", str(root), command, wait=wait, timeout_s=timeout_s, tell=tell):
+        yield
+
+
+@contextlib.contextmanager
+def named_lock(
+    path: Path,
+    what: str,
+    where: str,
+    command: str | None = None,
+    *,
+    wait: bool = True,
+    timeout_s: float | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold the lock file `path`, which stands for `what` at `where` in messages; else as `workspace_lock`."""
     with _held.guard:
         entry = _held.entries.get(path)
         if entry:
             _held.entries[path] = (entry[0], entry[1] + 1)
     if not entry:
-        descriptor = _acquire(path, wait, timeout_s, tell or logger.warning)
+        descriptor = _acquire(path, what, where, wait, timeout_s, tell or logger.warning)
         _write(descriptor, command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200])
         with _held.guard:
             _held.entries[path] = (descriptor, 1)
@@ -108,12 +124,12 @@ def workspace_lock(
                 os.close(descriptor)
 
 
-def _acquire(path: Path, wait: bool, timeout_s: float | None, tell: Callable[[str], None]) -> int:
+def _acquire(path: Path, what: str, where: str, wait: bool, timeout_s: float | None, tell: Callable[[str], None]) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise WorkspaceError(f"{path}: the workspace cannot be locked: {error.strerror}. May this folder be written?") from error
+        raise WorkspaceError(f"{path}: {what} cannot be locked: {error.strerror}. May this folder be written?") from error
     started = time.monotonic()
     reminded = -REMIND_S
     try:
@@ -126,10 +142,10 @@ def _acquire(path: Path, wait: bool, timeout_s: float | None, tell: Callable[[st
                 who = _read(descriptor) or "another process"
                 if not wait or (timeout_s is not None and waited >= timeout_s):
                     raise WorkspaceError(
-                        f"{path.parents[1]}: the workspace is held by {who}. Wait until it ends, or stop it, and run again."
+                        f"{where}: {what} is held by {who}. Wait until it ends, or stop it, and run again."
                     ) from None
                 if waited - reminded >= REMIND_S:
-                    tell(f"Waiting: the workspace is held by {who}. Ctrl-C gives up.")
+                    tell(f"Waiting: {what} is held by {who}. Ctrl-C gives up.")
                     reminded = waited
                 time.sleep(POLL_S)
     except BaseException:

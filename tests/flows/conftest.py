@@ -37,6 +37,7 @@ def prefect_server(tmp_path_factory):
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port), "--no-ui"]
     url = f"http://{LOOPBACK}:{port}/api"
     env = {"PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
+           "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
            "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # fmt: skip
     child = Child("The Prefect server", command, home / "server.log", env)
     atexit.register(child.stop)  # with the interpreter, after prefect's last log lines, which would else wait for it

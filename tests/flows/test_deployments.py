@@ -176,14 +176,19 @@ def test_registering_twice_changes_nothing_somebody_has_set(workspace, api):
     assert names["detectflow: silent run has crashed"]["enabled"]
     assert not names["detectflow: retrain on new data"]["enabled"]
     silent = names["detectflow: silent run has crashed"]["id"]
-    request = urllib.request.Request(
-        f"{api.url}/automations/{silent}", b'{"enabled": false}', {"content-type": "application/json"}, method="PATCH"
-    )
-    urllib.request.urlopen(request).close()
+    switch(api, silent, False)
     assert detectflow(workspace, api, "deploy", "train").returncode == 0
     after = {each["name"]: each for each in api("/automations/filter", {})}
     assert not after["detectflow: silent run has crashed"]["enabled"]
     assert len(after) == len(names)
+
+
+def switch(api, automation, on):
+    body = json.dumps({"enabled": on}).encode()
+    request = urllib.request.Request(
+        f"{api.url}/automations/{automation}", body, {"content-type": "application/json"}, method="PATCH"
+    )
+    urllib.request.urlopen(request).close()
 
 
 def test_the_nightly_schedule_plans_runs(workspace, api):
@@ -261,6 +266,48 @@ def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):
     assert sorted(p.name for p in workspace.iterdir()) == before, "nothing is left behind in the workspace"
 
 
+def test_changed_data_start_a_training_where_that_is_switched_on(workspace, api):
+    from flows.pipeline import data_digest, tell_data_changed
+
+    retrain = next(each["id"] for each in api("/automations/filter", {}) if each["name"] == "detectflow: retrain on new data")
+    train = api("/deployments/name/pipeline/train")["id"]
+    query = {"deployments": {"id": {"any_": [train]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    switch(api, retrain, True)
+    tell_data_changed(workspace, data_digest(workspace))  # the same data: no event
+    tell_data_changed(workspace, "an earlier digest")
+    wait_until(lambda: api("/flow_runs/filter", query))
+    started = api("/flow_runs/filter", query)
+    switch(api, retrain, False)
+    assert [run["created_by"]["type"] for run in started] == ["AUTOMATION"]
+    for run in started:
+        api.delete(f"/flow_runs/{run['id']}")
+
+
+def test_a_run_whose_heartbeats_end_is_crashed(api):
+    """The automation of `make deploy`, with ten seconds in place of ninety: the least that Prefect allows."""
+    from datetime import timedelta
+
+    from prefect.events import emit_event
+
+    from flows.automations import HEARTBEAT, silent_run
+
+    automation = silent_run(timedelta(seconds=10))
+    automation.name = "silent run, soon"
+    automation.create()
+    flow = api("/flows/", {"name": "power-loss"})["id"]
+    runs = [api("/flow_runs/", {"flow_id": flow, "state": {"type": "RUNNING"}})["id"] for _ in "ab"]
+    for run in runs:
+        emit_event(HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{run}"})
+    deadline = time.monotonic() + 60
+    while api.state(runs[0])["type"] == "RUNNING" and time.monotonic() < deadline:
+        emit_event(HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{runs[1]}"})  # this one is alive
+        time.sleep(1)
+    state = api.state(runs[0])
+    assert state["type"] == "CRASHED" and "went silent" in state["message"]
+    assert api.state(runs[1])["type"] == "RUNNING"
+    automation.delete()
+
+
 class TestMistakes:
     def test_without_a_server(self, workspace):
         done = shell(workspace, *DETECTFLOW, "deploy")
@@ -273,6 +320,12 @@ class TestMistakes:
     def test_an_unknown_deployment(self, workspace, api):
         done = detectflow(workspace, api, "deploy", "trian")
         assert done.returncode != 0 and "Did you mean 'train'" in done.stderr
+
+    def test_a_pool_that_is_not_there(self, workspace, api):
+        for words in (["--pool", "detectflwo"], ["--pool=detectflwo"]):
+            done = detectflow(workspace, api, "worker", *words)
+            assert done.returncode == 2 and "no work pool 'detectflwo'. Did you mean 'detectflow'?" in done.stderr
+        assert [pool["name"] for pool in api("/work_pools/filter", {})] == ["detectflow"], "none was made"
 
     def test_a_word_that_is_no_option(self, workspace, api):
         done = detectflow(workspace, api, "worker", "gpu")

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -248,6 +249,7 @@ def test_only_lost_connections_are_retried():
     import urllib.error
 
     from prefect.states import Failed
+    from prefect.task_engine import TaskRunTimeoutError
 
     from flows.pipeline import is_transient
 
@@ -259,6 +261,50 @@ def test_only_lost_connections_are_retried():
     assert not is_transient(None, None, Failed(data=missing))
     assert not is_transient(None, None, Failed(data=DataError("two classes of one name")))
     assert not is_transient(None, None, Failed(data=WorkspaceError("disk full")))
+    assert is_transient(None, None, Failed(data=TimeoutError("a server did not answer")))
+    assert not is_transient(None, None, Failed(data=TaskRunTimeoutError("a limit of ours")))
+
+
+def test_a_lost_connection_is_tried_again_and_a_mistake_is_not(run, stages, monkeypatch):
+    from flows import pipeline
+
+    soon = pipeline.TASKS["prepare"].with_options(retry_delay_seconds=0)
+    monkeypatch.setitem(pipeline.TASKS, "prepare", soon)
+    lost = DataError("could not download")
+    lost.__cause__ = ConnectionResetError("reset by peer")
+    for error, tries in ((lost, 3), (DataError("two classes of one name"), 1)):
+        stages.fail["prepare"], stages.ran = error, []
+        with pytest.raises(DataError):
+            run()
+        assert stages.ran == ["prepare"] * tries
+
+
+def test_a_stage_that_takes_too_long_is_ended_once_and_the_next_run_goes_on(run, stages, project, monkeypatch):
+    from flows import pipeline
+
+    original = pipeline.run_stage
+
+    def slow(name, root, *, progress=None):
+        if name in stages.slow:
+            stages.ran.append(name)
+            time.sleep(60)
+        return original(name, root, progress=progress)
+
+    monkeypatch.setattr(pipeline, "run_stage", slow)
+    for stage in ("prepare", "train"):  # prepare is a stage that may be tried again, but not for this
+        stages.slow, stages.ran = {stage}, []
+        with pytest.raises(pipeline.StageTimeout, match=f"stage {stage} was ended after 0.02 min .*goes on from there"):
+            run(timeouts_min={stage: 0.02})
+        assert stages.ran.count(stage) <= 1 and holder(project) is None
+    stages.slow = set()
+    assert hows(run(timeouts_min={"train": 10})) == ["skipped", "ran", "ran", "ran", "ran"]
+
+
+@pytest.mark.parametrize("limits, words", [({"tarin": 5}, "Did you mean 'train'"), ({"train": 0}, "train: 0.0 is no number")])
+def test_a_limit_that_is_none(run, stages, limits, words):
+    with pytest.raises(ConfigError, match=words):
+        run(timeouts_min=limits)
+    assert stages.ran == []
 
 
 class TestWhatPrefectShows:
@@ -281,8 +327,6 @@ class TestWhatPrefectShows:
         return {artifact.key: artifact for artifact in found}
 
     def test_name_tasks_log_progress_and_result(self, run, client):
-        import time
-
         run({"train.model": "yolov8s"})
         flow_run = self.newest(client)
         assert flow_run.name == "digits yolov8s" and flow_run.state.is_completed()

@@ -13,7 +13,7 @@ from importlib.metadata import version
 import pytest
 
 from engine.errors import WorkspaceError
-from flows import processes, server
+from flows import deploy, processes, server
 from flows.processes import Child, answers, free_port
 
 
@@ -78,6 +78,14 @@ def test_a_configured_server_wins_and_must_answer(stand_in, tmp_path, monkeypatc
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
     with pytest.raises(WorkspaceError, match="no Prefect server answers there"):
         server.connect(tmp_path)
+
+
+def test_a_configured_server_of_another_version_is_refused_with_both_numbers(stand_in, tmp_path, monkeypatch):
+    stand_in.replies["/api/admin/version"] = '"2.20.1"'
+    monkeypatch.setenv("PREFECT_API_URL", f"{stand_in.url}/api")
+    for ask in (server.connect, deploy.use_server):
+        with pytest.raises(WorkspaceError, match=rf"is version 2.20.1, and this environment has Prefect {version('prefect')}"):
+            ask(tmp_path)
 
 
 class TestChild:
