@@ -56,5 +56,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_name(word: str, known: Iterable[str]) -> str:
-    """The known name that `word` is probably meant to be, or an empty string."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), "")
+    """The known name that `word` is probably meant to be, whatever the case; of equally near ones the first. Empty: none."""
+    matcher = difflib.SequenceMatcher(b=word.lower())
+    best, nearness = "", 0.6
+    for name in known:
+        matcher.set_seq1(name.lower())
+        if matcher.ratio() > nearness or (not best and matcher.ratio() == nearness):
+            best, nearness = name, matcher.ratio()
+    return best

@@ -39,6 +39,11 @@ log = logging.getLogger("detectflow")
 
 PICTURED_BATCHES = 3
 EPOCH_FIGURES = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
+FIGURES = (
+    *EPOCH_FIGURES, "metrics/mAP75", "metrics/mAP-small", "metrics/mAP-medium", "metrics/mAP-large", "metrics/AR1",
+    "metrics/AR10", "metrics/AR100", "metrics/AR-small", "metrics/AR-medium", "metrics/AR-large", "metrics/F1",
+    "metrics/confidence",
+)  # fmt: skip
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (K, 4) xyxy px of the input, scores (K,), classes (K,)
 
@@ -53,6 +58,8 @@ class DetectionValidator(BaseValidator):
         save_dir: where tables and pictures of final figures go; None: nowhere.
         loader, names, device, world: from a trainer; else made from the model and the dataset of the call.
     """
+
+    metric_names = FIGURES
 
     def __init__(
         self,

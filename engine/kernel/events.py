@@ -72,6 +72,10 @@ class Callbacks:
         self._checked(event).clear()
         self.add(event, callback)
 
+    def change_anything(self, event: str) -> bool:
+        """Whether a user's own callback is there; a tracker's only looks."""
+        return any(not may_fail for _, may_fail in self._checked(event))
+
     def run(self, event: str, subject: Any) -> None:
         """Call them all with the executor. A user's exception goes up; a tracker's is logged."""
         for callback, may_fail in self._checked(event):

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from engine.config.train import TrainConfig
 from engine.errors import ConfigError, nearest
+from engine.kernel.validator import BaseValidator
+
+if TYPE_CHECKING:
+    from engine.kernel.trainer import BaseTrainer
+
+
+def check_monitor(trainer: BaseTrainer) -> None:
+    """Where it is known what will be measured, a `monitor` that will not be is refused before anything is trained.
+
+    Raises:
+        ConfigError: no such figure; names what there is.
+    """
+    names = trainer.figure_names()
+    if names is not None and trainer.args.monitor not in names:
+        raise _not_measured(trainer.args.monitor, names)
+
+
+def declared_figures(validator: Any) -> tuple[str, ...] | None:
+    """The figures that a validator says it will return; None: it does not say, or more may come."""
+    if validator is None:
+        return ()
+    if not isinstance(validator, BaseValidator) or validator.callbacks.change_anything("on_val_end"):
+        return None
+    return validator.declared_figures()
 
 
 def fitness_of(row: Mapping[str, Any], monitor: str, validates: bool) -> float | None:
@@ -21,7 +45,11 @@ def fitness_of(row: Mapping[str, Any], monitor: str, validates: bool) -> float |
         return float(value) if value is not None and math.isfinite(value) else None
     if validates and not any(key.startswith(("metrics/", "val/")) for key in row):
         return None
-    raise ConfigError(f"monitor='{monitor}' is not measured.{nearest(monitor, row)} There are: {', '.join(row)}")
+    raise _not_measured(monitor, row)
+
+
+def _not_measured(monitor: str, names: Iterable[str]) -> ConfigError:
+    return ConfigError(f"monitor='{monitor}' is not measured.{nearest(monitor, names)} There are: {', '.join(names)}")
 
 
 def is_better(fitness: float | None, best: float | None, mode: str) -> bool:

@@ -21,20 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from engine.config.train import TrainConfig
-from engine.errors import ConfigError, TrainingError, nearest
-from engine.kernel import distributed, judge, memory, optim, precision, state
+from engine.errors import ConfigError, nearest
+from engine.kernel import building, distributed, judge, memory, optim, precision, state
 from engine.kernel.checkpoint import Checkpoint, load_checkpoint, read_sidecar, save_checkpoint, write_sidecar
 from engine.kernel.device import select_device
 from engine.kernel.distributed import World
-from engine.kernel.ema import ModelEMA, planned_tau
+from engine.kernel.ema import ModelEMA
 from engine.kernel.events import TRAIN_EVENTS, Callback, Callbacks
 from engine.kernel.failure import terminable
 from engine.kernel.lookup import add_own_code
-from engine.kernel.planning import make_plan
 from engine.kernel.progress import EpochProgress
 from engine.kernel.randomness import deterministic, seed_everything, seed_of, undisturbed
 from engine.kernel.results import Row, TrainResult
-from engine.kernel.run_directory import choose_run_directory, continued_config, create_run_directory
+from engine.kernel.run_directory import choose_run_directory, continued_config
 from engine.kernel.schedule import Schedule
 from engine.kernel.task import TrainingTask
 
@@ -206,36 +205,7 @@ class BaseTrainer(TrainingTask):
         self._build(resumed)
 
     def _build(self, resumed: Checkpoint | None) -> None:
-        """Model, loaders, optimizer and all that is made from the settings, as they were asked for."""
-        seed_everything(self.args.seed)  # again: whether data had to be prepared must not move the weights
-        start = resumed  # its architecture is at hand even where the file that `model` names has gone
-        if resumed is None and self.args.model.endswith(".pt"):
-            start = load_checkpoint(self.args.model)
-        self.model = self.get_model(cfg=self.args.model, weights=start).to(self.device)
-        optim.freeze_parameters(self.model, self.args.freeze)
-        if self.args.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        if self.batch_size < 1:
-            self.batch_size = memory.batch_that_fits(self, self.meter)
-        if self.world.size > 1:  # before the optimizer takes hold of the parameters
-            self.model = distributed.synchronise_norms(self.model, self.device)
-        per_rank = self.batch_size // self.world.size
-        self.train_loader = self.get_dataloader(
-            dataset_path=self.data["train"], batch_size=per_rank, mode="train", rank=self.world.rank
-        )
-        if len(self.train_loader) == 0:
-            raise TrainingError("there are no training batches: the training split is empty")
-        distributed.check_lengths(self.world.gather(len(self.train_loader)))
-        self._plan(len(self.train_loader))
-        if resumed is not None:
-            state.check_same_run(self, resumed)
-        self.validator = self.get_validator()
-        if self.world.is_main:
-            create_run_directory(self.paths, self.resolved)
-        distributed.check_shared(self.world, self.paths.args_yaml)
-        if resumed is not None:
-            state.restore(self, resumed)
-            log.info("resuming after epoch %d of %d", self.start_epoch, self.args.epochs)
+        building.make_parts(self, resumed)
         if self.world.size > 1:
             self._ddp = nn.parallel.DistributedDataParallel(
                 self.model,
@@ -243,24 +213,6 @@ class BaseTrainer(TrainingTask):
                 find_unused_parameters=self.find_unused_parameters,
             )
         self.callbacks.run("on_pretrain_routine_end", self)
-
-    def _plan(self, per_epoch: int) -> None:
-        """Everything automatic is decided here, and written into `args` as if it had been asked for."""
-        a = self.args
-        plan = make_plan(a, self.batch_size, per_epoch, self.default_lr)
-        self.scheduler = self.build_scheduler(
-            iterations_per_epoch=per_epoch, optimizer=plan.optimizer, accumulate=plan.accumulate
-        )
-        self.optimizer = self.build_optimizer(
-            model=self.model, name=plan.optimizer, lr=plan.lr0, momentum=a.momentum, decay=plan.weight_decay
-        )
-        optim.name_groups(self.optimizer)
-        tau = a.ema_tau_steps if a.ema_tau_steps is not None else planned_tau(self.scheduler.optimizer_steps(per_epoch))
-        self.ema = ModelEMA(self.model, a.ema_decay, tau) if a.ema else None
-        self.scaler = precision.make_scaler(a.amp, self.device)
-        warmup = a.warmup_epochs if a.warmup_epochs is not None else self.scheduler.warmup / per_epoch
-        chosen = {"optimizer": plan.optimizer, "nbs": plan.nbs, "lr0": plan.lr0, "ema_tau_steps": tau, "warmup_epochs": warmup}
-        self.args = a.with_overrides({**a.model_dump(), **chosen})
 
     @property
     def resolved(self) -> TrainConfig:
@@ -390,6 +342,19 @@ class BaseTrainer(TrainingTask):
         )  # fmt: skip
 
     # Small questions --------------------------------------------------------------------------------------------
+
+    def figure_names(self) -> tuple[str, ...] | None:
+        """What `monitor` may be, where that is known before training; None: code of the user's own may add figures."""
+        own = type(self)
+        if own.validate is not BaseTrainer.validate or own.label_loss_items is not BaseTrainer.label_loss_items:
+            return None
+        if "validate" in vars(self) or self.callbacks.change_anything("on_val_end"):
+            return None
+        measured = judge.declared_figures(self.validator)
+        if measured is None:
+            return None
+        losses = [f"{kind}/{name}" for kind in ("val", "train") for name in self.loss_names if kind == "train" or self.validator]
+        return (*measured, *losses, *(f"lr/{group['group']}" for group in self.optimizer.param_groups))
 
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_s

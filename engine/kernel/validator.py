@@ -24,12 +24,16 @@ class BaseValidator:
         device: where the model computes.
     """
 
+    # What `get_stats` returns, so that a wrong `monitor` is told before training. None: the first validation tells.
+    metric_names: tuple[str, ...] | None = None
+
     def __init__(self, loader: Any, device: torch.device | str = "cpu", world: World | None = None):
         self.loader = loader
         self.device = torch.device(device)
         self.world = world if world is not None else world_from_environment()
         self.callbacks = Callbacks(VAL_EVENTS)
         self.batch: Any = None  # the batch under way
+        self.results: Any = None  # what `postprocess` made of it, one per image
         self.metrics: dict[str, float] = {}  # of the last validation, by name
         self.speed_ms: dict[str, float] = {}  # per image: preprocess, inference, postprocess
         self.images = 0  # counted in so far, by this process
@@ -75,10 +79,10 @@ class BaseValidator:
                 more = trainer.val_loss_sums(preds=preds, batch=self.batch, images=self.batch_size(self.batch))
                 sums = more if sums is None or more is None else (sums[0] + more[0], sums[1] + more[1])
                 started = self._now()
-            results = self.postprocess(preds=preds)
+            self.results = self.postprocess(preds=preds)
             clock["postprocess"] += self._now() - started
             self.images += self.batch_size(self.batch)
-            self.update_metrics(results=results, batch=self.batch)
+            self.update_metrics(results=self.results, batch=self.batch)
             self._tell(lists, "on_val_batch_end")
         self.speed_ms = {name: 1000 * seconds / max(self.images, 1) for name, seconds in clock.items()}
         self.metrics = self.get_stats()
@@ -132,6 +136,15 @@ class BaseValidator:
     def get_stats(self) -> dict[str, float]:
         """Metrics of all that was counted, over all ranks."""
         raise NotImplementedError
+
+    def declared_figures(self) -> tuple[str, ...] | None:
+        """`metric_names`, unless a `get_stats` further down in the family may return others."""
+        for holder in (self, *type(self).__mro__):
+            if "metric_names" in vars(holder):
+                return self.metric_names
+            if "get_stats" in vars(holder):
+                return None
+        return None
 
     def plot_metrics(self) -> None:
         """Write pictures of the final figures."""

@@ -167,6 +167,20 @@ def test_mistakes_are_explained(shapes, tmp_path, changes, error, said):
         DetectionTrainer(overrides=settings(shapes, tmp_path, **changes)).train()
 
 
+def test_a_wrong_monitor_is_told_before_anything_is_trained(shapes, tmp_path):
+    trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, monitor="metrics/mAP"))
+    trainer.add_callback("on_train_start", lambda t: pytest.fail("it trains"))
+    said = r"Did you mean 'metrics/mAP50'\? There are: metrics/precision, .*val/box_loss, .*lr/bias"
+    with pytest.raises(ConfigError, match=said):
+        trainer.train()
+    assert not trainer.save_dir.exists()
+
+
+def test_the_figures_that_are_declared_are_those_that_come(trained):
+    trainer, _ = trained
+    assert set(trainer.validator.metric_names) == set(trainer.validator.metrics)
+
+
 def test_any_figure_of_validation_may_decide(shapes, tmp_path):
     trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, monitor="metrics/F1", epochs=2))
     result = trainer.train()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from classifier import assert_same_run, make, weights
+from classifier import Accuracy, ClassifierTrainer, assert_same_run, make, settings_of, weights
 
 from engine.config import TrainConfig
 from engine.errors import CheckpointError, ConfigError, TrainingError
@@ -147,6 +147,73 @@ def test_a_failing_tracker_never_ends_a_run_a_users_callback_does(tmp_path):
 def test_an_unmeasured_monitor_names_what_there_is(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'metrics/accuracy'"):
         make(tmp_path, monitor="metrics/acuracy").train()
+
+
+class Declared(Accuracy):
+    metric_names = ("metrics/accuracy",)
+
+
+class WithMargin(Declared):
+    def get_stats(self):
+        return {**super().get_stats(), "metrics/margin": 0.5}
+
+
+class Declaring(ClassifierTrainer):
+    validator_class = Declared
+
+    def get_validator(self):
+        return self.validator_class(self.get_dataloader(None, 7, mode="val"))
+
+
+def refused(trainer):
+    """The batches that were trained before the monitor was refused, and what was said."""
+    batches = []
+    trainer.add_callback("on_train_batch_start", batches.append)
+    with pytest.raises(ConfigError, match="is not measured") as error:
+        trainer.train()
+    return len(batches), str(error.value)
+
+
+def test_a_monitor_that_will_not_be_measured_is_refused_before_training(tmp_path):
+    def with_monitor(name, trainer=Declaring):
+        return trainer(settings_of(tmp_path, monitor=name, name="refused"))
+
+    batches, said = refused(with_monitor("metrics/acuracy"))
+    assert batches == 0 and not (tmp_path / "refused").exists()
+    assert said == ("monitor='metrics/acuracy' is not measured. Did you mean 'metrics/accuracy'? There are: metrics/accuracy, "
+                    "val/ce_loss, train/ce_loss, lr/bias, lr/weight, lr/norm")  # fmt: skip
+    unvalidated = with_monitor("metrics/accuracy")
+    unvalidated.get_validator = lambda: None
+    assert refused(unvalidated) == (0, "monitor='metrics/accuracy' is not measured. There are: train/ce_loss, lr/bias, "
+                                       "lr/weight, lr/norm")  # fmt: skip
+    for name in ("val/ce_loss", "train/ce_loss", "lr/weight"):
+        assert with_monitor(name).train().stop_reason == "done"
+
+
+def test_where_code_of_the_users_own_may_measure_more_the_first_validation_tells(tmp_path):
+    class Margin(Declaring):
+        validator_class = WithMargin
+
+    class Wider(Declaring):
+        def validate(self):
+            return {**super().validate(), "metrics/margin": 0.5}
+
+    def by_callback(trainer):
+        trainer.add_callback("on_val_end", lambda v: v.metrics.update({"metrics/margin": 0.5}))
+        return trainer
+
+    plan = settings_of(tmp_path, epochs=1)
+    makers = (lambda p: Margin(p), lambda p: Wider(p), lambda p: by_callback(Declaring(p)))
+    for make_trainer in makers:
+        assert make_trainer({**plan, "monitor": "metrics/margin"}).train().stop_reason == "done"
+        batches, said = refused(make_trainer({**plan, "monitor": "metrics/margins"}))
+        assert batches == 3 and "Did you mean 'metrics/margin'" in said
+
+
+def test_a_tracker_at_the_end_of_validation_does_not_put_the_check_off(tmp_path):
+    trainer = Declaring(settings_of(tmp_path, monitor="metrics/margin"))
+    trainer.add_callback("on_val_end", print, may_fail=True)
+    assert refused(trainer)[0] == 0
 
 
 def test_patience_stops_early(tmp_path):
