@@ -123,6 +123,16 @@ def deep_json(root):
     put(root / TRAIN_JSON, '{"images": ' + "[" * 100_000)
 
 
+@case(make_coco, "unreadable_annotation", TRAIN_JSON, "key 'bbox' is there twice in one object", "begins in line 1")
+def json_with_a_key_twice(root):
+    edit(root / TRAIN_JSON, '"bbox": ', '"bbox": [0, 0, 9, 9], "bbox": ')
+
+
+@case(make_coco, "unreadable_annotation", TRAIN_JSON, "key 'images' is there twice (line 1)")
+def json_with_a_section_twice(root):
+    edit(root / TRAIN_JSON, '"categories": ', '"images": [], "categories": ')
+
+
 def change_coco(root: Path, change: Callable[[dict], object]) -> None:
     content = json.loads((root / TRAIN_JSON).read_text())
     change(content)

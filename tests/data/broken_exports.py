@@ -133,6 +133,11 @@ def studio_cut_off(root):
     put(root / STUDIO, (root / STUDIO).read_bytes()[:900])
 
 
+@case(make_labelstudio, "unreadable_annotation", STUDIO, "key 'data' is there twice in one object", "begins in line 1")
+def studio_key_twice(root):
+    edit(root / STUDIO, '"data": ', '"data": {}, "data": ')
+
+
 @case(make_labelstudio, "unreadable_annotation", STUDIO, "is JSON-MIN or another short form; export from Label Studio as JSON")
 def studio_short_form(root):
     put(root / STUDIO, json.dumps([{"image": "a.png", "id": 1, "label": [{"original_width": 64, "x": 1}]}]))

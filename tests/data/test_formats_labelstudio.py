@@ -73,9 +73,9 @@ def test_other_shapes_are_a_finding_and_boxes_only_by_policy(tmp_path):
     images, findings = read(tmp_path)
     assert images["a"].rows == ()
     assert findings["other_shape"] == [
-        "export.json: task 1, region e: ellipselabels 'cat'",
-        "export.json: task 1, region b: brushlabels 'dog'",
-        "export.json: task 1, region k: keypointlabels 'dog'",
+        "export.json, line 1: task 1, region e: ellipselabels 'cat'",
+        "export.json, line 1: task 1, region b: brushlabels 'dog'",
+        "export.json, line 1: task 1, region k: keypointlabels 'dog'",
     ]
     assert rows(read(tmp_path, policies={"other_shape": "fix"})[0]["a"]) == [("cat", (16, 12, 48, 20))]
 
@@ -99,7 +99,7 @@ def test_other_shapes_are_a_finding_and_boxes_only_by_policy(tmp_path):
 def test_regions_that_make_no_sense_are_named(value, message, tmp_path):
     one_image(tmp_path, region("rectanglelabels", {"rectanglelabels": ["cat"], **value}))
     images, findings = read(tmp_path)
-    assert findings == {"bad_entry": [f"export.json: task 1, region r: {message}"]} and images["a"].rows == ()
+    assert findings == {"bad_entry": [f"export.json, line 1: task 1, region r: {message}"]} and images["a"].rows == ()
 
 
 def test_polygons_that_make_no_sense_and_turned_boxes_without_size(tmp_path):
@@ -232,8 +232,8 @@ def test_tasks_that_are_there_twice(tmp_path):
     put(tmp_path / "b.png", picture("b"))
     export(tmp_path, studio_task(1, "a.png", []), studio_task(1, "b.png", []), studio_task(2, "a.png", []))
     assert read(tmp_path)[1]["duplicate_entry"] == [
-        "export.json: task 1 is there twice",
-        "export.json: task 2: its image is a.png, which export.json, task 1 has too",
+        "export.json, line 1: task 1 is there twice",
+        "export.json, line 1: task 2: its image is a.png, which export.json, task 1 has too",
     ]
 
 

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 from engine.types import Size
 
-MAX_ANNOTATION_BYTES = 1 << 30  # of one file; a mistake or an attack above that
+# Of one annotation file; a mistake or an attack above that.
+MAX_WHOLE_BYTES = 1 << 28  # held in memory: of one image, or a list of names
+MAX_STREAMED_BYTES = 1 << 34  # read piece by piece: of whole datasets, the largest public ones have 1 to 6 GB
 
 _SPLIT_WORD = re.compile(r"(train|training|val|valid|validation|test|testing)[-_ ]?\d*", re.IGNORECASE)
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
-from engine.parts.data.formats.base import MAX_ANNOTATION_BYTES, shown
+from engine.parts.data.formats.base import MAX_STREAMED_BYTES, MAX_WHOLE_BYTES, shown
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 CHUNK_BYTES, HEAD_BYTES = 1 << 16, 1 << 14
@@ -85,12 +85,12 @@ class Folder:
         """The bytes of an annotation file.
 
         Raises:
-            ValueError: it cannot be read, is empty or far too large; the text says so.
+            ValueError: it cannot be read, or is far too large; the text says so.
         """
         try:
             path = self._paths[name]
-            if path.stat().st_size > MAX_ANNOTATION_BYTES:
-                raise ValueError(f"larger than {MAX_ANNOTATION_BYTES >> 20} MiB, which no annotation file should be")
+            if path.stat().st_size > MAX_WHOLE_BYTES:
+                raise ValueError(f"larger than {MAX_WHOLE_BYTES >> 20} MiB, which no such file should be")
             return path.read_bytes()
         except OSError as error:
             raise ValueError(f"cannot be read ({error.strerror})") from None
@@ -102,8 +102,8 @@ class Folder:
             with open(self._paths[name], "rb") as file:
                 while chunk := file.read(CHUNK_BYTES):
                     size += len(chunk)
-                    if size > MAX_ANNOTATION_BYTES:
-                        raise ValueError(f"larger than {MAX_ANNOTATION_BYTES >> 20} MiB, which no annotation file should be")
+                    if size > MAX_STREAMED_BYTES:
+                        raise ValueError(f"larger than {MAX_STREAMED_BYTES >> 30} GiB, which no annotation file should be")
                     yield chunk
         except OSError as error:
             raise ValueError(f"cannot be read ({error.strerror})") from None

@@ -7,7 +7,6 @@ never used, nor are choices, texts and other answers about the whole image.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -17,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from engine.parts.data.checks import Findings
 from engine.parts.data.formats.base import Row, SourceImage, number, shown, stated_size
 from engine.parts.data.formats.folder import IMAGE_SUFFIXES, Folder, base_name, inside, tails
+from engine.parts.data.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
 from engine.parts.data.formats.shapes import Box, around, around_ellipse, around_turned
 from engine.parts.data.formats.splits import GivenSplits
 from engine.types import Size
@@ -32,7 +32,7 @@ _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before
 
 
 class LabelStudioReader:
-    """See `formats.base.Reader`. The JSON files are read whole, one after the other; images are not."""
+    """See `formats.base.Reader`. The JSON files are streamed, one after the other, a task at a time."""
 
     names: tuple[str, ...] = ()
 
@@ -45,45 +45,56 @@ class LabelStudioReader:
 
     def __iter__(self) -> Iterator[SourceImage]:
         for file in self._files:
-            seen: set[Any] = set()
-            for position, task in enumerate(self._tasks(file)):
-                where = f"task {task['id']}" if isinstance(task.get("id"), int) else f"tasks[{position}]"
-                if "id" in task and str(task["id"]) in seen:
-                    self._findings.add("duplicate_entry", file, f"{where} is there twice")
-                    continue
-                seen.add(str(task.get("id", f"[{position}]")))
-                image = self._image(file, where, task)
-                if image is not None:
-                    yield image
+            problem = self._problem(file)
+            if problem:
+                self._findings.add("unreadable_annotation", file, *problem)
+                continue
+            try:
+                yield from self._tasks(file)
+            except ChangedFile as error:
+                self._findings.add("unreadable_annotation", file, str(error))
         for name in self._folder.images:
             if name not in self._owner and self._findings.add("unlabelled_image", name, "is in no JSON file") == "warn":
                 yield SourceImage(name, (), name, self._folder.path(name), split=self._splits.of(name))
         self._splits.report_unused()
 
-    def _tasks(self, file: str) -> list[dict[str, Any]]:
-        """The tasks of a file; [] after a finding."""
+    def _problem(self, file: str) -> tuple[str, int | None] | None:
+        """What makes the whole file useless, and the line of it: it is read to its end before its first image is used."""
         try:
-            content = json.loads(self._folder.text(file))
-        except RecursionError:
-            problem = "JSON nested too deep"
+            for item in stream_json(self._folder.chunks(file)):
+                problem = _wrong_part(item)
+                if problem:
+                    return problem, item.line
         except ValueError as error:
-            problem = f"not valid JSON: {error}"
-        else:
-            problem = _wrong_content(content)
-        if problem:
-            self._findings.add("unreadable_annotation", file, problem)
-            return []
-        return content
+            return str(error), None  # which names the line
+        return None
+
+    def _tasks(self, file: str) -> Iterator[SourceImage]:
+        seen: set[str] = set()
+        for item in stream_json_again(self._folder.chunks(file)):
+            if problem := _wrong_part(item):
+                raise ChangedFile(f"was changed while it was read: {problem}")
+            if item.position is None:
+                continue
+            task = item.value
+            where = f"task {task['id']}" if isinstance(task.get("id"), int) else f"tasks[{item.position}]"
+            if "id" in task and str(task["id"]) in seen:
+                self._findings.add("duplicate_entry", file, f"{where} is there twice", item.line)
+                continue
+            seen.add(str(task.get("id", f"[{item.position}]")))
+            image = self._image(file, item.line, where, task)
+            if image is not None:
+                yield image
 
     # Tasks ------------------------------------------------------------------------------------------------------------
 
-    def _image(self, file: str, where: str, task: dict[str, Any]) -> SourceImage | None:
-        name = self._find(file, where, task)
+    def _image(self, file: str, line: int, where: str, task: dict[str, Any]) -> SourceImage | None:
+        name = self._find(file, line, where, task)
         if name is None:
             return None
         if name in self._owner:
             detail = f"{where}: its image is {name}, which {self._owner[name]} has too"
-            self._findings.add("duplicate_entry", file, detail)
+            self._findings.add("duplicate_entry", file, detail, line)
             return None
         self._owner[name] = f"{file}, {where}"
         path, split = self._folder.path(name), self._splits.of(name)
@@ -95,29 +106,29 @@ class LabelStudioReader:
             return None
         regions = [region for region in answer["result"] if isinstance(region, dict)]
         size = next((size for region in regions if (size := _size(region))), None)
-        rows = self._rows(file, where, regions, size)
+        rows = self._rows(file, line, where, regions, size)
         return SourceImage(name, rows, file, path, size=size, states_size=size is not None, shares=size is None, split=split)
 
-    def _find(self, file: str, where: str, task: dict[str, Any]) -> str | None:
+    def _find(self, file: str, line: int, where: str, task: dict[str, Any]) -> str | None:
         """The image file of a task; None after a finding."""
         data = task["data"]
         addresses = [value for value in data.values() if isinstance(value, str) and _is_image(value)]
         address = data["image"] if data.get("image") in addresses else addresses[0] if len(addresses) == 1 else None
         if address is None:
             several = f"names {len(addresses)} images, and none as 'image'" if addresses else "names no image file"
-            self._findings.add("bad_entry", file, f"{where}: its data {several}")
+            self._findings.add("bad_entry", file, f"{where}: its data {several}", line)
             return None
         text = _path_of(address)
         tail = inside(text)
         found = next(filter(None, map(self._known, _candidates(tail))), text) if tail is not None else text
-        return self._folder.find_image(self._findings, file, found, what=f"{where}: image")
+        return self._folder.find_image(self._findings, file, found, line, what=f"{where}: image")
 
     def _known(self, tail: str) -> str | None:
         return tail if self._folder.images_ending(tail) else None
 
     # Regions ----------------------------------------------------------------------------------------------------------
 
-    def _rows(self, file: str, where: str, regions: list[dict[str, Any]], size: Size | None) -> tuple[Row, ...]:
+    def _rows(self, file: str, line: int, where: str, regions: list[dict[str, Any]], size: Size | None) -> tuple[Row, ...]:
         labelled = {region.get("id") for region in regions if _labels(region)}
         rows = []
         for position, region in enumerate(regions):
@@ -133,15 +144,18 @@ class LabelStudioReader:
                 problem = f"{len(labels)} labels, expected 1"
             elif _size(region) not in (None, size):
                 problem = "its original_width and original_height differ from those of other regions"
-            elif kind in OTHER_SHAPES and self._findings.add("other_shape", file, f"{ref}: {kind} {shown(labels[0])}") != "fix":
+            elif (
+                kind in OTHER_SHAPES
+                and self._findings.add("other_shape", file, f"{ref}: {kind} {shown(labels[0])}", line) != "fix"
+            ):
                 continue
             elif kind in RECTANGLES | POLYGONS | ELLIPSES:
                 try:
-                    rows.append(Row(labels[0], _box(kind, value, size), ref=ref))
+                    rows.append(Row(labels[0], _box(kind, value, size), line=line, ref=ref))
                 except ValueError as error:
                     problem = str(error)
             if problem:
-                self._findings.add("bad_entry", file, f"{ref}: {problem}")
+                self._findings.add("bad_entry", file, f"{ref}: {problem}", line)
         return tuple(rows)
 
 
@@ -151,17 +165,20 @@ def is_label_studio(folder: Folder, file: str) -> bool:
     return head.startswith("[") and any(f'"{word}"' in head for word in ("annotations", "completions", "original_width", "data"))
 
 
-def _wrong_content(content: Any) -> str:
-    if not isinstance(content, list) or not all(isinstance(task, dict) for task in content):
+def _wrong_part(item: Item) -> str:
+    """What is wrong with the list, or with one of its tasks; "" where nothing is."""
+    task = item.value
+    if not isinstance(task, list if item.position is None else dict):
         return "is no list of tasks, as Label Studio exports them under the name JSON"
-    for position, task in enumerate(content):
-        answers = task.get("annotations")
-        if "data" not in task and "annotations" not in task:
-            return "is JSON-MIN or another short form; export from Label Studio as JSON"
-        if not isinstance(task.get("data"), dict):
-            return f"tasks[{position}] has no 'data'"
-        if not isinstance(answers, list) or not all(isinstance(a, dict) and isinstance(a.get("result"), list) for a in answers):
-            return f"tasks[{position}] has no list 'annotations' of objects with 'result'; export from Label Studio as JSON"
+    if item.position is None:
+        return ""
+    answers = task.get("annotations")
+    if "data" not in task and "annotations" not in task:
+        return "is JSON-MIN or another short form; export from Label Studio as JSON"
+    if not isinstance(task.get("data"), dict):
+        return f"tasks[{item.position}] has no 'data'"
+    if not isinstance(answers, list) or not all(isinstance(a, dict) and isinstance(a.get("result"), list) for a in answers):
+        return f"tasks[{item.position}] has no list 'annotations' of objects with 'result'; export from Label Studio as JSON"
     return ""
 
 
