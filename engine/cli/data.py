@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import DataConfig, Params, parse_overrides
+from engine.config.sections import PrepareFlowConfig
 from engine.errors import ConfigError, nearest
 
 REFUSED = 1  # exit code of check where a finding's policy is `error`
 
 # Words of a mode that are no settings of the data section, with their defaults.
-CHECK_EXTRA = {"data": None, "model": None, "device": "auto", "out": "runs/check", "classes": None}
+CHECK_EXTRA = {"data": None, "model": None, "device": "auto", "out": "runs/check", "classes": None, "workers": None}
 
 
 def check(words: Sequence[str]) -> int:
@@ -24,12 +25,14 @@ def check(words: Sequence[str]) -> int:
     given = parse_overrides(words)
     extra = _take(given, "check", CHECK_EXTRA)
     settings, root = _settings(extra["data"], given)
+    workers = _workers(extra["workers"], root)
     from engine.files import write_text
     from engine.parts.data.check_report import KEPT_PER_KIND, report_page, report_text, report_values
     from engine.parts.data.checks import Findings
     from engine.parts.data.description import load_description
     from engine.parts.data.examine import examine
     from engine.parts.data.prepared import default_cache_dir
+    from engine.parts.data.workers import LocalWorkers
     from engine.stages.common import write_json
 
     findings = Findings.with_policies(settings.policies, keep=KEPT_PER_KIND)
@@ -40,7 +43,9 @@ def check(words: Sequence[str]) -> int:
         # Images that are generated have no file to look at again.
         copies = Path(folder) if description.generated else None
         schema = _schema(extra["classes"], root)
-        found = examine(description, settings, findings, copies=copies, schema=schema, progress=_progress)
+        found = examine(
+            description, settings, findings, copies=copies, schema=schema, progress=_progress, mapper=LocalWorkers(workers)
+        )
         if extra["model"]:
             _ask_model(extra["model"], extra["device"], found, findings)
         out = Path(extra["out"])
@@ -124,6 +129,13 @@ def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, P
         general = ("policies", "near_duplicate_bits", "tiny_box_px", "seed", "val_fraction", "test_fraction")
         base = DataConfig(source=str(data), **{key: getattr(own, key) for key in general})
     return base.with_overrides(_nested(given, base)), root
+
+
+def _workers(given: Any, root: Path | None) -> int:
+    """Processes that look at images: as said on the command line, else as the project says. ConfigError: no such number."""
+    if given is None:
+        return Params.load(root / "params.yaml").flows.prepare.workers if root else 0
+    return PrepareFlowConfig.build({"workers": given}, where="check").workers
 
 
 def _nested(given: Mapping[str, Any], base: DataConfig) -> dict[str, Any]:

@@ -127,6 +127,7 @@ params.yaml counts: its dataset where none is given, its policies and thresholds
   model=weights/best.pt      also find labels that this model contradicts; device=auto
   out=runs/check             where report.html and report.json go
   classes=data/classes.yaml  the classes to compare with; written where it is not there
+  workers=0                  processes that look at images; 0: one for each core, 1: no others
 
 Exit code: 0 nothing, or only warnings; 1 findings whose policy is `error`; 2 a wrong request.
 
@@ -226,7 +227,7 @@ deployment of a name: `detectflow deploy` takes them back for workers. When it e
 detectflow schema [SECTION]
 
 Prints the settings as JSON schema: names, types, ranges, defaults and meaning. SECTION is one of data, train, validate, export,
-register, predict, tune, or params for the whole of params.yaml, which is the default.
+register, flows.prepare, predict, tune, or params for the whole of params.yaml, which is the default.
 
   detectflow schema > .cache/params.schema.json
   detectflow schema train

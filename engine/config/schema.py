@@ -9,7 +9,15 @@ from pydantic.fields import FieldInfo
 
 from engine.config.base import Frozen, fields_by_key
 from engine.config.kinds import kind_of
-from engine.config.sections import DataConfig, ExportConfig, Params, PredictConfig, RegisterConfig, ValidateConfig
+from engine.config.sections import (
+    DataConfig,
+    ExportConfig,
+    Params,
+    PredictConfig,
+    PrepareFlowConfig,
+    RegisterConfig,
+    ValidateConfig,
+)
 from engine.config.train import DetectionTrainConfig
 from engine.config.tune import TuneConfig
 from engine.errors import ConfigError, nearest
@@ -22,6 +30,7 @@ SECTIONS: dict[str, type[Frozen]] = {  # as params.yaml names them, and two that
     "validate": ValidateConfig,
     "export": ExportConfig,
     "register": RegisterConfig,
+    "flows.prepare": PrepareFlowConfig,
     "predict": PredictConfig,
     "tune": TuneConfig,
 }

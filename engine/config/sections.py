@@ -116,6 +116,26 @@ class RegisterConfig(Frozen):
     experiment: str = Field("detectflow", description="name of the MLflow experiment")
 
 
+class PrepareFlowConfig(Frozen):
+    """Where stage prepare is computed. What it makes does not depend on it: a change runs no stage again."""
+
+    runner: Literal["local", "dask"] = Field(
+        "local", description="who looks at the images: processes of this machine, or a Dask cluster (`dvc repro`: always local)"
+    )
+    workers: int = Field(
+        0, ge=0, description="worker processes; 0: one for each core, 1: no others", json_schema_extra=_in("processes")
+    )
+    scheduler: str | None = Field(
+        None, description="address of a Dask scheduler, for example tcp://head:8786; empty: a cluster of processes here"
+    )
+
+
+class FlowsConfig(Frozen):
+    """How stages are run, by stage. Nothing here changes a result, and DVC does not look at it."""
+
+    prepare: PrepareFlowConfig = PrepareFlowConfig()
+
+
 class Params(Frozen):
     """The whole of params.yaml."""
 
@@ -124,6 +144,7 @@ class Params(Frozen):
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     export: ExportConfig = ExportConfig()
     register_: RegisterConfig = Field(RegisterConfig(), alias="register")
+    flows: FlowsConfig = FlowsConfig()
 
     @classmethod
     def load(cls, path: Any) -> Params:

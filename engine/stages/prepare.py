@@ -18,18 +18,29 @@ from engine.stages.common import Attached, Layout, Progress, write_json
 from engine.tracking.environment import state_root
 
 
-def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
+def run(
+    params: Params,
+    root: Path,
+    progress: Progress | None = None,
+    callbacks: Sequence[Attached] = (),
+    mapper: Any = None,
+) -> dict[str, Any]:
     """Write `data/prepared/` and `reports/data.json`.
 
+    mapper: who looks at the images (`engine.parts.data.looks.Mapper`); by default `flows.prepare.workers` processes here.
+
     Raises:
-        ConfigError, DataError: the description or the data cannot be used. WorkspaceError: disk full.
+        ConfigError, DataError: the description or the data cannot be used. WorkspaceError: disk full, a worker was killed.
     """
     from engine.parts.data.description import load_description
     from engine.parts.data.prepare import prepare
+    from engine.parts.data.workers import LocalWorkers
 
     layout = Layout(root)
     settings = with_absolute_path(params.data, root)
-    report = prepare(load_description(root / settings.source), layout.prepared, settings, progress, project_classes(root))
+    mapper = mapper or LocalWorkers(params.flows.prepare.workers)
+    description = load_description(root / settings.source)
+    report = prepare(description, layout.prepared, settings, progress, project_classes(root), mapper)
     return write_json(layout.summary("prepare"), report.summary())
 
 

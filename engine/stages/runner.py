@@ -23,8 +23,8 @@ from engine.tracking.environment import prepare_environment
 logger = logging.getLogger("detectflow")
 
 
-def run_stage(name: str, root: Path, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Run stage `name` of the workspace `root` with its params.yaml and return its JSON summary.
+def run_stage(name: str, root: Path, *, progress: Progress | None = None, **more: Any) -> dict[str, Any]:
+    """Run stage `name` of the workspace `root` with its params.yaml and return its JSON summary. more: what only it takes.
 
     Raises:
         ConfigError: unknown stage, wrong params.yaml. EngineError: whatever stops the stage.
@@ -40,13 +40,19 @@ def run_stage(name: str, root: Path, *, progress: Progress | None = None) -> dic
         remove_published(root)  # the next stage runs: the training before it has been recorded
     with full_disk_in_words(f"stage {name}"), gpu_of_stage(name, params, root):
         if not tracking_is_on():
-            return module.run(params, root, progress=progress)
+            return module.run(params, root, progress=progress, **more)
         from engine.tracking.stages import tracked
 
-        with tracked(name, params, root) as run:
-            summary = module.run(params, root, progress=progress, callbacks=run.callbacks)
+        with tracked(name, params, root, epoch_artist() if name == "train" else None) as run:
+            summary = module.run(params, root, progress=progress, callbacks=run.callbacks, **more)
             run.finish(summary)
         return summary
+
+
+def epoch_artist() -> Any:
+    from engine.stages.epoch_pictures import EpochArtist
+
+    return EpochArtist()
 
 
 def tracking_is_on() -> bool:

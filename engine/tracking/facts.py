@@ -42,8 +42,9 @@ def legal_name(name: str) -> str:
 
 
 def flat_params(params: Params, resolved: Any = None) -> dict[str, str]:
-    """Every setting as `section.key`; `resolved`: the trainer's own configuration, with what it chose by itself."""
-    sections = params.model_dump(mode="json", by_alias=True)
+    """Every setting as `section.key`, but for `flows`, which changes no result; `resolved`: the trainer's own configuration,
+    with what it chose by itself."""
+    sections = params.model_dump(mode="json", by_alias=True, exclude={"flows"})
     if resolved is not None:
         sections["train"] |= {k: v for k, v in resolved.model_dump(mode="json").items() if k not in PLACES}
     return {legal_name(key): hide(in_text(value))[:PARAM_CHARACTERS] for key, value in _flat("", sections)}

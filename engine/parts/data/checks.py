@@ -6,7 +6,8 @@ A finding has a kind, a place (file, line) and a policy: `error` refuses the dat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,6 +189,23 @@ class Findings:
         if len(kept) < self.keep:
             kept.append(Finding(kind, file, detail, line, **shown))
         return self.policies[kind]
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[Findings]:
+        """What is added in the block goes into the findings that it gives, to be merged when their turn has come."""
+        counts, examples = self.counts, self.examples
+        self.counts, self.examples = {}, {}
+        try:
+            yield Findings(self.policies, self.keep, self.counts, self.examples)
+        finally:
+            self.counts, self.examples = counts, examples
+
+    def merge(self, later: Findings) -> None:
+        """Add what `later` holds behind what is there."""
+        for kind, count in later.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            kept = self.examples.setdefault(kind, [])
+            kept += later.examples[kind][: self.keep - len(kept)]
 
     def severity(self, kind: str) -> str:
         """One of `SEVERITIES`: error where the policy refuses the dataset, else warning, or note for what is seldom wrong."""

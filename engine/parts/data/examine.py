@@ -5,9 +5,9 @@ The first act of prepare, and all of `detectflow check`. Writes nothing but the 
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from engine.parts.data.description import Description
 from engine.parts.data.duplicates import as_array, near_links
 from engine.parts.data.fingerprint import SourceDigest
 from engine.parts.data.formats.base import Reader, SourceImage
-from engine.parts.data.images import inspect_image
 from engine.parts.data.intake import Labels, check_labels
+from engine.parts.data.looks import Ask, InTurn, Look, Mapper, looked_at
 from engine.parts.data.outliers import report_imbalance, report_outliers
-from engine.parts.data.source import Source, bytes_of, compare_digest, open_source
+from engine.parts.data.source import Source, compare_digest, open_source
 from engine.parts.data.splits import Candidate, Link, assign_splits, families, read_kept_splits
 from engine.types import SPLITS, ImageRecord, Size
 
@@ -55,21 +55,28 @@ def examine(
     source: Source | None = None,
     schema: ClassSchema | None = None,
     progress: Progress | None = None,
+    mapper: Mapper | None = None,
 ) -> Examination:
     """Read and check a dataset; findings whose policy is `error` are recorded like the others.
 
     copies: folder for a copy of each image that can be used; without it only images that have no file are written, nowhere.
     source: opened already. schema: the project's classes. progress is called now and then with plain values.
+    mapper: who looks at the images, by default this process; the result does not depend on it.
 
     Raises:
         DataError: there is no such dataset, or its classes are not the project's. ConfigError: settings that do not fit it.
+        WorkspaceError: a worker was killed, or does not see the files.
     """
     source = source or open_source(description, settings, findings, schema.names if schema else ())
     kept = read_kept_splits(Path(settings.keep_splits)) if settings.keep_splits else {}
     known = reconcile(description, schema, source.reader.names, settings.class_map)
-    intake = Intake(settings, known, source.group_of, findings, copies)
-    for image in _watched(source.reader, progress):
-        intake.take(image)
+    intake = Intake(settings, known, source.group_of, findings)
+    tell = _Teller(source.reader, progress)
+    with contextlib.closing(looked_at(source.reader, findings, copies, mapper or InTurn())) as looks:
+        for image, ask, look in looks:
+            intake.take(image, ask, look)
+            tell.one()
+    tell.all()
     content = intake.digest.content(source.reader.names)
     compare_digest(description, source, content, findings)
     names = known or intake.class_names()
@@ -103,48 +110,34 @@ class Entry:
 
 @dataclass
 class Intake:
-    """Takes image after image: hashes, decodes, checks and, where asked, copies it, or leaves it out with a finding."""
+    """Takes image after image with what was seen of it: checks its labels, or leaves it out with a finding."""
 
     settings: DataConfig
     known: Sequence[str]
     group_of: Callable[[str], str]
     findings: Findings
-    copies: Path | None = None
     digest: SourceDigest = field(default_factory=SourceDigest)
     entries: list[Entry] = field(default_factory=list)
     looks: dict[str, bytes] = field(default_factory=dict)  # sha256 -> dhash, of images that have one
     files: dict[str, Path] = field(default_factory=dict)
 
-    def take(self, image: SourceImage) -> None:
-        data, group = bytes_of(image), self.group_of(image.name)
-        sha256 = "" if data is None else hashlib.sha256(data).hexdigest()
-        self.digest.add(image, sha256, group)
-        if data is None:
-            self.findings.add("unreadable_image", image.name, "cannot be read: no permission, or a link to nothing")
+    def take(self, image: SourceImage, ask: Ask, look: Look) -> None:
+        group = self.group_of(image.name)
+        self.digest.add(image, look.sha256, group)
+        if look.shape is None:
+            self.findings.add("unreadable_image", image.name, look.wrong)
             return
-        try:
-            shape = inspect_image(data)
-        except ValueError as error:
-            self.findings.add("unreadable_image", image.name, str(error))
-            return
-        if image.path is not None:
-            self.files[image.name] = image.path
+        file = image.path or ask.copy
+        if file is not None:
+            self.files[image.name] = file
         image = rename_rows(image, self.settings.class_map)
-        labels = check_labels(image, shape, self.known, self.findings, tiny_px=self.settings.tiny_box_px)
+        labels = check_labels(image, look.shape, self.known, self.findings, tiny_px=self.settings.tiny_box_px)
         if labels is None:
             return
-        if shape.dhash:
-            self.looks[sha256] = shape.dhash
-        self.entries.append(Entry(self._file(image, data), image.name, sha256, shape.shown, labels, image.split, group))
-
-    def _file(self, image: SourceImage, data: bytes) -> Path:
-        if self.copies is None:
-            return image.path or Path()
-        file = self.copies / str(len(self.entries))
-        file.write_bytes(data)
-        if image.path is None:
-            self.files[image.name] = file
-        return file
+        if look.shape.dhash:
+            self.looks[look.sha256] = look.shape.dhash
+        file = ask.copy or image.path or Path()
+        self.entries.append(Entry(file, image.name, look.sha256, look.shape.shown, labels, image.split, group))
 
     def class_names(self) -> tuple[str, ...]:
         """The classes that occur, by name, for a dataset that lists none."""
@@ -180,16 +173,24 @@ def _record(entry: Entry, number: Mapping[str, int]) -> ImageRecord:
     )
 
 
-def _watched(reader: Reader, progress: Progress | None) -> Iterator[SourceImage]:
-    """The reader's images, with a progress call now and then."""
-    total, every = reader.total, max(reader.total // PROGRESS_CALLS, 1)
-    done = 0
-    for done, image in enumerate(reader, 1):
-        yield image
-        if progress is not None and done % every == 0 and done < total:
-            progress({"stage": "prepare", "done": done, "total": total, "metrics": {}})
-    if progress is not None:
-        progress({"stage": "prepare", "done": done, "total": done, "metrics": {}})
+class _Teller:
+    """Calls `progress` now and then."""
+
+    def __init__(self, reader: Reader, progress: Progress | None) -> None:
+        self._total, self._progress, self._done = reader.total, progress, 0
+        self._every = max(reader.total // PROGRESS_CALLS, 1)
+
+    def one(self) -> None:
+        self._done += 1
+        if self._done % self._every == 0 and self._done < self._total:
+            self._tell(self._total)
+
+    def all(self) -> None:
+        self._tell(self._done)
+
+    def _tell(self, total: int) -> None:
+        if self._progress is not None:
+            self._progress({"stage": "prepare", "done": self._done, "total": total, "metrics": {}})
 
 
 # Near duplicates --------------------------------------------------------------------------------------------------

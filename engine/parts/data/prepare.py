@@ -26,6 +26,7 @@ from engine.parts.data.classes import ClassSchema, class_hash
 from engine.parts.data.description import DATASET_FILE, Description
 from engine.parts.data.examine import Examination, Progress, examine
 from engine.parts.data.formats.base import safe_stem
+from engine.parts.data.looks import Mapper
 from engine.parts.data.prepared import LAYOUT_VERSION, dataset_digest, write_manifest
 from engine.parts.data.source import open_source
 from engine.parts.data.splits import SPLITS_FILE, splits_text
@@ -56,15 +57,19 @@ def prepare(
     settings: DataConfig,
     progress: Progress | None = None,
     schema: ClassSchema | None = None,
+    mapper: Mapper | None = None,
 ) -> PrepareReport:
     """Make the prepared dataset `target` (layout: prepared.py) and say what was found.
 
     Paths in the settings are relative to the current folder. progress is called now and then with plain values.
-    schema: the classes of the project, where they are fixed.
+    schema: the classes of the project, where they are fixed. mapper: who looks at the images and copies them, by default
+    this process alone (`workers.LocalWorkers`: all cores); the result does not depend on it. Two processes with one `target`
+    work one after the other.
 
     Raises:
         DataError: there is no such dataset, or findings whose policy is `error`, listed; then nothing is written.
-        ConfigError: settings that do not fit the dataset. WorkspaceError: the disk is full, or a folder refuses.
+        ConfigError: settings that do not fit the dataset. WorkspaceError: the disk is full, a folder refuses, or a worker
+            was killed.
     """
     findings = Findings.with_policies(settings.policies)
     source = open_source(description, settings, findings, schema.names if schema else ())
@@ -73,7 +78,9 @@ def prepare(
     with publish_folder(target) as folder:
         copies = folder / INCOMING
         copies.mkdir()
-        found = examine(description, settings, findings, copies=copies, source=source, schema=schema, progress=progress)
+        found = examine(
+            description, settings, findings, copies=copies, source=source, schema=schema, progress=progress, mapper=mapper
+        )
         findings.stop_if_refused(description.name)
         _stop_if_unusable(description.name, found, findings)
         records = _move(found.records, folder)

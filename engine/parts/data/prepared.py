@@ -253,11 +253,12 @@ def _count_files(folder: Path) -> int:
 
 def _make_entry(index: Path, cache: Path, description: Description, settings: DataConfig) -> PreparedDataset:
     from engine.parts.data.prepare import prepare  # prepares with the functions above
+    from engine.parts.data.workers import LocalWorkers
 
     folder = description.local_folder(settings)
     before = Snapshot.of(folder) if folder is not None and folder.is_dir() else Snapshot("", 0, 0)
     building = cache / f"building-{index.stem}"
-    report = prepare(description, building, settings)
+    report = prepare(description, building, settings, mapper=LocalWorkers())
     entry = cache / f"{index.stem}-{report.info['source_digest'][:12]}{report.info['source_layout'][:4]}"
     try:
         if _whole(entry) is None:
