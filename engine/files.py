@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
+import logging
 import os
 import secrets
 import shutil
@@ -19,6 +21,9 @@ from engine.errors import WorkspaceError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # a file system without them
+
+log = logging.getLogger("detectflow.files")
 
 
 @contextlib.contextmanager
@@ -74,8 +79,24 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 def publish_folder(target: Path) -> Iterator[Path]:
     """An empty folder to fill; when the block ends well it takes the place of `target`, else `target` stays as it was.
 
-    Nothing is ever written into an existing result: its files may be links into DVC's cache.
+    Nothing is ever written into an existing result: its files may be links into DVC's cache. Whoever wants to publish the
+    same `target` meanwhile waits until this one is done, and says for whom.
+
+    Raises:
+        WorkspaceError: something cannot be written, in the block too.
     """
+    try:
+        with _alone(target.with_name(f".{target.name}.lock"), target), _published(target) as fresh:
+            yield fresh
+    except OSError as error:
+        raise WorkspaceError(
+            f"{target}: could not be written ({error.strerror or error}). Free some disk space, check who owns the "
+            "folder, and run again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _published(target: Path) -> Iterator[Path]:
     fresh = target.with_name(f".{target.name}.new")
     old = target.with_name(f".{target.name}.old")
     try:
@@ -89,16 +110,63 @@ def publish_folder(target: Path) -> Iterator[Path]:
         if target.exists():
             os.replace(target, old)
         os.replace(fresh, target)
-    except OSError as error:
-        raise WorkspaceError(
-            f"{target}: could not be written ({error.strerror or error}). Free some disk space, check who owns the "
-            "folder, and run again."
-        ) from error
     finally:
         if old.exists() and not target.exists():  # interrupted between the two renames
             os.replace(old, target)
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, target: Path) -> Iterator[None]:
+    """Hold the file `lock`, which is gone afterwards. Where the system has no such locks, nobody is kept out."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _take(lock, target)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            lock.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _take(lock: Path, target: Path) -> int | None:
+    """The descriptor that holds the lock; None where there are no locks."""
+    try:
+        import fcntl  # not on every system
+    except ImportError:
+        return None
+    for attempt in itertools.count():
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == 0:
+                    log.warning("%s: waiting for %s, which is writing it", target, _holder(descriptor))
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is(descriptor, lock):  # else its holder has removed it meanwhile, and another may have a new one
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
+                return descriptor
+            os.close(descriptor)
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, OSError) and error.errno in NO_LOCKS:
+                return None
+            raise
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 100, 0).decode("ascii", "replace") or "another process"
+
+
+def _is(descriptor: int, file: Path) -> bool:
+    """Whether `file` is what was opened as `descriptor`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(file))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

@@ -339,3 +339,43 @@ def prepare_error(source: Path, target: Path) -> str:
     with pytest.raises(DataError) as error:
         run(source, target, Elsewhere(), policies={})
     return str(error.value)
+
+
+# --- two at once --------------------------------------------------------------------------------------------------
+
+PREPARE = """
+import logging, sys
+from pathlib import Path
+from engine.config import DataConfig
+from engine.parts.data.description import load_description
+from engine.parts.data.prepare import prepare
+
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+def told(values):
+    if values["done"] == 3:
+        print("at work", flush=True)
+        input()
+prepare(load_description(sys.argv[1]), Path(sys.argv[2]), DataConfig(), told)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("ending", ["well", "killed"])
+def test_two_who_prepare_into_one_folder_work_one_after_the_other(ending, tmp_path):
+    source = make_voc(tmp_path / "voc")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", PREPARE, str(source), str(tmp_path / "out")]
+    holder = subprocess.Popen(command, **pipes)
+    assert holder.stdout.readline() == "at work\n"
+    waiting = subprocess.Popen(command, **pipes)
+    assert f"waiting for process {holder.pid}" in waiting.stdout.readline()
+    if ending == "killed":
+        holder.kill()
+        holder.communicate()
+    else:
+        assert holder.communicate("\n")[0].endswith("done\n")
+        assert len(tree(tmp_path / "out")) == 11
+    assert waiting.communicate("\n")[0].endswith("done\n") and waiting.returncode == 0
+    run(source, tmp_path / "expected", policies={})
+    assert tree(tmp_path / "out") == tree(tmp_path / "expected")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["expected", "out", "voc"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def test_the_folder_appears_whole_and_replaces_the_old_one(tmp_path):
     for text in ("one", "two"):
         with publish_folder(tmp_path / "out") as folder:
             (folder / text).write_text(text)
-            assert names(tmp_path) == sorted({".out.new"} | ({"out"} if text == "two" else set()))
+            assert names(tmp_path) == sorted({".out.lock", ".out.new"} | ({"out"} if text == "two" else set()))
         assert names(tmp_path) == ["out"] and names(tmp_path / "out") == [text]
 
 
@@ -59,6 +60,69 @@ def test_what_a_killed_process_left_is_cleared_away_and_an_old_result_restored(t
         assert names(folder) == []
         raise ValueError
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["kept"]
+
+
+PUBLISH = """
+import logging, sys
+from pathlib import Path
+from engine.files import publish_folder
+
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+with publish_folder(Path(sys.argv[1])) as folder:
+    for name in "abc":
+        (folder / name).write_text(sys.argv[2])
+    print("inside", flush=True)
+    input()
+"""
+
+
+def publisher(target: Path, text: str) -> subprocess.Popen:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", PUBLISH, str(target), text], **pipes)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_one_waits_for_the_first_and_says_so(killed, tmp_path):
+    first = publisher(tmp_path / "out", "first")
+    assert first.stdout.readline() == "inside\n"
+    second = publisher(tmp_path / "out", "second")
+    assert second.stdout.readline() == f"{tmp_path / 'out'}: waiting for process {first.pid}, which is writing it\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(0.5)
+    if killed:
+        first.kill()
+        first.communicate()
+    else:
+        first.communicate("\n")
+        assert {file.read_text() for file in (tmp_path / "out").iterdir()} == {"first"}
+    assert second.stdout.readline() == "inside\n"
+    second.communicate("\n")
+    assert names(tmp_path) == ["out"] and {file.read_text() for file in (tmp_path / "out").iterdir()} == {"second"}
+
+
+def test_many_at_once_do_no_harm(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from engine.files import publish_folder\n"
+        "for turn in range(40):\n"
+        f"    with publish_folder(Path({str(tmp_path / 'out')!r})) as folder:\n"
+        "        for name in 'abc': (folder / name).write_text(sys.argv[1])\n"
+        "        assert len(list(folder.iterdir())) == 3 and {f.read_text() for f in folder.iterdir()} == {sys.argv[1]}\n"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, str(k)], stderr=subprocess.PIPE, text=True) for k in range(4)]
+    for process in started:
+        said = process.communicate()[1]
+        assert process.returncode == 0 and all(": waiting for " in line for line in said.splitlines()), said
+    assert names(tmp_path) == ["out"] and len({file.read_text() for file in (tmp_path / "out").iterdir()}) == 1
+
+
+def test_where_there_are_no_locks_it_works_without(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with publish_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("")
+    assert names(tmp_path / "out") == ["a"]
 
 
 def test_a_place_that_cannot_be_written_is_explained(tmp_path):
