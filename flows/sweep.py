@@ -210,7 +210,7 @@ def tracked_study(plan: Sweep, study: Any) -> Iterator[Any]:
     if not tracking_is_on():
         yield trials.Untold()
         return
-    from engine.tracking.stages import guarded_run
+    from engine.tracking.stage_run import guarded_run
     from engine.tracking.sweeps import SweepRun
 
     space = {f"space.{each.name}": each.in_words() for each in plan.dimensions}

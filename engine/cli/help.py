@@ -227,7 +227,7 @@ deployment of a name: `detectflow deploy` takes them back for workers. When it e
 detectflow schema [SECTION]
 
 Prints the settings as JSON schema: names, types, ranges, defaults and meaning. SECTION is one of data, train, validate, export,
-register, flows.prepare, predict, tune, or params for the whole of params.yaml, which is the default.
+register, tracking, flows.prepare, predict, tune, or params for the whole of params.yaml, which is the default.
 
   detectflow schema > .cache/params.schema.json
   detectflow schema train

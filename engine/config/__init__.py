@@ -2,6 +2,7 @@
 
 from engine.config.base import Frozen, parse_overrides, parse_value
 from engine.config.sections import DataConfig, ExportConfig, Params, PredictConfig, RegisterConfig, ValidateConfig
+from engine.config.tracking import TrackingConfig
 from engine.config.train import DetectionTrainConfig, TrainConfig
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Params",
     "PredictConfig",
     "RegisterConfig",
+    "TrackingConfig",
     "TrainConfig",
     "ValidateConfig",
     "parse_overrides",

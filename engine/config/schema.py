@@ -18,18 +18,20 @@ from engine.config.sections import (
     RegisterConfig,
     ValidateConfig,
 )
+from engine.config.tracking import TrackingConfig
 from engine.config.train import DetectionTrainConfig
 from engine.config.tune import TuneConfig
 from engine.errors import ConfigError, nearest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-SECTIONS: dict[str, type[Frozen]] = {  # as params.yaml names them, and two that are no stages
+SECTIONS: dict[str, type[Frozen]] = {  # as params.yaml names them, and two that it has not
     "data": DataConfig,
     "train": DetectionTrainConfig,
     "validate": ValidateConfig,
     "export": ExportConfig,
     "register": RegisterConfig,
+    "tracking": TrackingConfig,
     "flows.prepare": PrepareFlowConfig,
     "predict": PredictConfig,
     "tune": TuneConfig,

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from engine.config.base import Frozen, load_yaml
+from engine.config.tracking import TrackingConfig
 from engine.config.train import DetectionTrainConfig, Fraction
 
 Policy = Literal["error", "drop", "fix", "warn"]
@@ -144,6 +145,7 @@ class Params(Frozen):
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     export: ExportConfig = ExportConfig()
     register_: RegisterConfig = Field(RegisterConfig(), alias="register")
+    tracking: TrackingConfig = TrackingConfig()
     flows: FlowsConfig = FlowsConfig()
 
     @classmethod

@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Journal:
         self.rewound = False  # whether it was sent a second time from its beginning
         self._lock = lock
         self._files = 0
+        self._appending = threading.Lock()  # the stage and what watches the machine write
         cursor = _read_json(folder / CURSOR)
         self.offset: int = cursor.get("offset", 0)  # bytes of the records that were sent
         self.run_id: str | None = cursor.get("run_id")  # the tracker's name of the run, once known
@@ -75,7 +77,7 @@ class Journal:
     def append(self, *records: Record) -> None:
         """Write records, all or none, and wait until they are on the disk. OSError when it is full."""
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-        with open(self.folder / RECORDS, "ab", buffering=0) as stream:
+        with self._appending, open(self.folder / RECORDS, "ab", buffering=0) as stream:
             end = stream.seek(0, os.SEEK_END)
             try:
                 while lines:
@@ -85,16 +87,20 @@ class Journal:
                 stream.truncate(end)
                 raise
 
-    def keep(self, file: Path) -> str:
-        """Keep the content of `file` for upload under its own name; returns its path within the journal."""
+    def keep(self, file: Path, name: str | None = None) -> str:
+        """Keep the content of `file` for upload, under its own name or `name`; returns its path within the journal."""
         self._files += 1
-        target = self.folder / FILES / str(self._files) / file.name
+        target = self.folder / FILES / str(self._files) / (name or file.name)
         target.parent.mkdir(parents=True)
         try:
             os.link(file.resolve(), target)  # results are replaced, never written into
         except OSError:
             shutil.copyfile(file, target)
         return target.relative_to(self.folder).as_posix()
+
+    def drop(self, kept: str) -> None:
+        """Let go of a file that was kept: it was sent, or a newer one takes its place."""
+        (self.folder / kept).unlink(missing_ok=True)
 
     def unsent(self) -> list[tuple[Record, int]]:
         """Records after the cursor, each with the offset of its end; a line cut by a crash is left out."""

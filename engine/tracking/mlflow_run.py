@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.files import locked
 from engine.tracking.journal import Journal, Record, is_held, left_behind
-from engine.tracking.mlflow_store import Store
+from engine.tracking.mlflow_store import Store, uploading
 from engine.tracking.report import describe
 
 logger = logging.getLogger("detectflow.tracking")
@@ -131,7 +131,14 @@ class Recorder:
         self.client.log_inputs(self.run_id, inputs)
 
     def _artifact(self, record: Record) -> None:
-        self.client.log_artifact(self.run_id, str(self.journal.folder / record["file"]), record["folder"])
+        file = self.journal.folder / record["file"]
+        once = record.get("once", False)  # large: not kept any longer than needed
+        if once and not file.exists():  # a newer one has taken its place, or it was sent before
+            return
+        with uploading(file):
+            self.client.log_artifact(self.run_id, str(file), record["folder"])
+        if once:
+            self.journal.drop(record["file"])
 
     def _note(self, record: Record) -> None:
         data = self.client.get_run(self.run_id).data

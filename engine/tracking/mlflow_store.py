@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import threading
 import zlib
@@ -28,6 +29,7 @@ logger = logging.getLogger("detectflow.tracking")
 SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", **SILENT}
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", **SILENT}
+SLOWEST_BYTES_PER_S = 500_000  # at which an upload is waited for
 _patience = threading.RLock()  # these are variables of the whole process
 
 REFUSED = {  # error codes that stay the same however often one asks
@@ -90,6 +92,15 @@ def quick() -> Iterator[None]:
 def patient() -> Iterator[None]:
     """MLflow's HTTP calls within the block wait as long as the user's variables say, by default a minute or two."""
     with _time_limits({name: os.environ.get(name, value) for name, value in PATIENT.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def uploading(file: Path) -> Iterator[None]:
+    """MLflow's HTTP calls within the block have time for this file: a server may store it before it answers."""
+    seconds = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", PATIENT["MLFLOW_HTTP_REQUEST_TIMEOUT"]))
+    seconds += file.stat().st_size / SLOWEST_BYTES_PER_S
+    with _time_limits({"MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(seconds))}):
         yield
 
 

@@ -27,7 +27,8 @@ from engine.tracking.mlflow_store import Store, open_store, patient, reason, tra
 from engine.tracking.promotion import Decision, Figures, decide
 from engine.tracking.secrets import hide
 from engine.tracking.sender import sender_of
-from engine.tracking.stages import StageRun, attachment
+from engine.tracking.stage_run import StageRun
+from engine.tracking.stages import attachment
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 PROMOTED = "promoted_value"  # tag of a version: the figure it became champion with, whatever it is measured to later

@@ -18,7 +18,8 @@ from engine.tracking import facts
 from engine.tracking.journal import Record
 from engine.tracking.mlflow_run import OWN_NOTE
 from engine.tracking.sender import CLOSE_S, sender_of
-from engine.tracking.stages import INTERRUPTED_CLOSE_S, StageRun, training_identity
+from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun
+from engine.tracking.training import training_identity
 
 EXPERIMENT_SUFFIX = "-tune"  # trials would crowd the table of the pipeline's own trainings
 DESCRIPTION = "mlflow.note.content"

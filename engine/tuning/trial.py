@@ -152,7 +152,7 @@ def tracked_trial(sweep: Sweep, about: Mapping[str, Any], trial: optuna.Trial) -
     if not tracking_is_on():
         yield Untold()
         return
-    from engine.tracking.stages import guarded_run
+    from engine.tracking.stage_run import guarded_run
     from engine.tracking.sweeps import TrialRun
 
     with guarded_run(TrialRun(about, trial.number, trial.params, Path(sweep.root))) as run:

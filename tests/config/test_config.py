@@ -171,7 +171,7 @@ def test_the_json_schema_accepts_what_we_accept_and_refuses_what_we_refuse():
 def test_the_json_schema_of_the_whole_file_knows_its_sections():
     schema = json_schema()
     check = jsonschema.Draft202012Validator(schema)
-    assert set(schema["properties"]) == {"data", "train", "validate", "export", "register", "flows"}
+    assert set(schema["properties"]) == {"data", "train", "validate", "export", "register", "tracking", "flows"}
     assert check.is_valid(Params().model_dump(mode="json", by_alias=True))
     assert not check.is_valid({"train": {"epochz": 3}}) and not check.is_valid({"trian": {}})
     with pytest.raises(ConfigError, match="no section 'trian'. Did you mean 'train'"):

@@ -6,7 +6,7 @@ apart. Classes without ground truth have no curve and are counted in the legend'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,12 +37,13 @@ class Panel:
     marked: float | None  # the confidence to mark
 
 
-def plot_curves(scores: DetectionScores, folder: str | Path) -> list[Path]:
-    """Write PR_curve.png, F1_curve.png, P_curve.png and R_curve.png into `folder`, in this order.
+def plot_curves(scores: DetectionScores, folder: str | Path, only: Collection[str] | None = None) -> list[Path]:
+    """Write PR_curve.png, F1_curve.png, P_curve.png and R_curve.png into `folder`, in this order; or `only` some of them.
 
     The legend of the first gives AP50, those of the others the value at the confidence of the best mean F1.
     """
-    return [_draw(panel, scores.names, Path(folder) / panel.file) for panel in panels(scores)]
+    wanted = [panel for panel in panels(scores) if only is None or panel.file in only]
+    return [_draw(panel, scores.names, Path(folder) / panel.file) for panel in wanted]
 
 
 def panels(scores: DetectionScores) -> list[Panel]:

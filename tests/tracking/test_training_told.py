@@ -1,0 +1,224 @@
+"""What a training tells a real MLflow server besides its figures: classes, pictures, the machine, checkpoints, its code."""
+
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import toys
+from PIL import Image
+from ruamel.yaml import YAML
+
+from engine.config import TrackingConfig
+from engine.kernel.checkpoint import load_checkpoint
+from engine.stages.runner import run_stage
+from engine.tracking.checkpoints import Checkpoints
+from engine.tracking.classes import ClassFigures, class_figures, legal_labels
+from engine.tracking.environment import prepare_environment
+from engine.tracking.journal import Journal, journal_home, left_behind
+from engine.tracking.machine import MachineWatch
+from engine.tracking.mlflow_store import open_store
+from engine.tracking.pictures import epochs_drawn
+from engine.tracking.sender import send_left_behind
+
+EPOCHS = 4
+
+
+def set_params(root, **sections):
+    yaml = YAML()
+    values = yaml.load(root / "params.yaml")
+    for section, changes in sections.items():
+        values.setdefault(section, {}).update(changes)
+    yaml.dump(values, root / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory, server):
+    """A real detector trained, validated: (workspace, store, its run)."""
+    before = dict(os.environ)
+    root = tmp_path_factory.mktemp("told") / "project"
+    (root / "data").mkdir(parents=True)
+    for name in ("dvc.yaml", "params.yaml", "data/digits.yaml"):
+        shutil.copy(toys.ROOT / name, root / name)
+    set_params(
+        root,
+        data={"options": {"train": 24, "val": 12, "test": 6, "size": 96}},
+        train={"imgsz": 96, "epochs": EPOCHS, "batch": 12, "device": "cpu", "verbose": False},
+        tracking={"classes": 3, "pictures": 3, "machine_every_s": 0.2, "checkpoints": "all", "checkpoint_every_epochs": 2},
+    )
+    os.environ["MLFLOW_TRACKING_URI"] = server.uri
+    try:
+        prepare_environment(root)
+        for stage in ("prepare", "train", "validate"):
+            run_stage(stage, root)
+        assert send_left_behind(root) == 0
+        store = open_store(root, server.uri)
+        (run,) = store.client.search_runs([store.client.get_experiment_by_name("detectflow").experiment_id])
+        yield root, store, run
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def files(store, run, folder):
+    return {Path(each.path).name: each for each in store.client.list_artifacts(run.info.run_id, folder)}
+
+
+def download(store, run, path, to):
+    return Path(store.client.download_artifacts(run.info.run_id, path, str(to)))
+
+
+def test_single_classes_have_a_figure_in_every_epoch_and_on_the_deciding_split(told):
+    _, store, run = told
+    for split, count in (("val", EPOCHS), ("test", 1)):
+        names = [name for name in run.data.metrics if name.startswith(f"{split} class AP50-95/")]
+        assert 0 < len(names) <= 3, run.data.metrics
+        assert len(store.client.get_metric_history(run.info.run_id, names[0])) == count
+    rows = (told[0] / "reports" / "validate" / "per_class.csv").read_text().splitlines()
+    column, name = rows[0].split(",").index("ap"), names[0].rpartition("/")[2]
+    (row,) = [line.split(",") for line in rows[1:] if line.startswith(f"{name},")]
+    assert run.data.metrics[names[0]] == pytest.approx(float(row[column] or 0), rel=1e-4)
+
+
+def test_pictures_of_epochs_are_named_as_the_ui_wants_them(told, tmp_path):
+    _, store, run = told
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    found = files(store, run, "images")
+    steps = {}
+    for name in found:
+        stem, suffix = name.rsplit(".", 1)
+        key, step_word, step, time_word, at, *_ = stem.split("+")
+        assert (suffix, step_word, time_word) == ("webp", "step", "timestamp") and at.isdigit()
+        steps.setdefault(key.replace("~", "/"), set()).add(int(step))
+    assert steps["val/predictions"] == epochs_drawn(EPOCHS, 1, 3) and steps["val/labels"] == {0}
+    assert steps["val/PR_curve"] == steps["val/F1_curve"] == steps["val/confusion_matrix"] == steps["val/predictions"]
+    small = [name for name in found if name.startswith("val~predictions") and "compressed" in name]
+    for name in (small[0], small[0].replace("+compressed", "")):
+        with Image.open(download(store, run, f"images/{name}", tmp_path)) as image:
+            assert max(image.size) == (800 if "compressed" in name else 1600)
+
+
+def test_the_machine_is_watched_under_the_names_of_mlflows_own_monitor(told):
+    _, store, run = told
+    system = {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes", "system/disk_usage_percentage",
+            "system/network_receive_megabytes", "system/process_memory_megabytes"} <= set(system)  # fmt: skip
+    assert 50 < system["system/process_memory_megabytes"] < system["system/system_memory_usage_megabytes"]
+    history = store.client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+    steps = [each.step for each in sorted(history, key=lambda m: m.timestamp)]
+    assert len(steps) > 3 and steps == sorted(set(steps))
+    assert any(each.value > 5 for each in history)  # a training was going on
+
+
+def test_checkpoints_come_by_policy_and_can_be_used(told, tmp_path):
+    root, store, run = told
+    assert set(files(store, run, "checkpoints")) == {"best.pt", "epoch_0002.pt", "epoch_0004.pt"}
+    best = download(store, run, "checkpoints/best.pt", tmp_path)
+    assert best.read_bytes() == (root / "weights" / "best.pt").read_bytes()
+    middle = load_checkpoint(download(store, run, "checkpoints/epoch_0002.pt", tmp_path))
+    assert middle.training["epoch"] == 1 and middle.optimizer is not None
+
+
+def test_every_split_is_an_input_with_a_digest_and_what_it_is_for(told):
+    root, _, run = told
+    inputs = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
+    assert set(inputs) == {"train", "val", "test"} and all(len(each.digest) == 16 for each in inputs.values())
+    assert '"images": 24' in inputs["train"].profile and "digits" in inputs["train"].source
+
+
+def test_no_section_of_a_training_costs_the_others_anything(told):
+    root, _, run = told
+    assert run.info.status == "FINISHED" and left_behind(journal_home(root)) == []
+    assert {"time/train_s", "time/validate_s"} <= set(run.data.metrics)
+
+
+# The parts alone --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names, labels",
+    [
+        (["RBC", "a b", "x.y-z"], ("RBC", "a b", "x.y-z")),
+        (["Löwe", "Lowe", "lowe"], ("Lowe 0", "Lowe 1", "lowe 2")),
+        (["a/b", "a:b", ".."], ("a_b 0", "a_b 1", "class 2")),
+        (["ключ", "细胞", ""], ("class 0", "class 1", "class 2")),
+        (["a", "A", "a 0"], ("a 0", "A 1", "a 0 2")),
+    ],
+)
+def test_class_names_become_metric_names_of_one_level_and_stay_distinct(names, labels):
+    from mlflow.utils.validation import _validate_metric_name
+
+    assert legal_labels(names) == labels
+    for label in labels:
+        _validate_metric_name(f"val class AP50-95/{label}")
+
+
+def test_many_classes_are_cut_to_those_with_most_objects_the_same_in_every_epoch():
+    rows = [{"name": f"kind {i}", "instances": i % 40, "ap": 0.5, "ap50": None if i == 39 else 0.7} for i in range(80)]
+    found = class_figures(rows, "val", 4)
+    assert sorted(found) == sorted(
+        [f"val class AP50-95/kind {i}" for i in (38, 39, 78, 79)] + [f"val class AP50/kind {i}" for i in (38, 78, 79)]
+    )
+    assert class_figures(rows, "val", 0) == {} and len(class_figures(rows, "val", 100)) == 159
+
+
+def test_a_validation_is_told_once_and_one_without_classes_is_nothing():
+    figures = ClassFigures(5, "val")
+    rows = [{"name": "a", "instances": 1, "ap": 0.25, "ap50": 0.5}]
+    figures.on_val_end(SimpleNamespace(scores=SimpleNamespace(per_class=rows)))
+    assert figures.take() == {"val class AP50-95/a": 0.25, "val class AP50/a": 0.5} and figures.take() == {}
+    figures.on_val_end(SimpleNamespace())
+    assert figures.take() == {}
+
+
+def test_more_early_epochs_are_drawn_than_late_ones_and_only_validated_ones():
+    assert epochs_drawn(100, 1, 5) == {0, 6, 25, 56, 99}
+    assert epochs_drawn(10, 4, 5) == {3, 7, 9}
+    assert epochs_drawn(3, 1, 10) == {0, 1, 2} and epochs_drawn(5, 1, 1) == {4} and epochs_drawn(5, 1, 0) == set()
+
+
+def policy_files(tmp_path, policy, every, epochs=5):
+    """(journal folder, names queued) of a training whose best epoch is always the newest."""
+    journal = Journal.create(tmp_path / "journal", "train")
+    checkpoints = Checkpoints(TrackingConfig.build({"checkpoints": policy, "checkpoint_every_epochs": every}))
+    trainer = SimpleNamespace(best=tmp_path / "best.pt", last=tmp_path / "last.pt", epoch=0)
+    queued = []
+    for trainer.epoch in range(epochs):
+        for file in (trainer.best, trainer.last):
+            file.unlink(missing_ok=True)
+            file.write_text(f"{file.stem} {trainer.epoch}")
+            file.with_suffix(".json").write_text(f'{{"sha256": "{trainer.epoch}"}}')
+        queued += checkpoints.records(trainer, journal, is_end=False)
+    queued += checkpoints.records(trainer, journal, is_end=True)
+    return journal.folder, queued
+
+
+@pytest.mark.parametrize(
+    "policy, every, names",
+    [
+        ("none", 1, []),
+        ("best", 2, ["best.pt"] * 3),
+        ("last", 5, ["best.pt", "last.pt"]),
+        ("all", 2, ["best.pt", "epoch_0002.pt", "best.pt", "epoch_0004.pt", "best.pt", "epoch_0005.pt"]),
+    ],
+)
+def test_which_checkpoints_are_queued(tmp_path, policy, every, names):
+    folder, queued = policy_files(tmp_path, policy, every)
+    assert [Path(record["file"]).name for record in queued] == names
+    assert all(record["once"] and record["folder"] == "checkpoints" for record in queued)
+    left = [record["file"] for record in queued if (folder / record["file"]).exists()]
+    assert len(left) == len(set(names))  # what is replaced anyway waits only once
+    if "best.pt" in names:
+        assert (folder / [file for file in left if file.endswith("best.pt")][0]).read_text() == "best 4"
+
+
+def test_watching_stops_without_a_word_where_it_cannot_be_kept(caplog):
+    def full(values, step, at):
+        raise OSError(28, "No space left on device")
+
+    watch = MachineWatch(0.05, 0, full)
+    watch.start()
+    watch._thread.join(10)
+    watch.stop()
+    assert not watch._thread.is_alive() and "No space left" in caplog.text
