@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = 130  # as a shell says it: 128 and the number of the signal, here SIGINT
+TERMINATED = 143  # and SIGTERM
+
 
 class EngineError(Exception):
     """A mistake or a state of the world that the user can mend."""
@@ -41,6 +44,13 @@ class ExportError(EngineError):
 
 class WorkspaceError(EngineError):
     """Somebody else holds the workspace, a disk is full, a file changed under a running stage."""
+
+
+class Terminated(SystemExit, KeyboardInterrupt):
+    """SIGTERM: everything ends as with Ctrl-C, only the exit code is another. No mistake, so no `EngineError`."""
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
 
 
 def cause_of(error: Exception) -> str:

@@ -85,6 +85,7 @@ class RunPaths:
     best: Path = field(init=False)
     results_csv: Path = field(init=False)
     args_yaml: Path = field(init=False)
+    failed_batch: Path = field(init=False)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -93,3 +94,4 @@ class RunPaths:
         set_(self, "best", self.root / "weights" / "best.pt")
         set_(self, "results_csv", self.root / "results.csv")
         set_(self, "args_yaml", self.root / "args.yaml")
+        set_(self, "failed_batch", self.root / "failed_batch.json")

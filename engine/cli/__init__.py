@@ -1,7 +1,7 @@
 """The command line: `detectflow MODE key=value ...`. Reads words, calls an executor or the flow, prints what came out.
 
 Nothing heavy is imported before it is needed: help answers at once. Exit codes: 0 done, 1 could not be finished, 2 a
-wrong request, 130 interrupted. A mistake of the user is one message; DETECTFLOW_DEBUG=1 shows where it was raised.
+wrong request, 130 interrupted, 143 terminated. A mistake of the user is one message; DETECTFLOW_DEBUG=1 shows where it arose.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from engine.errors import ConfigError, EngineError, nearest
+from engine.errors import INTERRUPTED, TERMINATED, ConfigError, EngineError, Terminated, nearest
 
 WRONG_REQUEST = 2
-INTERRUPTED = 130
 
 MODES = {  # mode -> module that has a function of this name, taking the words after it
     "run": "engine.cli.run",
@@ -49,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not error.told:
             print(f"{_which_process()}{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ended:
         print("Interrupted.", file=sys.stderr)
-        return INTERRUPTED
+        return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     except BrokenPipeError:  # `detectflow help | head`: whoever read us has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

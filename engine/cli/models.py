@@ -20,9 +20,7 @@ from engine.config import (
     parse_overrides,
 )
 from engine.config.base import load_yaml
-from engine.errors import ConfigError, nearest
-
-INTERRUPTED = 130
+from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, nearest
 
 # Words of a mode that are no settings of its executor, with their defaults; None: see `detectflow help MODE`.
 VAL_EXTRA = {"model": "weights/best.pt", "data": "data/prepared", "project": "runs", "name": "val"}
@@ -51,10 +49,10 @@ def _train(trainer_class: Any, config: TrainConfig) -> int:
     trainer = (trainer_class or DetectionTrainer)(config=config)
     try:
         result = trainer.train()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as ended:
         if trainer.world.is_main:
             _say_how_to_go_on(trainer)
-        return INTERRUPTED
+        return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     if trainer.world.is_main:
         print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_figures(result.metrics)}")
         print(f"weights {_short(result.best)}   pictures and tables {_short(result.save_dir)}/")

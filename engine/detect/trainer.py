@@ -109,7 +109,7 @@ class DetectionTrainer(BaseTrainer):
         return batch
 
     def batch_names(self, batch: Any) -> list[str]:
-        return [Path(file).name for file in batch.get("im_file", ())]
+        return [str(file) for file in batch.get("im_file", ())]
 
     def data_digest(self) -> str:
         return self.dataset.digest if self.dataset is not None else ""

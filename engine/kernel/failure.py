@@ -21,14 +21,13 @@ from dataclasses import asdict, dataclass
 
 import torch.distributed as dist
 
-from engine.errors import EngineError, TrainingError
+from engine.errors import INTERRUPTED, EngineError, Terminated, TrainingError
 
 POLL_S = 1.0  # how often a process asks whether another has failed
 LAUNCHED = "DETECTFLOW_LAUNCHED"  # set where our own launcher watches the processes and tells of one that was killed
 NOTICE_S = 2.0  # what it then has to notice by itself, by a broken connection, before it is interrupted
 GRACE_S = 10.0  # what an interrupted process has to come out of whatever it waits in
 STORE_TIMEOUT_S = 5.0
-INTERRUPTED = 130
 LOST = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "Socket closed", "ncclRemoteError")
 
 _groups = itertools.count(1)
@@ -169,15 +168,17 @@ def told_once(rank: int, size: int) -> Iterator[None]:
 
 
 @contextmanager
-def terminable(on: bool) -> Iterator[None]:
-    """SIGTERM, by which torchrun ends the others when one has failed, becomes an interrupt: `teardown` still fires.
+def terminable(several: bool) -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: `teardown` still fires. A handler that a single process has already is left alone.
 
+    several: torchrun ends the others by it when one has failed; then it is an interrupt, else `Terminated`.
     The first one only: once a process is leaving, further ones are ignored. torchrun kills what is left after 30 s.
     """
-    if not on or threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or (before is not signal.SIG_DFL and not several):
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt if several else _terminate)
     try:
         yield
     finally:
@@ -193,3 +194,8 @@ def ignore_termination() -> None:
 def _interrupt(*_: object) -> None:
     ignore_termination()
     raise KeyboardInterrupt
+
+
+def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated

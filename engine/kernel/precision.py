@@ -7,14 +7,17 @@ scaler looks for its scale. Steps that the scaler leaves out are no steps: nothi
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from engine.errors import TrainingError
+from engine.errors import TrainingError, WorkspaceError
+from engine.files import write_text
 
 if TYPE_CHECKING:
     from engine.kernel.trainer import BaseTrainer
@@ -44,24 +47,43 @@ def make_scaler(on: bool, device: torch.device) -> torch.amp.GradScaler:
 
 def loss_not_finite(trainer: BaseTrainer) -> TrainingError:
     """The loss of the current batch is inf or nan."""
-    return TrainingError(
-        f"the loss is not finite {_where(trainer, trainer.batch_names(trainer.batch))} "
-        f"The weights were not changed by it. Lower lr0 (now {trainer.args.lr0:g}) or look at these images; {_kept(trainer)}"
-    )
+    return _not_finite(trainer, "loss", trainer.batch_names(trainer.batch), "", "")
 
 
 def gradient_not_finite(trainer: BaseTrainer, names: Iterable[str]) -> TrainingError:
     """The gradient of the batches since the last step, images `names`, is inf or nan though their losses were finite."""
+    bad = f" It is inf or nan in {_bad_parameters(trainer.model)}."
+    return _not_finite(trainer, "gradient", list(names), bad, f" or clip_norm (now {trainer.args.clip_norm:g})")
+
+
+def _not_finite(trainer: BaseTrainer, what: str, names: list[str], detail: str, also_lower: str) -> TrainingError:
+    losses = {name: f"{float(v):.4g}" for name, v in zip(trainer.loss_names, trainer.loss_items, strict=True)}
+    rates = {group["group"]: group["lr"] for group in trainer.optimizer.param_groups}
+    terms = ", ".join(f"{name} {value}" for name, value in losses.items())
+    images = _some([Path(name).name for name in names]) or "unknown"
+    written = _write(trainer, {"not_finite": what, "epoch": trainer.epoch + 1, "batch": trainer.batch_index + 1,
+                               "losses": losses, "lr": rates, "images": names})  # fmt: skip
     return TrainingError(
-        f"the gradient is not finite {_where(trainer, names)} It is inf or nan in {_bad_parameters(trainer.model)}. "
-        f"The weights were not changed by it. Lower lr0 (now {trainer.args.lr0:g}) or clip_norm (now "
-        f"{trainer.args.clip_norm:g}), or look at these images; {_kept(trainer)}"
+        f"the {what} is not finite at epoch {trainer.epoch + 1}, batch {trainer.batch_index + 1}: {terms}. Images: {images}."
+        f"{written}{detail} The weights were not changed by it. The learning rate was {max(rates.values()):g}: lower lr0 (now "
+        f"{trainer.args.lr0:g}; try {_lower_rate(trainer):g}){also_lower}, or look at these images; {_kept(trainer)}"
     )
 
 
-def _where(trainer: BaseTrainer, names: Iterable[str]) -> str:
-    terms = ", ".join(f"{name} {float(v):.4g}" for name, v in zip(trainer.loss_names, trainer.loss_items, strict=True))
-    return f"at epoch {trainer.epoch + 1}, batch {trainer.batch_index + 1}: {terms}. Images: {_some(list(names)) or 'unknown'}."
+def _lower_rate(trainer: BaseTrainer) -> float:
+    """A tenth, but where far too much was asked the usual rate."""
+    usual = trainer.default_lr(trainer.args.optimizer)
+    return min(trainer.args.lr0 / 10, usual) if trainer.args.lr0 > 10 * usual else trainer.args.lr0 / 10
+
+
+def _write(trainer: BaseTrainer, found: dict[str, Any]) -> str:
+    """Put it into the run folder; a sentence that says where, or nothing where that is not possible."""
+    file = trainer.paths.failed_batch
+    try:
+        write_text(file, json.dumps(found, indent=1) + "\n")
+    except (OSError, WorkspaceError):
+        return ""
+    return f" All of them, with their paths: {file}."
 
 
 def _bad_parameters(model: nn.Module) -> str:
@@ -75,4 +97,12 @@ def _some(names: list[str]) -> str:
 
 
 def _kept(trainer: BaseTrainer) -> str:
-    return f"the last good checkpoint is {trainer.last}" if trainer.last.exists() else "there is no checkpoint yet"
+    """What to go on from. Before the first step of an epoch the weights are those of `last`, which are no good then."""
+    again = "resume=true would come to the same point, so start another run"
+    if not trainer.last.exists():
+        return "there is no checkpoint yet"
+    if trainer.epoch_steps:
+        return f"the last good checkpoint is {trainer.last}. {again}, for example with model={trainer.last}"
+    if trainer.best.exists() and trainer.best_epoch < trainer.epoch - 1:
+        return f"{trainer.last} holds these weights; where they are the cause, {trainer.best} is of an earlier epoch. {again}"
+    return f"{trainer.last} holds these weights. {again}"

@@ -9,6 +9,7 @@ import yaml
 from engine.config.train import AUTOMATIC, TrainConfig
 from engine.errors import CheckpointError, ConfigError, WorkspaceError
 from engine.files import atomic_write
+from engine.kernel.run_lock import RunLock
 from engine.types import RunPaths
 
 FREE_TO_CHANGE = {"resume", "extend", "exist_ok", "device", "workers", "verbose", "project", "name", "nproc", "cache",
@@ -28,6 +29,26 @@ def choose_run_directory(config: TrainConfig) -> RunPaths:
     return RunPaths(candidate)
 
 
+def claim_run_directory(paths: RunPaths, config: TrainConfig, lock: RunLock) -> RunPaths:
+    """Hold the folder for this process; a new run whose name another one took meanwhile gets the next number.
+
+    Raises:
+        WorkspaceError: the run to resume or to overwrite is being written by another process; names it.
+    """
+    if config.resume and not paths.args_yaml.is_file():
+        return paths  # there is nothing to hold; `continued_config` says so
+    own_name = config.resume or config.exist_ok
+    while True:
+        holder = lock.take(paths.root)
+        if holder and own_name:
+            raise WorkspaceError(f"{paths.root}: {holder} is writing this run. Wait until it ends, or stop it, and start again; "
+                                 "or give another name=")  # fmt: skip
+        if not holder and (own_name or not paths.args_yaml.exists()):
+            return paths
+        lock.release()
+        paths = choose_run_directory(config)
+
+
 def create_run_directory(paths: RunPaths, config: TrainConfig) -> None:
     """Make the folders and write args.yaml: resolved, complete, loadable as input.
 
@@ -40,6 +61,7 @@ def create_run_directory(paths: RunPaths, config: TrainConfig) -> None:
             # for without it nothing resumes what is left if a kill comes in between
             for old in (paths.args_yaml, *paths.weights.glob("*.pt"), *paths.weights.glob("*.json"), paths.results_csv):
                 old.unlink(missing_ok=True)
+        paths.failed_batch.unlink(missing_ok=True)  # of an earlier attempt
         for torn in (*paths.root.glob(".*.tmp"), *paths.weights.glob(".*.tmp"), *paths.weights.glob("*.tmp")):
             torn.unlink(missing_ok=True)  # what a kill cut off
     except OSError as error:

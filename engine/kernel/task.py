@@ -137,7 +137,7 @@ class TrainingTask:
         return {"model": self.args.model, "config": state.public_config(self.resolved)}
 
     def batch_names(self, batch: Any) -> list[str]:
-        """Names of the images of a batch, for messages."""
+        """Names or paths of the images of a batch, for messages and `failed_batch.json`."""
         return []
 
     def data_digest(self) -> str:

@@ -33,7 +33,8 @@ from engine.kernel.lookup import add_own_code
 from engine.kernel.progress import EpochProgress
 from engine.kernel.randomness import deterministic, seed_everything, seed_of, undisturbed
 from engine.kernel.results import Row, TrainResult
-from engine.kernel.run_directory import choose_run_directory, continued_config
+from engine.kernel.run_directory import choose_run_directory, claim_run_directory, continued_config
+from engine.kernel.run_lock import RunLock
 from engine.kernel.schedule import Schedule
 from engine.kernel.task import TrainingTask
 
@@ -59,6 +60,7 @@ class BaseTrainer(TrainingTask):
         self.device = select_device(self.args.device, self.world)
         self.paths = choose_run_directory(self.args)
         self.batch_size = self.args.batch  # images per step over all ranks; found where -1 is asked, halved where too many
+        self._lock = RunLock()
         self.meter = memory.meter_of(self.device)
         self._asked = self.args  # before anything automatic is decided
         self.updated: dict[str, Any] = {}  # what `update_params` changed
@@ -84,6 +86,7 @@ class BaseTrainer(TrainingTask):
         self.stop = False  # a callback may set it: the run ends cleanly after this epoch
         self._ddp: nn.Module | None = None
         self.scaler = precision.make_scaler(False, self.device)
+        self.epoch_steps = 0  # optimizer steps of the epoch so far
         self._since_step = self._skipped_steps = 0
         self._step_names: list[str] = []  # images since the last optimizer step
         self.started_s = self.trained_s = 0.0  # by the clock; seconds until the newest epoch was trained
@@ -137,10 +140,13 @@ class BaseTrainer(TrainingTask):
         self.callbacks.run("on_params_update", self)
 
     def train(self) -> TrainResult:
-        """Run to the end; `teardown` fires whatever happens."""
+        """Run to the end; `teardown` fires whatever happens.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C. Terminated: SIGTERM, unless the program has a handler of its own; exit code 143."""
         self.started_s = time.monotonic()
         failed = True
-        with terminable(self.world.size > 1):
+        with terminable(self.world.size > 1), self._lock:
             try:
                 with distributed.joined(self.world, self.device), deterministic(self.args.deterministic):
                     self._setup()
@@ -189,6 +195,8 @@ class BaseTrainer(TrainingTask):
     # The run ----------------------------------------------------------------------------------------------------
 
     def _setup(self) -> None:
+        if self.world.is_main:
+            self.paths = claim_run_directory(self.paths, self.args, self._lock)
         self.paths = self.world.broadcast(self.paths)
         if self.args.resume:
             self.args = continued_config(self.paths, self.args)
@@ -246,7 +254,7 @@ class BaseTrainer(TrainingTask):
         state.tell_epoch(self.train_loader, self.epoch)
         if self.world.size > 1:
             seed_everything(seed_of(self.args.seed, self.epoch, self.world.rank))
-        self._since_step, self._step_names, self.tloss = 0, [], None
+        self._since_step, self._step_names, self.tloss, self.epoch_steps = 0, [], None, 0
         self.optimizer.zero_grad(set_to_none=True)
         count = len(self.train_loader)
         shown = self.args.verbose and self.world.is_main
@@ -279,7 +287,7 @@ class BaseTrainer(TrainingTask):
         self._step_names += self.batch_names(self.batch)
         if step:
             self.optimizer_step()
-            self._since_step, self._step_names = 0, []
+            self._since_step, self._step_names, self.epoch_steps = 0, [], self.epoch_steps + 1
 
     def _complete_epoch(self) -> None:
         """What follows an epoch's checkpoint. A resumed run repeats all of it or nothing, so it leaves no trace in the

@@ -14,19 +14,13 @@ import signal
 import sys
 from types import FrameType
 
-from engine.errors import EngineError
+from engine.errors import INTERRUPTED, TERMINATED, EngineError, Terminated
 from engine.stages.common import STAGES
 from engine.tracking.environment import prepare_environment
 from engine.tracking.inputs import load_definition, run_checked
 from engine.tracking.workspace import workspace_lock
 
 PR_SET_PDEATHSIG = 1
-INTERRUPTED = 130  # as a shell says it: 128 and the number of the signal, here SIGINT
-TERMINATED = 143  # and SIGTERM
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: everything ends as with Ctrl-C, only the exit code is another."""
 
 
 def main(argv: list[str] | None = None) -> int:

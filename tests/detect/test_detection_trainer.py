@@ -1,7 +1,9 @@
 """The detection trainer as a user meets it: the contract's scripts, what a run leaves behind, fine-tuning, determinism."""
 
 import csv
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,6 +167,15 @@ def test_the_short_way(shapes, tmp_path, trained):
 def test_mistakes_are_explained(shapes, tmp_path, changes, error, said):
     with pytest.raises(error, match=said):
         DetectionTrainer(overrides=settings(shapes, tmp_path, **changes)).train()
+
+
+def test_a_rate_far_too_high_ends_in_a_sentence_with_the_images(shapes, tmp_path):
+    trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, lr0=1e20, warmup_epochs=0))
+    said = r"at epoch 1, batch 2: box_loss nan.* was [\d.]+e\+19: lower lr0 \(now 1e\+20; try 0\.002\)"
+    with pytest.raises(TrainingError, match=said):
+        trainer.train()
+    written = json.loads((trainer.save_dir / "failed_batch.json").read_text())
+    assert len(written["images"]) == 4 and all(Path(file).is_file() for file in written["images"])
 
 
 def test_a_wrong_monitor_is_told_before_anything_is_trained(shapes, tmp_path):

@@ -116,6 +116,16 @@ def test_ctrl_c_ends_all_and_the_command_it_names_goes_on(tmp_path):
     assert_gone(processes(tmp_path / "again").values())
 
 
+def test_sigterm_ends_a_single_process_in_the_same_way(tmp_path):
+    log = tmp_path / "log"
+    process = start(tmp_path, "log", train("epochs=200", "patience=0", callbacks="ddp_toys:say_events,ddp_toys:slowly", nproc=0))
+    wait_for(process, log, "epoch 2 is done")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LEAVE_WITHIN_S) == 128 + signal.SIGTERM
+    told = log.read_text()
+    assert "Traceback" not in told and "rank 0 left: interrupted" in told and "Go on with: detectflow train" in told, told
+
+
 def test_two_machines_by_torchruns_own_flags(tmp_path):
     """Two launchers of one process each, on loopback; first to the end, then with a failing callback on rank 0."""
     for name, more, code in (("good", "", 0), ("bad", ",ddp_toys:fail_at_the_save", 1)):

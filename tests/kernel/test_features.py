@@ -1,5 +1,6 @@
 """What a run can do besides learning, each shown on the small classifier: precision, limits, monitors, freezing, pace."""
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -129,6 +130,11 @@ def test_a_number_that_is_none_stops_before_the_step_and_keeps_the_checkpoint(tm
     assert before.pop("steps") == 4
     assert all(torch.equal(before[name], parameter) for name, parameter in trainer.model.named_parameters())
     assert load_checkpoint(trainer.last).training["epoch"] == 0
+    assert "lower lr0 (now 0.05; try 0.001)" in said and f"start another run, for example with model={trainer.last}" in said
+    written = json.loads(trainer.paths.failed_batch.read_text())
+    assert (written["not_finite"], written["epoch"], written["batch"]) == (kind, 2, 2)
+    assert written["images"] == [f"{i}.png" for i in range(16)] and set(written["lr"]) == {"bias", "weight", "norm"}
+    assert f"The learning rate was {max(written['lr'].values()):g}" in said and str(trainer.paths.failed_batch) in said
     if kind == "gradient":
         assert "It is inf or nan in 0.weight, 0.bias" in said
 
@@ -137,6 +143,33 @@ def test_a_bad_gradient_names_the_images_of_all_batches_that_went_into_it(tmp_pa
     trainer = Failing(settings_of(tmp_path, nbs=48, batch=4, warmup_epochs=0), "gradient")
     with pytest.raises(TrainingError, match="Images: 0.png, 1.png, 2.png, 3.png, 0.png.* and 32 more"):
         trainer.train()
+
+
+def test_weights_that_were_saved_and_fail_at_once_are_not_called_good(tmp_path):
+    """A rate that bursts the weights at the last step of an epoch: they lie in last.pt, and the next batch is no number."""
+
+    def burst(t):
+        if t.epoch == 1 and t.batch_index == 2:
+            t.model[0].weight.data.fill_(math.inf)
+            t.model[4].weight.data.fill_(math.inf)
+
+    for name, eventually in (("best", "the cause, {best} is of an earlier epoch"), ("none", "holds these weights. resume")):
+        trainer = make(tmp_path, name=name, epochs=4, ema=False)
+        trainer.add_callback("on_before_zero_grad", burst)
+        good = {"best": 0, "none": 1}[name]
+        trainer.validate = lambda t=trainer, good=good: {"metrics/accuracy": float(t.epoch == good)}
+        with pytest.raises(TrainingError, match="not finite at epoch 3, batch 1") as error:
+            trainer.train()
+        said = str(error.value)
+        assert f"{trainer.last} holds these weights" in said and eventually.format(best=trainer.best) in said
+
+
+def test_what_was_written_of_a_failed_batch_goes_when_the_run_is_taken_up_again(tmp_path):
+    with pytest.raises(TrainingError):
+        Failing(settings_of(tmp_path, name="run"), "loss").train()
+    assert (tmp_path / "run" / "failed_batch.json").exists()
+    make(tmp_path, name="run", resume=True).train()
+    assert not (tmp_path / "run" / "failed_batch.json").exists()
 
 
 # --- when a run ends, and what it keeps -----------------------------------------------------------------------------
