@@ -228,7 +228,13 @@ class BaseTrainer(TrainingTask):
         return self.args.with_overrides({"batch": self.batch_size})
 
     def _start_over(self) -> None:
+        """As if nothing had been trained. What the first attempt made goes before its successor comes: memory is short."""
         self.args, self.updated = self._asked, {}
+        self.model = self.ema = self.optimizer = self.scheduler = self.train_loader = self.validator = None
+        self.batch = self.loss = self.loss_items = self.tloss = self.fitness = self.best_fitness = None
+        self.rows, self.metrics, self.best_epoch = [], {}, -1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         self._build(resumed=None)
 
     def _fit(self) -> None:

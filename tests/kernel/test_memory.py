@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from engine.config import TrainConfig
 from engine.detect import DetectionTrainer
 from engine.errors import ConfigError, TrainingError
+from engine.kernel.events import TRAIN_EVENTS
 from engine.kernel.memory import MEMORY_SHARE, PROBED_IMAGES, STEPS_PER_EPOCH, find_batch, fit_batch
 from engine.parts.data.loader import scaled_size
 
@@ -193,6 +194,38 @@ def test_out_of_memory_once_the_run_starts_again_with_half(tmp_path, caplog):
     assert TrainConfig.load(tmp_path / "halved" / "args.yaml").batch == 8
     make(tmp_path, batch=8, name="given").train()
     assert_same_run(tmp_path / "halved", tmp_path / "given")
+
+
+def test_what_fires_again_when_a_run_starts_over(tmp_path):
+    """From the moment on at which model and optimizer are ready, for they are new; everything else exactly once."""
+    trainer = TooBig(without_batch(tmp_path, epochs=1, warmup_epochs=0))
+    seen, models = [], []
+    for name in TRAIN_EVENTS:
+        if "batch" not in name and name not in ("optimizer_step", "on_before_zero_grad"):
+            trainer.add_callback(name, lambda _, name=name: seen.append(name))
+    trainer.add_callback("on_pretrain_routine_end", lambda t: models.append(t.model))
+    trainer.train()
+    begin = ["on_pretrain_routine_end", "on_train_start", "on_train_epoch_start"]
+    val = ["on_val_start", "on_val_end"]
+    assert seen == ["on_pretrain_routine_start", *begin, *begin, "on_train_epoch_end", *val, "on_model_save", "on_fit_epoch_end",
+                    *val, "on_final_eval_end", "on_train_end", "teardown"]  # fmt: skip
+    assert len(models) == 2 and models[0] is not models[1] is trainer.model
+
+
+def test_out_of_memory_after_the_first_epoch_was_recorded_leaves_no_line_of_it(tmp_path):
+    """A callback at the end of the epoch may need the memory that is not there."""
+    trainer = ClassifierTrainer(without_batch(tmp_path, name="run"))
+    fails = iter([True])
+
+    def draw(t):
+        if next(fails, False):
+            raise torch.OutOfMemoryError("made up")
+
+    trainer.add_callback("on_fit_epoch_end", draw)
+    result = trainer.train()
+    assert [row["epoch"] for row in trainer.rows] == [0, 1, 2] and result.epochs == 3
+    make(tmp_path, batch=8, name="given").train()
+    assert_same_run(tmp_path / "run", tmp_path / "given")
 
 
 def test_out_of_memory_twice_is_an_error(tmp_path):
