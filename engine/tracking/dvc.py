@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import WorkspaceError
 from engine.files import full_disk_in_words
@@ -24,7 +25,14 @@ from engine.tracking.workspace import workspace_lock
 logger = logging.getLogger("detectflow.dvc")
 
 BUSY_RETRY_S = 1.0
-BUSY_TIMEOUT_S = 60.0
+BUSY_PATIENCE_S = 10.0  # of a run that does not want to wait: a `dvc status`, an editor's too, is over sooner
+BUSY_REMIND_S = 30.0
+
+T = TypeVar("T")
+
+
+class DvcBusy(WorkspaceError):
+    """Another DVC command has what is needed; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Steps:
     """The steps of one workspace."""
 
     root: Path
-    wait: bool = True  # for another holder of the workspace; False: fail at once and name it
+    wait: bool = True  # for another holder of the workspace, or of DVC's locks; False: fail soon and name it
     force: bool = False  # run even what is up to date
     log: logging.Logger | logging.LoggerAdapter = logger
     _warned: bool = field(default=False, init=False)
@@ -89,15 +97,34 @@ class Steps:
 
     def status(self, name: str) -> list[str]:
         """Why stage `name` has to run, in words; empty when it is up to date."""
-        with _repo(self.root) as repo:
-            found = repo.status(targets=[f"{self._pipeline}:{name}"])
+        found = self._when_free(lambda repo: repo.status(targets=[f"{self._pipeline}:{name}"]))
         return [line for entries in found.values() for entry in entries for line in _words(entry)]
 
     def add(self, file: Path) -> None:
         """Version a file that is no stage's output, as `dvc add` does; nothing happens without DVC."""
         if self.versioned:
-            with _repo(self.root) as repo:
-                repo.add([str(file)])
+            self._when_free(lambda repo: repo.add([str(file)]))
+
+    def _when_free(self, action: Callable[[Any], T]) -> T:
+        """`action(repo)` with the open DVC repository; called again for as long as another DVC command is in its way.
+
+        Raises:
+            DvcBusy: `wait` is off, and the other command is still at work after some seconds.
+        """
+        started = time.monotonic()
+        reminded = -BUSY_REMIND_S
+        while True:
+            try:
+                with _repo(self.root) as repo:
+                    return action(repo)
+            except DvcBusy as busy:
+                waited = time.monotonic() - started
+                if not self.wait and waited >= BUSY_PATIENCE_S:
+                    raise
+                if self.wait and waited - reminded >= BUSY_REMIND_S:
+                    self.log.warning("Waiting: %s Ctrl-C gives up.", busy)
+                    reminded = waited
+            time.sleep(BUSY_RETRY_S)
 
     def _restore(self, stage: StageDefinition) -> bool:
         """Bring back an earlier result of the same inputs from the run cache, if DVC has one."""
@@ -105,43 +132,22 @@ class Steps:
         from dvc.stage.cache import RunCacheNotFoundError
 
         before = snapshot(self.root, stage)
-        try:
-            # `restore` hashes the inputs onto the stage object it is given, so that object is used for nothing else.
-            with _repo(self.root) as repo, repo.lock:
+
+        def restore(repo: Any) -> None:
+            # It hashes the inputs onto the stage object it is given, so that object is used for nothing else.
+            with repo.lock:
                 repo.stage_cache.restore(repo.stage.load_one(self._pipeline, stage.name))
+
+        try:
+            self._when_free(restore)
         except (RunCacheNotFoundError, DependencyDoesNotExistError, FileNotFoundError):
             return False  # a missing input is for the step itself to explain
         self._record(stage, before)
         return True
 
     def _record(self, stage: StageDefinition, before: Snapshot) -> None:
-        """Hash inputs and outputs; if the inputs are still those of `before`, put the outputs into the cache and the lock.
-
-        The same calls as at the end of DVC's own `Stage.run`, with checks between them: DVC's `commit` only prints that a
-        file did not get into the cache (a full disk), and dvc.lock would vouch for a result that nobody can bring back.
-        """
-        from dvc.dependency.base import DependencyDoesNotExistError
-
-        with _repo(self.root) as repo, repo.lock:
-            loaded = repo.stage.load_one(self._pipeline, stage.name)
-            try:
-                loaded.save(run_cache=False)
-            except DependencyDoesNotExistError as error:  # not needed by the step, or it would have said so
-                raise WorkspaceError(
-                    f"stage {stage.name}: {error}, although dvc.yaml names it as an input, so its results were not recorded. "
-                    "Bring it back, or correct dvc.yaml, and run again."
-                ) from None
-            check_unchanged(self.root, stage, before)
-            loaded.commit()
-            lost = [out.def_path for out in loaded.outs if out.use_cache and out.changed_cache()]
-            if lost:
-                raise WorkspaceError(
-                    f"stage {stage.name}: {', '.join(lost)} did not get into DVC's cache ({repo.cache.local.path}; see the error "
-                    "above), so its results were not recorded. They are in the workspace and whole. Free some disk space and "
-                    "run again."
-                )
-            repo.stage_cache.save(loaded)
-            loaded.dump(update_pipeline=False)
+        """Hash inputs and outputs; if the inputs are still those of `before`, put the outputs into the cache and the lock."""
+        self._when_free(lambda repo: _record(repo, self._pipeline, stage, before))
 
     def _warn_once(self) -> None:
         if not self._warned:
@@ -153,6 +159,36 @@ class Steps:
             )
 
 
+def _record(repo: Any, pipeline: str, stage: StageDefinition, before: Snapshot) -> None:
+    """The same calls as at the end of DVC's own `Stage.run`, with checks between them.
+
+    DVC's `commit` only prints that a file did not get into the cache (a full disk), and dvc.lock would vouch for a result
+    that nobody can bring back.
+    """
+    from dvc.dependency.base import DependencyDoesNotExistError
+
+    with repo.lock:
+        loaded = repo.stage.load_one(pipeline, stage.name)
+        try:
+            loaded.save(run_cache=False)
+        except DependencyDoesNotExistError as error:  # not needed by the step, or it would have said so
+            raise WorkspaceError(
+                f"stage {stage.name}: {error}, although dvc.yaml names it as an input, so its results were not recorded. "
+                "Bring it back, or correct dvc.yaml, and run again."
+            ) from None
+        check_unchanged(Path(repo.root_dir), stage, before)
+        loaded.commit()
+        lost = [out.def_path for out in loaded.outs if out.use_cache and out.changed_cache()]
+        if lost:
+            raise WorkspaceError(
+                f"stage {stage.name}: {', '.join(lost)} did not get into DVC's cache ({repo.cache.local.path}; see the error "
+                "above), so its results were not recorded. They are in the workspace and whole. Free some disk space and "
+                "run again."
+            )
+        repo.stage_cache.save(loaded)
+        loaded.dump(update_pipeline=False)
+
+
 def is_repository(root: Path) -> bool:
     """Whether git knows this folder; DVC then needs its configuration told otherwise when it does not."""
     return any((folder / ".git").exists() for folder in (root, *root.parents))
@@ -160,7 +196,7 @@ def is_repository(root: Path) -> bool:
 
 @contextlib.contextmanager
 def _repo(root: Path) -> Iterator[Any]:
-    """An open DVC repository. While another DVC command has it, the body is entered later, not twice."""
+    """An open DVC repository; DVC's errors in words. DvcBusy: another DVC command is at work."""
     from dvc.dependency.base import DependencyDoesNotExistError
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
@@ -175,11 +211,10 @@ def _repo(root: Path) -> Iterator[Any]:
         raise WorkspaceError(f"{root}: DVC cannot open the project: {error}") from error
     try:
         with repo, full_disk_in_words(f"{root}: DVC could not write its cache or dvc.lock"):
-            _wait_until_free(repo)
             yield repo
     except LockError as error:
-        told = str(error).rstrip(". \n")
-        raise WorkspaceError(f"{root}: another DVC command is at work: {told}. Wait until it ends and run again.") from error
+        who = _at_work(root, error)
+        raise DvcBusy(f"{root}: another DVC command is at work: {who}. Wait until it ends, or stop it, and run again.") from error
     except (RunCacheNotFoundError, DependencyDoesNotExistError):
         raise
     except DvcException as error:
@@ -206,18 +241,28 @@ def _next_step(error: Exception) -> str:
     return ""
 
 
-def _wait_until_free(repo: Any) -> None:
-    from dvc.lock import LockError
+def _at_work(root: Path, error: Exception) -> str:
+    """Who has what DVC would not give: `process 123 (dvc push)`, from its list of files in use or from its lock file."""
+    named = re.findall(r"\(PID (\d+)\): (.+)", str(error))
+    if named:
+        return ", ".join(dict.fromkeys(f"process {pid} ({command})" for pid, command in named))
+    with contextlib.suppress(OSError, ValueError):
+        pid = int((root / ".dvc" / "tmp" / "lock").read_text())
+        return f"process {pid}{_command_of(pid)}"
+    return str(error).rstrip(". \n")
 
-    started = time.monotonic()
-    while True:
-        try:
-            with repo.lock:
-                return
-        except LockError:
-            if time.monotonic() - started > BUSY_TIMEOUT_S:
-                raise
-            time.sleep(BUSY_RETRY_S)
+
+def _command_of(pid: int) -> str:
+    """` (dvc push)`; nothing where the system does not tell."""
+    import psutil  # DVC needs it too
+
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return ""
+    if len(words) > 1 and Path(words[0]).name.startswith("python") and Path(words[1]).is_absolute():
+        words = words[1:]  # a script: its interpreter says nothing
+    return f" ({' '.join([Path(words[0]).name, *words[1:]])[:200]})" if words else ""
 
 
 def _words(entry: Any) -> list[str]:

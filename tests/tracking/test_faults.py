@@ -3,11 +3,15 @@
 The pipeline is the small one of test_dvc_adapter.py. docs/howto/troubleshooting.md has the table of what is seen here.
 """
 
+import contextlib
+import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -106,6 +110,47 @@ def test_locks_that_a_dead_process_left_hold_nobody_up(project):
     lock.write_text(json.dumps({"pid": DEAD_PID, "command": "detectflow run", "since": "2020-01-01"}))
     project.params(factor=3)
     assert project.flow(wait=False) == ["ran", "ran"]
+
+
+HOLD_DVC = (
+    "import sys, time; from dvc.repo import Repo; Repo().lock.lock(); print('held', flush=True); time.sleep(float(sys.argv[1]))"
+)
+
+
+def dvcs_lock(project, seconds):
+    """A process that has DVC's lock, as `dvc push` has it for all its time."""
+    words = [sys.executable, "-c", HOLD_DVC, str(seconds)]
+    process = subprocess.Popen(words, cwd=project.root, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline().strip() == "held"
+    return process, rf"process {process.pid} \(python\S* -c .*"
+
+
+def dvcs_files(project, seconds):
+    """One that works on a stage's output, as `dvc repro` does; it does not hold DVC's lock meanwhile."""
+    process = subprocess.Popen(["sleep", str(seconds)])
+    used = {str(project.root / "doubled"): {"pid": process.pid, "cmd": "dvc repro"}}
+    (project.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps({"write": used}))
+    return process, rf"process {process.pid} \(dvc repro\)"
+
+
+@pytest.mark.parametrize("busy", [dvcs_lock, dvcs_files])
+def test_a_dvc_command_at_work_is_named_and_waited_for_or_not(project, busy, monkeypatch, caplog):
+    monkeypatch.setattr("engine.tracking.dvc.BUSY_PATIENCE_S", 1.0)
+    project.params(factor=3)
+    process, named = busy(project, 60)
+    with pytest.raises(WorkspaceError, match=rf"(?s)another DVC command is at work: {named}.*Wait until it ends, or stop it"):
+        project.flow(wait=False)
+    process.kill()
+    process.wait()
+    project.ran()
+
+    process, named = busy(project, 6)
+    with contextlib.closing(process.stdout or io.StringIO()):
+        threading.Thread(target=process.wait, daemon=True).start()  # a dead child that nobody asks for still has its number
+        assert project.flow() == ["ran", "ran"] and project.total == 9
+    told = [line for line in caplog.messages if line.startswith("Waiting: ")]
+    assert len(told) == 1 and re.search(named, told[0], re.DOTALL) and project.ran() == ["double", "total"]
+    assert project.flow() == ["skipped", "skipped"]
 
 
 def test_an_output_edited_by_hand_is_not_overwritten_without_a_word(project):
