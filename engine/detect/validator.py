@@ -33,7 +33,7 @@ from engine.parts.data.prepared import open_dataset
 from engine.parts.data.transforms import to_original
 from engine.parts.decode import decode, nms, warm_up
 from engine.parts.metrics import DetectionMetrics, DetectionScores
-from engine.types import Detections, ImageRecord, Size
+from engine.types import SPLITS, Detections, ImageRecord, Size
 
 log = logging.getLogger("detectflow")
 
@@ -132,7 +132,9 @@ class DetectionValidator(BaseValidator):
             )
         records = dataset.records(split)
         if not records:
-            raise DataError(f"{data}: no images in the split '{split}'; choose another with split=")
+            there = [f"{name} ({dataset.counts[name]['images']} images)" for name in SPLITS if dataset.counts[name]["images"]]
+            raise DataError(f"{data}: no images in the split '{split}'. There are: {', '.join(there) or 'none in any split'}. "
+                            "Choose one with split=, or add images to this one")  # fmt: skip
         samples = DetectionDataset(records, imgsz, cache="none", single_cls=self._single_cls)
         return build_loader(samples, self.config.batch, shuffle=False, workers=self.config.workers,
                             rank=self.world.rank, world_size=self.world.size)  # fmt: skip

@@ -43,5 +43,10 @@ def say_epoch(row: dict[str, Any], epoch: int, epochs: int, is_best: bool) -> No
     """One log line per epoch: losses, then the main metrics."""
     losses = " ".join(f"{k.removeprefix('train/').removesuffix('_loss')} {v:.3f}" for k, v in row.items()
                       if k.startswith("train/"))  # fmt: skip
-    metrics = " ".join(f"{k.removeprefix('metrics/')} {row[k]:.3f}" for k in SHOWN if row.get(k) is not None)
+    metrics = " ".join(f"{k.removeprefix('metrics/')} {_shown(row[k])}" for k in SHOWN if k in row)
     log.info("epoch %d/%d  %s  %s%s  %.0f s", epoch + 1, epochs, losses, metrics, " best" if is_best else "", row["time_s"])
+
+
+def _shown(value: float | None) -> str:
+    """`-`: the images say nothing about it."""
+    return "-" if value is None else f"{value:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from engine.errors import CheckpointError, ConfigError, cause_of
 from engine.kernel.checkpoint import Checkpoint, load_checkpoint, previous_of, read_sidecar, save_checkpoint
 from engine.kernel.progress import say_epoch
 from engine.kernel.randomness import restore_rng, rng_state
-from engine.kernel.results import write_results
+from engine.kernel.results import row_of_json, write_results
 from engine.kernel.run_directory import WITH_EXTEND
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def restore(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
     trainer.started_s = time.monotonic() - trainer.trained_s
     complete = read_sidecar(trainer.last)
     if (complete.get("row") or {}).get("epoch") == trainer.epoch:
-        trainer.record(complete["row"])
+        trainer.record(row_of_json(complete["row"]))
         more = trainer.args.epochs > checkpoint.meta.get("config", {}).get("epochs", trainer.args.epochs)
         trainer.stop = complete["stop"] and not more
     restore_rng(saved["rng"])
@@ -148,8 +149,9 @@ def public_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:
-    """The figures of a row, without those that depend on the clock."""
-    return {key: float(value) for key, value in row.items() if isinstance(value, (int, float)) and key != "time_s"}
+    """The figures of a row that could be measured, without those that depend on the clock."""
+    finite = {key: value for key, value in row.items() if isinstance(value, (int, float)) and math.isfinite(value)}
+    return {key: float(value) for key, value in finite.items() if key != "time_s"}
 
 
 def tell_epoch(loader: Any, epoch: int) -> None:

@@ -32,7 +32,7 @@ from engine.kernel.failure import terminable
 from engine.kernel.lookup import add_own_code
 from engine.kernel.progress import EpochProgress
 from engine.kernel.randomness import deterministic, seed_everything, seed_of, undisturbed
-from engine.kernel.results import Row, TrainResult
+from engine.kernel.results import Row, TrainResult, json_row, plain_figures
 from engine.kernel.run_directory import choose_run_directory, claim_run_directory, continued_config
 from engine.kernel.run_lock import RunLock
 from engine.kernel.schedule import Schedule
@@ -186,7 +186,7 @@ class BaseTrainer(TrainingTask):
         """Metrics of the current (averaged) weights."""
         if self.validator is None:
             return {}
-        return dict(self.validator(trainer=self))
+        return self.validator(trainer=self)
 
     def save_model(self) -> None:
         """Write `last`, all state of the run. Called once an epoch by rank 0, before validation."""
@@ -303,14 +303,14 @@ class BaseTrainer(TrainingTask):
             self.callbacks.run("on_train_epoch_end", self)
             self._evaluate_epoch()
         if self.world.is_main:
-            write_sidecar(self.last, {**read_sidecar(self.last), "row": self.metrics, "stop": self.stop})
+            write_sidecar(self.last, {**read_sidecar(self.last), "row": json_row(self.metrics), "stop": self.stop})
 
     def _evaluate_epoch(self) -> None:
         a, row = self.args, {"epoch": self.epoch}
         row["time_s"] = round(self.trained_s, 1)
         row |= self.label_loss_items(items=self.tloss)
         due = (self.epoch + 1) % a.val_period == 0 or self.epoch + 1 == a.epochs
-        measured = self.world.broadcast(self.validate() if due else {})
+        measured = self.world.broadcast(plain_figures(self.validate(), "validation") if due else {})
         row |= measured
         row |= {f"lr/{group['group']}": group["lr"] for group in self.optimizer.param_groups}
         is_best = self.record(row)
@@ -343,7 +343,8 @@ class BaseTrainer(TrainingTask):
             weights = load_checkpoint(self.best, self.device).weights
             model = self.ema.module if self.ema is not None else self.model
             model.load_state_dict(weights)
-            final = self.world.broadcast(dict(self.validator(model=model, trainer=self, final=True)))
+            final = plain_figures(self.validator(model=model, trainer=self, final=True), "validation")
+            final = self.world.broadcast(final)
             self.metrics = final
         self.callbacks.run("on_final_eval_end", self)
         if self.world.is_main:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from engine.kernel.distributed import World, joined, world_from_environment
 from engine.kernel.events import VAL_EVENTS, Callback, Callbacks
+from engine.kernel.results import plain_figures
 
 
 class BaseValidator:
@@ -85,7 +86,7 @@ class BaseValidator:
             self.update_metrics(results=self.results, batch=self.batch)
             self._tell(lists, "on_val_batch_end")
         self.speed_ms = {name: 1000 * seconds / max(self.images, 1) for name, seconds in clock.items()}
-        self.metrics = self.get_stats()
+        self.metrics = plain_figures(self.get_stats(), f"{type(self).__name__}.get_stats")
         if trainer is not None and not final:
             self.metrics |= trainer.label_loss_items(items=self._loss_over_ranks(sums), prefix="val")
         if final and self.world.is_main:

@@ -104,15 +104,18 @@ def test_nothing_to_find_is_none_and_a_sentence_never_zero(trained, unlabelled, 
     assert "split 'test': no boxes to find in its 3 images" in caplog.text
     with open(tmp_path / "out" / "per_image.csv") as stream:
         assert {(row["n_gt"], row["ap50"]) for row in csv.DictReader(stream)} == {("0", "")}
+    pictures = {file.name for file in (tmp_path / "out").iterdir() if file.suffix in {".png", ".jpg"}}
+    assert {"PR_curve.png", "F1_curve.png", "confusion_matrix.png", "val_batch0_pred.jpg"} <= pictures
+    assert {row["ap"] for row in csv.DictReader((tmp_path / "out" / "per_class.csv").read_text().splitlines())} == {""}
 
 
 def test_training_without_anything_to_validate_on_keeps_its_newest_weights(unlabelled, tmp_path, caplog):
     trainer = DetectionTrainer(overrides={
-        "data": str(unlabelled), "imgsz": 64, "epochs": 2, "batch": 4, "project": str(tmp_path), "verbose": False,
-        "device": "cpu", "plots": False,
+        "data": str(unlabelled), "imgsz": 64, "epochs": 2, "batch": 4, "project": str(tmp_path), "device": "cpu",
     })  # fmt: skip
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         result = trainer.train()
+    assert "precision - recall - mAP50 - mAP50-95 -" in caplog.text and (result.save_dir / "results.png").exists()
     assert caplog.text.count("no boxes to find") == 1 and result.best_epoch == 1
     assert "metrics/mAP50" not in result.metrics
     rows = read_results(result.save_dir / "results.csv")
@@ -136,6 +139,13 @@ def test_a_model_of_one_class_does_not_merge_the_classes_of_others(shapes, make_
         meta = model_meta(model.spec, ("blob",), (64, 64), "", "")
         save_checkpoint(Checkpoint(meta, {}, model.state_dict()), tmp_path / "one.pt")
         DetectionValidator()(model=tmp_path / "one.pt", data=shapes)
+
+
+def test_a_split_without_images_names_those_that_have_some(trained, make_shapes, tmp_path):
+    folder = make_shapes(tmp_path / "two", {"train": 4, "val": 3})
+    said = r"no images in the split 'test'\. There are: train \(4 images\), val \(3 images\)\. Choose one with split="
+    with pytest.raises(DataError, match=said):
+        DetectionValidator()(model=trained[1].best, data=folder)
 
 
 def test_mistakes_are_explained(tmp_path, shapes):

@@ -1,13 +1,16 @@
 """What a run can do besides learning, each shown on the small classifier: precision, limits, monitors, freezing, pace."""
 
 import json
+import logging
 import math
 import re
 from dataclasses import replace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
-from classifier import ClassifierTrainer, make, settings_of
+from classifier import Accuracy, ClassifierTrainer, assert_same_run, make, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -22,6 +25,7 @@ from engine.kernel.optim import build_optimizer, set_pace
 from engine.kernel.planning import NOMINAL_BATCH, STEPS_TO_SPARE, make_plan
 from engine.kernel.results import read_results
 from engine.kernel.schedule import Schedule, decay_factor, planned_warmup
+from engine.parts.plots import plot_results
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -243,6 +247,57 @@ def test_why_a_run_stops():
     assert judge.reason_to_stop(config, epoch=1, best_epoch=1, elapsed_s=61) == "the time limit of 1 minutes has passed"
     assert judge.reason_to_stop(TrainConfig(patience=0), epoch=999, best_epoch=0, elapsed_s=1e9) == ""
     assert judge.reason_to_stop(config, epoch=9, best_epoch=-1, elapsed_s=0) == ""  # nothing was measured yet
+
+
+class Odd(Accuracy):
+    """Figures as a user's own validator may return them."""
+
+    figures: ClassVar = {}
+
+    def get_stats(self):
+        return self.figures
+
+
+def odd(project, figures, **changes):
+    trainer = make(project, **changes)
+    validator = type("Mine", (Odd,), {"figures": figures})
+    trainer.get_validator = lambda: validator(trainer.get_dataloader(None, 7, mode="val"))
+    return trainer
+
+
+def test_figures_that_are_no_python_numbers_or_none_at_all(tmp_path, caplog):
+    """numpy's and torch's become plain ones; None and nan are kept apart, and a resumed run has the same."""
+    figures = {"metrics/accuracy": torch.tensor(0.5), "metrics/mAP50": None, "metrics/recall": math.nan,
+               "metrics/small": np.float32(0.25), "metrics/high": math.inf, "metrics/count": np.int64(3)}  # fmt: skip
+    with caplog.at_level(logging.INFO, "detectflow"):
+        odd(tmp_path, figures, name="whole", verbose=True).train()
+    assert "recall nan mAP50 -" in caplog.text
+    cut = odd(tmp_path, figures, name="cut")
+    cut.add_callback("on_train_batch_end", lambda t: 1 / 0 if t.epoch == 2 else None)
+    with pytest.raises(ZeroDivisionError):
+        cut.train()
+    result = odd(tmp_path, figures, name="cut", resume=True).train()
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert result.metrics == {"metrics/accuracy": 0.5, "metrics/small": 0.25, "metrics/count": 3.0}
+    row = read_results(tmp_path / "cut" / "results.csv")[0]
+    assert row["metrics/small"] == 0.25 and "metrics/mAP50" not in row and math.isnan(row["metrics/recall"])
+    for file in (tmp_path / "cut").rglob("*.json"):
+        json.loads(file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    plot_results(read_results(tmp_path / "cut" / "results.csv"), tmp_path / "results.png")
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        (None, "Mine.get_stats must return figures by name, a dict; it returned NoneType"),
+        ([0.5], "a dict; it returned list"),
+        ({"metrics/accuracy": torch.zeros(3)}, r"'metrics/accuracy' must be one number or None, and is a Tensor of shape \(3,\)"),
+        ({"metrics/accuracy": "good"}, "must be one number or None, and is a str"),
+    ],
+)
+def test_what_is_no_figure_is_told(tmp_path, figures, said):
+    with pytest.raises(TrainingError, match=said):
+        odd(tmp_path, figures).train()
 
 
 # --- freezing -------------------------------------------------------------------------------------------------------
