@@ -54,7 +54,7 @@ def fetch(
         DataError: no network, too large, a wrong archive, wrong content. WorkspaceError: the disk is full.
     """
     target = cache / hashlib.sha256(f"{url} {folder}".encode()).hexdigest()[:16]
-    with locked(cache / f".{target.name}.lock"):
+    with locked(cache / f".{target.name}.fetch.lock"):  # publish_folder has a lock of its own
         if target.is_dir():
             return target
         archive = target.with_suffix(".download")
