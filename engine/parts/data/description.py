@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from engine.config import DataConfig, Frozen
 from engine.config.base import load_yaml
 from engine.errors import ConfigError, DataError, nearest
+from engine.parts.data.formats.yolo_yaml import KEYS, YoloSettings, split_paths, yolo_places
 
 DATASET_FILE = "dataset.json"  # marks a prepared dataset
 
@@ -55,6 +56,7 @@ class DescriptionFile(Frozen):
     )
     generator: str | None = Field(None, description="which generated dataset, for example digits")
     options: dict[str, Any] = Field({}, description="options of the generator")
+    yolo: dict[str, Any] | None = Field(None, description="names, train, val, test as a data.yaml has them; empty: found")
 
     _names = field_validator("names", mode="before")(checked_names)
 
@@ -94,6 +96,26 @@ class Description:
     def generated(self) -> bool:
         return self.content.format == "generated"
 
+    def yolo_settings(self) -> YoloSettings | None:
+        """The data.yaml that was given, None where the dataset has to be searched for one."""
+        return None if self.content.yolo is None else YoloSettings(self.content.yolo, self.origin.name)
+
+    def explain_missing(self) -> None:
+        """DataError with the folders that were tried, where a data.yaml leads to none. For when the images are needed."""
+        if self.content.yolo is None:
+            return
+        folder, tried = self._yolo_places()
+        if folder is None:
+            paths = ", ".join(f"{split}: {text}" for split, text in split_paths(self.content.yolo)) or "train and val"
+            places = "\n".join(f"  {place}" for place in tried)
+            raise DataError(
+                f"{self.origin}: none of its splits ({paths}) is in any of these folders:\n{places}\n  Next: correct `path`, the "
+                "folder that holds all of them, or give it: -S data.path=FOLDER"
+            )
+
+    def _yolo_places(self) -> tuple[Path | None, list[Path]]:
+        return yolo_places(self.origin, self.content.path or "", self.content.yolo)
+
     def local_folder(self, settings: DataConfig) -> Path | None:
         """The folder with the images: `settings.path` (relative to the current folder), else the description's own.
 
@@ -110,6 +132,9 @@ class Description:
             raise ConfigError(f"data.options belong to generated datasets; '{self.name}' is none: set them to {{}}")
         if settings.path:
             return Path(settings.path)
+        if self.content.yolo is not None:
+            folder, tried = self._yolo_places()
+            return folder or tried[0]
         if self.content.path:
             return Path(os.path.normpath(self.base / self.content.path))
         if self.content.url:
@@ -119,7 +144,7 @@ class Description:
 
 
 def load_description(path: str | Path) -> Description:
-    """Read a description (.yaml) or take a folder of labelled images as it is; a YOLO data.yaml stands for its folder.
+    """Read a description (.yaml) or take a folder of labelled images as it is; a YOLO data.yaml is one of the dataset it means.
 
     Raises:
         DataError: there is no such file or folder, or it is a prepared dataset. ConfigError: the file is not right.
@@ -134,8 +159,13 @@ def load_description(path: str | Path) -> Description:
     if path.suffix.lower() not in (".yaml", ".yml"):
         raise DataError(f"{path}: a dataset is a description (.yaml) or a folder of labelled images, not a {path.suffix} file")
     content = load_yaml(path)
-    if "names" in content and "name" not in content and content.keys() & {"train", "val", "nc"}:
-        values: Mapping[str, Any] = {"name": _name_of(path.parent), "format": "yolo", "path": "."}
+    if "name" not in content and content.keys() & {"train", "val", "nc"}:
+        base = content.get("path") or ""
+        if not isinstance(base, (str, int)):
+            raise ConfigError(f"{path}: `path` is a {type(base).__name__}, expected the folder of the dataset")
+        name = _name_of(path.parent) if path.stem in ("data", "dataset") else path.stem[:80]
+        yolo = {key: content[key] for key in KEYS if key in content}
+        values: Mapping[str, Any] = {"name": name, "format": "yolo", "path": str(base), "yolo": yolo}
         return Description(DescriptionFile.build(values, str(path)), path, path.parent)
     return Description(DescriptionFile.build(content, str(path)), path, path.parent)
 

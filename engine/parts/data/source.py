@@ -67,9 +67,14 @@ def _open_folder(
     names: tuple[str, ...] = (),
     downloaded: bool = False,
 ) -> Source:
-    content, files = description.content, Folder(folder)
+    content = description.content
+    if not settings.path:
+        description.explain_missing()
+    files = Folder(folder)
     found = content.format or detect_format(files)
-    reader = open_reader(files, found, findings, names=content.names or names, splits=content.splits)
+    reader = open_reader(
+        files, found, findings, names=content.names or names, splits=content.splits, yolo=description.yolo_settings()
+    )
     return Source(reader, found, open_groups(settings, files, findings), folder, downloaded)
 
 

@@ -13,7 +13,8 @@ from engine.parts.data.formats.folder import Folder
 from engine.parts.data.formats.labelstudio import LabelStudioReader, is_label_studio
 from engine.parts.data.formats.splits import GivenSplits, find_lists
 from engine.parts.data.formats.voc import LISTS, VocReader, annotation_files
-from engine.parts.data.formats.yolo import YoloReader, find_settings, label_files
+from engine.parts.data.formats.yolo import YoloReader, label_files
+from engine.parts.data.formats.yolo_yaml import YoloSettings, find_settings
 
 FORMATS = ("voc", "coco", "yolo", "cvat", "labelstudio")
 
@@ -28,7 +29,7 @@ def detect_format(folder: Folder) -> str:
     found = {
         "voc": any(name not in cvat for name in annotation_files(folder)),
         "coco": any(is_coco(folder, name) for name in folder.with_suffix(".json")),
-        "yolo": bool(label_files(folder) or find_settings(folder)),
+        "yolo": bool(label_files(folder) or find_settings(folder).content),
         "cvat": bool(cvat),
         "labelstudio": any(is_label_studio(folder, name) for name in folder.with_suffix(".json")),
     }
@@ -54,11 +55,13 @@ def open_reader(
     *,
     names: tuple[str, ...] = (),
     splits: str | Mapping[str, str] = "given",
+    yolo: YoloSettings | None = None,
 ) -> Reader:
     """The reader of a folder; its format is found out where `format` is None.
 
     names: classes in the order of their numbers, for YOLO folders that have no names of their own.
     splits: "given": the dataset's own; "none": they do not count; or {"train": list file, ...}, relative to the folder.
+    yolo: a data.yaml that was given as the dataset, in place of the one in the folder.
 
     Raises:
         DataError: no, or more than one format; a folder that a format's reader can make nothing of.
@@ -76,4 +79,4 @@ def open_reader(
         return CvatReader(folder, given, findings, ignore_splits=ignore)
     if format == "labelstudio":
         return LabelStudioReader(folder, given, findings)
-    return YoloReader(folder, given, findings, names=names, ignore_splits=ignore)
+    return YoloReader(folder, given, findings, names=names, ignore_splits=ignore, settings=yolo)

@@ -1,30 +1,29 @@
 """YOLO text: one file an image, rows `class x y w h` in shares of the image, or `class x1 y1 x2 y2 ...` (a polygon, of
 which the enclosing box is taken). Labels lie beside the image or in `labels/` where the image is in `images/`.
 
-Class names and splits come from `data.yaml` (`names`, `train`, `val`, `test`), names else from `classes.txt` or
-`obj.names`. A path there that points nowhere is taken as the folder of that name, as some exporters mean it.
+Class names and splits come from `data.yaml` (`yolo_yaml.py`), names else from `classes.txt` or `obj.names`. A path there
+that points nowhere is taken as the folder of that name, as some exporters mean it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import Any
-
-import yaml
 
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
-from engine.parts.data.formats.base import Row, SourceImage, number, shown, split_word
+from engine.parts.data.formats.base import Row, SourceImage, number, shown
 from engine.parts.data.formats.folder import Folder, base_name, inside, without_suffix
 from engine.parts.data.formats.splits import GivenSplits
+from engine.parts.data.formats.yolo_yaml import NAME_FILES, SplitFolders, YoloSettings, class_names, find_settings
 
-NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")
 NOT_LABELS = {*NAME_FILES, "train.txt", "val.txt", "valid.txt", "test.txt", "readme.txt", "license.txt", "requirements.txt"}
 
 
 class YoloReader:
-    """See `formats.base.Reader`. names: classes by number, where the folder itself has none."""
+    """See `formats.base.Reader`.
+
+    names: classes by number, where the folder itself has none. settings: of a data.yaml that lies elsewhere, or is chosen.
+    """
 
     def __init__(
         self,
@@ -34,9 +33,11 @@ class YoloReader:
         *,
         names: tuple[str, ...] = (),
         ignore_splits: bool = False,
+        settings: YoloSettings | None = None,
     ) -> None:
         self._folder, self._splits, self._findings = folder, splits, findings
-        settings = find_settings(folder)
+        settings = settings or find_settings(folder)
+        _refuse_images_elsewhere(folder, settings)
         self.names = class_names(folder, settings) or names
         if not self.names:
             raise DataError(
@@ -44,9 +45,10 @@ class YoloReader:
                 "classes.txt with a name a line, or `names` in the dataset description."
             )
         self._labels = set(label_files(folder))
+        self._more = settings.values_per_key_points
         self.total = len(folder.images)
         use_settings = not (splits.given_by_list or ignore_splits)
-        self._folders = _SplitFolders(folder, settings, findings) if use_settings else None
+        self._folders = SplitFolders(folder, settings, findings) if use_settings else None
         self.gives_splits = splits.given or bool(self._folders and self._folders.given)
 
     def __iter__(self) -> Iterator[SourceImage]:
@@ -84,6 +86,8 @@ class YoloReader:
     def _row(self, label: str, line: int, text: str) -> Row | None:
         first, *rest = text.split()
         index, values = number(first), [number(word) for word in rest]
+        if self._more and len(values) == 4 + self._more:
+            values = values[:4]
         problem = ""
         if index is None or index != int(index):
             problem = f"{shown(first)} is no class number"
@@ -99,6 +103,17 @@ class YoloReader:
         known = 0 <= index < len(self.names)
         # A number without name stays visible: `unknown_class` decides about it like about any other name.
         return Row(self.names[int(index)] if known else f"class {int(index)}", _box(values), line=line)
+
+
+def _refuse_images_elsewhere(folder: Folder, settings: YoloSettings) -> None:
+    """A dataset folder that holds nothing but a data.yaml which points out of it: say how that is meant to be used."""
+    path = str(settings.content.get("path") or "")
+    if not folder.images and path and inside(path) is None:
+        file = folder.root / settings.file
+        raise DataError(
+            f"{folder.root}: holds no images; its {settings.file} says `path: {path}`, which leaves the folder and is only "
+            f"followed where the file itself is given: data={file}"
+        )
 
 
 def _box(values: list[float]) -> tuple[float, float, float, float]:
@@ -143,97 +158,3 @@ def _begins_with_number(folder: Folder, file: str) -> bool:
     except ValueError:
         return False
     return bool(words) and number(words[0]) is not None
-
-
-def find_settings(folder: Folder) -> dict[str, Any]:
-    """The content of data.yaml, or of the one YAML file that lists names; {} where there is none.
-
-    Raises:
-        DataError: it is no YAML, or several files list names.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    for file in folder.with_suffix(".yaml", ".yml"):
-        if "/" in file:
-            continue
-        try:
-            content = yaml.safe_load(folder.text(file))
-        except (ValueError, yaml.YAMLError, RecursionError) as error:
-            if PurePosixPath(file).stem == "data":
-                raise DataError(f"{folder.root / file}: not valid YAML: {error}") from None
-            continue
-        if isinstance(content, dict) and "names" in content:
-            found[file] = content
-    if len(found) > 1 and "data.yaml" not in found:
-        raise DataError(f"{folder.root}: {' and '.join(found)} both list class names; call the right one data.yaml")
-    return found.get("data.yaml") or next(iter(found.values()), {})
-
-
-def class_names(folder: Folder, settings: dict[str, Any]) -> tuple[str, ...]:
-    """Class names by number: from data.yaml, else from a file of names; () where there are none."""
-    if "names" in settings:
-        names = _names_of_yaml(folder, settings["names"])
-        if settings.get("nc", len(names)) != len(names):
-            raise DataError(f"{folder.root}: data.yaml says nc: {settings['nc']} and lists {len(names)} names; correct one")
-        return names
-    file = next((name for name in folder.files if PurePosixPath(name).name in NAME_FILES), None)
-    if file is None:
-        return ()
-    try:
-        lines = [line.strip() for line in folder.text(file).splitlines()]
-    except ValueError as error:
-        raise DataError(f"{folder.root / file}: {error}") from None
-    return _checked_names(folder, file, [line for line in lines if line])
-
-
-def _names_of_yaml(folder: Folder, names: Any) -> tuple[str, ...]:
-    if isinstance(names, dict):
-        numbers = sorted(key for key in names if isinstance(key, int))
-        if numbers != list(range(len(names))):
-            raise DataError(f"{folder.root}: `names` of data.yaml must be numbered 0 to {len(names) - 1}, found {list(names)}")
-        names = [names[key] for key in numbers]
-    if not isinstance(names, list) or not names or any(isinstance(name, (bool, list, dict)) or name is None for name in names):
-        raise DataError(f"{folder.root}: `names` of data.yaml is no list of names (write words like no, on, null in quotes)")
-    return _checked_names(folder, "data.yaml", [str(name).strip() for name in names])
-
-
-def _checked_names(folder: Folder, file: str, names: list[str]) -> tuple[str, ...]:
-    double = sorted({name for name in names if names.count(name) > 1})
-    if double or "" in names:
-        raise DataError(f"{folder.root / file}: class names must be there once: {', '.join(double) or 'one is empty'}")
-    return tuple(names)
-
-
-class _SplitFolders:
-    """`train`, `val` and `test` of data.yaml: folders, or lists of images."""
-
-    def __init__(self, folder: Folder, settings: dict[str, Any], findings: Findings) -> None:
-        self._folder, self._findings = folder, findings
-        self._prefixes: dict[str, str] = {}  # folder with a final / -> split
-        lists: dict[str, list[str]] = {}
-        for key, value in settings.items():
-            split = split_word(str(key))
-            for text in value if isinstance(value, list) else [value]:
-                if split and isinstance(text, str) and text.strip():
-                    self._add(split, text, str(settings.get("path") or ""), lists)
-        self._lists = GivenSplits(folder, lists, findings) if lists else None
-        self.given = bool(self._prefixes or self._lists)
-
-    def _add(self, split: str, text: str, base: str, lists: dict[str, list[str]]) -> None:
-        for candidate in filter(None, (inside(f"{base}/{text}") if inside(base) else None, inside(text))):
-            if candidate in self._folder.files:
-                lists.setdefault(split, []).append(candidate)
-                return
-            if any(name.startswith(candidate + "/") for name in self._folder.images):
-                self._prefixes[candidate + "/"] = split
-                return
-        self._findings.add("split_path", "data.yaml", f"{split}: {shown(text)} is no folder with images in the dataset folder")
-        # "../train/images" of some exporters: the folder of that name inside the dataset.
-        end = text.replace("\\", "/").lstrip("./")
-        if end and any(name.startswith(end.rstrip("/") + "/") for name in self._folder.images):
-            self._prefixes[end.rstrip("/") + "/"] = split
-
-    def of(self, image: str) -> str:
-        found = [prefix for prefix in self._prefixes if image.startswith(prefix)]
-        if found:
-            return self._prefixes[max(found, key=len)]
-        return self._lists.of(image) if self._lists else ""

@@ -1,0 +1,195 @@
+"""What a `data.yaml` of YOLO tools says: `names`, and `train`, `val`, `test` as folders or lists of images.
+
+Found in the dataset folder, it is one of its annotation files: its paths lead nowhere outside. Given as the dataset itself
+(`data=FOLDER/data.yaml`), it is a description of somebody's own: `path` may then lead anywhere, see `yolo_places`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from engine.errors import DataError
+from engine.parts.data.checks import Findings
+from engine.parts.data.formats.base import shown, split_word
+from engine.parts.data.formats.folder import Folder, inside
+from engine.parts.data.formats.splits import GivenSplits
+from engine.types import SPLITS
+
+NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")
+KEYS = ("train", "val", "test", "names", "nc", "kpt_shape")  # those that count, besides `path`
+
+
+@dataclass(frozen=True)
+class YoloSettings:
+    """The content of a data.yaml; {} where there is none."""
+
+    content: Mapping[str, Any]
+    file: str = "data.yaml"
+
+    @property
+    def values_per_key_points(self) -> int:
+        """How many numbers follow the box in a row: key points of poses, which are not used.
+
+        Raises:
+            DataError: `kpt_shape` is not [points, 2 or 3].
+        """
+        shape = self.content.get("kpt_shape")
+        if shape is None:
+            return 0
+        if not isinstance(shape, (list, tuple)) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
+            raise DataError(f"{self.file}: kpt_shape is {shown(str(shape))}, expected [number of points, 2 or 3]")
+        return shape[0] * shape[1]
+
+
+def split_paths(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(split, path as written) of every folder and list that a data.yaml names."""
+    pairs = ((split_word(str(key)), value) for key, value in content.items())
+    texts = [(split, text) for split, value in pairs if split for text in (value if isinstance(value, list) else [value])]
+    return [(split, text.strip()) for split, text in texts if isinstance(text, str) and text.strip()]
+
+
+def yolo_places(file: Path, path: str, content: Mapping[str, Any]) -> tuple[Path | None, list[Path]]:
+    """(folder of the dataset that a given data.yaml means, or None; the folders that were tried).
+
+    In this order: `path` as seen from the file, `path` as seen from the current folder, the file's own folder, since many
+    exporters write a `path` of the machine they ran on. The first that holds one of the splits counts.
+    """
+    tried = [file.parent / path, Path.cwd() / path, file.parent] if path else [file.parent]
+    tried = list(dict.fromkeys(Path(os.path.abspath(folder)) for folder in tried))
+    texts = [text.replace("\\", "/") for _, text in split_paths(content)]
+    for folder in tried:
+        if any(_is_there(folder, text) for text in texts):
+            return folder, tried
+    own = tried[-1]
+    meant = [text.lstrip("./") for text in texts]  # "../train/images" of some exporters
+    if any(text and _is_there(own, text) for text in meant) or (not path and not any(_leads_out(own, t) for t in texts)):
+        return own, tried
+    return None, tried
+
+
+def _is_there(folder: Path, text: str) -> bool:
+    """Whether a path leads to something inside the folder."""
+    place = os.path.abspath(folder / text)
+    return Path(place).is_relative_to(folder) and os.path.exists(place)
+
+
+def _leads_out(folder: Path, text: str) -> bool:
+    return not Path(os.path.abspath(folder / text)).is_relative_to(folder) and (folder / text).exists()
+
+
+def find_settings(folder: Folder) -> YoloSettings:
+    """The content of data.yaml, or of the one YAML file that lists names.
+
+    Raises:
+        DataError: it is no YAML, or several files list names.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for file in folder.with_suffix(".yaml", ".yml"):
+        if "/" in file:
+            continue
+        try:
+            content = yaml.safe_load(folder.text(file))
+        except (ValueError, yaml.YAMLError, RecursionError) as error:
+            if PurePosixPath(file).stem == "data":
+                raise DataError(f"{folder.root / file}: not valid YAML: {error}") from None
+            continue
+        if isinstance(content, dict) and "names" in content:
+            found[file] = content
+    if len(found) > 1 and "data.yaml" not in found:
+        raise DataError(
+            f"{folder.root}: {' and '.join(found)} both list class names; call the right one data.yaml, or give it as the "
+            f"dataset: data={folder.root / next(iter(found))}"
+        )
+    file = "data.yaml" if "data.yaml" in found else next(iter(found), "data.yaml")
+    return YoloSettings(found.get(file, {}), file)
+
+
+def class_names(folder: Folder, settings: YoloSettings) -> tuple[str, ...]:
+    """Class names by number: from data.yaml, else from a file of names; () where there are none."""
+    content = settings.content
+    if "names" in content:
+        names = _names_of_yaml(folder, settings.file, content["names"])
+        if content.get("nc", len(names)) != len(names):
+            raise DataError(f"{folder.root}: {settings.file} says nc: {content['nc']} and lists {len(names)} names; correct one")
+        return names
+    file = next((name for name in folder.files if PurePosixPath(name).name in NAME_FILES), None)
+    if file is None:
+        return ()
+    try:
+        lines = [line.strip() for line in folder.text(file).splitlines()]
+    except ValueError as error:
+        raise DataError(f"{folder.root / file}: {error}") from None
+    return _checked_names(folder, file, [line for line in lines if line])
+
+
+def _names_of_yaml(folder: Folder, file: str, names: Any) -> tuple[str, ...]:
+    if isinstance(names, dict):
+        numbers = sorted(key for key in names if isinstance(key, int))
+        if numbers != list(range(len(names))):
+            raise DataError(f"{folder.root}: `names` of {file} must be numbered 0 to {len(names) - 1}, found {list(names)}")
+        names = [names[key] for key in numbers]
+    if not isinstance(names, list) or not names or any(isinstance(name, (bool, list, dict)) or name is None for name in names):
+        raise DataError(f"{folder.root}: `names` of {file} is no list of names (write words like no, on, null in quotes)")
+    return _checked_names(folder, file, [str(name).strip() for name in names])
+
+
+def _checked_names(folder: Folder, file: str, names: list[str]) -> tuple[str, ...]:
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double or "" in names:
+        raise DataError(f"{folder.root / file}: class names must be there once: {', '.join(double) or 'one is empty'}")
+    return tuple(names)
+
+
+class SplitFolders:
+    """`train`, `val` and `test` of a data.yaml: folders, or lists of images. A later split has what an earlier one has too."""
+
+    def __init__(self, folder: Folder, settings: YoloSettings, findings: Findings) -> None:
+        self._folder, self._file, self._findings = folder, settings.file, findings
+        self._prefixes: dict[str, str] = {}  # folder with a final / -> split
+        lists: dict[str, list[str]] = {}
+        base = str(settings.content.get("path") or "")
+        for split, text in sorted(split_paths(settings.content), key=lambda pair: SPLITS.index(pair[0])):
+            self._add(split, text, base, lists)
+        self._lists = GivenSplits(folder, lists, findings) if lists else None
+        self.given = bool(self._prefixes or self._lists)
+
+    def _add(self, split: str, text: str, base: str, lists: dict[str, list[str]]) -> None:
+        inner = inside(text)
+        if inner is None and Path(text).is_absolute() and _is_there(Path(os.path.abspath(self._folder.root)), text):
+            inner = inside(os.path.relpath(text, os.path.abspath(self._folder.root)))
+        for candidate in filter(None, (inside(f"{base}/{text}") if inside(base) else None, inner)):
+            if candidate in self._folder.files:
+                lists.setdefault(split, []).append(candidate)
+                return
+            if self._holds_images(candidate + "/"):
+                self._put(split, candidate + "/")
+                return
+        detail = f"{split}: {shown(text)} is no folder with images in the dataset folder"
+        self._findings.add("split_path", self._file, detail)
+        # "../train/images" of some exporters: the folder of that name inside the dataset.
+        end = text.replace("\\", "/").lstrip("./").rstrip("/")
+        if end and self._holds_images(end + "/"):
+            self._put(split, end + "/")
+
+    def _holds_images(self, prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in self._folder.images)
+
+    def _put(self, split: str, prefix: str) -> None:
+        earlier = self._prefixes.get(prefix, split)
+        if earlier != split:
+            detail = f"{split} is the same folder as {earlier}: {shown(prefix.rstrip('/'))}"
+            if self._findings.add("split_leak", self._file, detail) == "warn":
+                return
+        self._prefixes[prefix] = split
+
+    def of(self, image: str) -> str:
+        found = [prefix for prefix in self._prefixes if image.startswith(prefix)]
+        if found:
+            return self._prefixes[max(found, key=len)]
+        return self._lists.of(image) if self._lists else ""
