@@ -19,6 +19,7 @@ from pathlib import Path
 from engine.errors import WorkspaceError
 from engine.tracking.environment import state_root
 from engine.tracking.mlflow_links import ui_base
+from engine.tracking.open_files import LOCKED, locked_in_words
 from engine.tracking.secrets import hide, prefect_login
 from flows.processes import LOOPBACK, Child, answers, free_port, read_text, refuses
 
@@ -40,9 +41,16 @@ class Server:
 
     def wait(self) -> None:
         """Return when it answers. WorkspaceError when it does not."""
-        if self.child is not None:
-            timeout_s = float(os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", 120))
+        if self.child is None:
+            return
+        timeout_s = float(os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", 120))
+        try:
             self.child.wait_until_it_answers(f"{self.api_url}/health", timeout_s)
+        except WorkspaceError:
+            if LOCKED not in self.child.last_words(lines=100) or "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ:
+                raise
+            advice = locked_in_words(Path(os.environ["PREFECT_HOME"]) / "prefect.db")
+            raise WorkspaceError(f"The temporary Prefect server cannot open its database. {advice}") from None
 
 
 def connect(root: Path) -> Server:
@@ -68,6 +76,7 @@ def connect(root: Path) -> Server:
         return Server(running)
     server = start_temporary(state)
     os.environ["PREFECT_API_URL"] = server.api_url
+    os.environ["DETECTFLOW_TEMPORARY_SERVER"] = server.api_url  # links are not to lead there
     return server
 
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from engine.errors import WorkspaceError
 from engine.files import full_disk_in_words
 from engine.tracking.inputs import Snapshot, StageDefinition, check_unchanged, load_definition, run_checked, snapshot
+from engine.tracking.open_files import command_of
 from engine.tracking.workspace import workspace_lock
 
 logger = logging.getLogger("detectflow.dvc")
@@ -248,21 +249,8 @@ def _at_work(root: Path, error: Exception) -> str:
         return ", ".join(dict.fromkeys(f"process {pid} ({command})" for pid, command in named))
     with contextlib.suppress(OSError, ValueError):
         pid = int((root / ".dvc" / "tmp" / "lock").read_text())
-        return f"process {pid}{_command_of(pid)}"
+        return f"process {pid}{command_of(pid)}"
     return str(error).rstrip(". \n")
-
-
-def _command_of(pid: int) -> str:
-    """` (dvc push)`; nothing where the system does not tell."""
-    import psutil  # DVC needs it too
-
-    try:
-        words = psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return ""
-    if len(words) > 1 and Path(words[0]).name.startswith("python") and Path(words[1]).is_absolute():
-        words = words[1:]  # a script: its interpreter says nothing
-    return f" ({' '.join([Path(words[0]).name, *words[1:]])[:200]})" if words else ""
 
 
 def _words(entry: Any) -> list[str]:

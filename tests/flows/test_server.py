@@ -88,6 +88,21 @@ def test_a_configured_server_of_another_version_is_refused_with_both_numbers(sta
             ask(tmp_path)
 
 
+def test_a_locked_database_is_named_with_who_has_it_open(tmp_path, monkeypatch):
+    """What a server said at its end, in place of the minute that Prefect waits for the lock."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    database = tmp_path / "prefect.db"
+    database.touch()
+    other = subprocess.Popen(["tail", "-f", str(database)])
+    child = Child("It", [sys.executable, "-c", "import sys; sys.exit('OperationalError: database is locked')"], tmp_path / "log")
+    try:
+        with pytest.raises(WorkspaceError, match=rf"{database} locked: process {other.pid} \(tail -f .*or end it, and run again"):
+            server.Server(f"http://127.0.0.1:{free_port()}/api", child).wait()
+    finally:
+        other.kill()
+        other.wait()
+
+
 class TestChild:
     def start(self, tmp_path, code):
         return Child("The server", [sys.executable, "-c", code], tmp_path / "child.log")

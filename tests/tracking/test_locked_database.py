@@ -4,6 +4,7 @@ how long it takes, and that all of it is there afterwards.
 
 import contextlib
 import sqlite3
+import subprocess
 import time
 
 import pytest
@@ -76,8 +77,12 @@ def test_register_says_what_is_locked_and_registers_once_it_is_free(workspace, s
     toys.validate(workspace)
     toys.export(workspace)
     lock.take()
-    with pytest.raises(WorkspaceError, match=r"mlflow\.db.*database is locked.*run again") as told:
+    other = subprocess.Popen(["tail", "-f", str(lock.file)], stdout=subprocess.DEVNULL)  # has it open, as who locks it has
+    named = rf"Another program has {lock.file} locked: process {other.pid} \(tail -f .*Wait until it is done, or end it"
+    with pytest.raises(WorkspaceError, match=rf"(?s)mlflow\.db.*database is locked.*{named}") as told:
         register.run(toys.params_of(workspace), workspace)
+    other.kill()
+    other.wait()
     assert "\n" not in str(told.value) and not (workspace / "reports" / "registration.json").exists()
     lock.free()
     assert register.run(toys.params_of(workspace), workspace)["version"] == 1
