@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from engine.errors import CheckpointError, cause_of
 from engine.kernel.checkpoint import load_checkpoint
+from engine.parts.data.classes import class_hash
 from engine.parts.model import ModelSpec, build_model
 from engine.types import Size
 
@@ -114,4 +115,15 @@ def check_meta(meta: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
                               "trainer.validator(model=trainer.best_model())")  # fmt: skip
     if missing:
         raise CheckpointError(f"{path}: does not say its {', '.join(missing)}: not a detector of this project")
+    check_class_hash(meta, path)
     return dict(meta)
+
+
+def check_class_hash(meta: Mapping[str, Any], path: str | Path) -> None:
+    """CheckpointError where the class names are not those that the hash in the file was made of."""
+    known, found = meta.get("class_hash"), class_hash(meta["names"])
+    if known and known != found:
+        raise CheckpointError(
+            f"{path}: its class names ({', '.join(map(str, meta['names']))}) have hash {found}, and it says {known}: names or "
+            "order were changed after it was written. Take the file as it was written"
+        )

@@ -11,17 +11,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.boxes import xywh_to_xyxy
+from engine.detect.model_io import LoadedModel, check_class_hash
 from engine.errors import CheckpointError, ConfigError
 from engine.types import Size
-
-if TYPE_CHECKING:
-    from engine.detect.model_io import LoadedModel
 
 RawFunction = Callable[[Tensor], Tensor]  # (B, 3, H, W) float RGB in [0, 1] -> (B, 4 + nc, A) float
 
@@ -199,6 +197,7 @@ def read_text_meta(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
             meta[key] = json.loads(text) if key in JSON_KEYS else text
         except ValueError:
             raise CheckpointError(f"{path}: its metadata '{key}' is damaged: {text[:60]!r}. Export it again.") from None
+    check_class_hash(meta, path)
     return meta
 
 
