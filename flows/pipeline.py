@@ -36,6 +36,7 @@ from flows import overrides as params_file
 from flows.artifacts import ProgressArtifact, show_reports, show_result
 from flows.automations import DATASET_CHANGED, MODEL_HELD, tell
 from flows.logs import engine_logs, plain_failures
+from flows.prepare import run_prepare
 from flows.server import mlflow_ui
 from flows.start import kept_start
 from flows.summary import StageRow, Summary, as_markdown, failure_markdown, links_of, read_or_nothing, summarize
@@ -65,7 +66,7 @@ def stage_task(name: str, **options: Any) -> Any:
         first = not was_recorded(Path(root), name)
         outcome = Steps(Path(root), force=force).run(
             name,
-            lambda: run_stage(name, Path(root), progress=progress),
+            lambda: run_prepare(Path(root), progress) if name == "prepare" else run_stage(name, Path(root), progress=progress),
             stale=lambda: is_stale(name, Path(root), restored),
         )
         reasons = outcome.reasons if not first else ("first time",) if outcome.reasons and outcome.how == "ran" else ()

@@ -23,12 +23,13 @@ from prefect.futures import as_completed
 from prefect.runtime import flow_run as current_run
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from engine.errors import ConfigError, TrainingError
+from engine.errors import TrainingError
 from engine.tracking.environment import prepare_environment
 from engine.tuning import trial as trials
 from engine.tuning.report import clear_weights, write_report
 from engine.tuning.study import TOKEN, TRACKING, driving, finished, open_study, ranked, why_all_failed
 from engine.tuning.sweep import Sweep, make_sweep
+from flows.cluster import dask_runner, lent_environment
 from flows.logs import engine_logs, plain_failures
 
 logger = logging.getLogger("detectflow")
@@ -159,7 +160,7 @@ def task_runner(plan: Sweep) -> TaskRunner[Any]:
     """Who runs several trials at a time.
 
     Raises:
-        ConfigError: Dask is asked for and not installed, or does not answer.
+        ConfigError: Dask is asked for and not installed, does not answer, or has no workers.
     """
     tune = plan.settings
     if tune.runner == "threads":
@@ -167,31 +168,8 @@ def task_runner(plan: Sweep) -> TaskRunner[Any]:
         return ThreadPoolTaskRunner(max_workers=tune.jobs)
     if tune.runner == "processes":
         return ProcessPoolTaskRunner(max_workers=tune.jobs)
-    try:
-        import distributed
-        from prefect_dask import DaskTaskRunner
-    except ImportError:
-        raise ConfigError("runner=dask needs prefect-dask: pip install 'detectflow[cluster]'") from None
-    if tune.scheduler is None:  # a trial is not thread-safe, so every worker is a process with one thread
-        return DaskTaskRunner(cluster_kwargs={"n_workers": tune.jobs, "threads_per_worker": 1, "dashboard_address": None})
-    try:
-        distributed.Client(tune.scheduler, timeout="5s", set_as_default=False).close()
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"scheduler={tune.scheduler}: no Dask scheduler answers there ({error}); "
-                          "`dask scheduler` starts one, `dask worker --nthreads 1` its workers") from None  # fmt: skip
-    return DaskTaskRunner(address=tune.scheduler)
-
-
-@contextlib.contextmanager
-def lent_environment() -> Iterator[None]:
-    """Dask keeps its files in the project, not wherever the command was called."""
-    before = os.environ.get("DASK_TEMPORARY_DIRECTORY")
-    os.environ.setdefault("DASK_TEMPORARY_DIRECTORY", str(Path(os.environ["DETECTFLOW_STATE"]) / ".cache" / "dask"))
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("DASK_TEMPORARY_DIRECTORY", None)
+    # A trial is not thread-safe, so every worker is a process with one thread.
+    return dask_runner(tune.scheduler, tune.jobs)
 
 
 def about(plan: Sweep, study: Any) -> Row:

@@ -161,6 +161,31 @@ def test_a_worker_imports_no_torch():
         assert pool.submit(eval, "'torch' in __import__('sys').modules").result() is False
 
 
+def test_prepare_needs_no_torch(tmp_path):
+    """Its import takes seconds and 600 MB: prepare's memory is what it works with."""
+    make_voc(tmp_path / "voc")
+    code = (
+        "import sys; from pathlib import Path; from engine.config import DataConfig\n"
+        "from engine.parts.data.description import load_description; from engine.parts.data.prepare import prepare\n"
+        f"prepare(load_description({str(tmp_path / 'voc')!r}), Path({str(tmp_path / 'out')!r}), DataConfig())\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_overlaps_are_those_of_the_engine():
+    import torch
+
+    from engine.boxes import pairwise_iou
+    from engine.parts.data import intake
+
+    corners = np.random.default_rng(0).uniform(0, 100, (60, 2, 2))
+    boxes = np.concatenate((corners.min(1), corners.max(1)), 1)
+    boxes[30:] = boxes[:30] + 0.5
+    expected = pairwise_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy()
+    assert np.array_equal(intake.pairwise_iou(boxes), expected) and (expected > 0.9).sum() > 60
+
+
 def test_no_worker_outlives_its_block():
     with pytest.raises(KeyError), Pool(2) as pool:
         processes = [worker.process for worker in pool._workers]

@@ -1,0 +1,150 @@
+"""Stage prepare for the flow: here with worker processes, or with its images shared out over a Dask cluster.
+
+On the cluster a shard of the images is a Prefect task: read, hash, decode, copy. What is made of them (labels, findings,
+splits, manifests) is made here, in the dataset's order, so the result is the same bit for bit. The workers need the same
+software, and the project and the dataset in the same folders.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+
+from engine.config import Params
+from engine.errors import WorkspaceError
+from engine.parts.data.looks import Ask, Look, Looker
+from engine.parts.data.workers import cores
+from engine.stages.common import Progress
+from engine.stages.runner import run_stage
+from engine.tracking.environment import prepare_environment
+from flows.cluster import check_workers, dask_runner, lent_environment
+
+logger = logging.getLogger("detectflow")
+
+SECTION = "flows.prepare."
+SHARD = 200  # images of a task: half a second of work, against which Prefect's own is small
+AHEAD = 2  # shards for each thread of the cluster, at work or waiting
+POLL_S = 10.0
+NOBODY_S = 120.0  # so long a cluster may be without any worker
+LEAVE_S = 60.0  # so long tasks that are under way may take to end
+
+_told: dict[str, Progress | None] = {}  # workspace -> who is told of its progress; no parameter, which Prefect would show
+
+
+def run_prepare(root: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Run stage prepare where `flows.prepare` says, and return its summary.
+
+    Raises:
+        ConfigError: the cluster cannot be used. WorkspaceError: it was lost. Whatever the stage raises.
+    """
+    root = prepare_environment(root)
+    where = Params.load(root / "params.yaml").flows.prepare
+    if where.runner == "local":
+        return run_stage("prepare", root, progress=progress)
+    runner = dask_runner(where.scheduler, where.workers or cores(), SECTION)
+    if where.scheduler:
+        check_workers(where.scheduler, root, SECTION)
+    _told[str(root)] = progress
+    try:
+        with lent_environment():
+            return prepare_in_shards.with_options(task_runner=runner)(str(root))
+    finally:
+        del _told[str(root)]
+
+
+@flow(name="prepare-in-shards", flow_run_name="prepare in shards", persist_result=False)
+def prepare_in_shards(root: str) -> dict[str, Any]:
+    """Stage prepare, its images looked at by the tasks of this flow."""
+    return run_stage("prepare", Path(root), progress=_told.get(root), mapper=Shards())
+
+
+@task(name="shard", task_run_name="shard {number}", cache_policy=NO_CACHE, persist_result=False, retries=0)
+def look_at_shard(number: int, work: bytes) -> list[Look]:
+    """Call a function with a batch of images; `work` is both, pickled, so that Prefect does not look through every image."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    function, batch = pickle.loads(work)
+    return function(batch)
+
+
+class Shards:
+    """The `Mapper` whose work is done by tasks of the flow that is under way."""
+
+    size = SHARD
+    shared = True
+
+    def map(self, function: Looker, batches: Iterable[list[Ask]]) -> Iterator[list[Look]]:
+        """See `looks.Mapper`. WorkspaceError: the cluster was lost, or a shard kills every worker that takes it."""
+        client = FlowRunContext.get().task_runner.client
+        limit = AHEAD * max(1, _threads(client))
+        waiting: deque[tuple[list[Ask], Any]] = deque()
+        try:
+            for number, batch in enumerate(batches, 1):
+                waiting.append((batch, _submit(function, number, batch)))
+                if len(waiting) >= limit:
+                    yield _result(client, *waiting[0])
+                    waiting.popleft()
+            while waiting:
+                yield _result(client, *waiting[0])
+                waiting.popleft()
+        finally:
+            deadline = time.monotonic() + LEAVE_S
+            for _, future in waiting:  # they write copies, whose folder is about to be removed
+                future.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _submit(function: Looker, number: int, batch: list[Ask]) -> Any:
+    try:
+        return look_at_shard.submit(number, pickle.dumps((function, batch)))
+    except Exception as error:
+        raise _lost(batch, error) from None
+
+
+def _result(client: Any, batch: list[Ask], future: Any) -> list[Look]:
+    """What the task returned, or raised."""
+    there = time.monotonic()
+    while not future.wrapped_future.done():
+        future.wait(POLL_S)
+        now = time.monotonic()
+        if _threads(client):
+            there = now
+        elif now - there > NOBODY_S:
+            raise WorkspaceError(
+                f"the Dask cluster has had no worker for {NOBODY_S:.0f} s. Nothing was written. Start workers and run it "
+                f"again, or prepare here: {SECTION}runner=local"
+            )
+        else:
+            logger.warning("the Dask cluster has no worker at the moment: waiting for one")
+    if future.wrapped_future.status == "finished":
+        return future.result()
+    try:
+        error = future.wrapped_future.exception(timeout=POLL_S)
+    except Exception as cancelled:  # Dask raises this one instead of returning it
+        error = cancelled
+    raise _lost(batch, error)
+
+
+def _threads(client: Any) -> int:
+    """Threads of all workers; 0 where the scheduler does not answer, either."""
+    try:
+        return sum(client.nthreads().values())
+    except Exception:  # OSError and Dask's own, whatever way the connection was lost
+        return 0
+
+
+def _lost(batch: list[Ask], error: BaseException) -> WorkspaceError:
+    return WorkspaceError(
+        f"the Dask cluster could not look at {batch[0].name} and the {len(batch) - 1} images after it "
+        f"({type(error).__name__}: {error}). Nothing was written. See whether its scheduler is there, what its workers say, and "
+        f"whether their memory is short; then run it again, or prepare here: {SECTION}runner=local"
+    )

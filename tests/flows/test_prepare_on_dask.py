@@ -1,0 +1,288 @@
+"""Stage prepare on a real Dask cluster of two worker processes: the bytes of the local one, and what is said when it fails."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
+from dataset_builders import make_voc, picture, put, tree, voc_xml
+
+from engine.config import Params
+from engine.errors import ConfigError, DataError, WorkspaceError
+from engine.stages.runner import run_stage
+from flows.processes import Child, free_port
+
+pytest.importorskip("prefect_dask")
+
+PARAMS = """
+data:
+  source: data/d.yaml
+  policies: {unreadable_image: drop, bad_entry: drop}
+flows:
+  prepare: {runner: %s, scheduler: %s, workers: %d}
+"""
+IMAGES = 90
+
+
+@pytest.fixture
+def workspace(project, prefect_server, monkeypatch):
+    """The project with a dataset of nine shards, some of it damaged."""
+    monkeypatch.setenv("DETECTFLOW_TRACKING", "off")
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    from flows.prepare import Shards
+
+    monkeypatch.setattr(Shards, "size", 10)
+    root = make_voc(
+        project / "data/raw/voc", {f"i{k:03d}": [("cat", (4, 2, 20 + k % 7, 30))] for k in range(IMAGES)}, lists=False
+    )
+    for k in range(0, IMAGES, 4):
+        put(root / f"Annotations/i{k:03d}.xml", voc_xml(f"i{k:03d}", [("cat", (-4, 2, 20, 30)), ("dog", (1, 1, 1, 9))]))
+    for k in range(0, IMAGES, 5):
+        put(root / f"JPEGImages/i{k:03d}.png", picture(f"i{k:03d}")[: 100 + k])
+    put(project / "data/d.yaml", "name: d\npath: raw/voc\n")
+    return project
+
+
+def set_runner(root: Path, runner: str, scheduler: str = "null", workers: int = 2) -> None:
+    put(root / "params.yaml", PARAMS % (runner, scheduler, workers))
+
+
+@contextlib.contextmanager
+def two_workers(folder: Path, **options):
+    """A cluster that is there before and after the flow."""
+    from distributed import Client, LocalCluster
+
+    options = {"n_workers": 2, "threads_per_worker": 1, **options}
+    with LocalCluster(dashboard_address="127.0.0.1:0", local_directory=str(folder / ".dask"), **options) as cluster:
+        with Client(cluster, set_as_default=False) as client:
+            yield cluster, client
+
+
+def result_of(root: Path) -> dict[str, bytes]:
+    """What stage prepare made, and not where."""
+    found = {**tree(root / "data/prepared"), "report": (root / "reports/data.json").read_bytes()}
+    shutil.rmtree(root / "data/prepared")
+    (root / "reports/data.json").unlink()
+    return found
+
+
+def run(root: Path):
+    from flows.prepare import run_prepare
+
+    return run_prepare(root)
+
+
+def runs_of(url: str, flow: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """(states of the newest runs of a flow, name and state of each task of the newest), as the server has them."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    with get_client(sync_client=True) as client:
+        named = FlowFilter(name=FlowFilterName(any_=[flow]))
+        runs = client.read_flow_runs(flow_filter=named, sort=FlowRunSort.START_TIME_DESC)
+        newest = FlowRunFilter(id=FlowRunFilterId(any_=[runs[0].id]))
+        tasks = client.read_task_runs(flow_run_filter=newest)
+        return [run.state_name for run in runs], [(each.name, each.state_name) for each in tasks]
+
+
+def eventually(check, within_s: float = 10.0):
+    """The server takes the states of tasks in a queue."""
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def test_two_dask_workers_make_the_same_bytes(workspace, prefect_server):
+    set_runner(workspace, "local", workers=1)
+    summary = run(workspace)
+    assert summary["findings"]["unreadable_image"]["count"] == 18
+    expected = result_of(workspace)
+    with two_workers(workspace) as (cluster, client):
+        set_runner(workspace, "dask", cluster.scheduler_address)
+        assert run(workspace) == summary
+        worked = client.run(lambda dask_worker: dask_worker.state.transition_counter)
+    assert len(worked) == 2 and all(worked.values()), "both have had shards"
+    assert result_of(workspace) == expected
+
+    def recorded():
+        states, tasks = runs_of(prefect_server, "prepare-in-shards")
+        assert states[0] == "Completed"
+        assert sorted(tasks) == [(f"shard {number}", "Completed") for number in range(1, 10)]
+
+    eventually(recorded)
+
+
+def test_a_cluster_of_ones_own_for_as_long_as_the_flow_runs(workspace):
+    set_runner(workspace, "local", workers=2)
+    summary = run(workspace)
+    expected = result_of(workspace)
+    set_runner(workspace, "dask")
+    assert run(workspace) == summary and result_of(workspace) == expected
+
+
+def test_what_dvc_runs_is_always_local(workspace):
+    set_runner(workspace, "dask", "tcp://127.0.0.1:9")
+    assert run_stage("prepare", workspace)["counts"]["train"]["images"] > 0
+
+
+def test_refused_data_are_refused_there_too(workspace):
+    with two_workers(workspace) as (cluster, _):
+        set_runner(workspace, "dask", cluster.scheduler_address)
+        text = (workspace / "params.yaml").read_text().replace("unreadable_image: drop", "unreadable_image: error")
+        put(workspace / "params.yaml", text)
+        with pytest.raises(DataError, match=r"image that cannot be decoded \(18\)"):
+            run(workspace)
+    assert not [path for path in (workspace / "data").iterdir() if "prepared" in path.name]
+
+
+# --- clusters that cannot -----------------------------------------------------------------------------------------
+
+
+def test_a_scheduler_that_is_not_there_or_has_nobody(workspace):
+    set_runner(workspace, "dask", "tcp://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"flows.prepare.scheduler=tcp://127.0.0.1:9: no Dask scheduler answers there"):
+        run(workspace)
+    with two_workers(workspace, n_workers=0) as (cluster, _):
+        set_runner(workspace, "dask", cluster.scheduler_address)
+        with pytest.raises(ConfigError, match="has no workers; .*dask worker"):
+            run(workspace)
+
+
+def test_without_dask_the_extra_is_named(workspace, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prefect_dask", None)
+    set_runner(workspace, "dask")
+    with pytest.raises(ConfigError, match=r"flows.prepare.runner=dask needs prefect-dask: pip install 'detectflow\[cluster\]'"):
+        run(workspace)
+
+
+def test_workers_are_asked_before_they_are_trusted(workspace, monkeypatch):
+    from flows.cluster import check_workers
+
+    with two_workers(workspace) as (cluster, _):
+        address = cluster.scheduler_address
+        check_workers(address, workspace)
+        with pytest.raises(ConfigError, match="its worker tcp.*does not see /nowhere.*same folders"):
+            check_workers(address, Path("/nowhere"))
+        with monkeypatch.context() as patch, pytest.raises(ConfigError, match="does not reach the Prefect server at http://127"):
+            patch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+            check_workers(address, workspace)
+        monkeypatch.setattr("platform.python_version", lambda: "2.7")
+        with pytest.raises(ConfigError, match=r"has other software, so its results may differ: python 3\.\d+\.\d+, here 2\.7"):
+            check_workers(address, workspace)
+
+
+# --- clusters that die --------------------------------------------------------------------------------------------
+
+
+def slow_pictures(root: Path) -> None:
+    """Images that take longer to decode, and no two alike."""
+    import cv2
+    import numpy as np
+
+    blank = cv2.imencode(".png", np.zeros((1500, 1500, 3), np.uint8))[1].tobytes()
+    for k in range(IMAGES):
+        put(root / f"data/raw/voc/JPEGImages/i{k:03d}.png", blank + str(k).encode())
+        put(root / f"data/raw/voc/Annotations/i{k:03d}.xml", voc_xml(f"i{k:03d}", [("cat", (4, 2, 20, 30))], (1500, 1500)))
+
+
+def when_copies_appear(root: Path, action) -> threading.Thread:
+    """Call `action` once the cluster is at work."""
+
+    def wait():
+        while len(list((root / "data").glob(".prepared.new/incoming/*"))) < 5:
+            time.sleep(0.01)
+        action()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_worker_that_dies_is_replaced_and_the_result_is_the_same(workspace):
+    slow_pictures(workspace)
+    set_runner(workspace, "local", workers=1)
+    run(workspace)
+    expected = result_of(workspace)
+    with two_workers(workspace) as (cluster, client):
+        set_runner(workspace, "dask", cluster.scheduler_address)
+        victim = next(iter(client.run(os.getpid).values()))
+        killer = when_copies_appear(workspace, lambda: os.kill(victim, signal.SIGKILL))
+        run(workspace)
+        killer.join()
+    assert result_of(workspace) == expected
+
+
+def test_without_any_worker_left_it_ends_with_what_to_do(workspace, monkeypatch):
+    monkeypatch.setattr("flows.prepare.NOBODY_S", 2.0)
+    monkeypatch.setattr("flows.prepare.POLL_S", 0.5)
+    monkeypatch.setattr("flows.prepare.LEAVE_S", 2.0)
+    slow_pictures(workspace)
+    with two_workers(workspace) as (cluster, client):
+        set_runner(workspace, "dask", cluster.scheduler_address)
+        killer = when_copies_appear(workspace, lambda: client.retire_workers(list(client.nthreads()), close_workers=True))
+        with pytest.raises(WorkspaceError, match="no worker for 2 s. Nothing was written.*flows.prepare.runner=local"):
+            run(workspace)
+        killer.join()
+    assert not [path for path in (workspace / "data").iterdir() if "prepared" in path.name]
+
+
+def test_a_scheduler_that_goes_away_is_told_in_words(workspace, tmp_path, monkeypatch):
+    import dask
+
+    monkeypatch.setattr("flows.prepare.LEAVE_S", 2.0)
+    slow_pictures(workspace)
+    port = free_port()
+    log, env = tmp_path / "scheduler.log", {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-dashboard",
+    ]
+    scheduler = Child("scheduler", command, log, env, tmp_path)
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"]
+    workers = Child("worker", worker, tmp_path / "worker.log", env, tmp_path)
+    try:
+        set_runner(workspace, "dask", f"tcp://127.0.0.1:{port}")
+        wait_for_workers(f"tcp://127.0.0.1:{port}")
+        killer = when_copies_appear(workspace, scheduler.process.kill)
+        short = dask.config.set({"distributed.comm.timeouts.connect": "3s"})  # for the tries to find it again
+        with short, pytest.raises(WorkspaceError, match="the Dask cluster .*Nothing was written.*flows.prepare.runner=local"):
+            run(workspace)
+        killer.join()
+    finally:
+        workers.stop()
+        scheduler.stop()
+    assert not [path for path in (workspace / "data").iterdir() if "prepared" in path.name]
+
+
+def wait_for_workers(address: str) -> None:
+    from distributed import Client
+
+    with Client(address, set_as_default=False, timeout="30s") as client:
+        client.wait_for_workers(1, timeout=30)
+
+
+def test_params_know_the_section():
+    assert Params().flows.prepare.runner == "local"
+    with pytest.raises(ConfigError, match="flows.prepare.runner: Input should be 'local' or 'dask'"):
+        Params.build({"flows": {"prepare": {"runner": "dusk"}}})
+    with pytest.raises(ConfigError, match="unknown key 'flows.prepare.worker'. Did you mean 'workers'"):
+        Params.build({"flows": {"prepare": {"worker": 2}}})
