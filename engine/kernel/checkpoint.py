@@ -8,6 +8,7 @@ equal results hash alike. Those of `last.pt` hold the seconds that the run took.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from engine.errors import CheckpointError, WorkspaceError
-from engine.files import atomic_write, sha256_file
+from engine.files import FULL, atomic_write, sha256_file
 
 FORMAT = "detectflow-checkpoint-1"
 PARTS = ("meta", "model", "ema", "optimizer", "training")
@@ -74,9 +75,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, summary: dict[str, Any] 
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise WorkspaceError(f"{path}: checkpoint could not be written ({error}); the one before it is intact. "
-                             "Free some disk space and run again: training resumes from it.") from error  # fmt: skip
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise _not_written(path, error) from error
     return digest
 
 
@@ -118,6 +119,19 @@ def write_sidecar(path: Path, content: dict[str, Any]) -> None:
     """Replace the JSON beside a checkpoint. Keys keep their order: that of a row is the order of columns."""
     with atomic_write(sidecar_of(path), "w") as stream:
         json.dump(content, stream, indent=1)
+
+
+def _not_written(path: Path, error: BaseException) -> WorkspaceError:
+    """What keeps a checkpoint from being written, the way out, and what is left."""
+    first: BaseException | None = error
+    while first is not None and not isinstance(first, OSError):
+        first = first.__cause__ or first.__context__
+    reason = first.strerror if isinstance(first, OSError) else str(error)
+    is_full = isinstance(first, OSError) and first.errno in FULL
+    way_out = "Free some disk space there" if is_full else f"See to it that {path.parent} can be written"
+    last = path.with_name("last.pt")
+    kept = f"with resume=true, which goes on from {last.name}: it is intact" if last.exists() else "no epoch was complete yet"
+    return WorkspaceError(f"{path}: checkpoint could not be written ({reason}). {way_out} and run again, {kept}")
 
 
 def _check_sums(path: Path) -> None:

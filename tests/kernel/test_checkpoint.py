@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_old_one(last, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.os, "fsync", full)
-    with pytest.raises(WorkspaceError, match=r"could not be written .*No space left.* the one before it is intact"):
+    with pytest.raises(WorkspaceError, match=r"\(No space left on device\)\..*, with resume=true, .* last.pt: it is intact"):
         save_checkpoint(content(3), last)
     monkeypatch.undo()
     assert load_checkpoint(last).training == {"epoch": 2}
