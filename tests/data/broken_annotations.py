@@ -123,6 +123,21 @@ def deep_json(root):
     put(root / TRAIN_JSON, '{"images": ' + "[" * 100_000)
 
 
+@case(make_coco, "unreadable_annotation", TRAIN_JSON, "Expecting value: line 1 column 1 (char 0)")
+def empty_json(root):
+    put(root / TRAIN_JSON, b"")
+
+
+@case(make_coco, "unreadable_annotation", TRAIN_JSON, "not UTF-8 text (byte 0); save it as UTF-8")
+def json_in_utf16(root):
+    put(root / TRAIN_JSON, (root / TRAIN_JSON).read_text().encode("utf-16"))
+
+
+@case(make_coco, "unreadable_annotation", TRAIN_JSON, "half of a surrogate pair, in the entry that begins in line 1")
+def coco_category_that_cannot_be_written_anywhere(root):
+    change_coco(root, lambda c: c["categories"].append({"id": 30, "name": "\ud83d"}))
+
+
 @case(make_coco, "unreadable_annotation", TRAIN_JSON, "key 'bbox' is there twice in one object", "begins in line 1")
 def json_with_a_key_twice(root):
     edit(root / TRAIN_JSON, '"bbox": ', '"bbox": [0, 0, 9, 9], "bbox": ')
@@ -179,6 +194,21 @@ def coco_absolute_file_name(root):
     change_coco(root, lambda c: c["images"][0].update(file_name="/etc/x.png"))
 
 
+@case(make_coco, "outside_folder", TRAIN_JSON, "line 1", "file_name '../../../a.png' leaves the dataset folder")
+def coco_file_name_that_climbs_out(root):
+    change_coco(root, lambda c: c["images"][0].update(file_name="../../../a.png"))
+
+
+@case(make_coco, "unknown_class", "annotation 1: class 'category_id -1' is not among cat, dog")
+def coco_negative_category(root):
+    change_coco(root, lambda c: c["annotations"][0].update(category_id=-1))
+
+
+@case(make_coco, "bad_entry", "annotation 1: bbox '[inf", "is not [x, y, width, height]")
+def coco_infinity(root):
+    change_coco(root, lambda c: c["annotations"][0].update(bbox=[float("inf"), 1, 2, 3]))
+
+
 @case(make_coco, "bad_entry", "images[0] has no number as id or no file_name")
 def coco_image_without_file_name(root):
     change_coco(root, lambda c: c["images"][0].pop("file_name"))
@@ -210,6 +240,16 @@ def coco_numbers_as_text(root):
 @case(make_yolo, "bad_entry", A_TXT, "line 2", "'x' is not a number")
 def yolo_word(root):
     put(root / A_TXT, "0 0.5 0.5 0.5 0.5\n0 0.5 x 0.5 0.5\n")
+
+
+@case(make_yolo, "bad_entry", A_TXT, "line 1", "'nan' is not a number")
+def yolo_nan(root):
+    put(root / A_TXT, "0 0.5 nan 0.5 0.5\n")
+
+
+@case(make_yolo, "split_leak", "data.yaml", "val is the same folder as train: 'images/train'")
+def yolo_one_folder_for_two_splits(root):
+    edit(root / "data.yaml", "val: images/val", "val: images/train")
 
 
 @case(make_yolo, "bad_entry", A_TXT, "5 values after the class")

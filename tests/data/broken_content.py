@@ -46,6 +46,20 @@ def truncated_jpeg(root):
     put(root / A_PNG, picture("a", suffix=".jpg")[:-200])
 
 
+@case(make_voc, "unreadable_image", "JPEGImages/a.jpg", "the file is empty")
+def jpeg_of_zero_bytes(root):
+    (root / A_PNG).unlink()
+    put(root / "JPEGImages/a.jpg", b"")
+    edit(root / A_XML, "a.png", "a.jpg")
+
+
+@case(make_voc, "missing_image", A_XML, "'a.jpg' is not there")
+def folder_called_jpg(root):
+    (root / A_PNG).unlink()
+    put(root / "JPEGImages/a.jpg/a.txt", "")
+    edit(root / A_XML, "a.png", "a.jpg")
+
+
 @case(make_voc, "unreadable_image", A_PNG)
 def truncated_png(root):
     put(root / A_PNG, picture("a")[:-500])

@@ -21,6 +21,11 @@ def cvat_cut_off(root):
     put(root / CVAT, text[: text.index("</image>", text.index("b.png")) + 4])
 
 
+@case(make_cvat, "outside_folder", CVAT, "name '/etc/a.png' leaves the dataset folder")
+def cvat_absolute_name(root):
+    edit(root / CVAT, "a.png", "/etc/a.png")
+
+
 @case(make_cvat, "unreadable_annotation", CVAT, "refused", "EntitiesForbidden")
 def cvat_entity_bomb(root):
     bomb = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi"))

@@ -37,6 +37,7 @@ def test_our_own_descriptions_are_right(file):
         ("name: x\nnames: [yes, no]\n", "write 'True' in quotes"),
         ("name: x\nnames: [0, 1]\n", "write '0' in quotes"),
         ("name: x\nnames: [a, b, a]\n", "each class once: a"),
+        ('name: x\nnames: ["\\ud83d"]\n', "half of a surrogate pair"),
         ("name: x\ndigest: abc\n", "64 hex digits"),
         ("name: x\nurl: http://example.org/x.zip\n", "must begin with https://"),
         ("name: x\nurl: https://example.org/x.zip\npath: y\n", "path or url, not both"),

@@ -206,6 +206,7 @@ def test_yolo_names_of_the_description_serve_where_the_folder_has_none(tmp_path)
         ("names: {0: cat, 2: dog}\n", "numbered 0 to 1"),
         ("names: [cat\n", "not valid YAML"),
         ("names: 7\n", "no list of names"),
+        ('names: [cat, "\\ud83d"]\n', "half of a surrogate pair"),
     ],
 )
 def test_yolo_wrong_names_are_explained(text, message, tmp_path):

@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from engine.config import DataConfig, Frozen
 from engine.config.base import load_yaml
 from engine.errors import ConfigError, DataError, nearest
+from engine.parts.data.formats.base import is_writable
 from engine.parts.data.formats.yolo_yaml import KEYS, YoloSettings, split_paths, yolo_places
 
 DATASET_FILE = "dataset.json"  # marks a prepared dataset
@@ -31,6 +32,8 @@ def checked_names(value: Any) -> Any:
         for item in value:
             if not isinstance(item, str) or not item.strip():
                 raise ValueError(f"class names are text: write {str(item)!r} in quotes (YAML reads no, on, 1 otherwise)")
+            if not is_writable(item):
+                raise ValueError(f"class name {item!r} holds half of a surrogate pair; write the character itself")
         double = sorted({item for item in value if list(value).count(item) > 1})
         if double:
             raise ValueError(f"each class once: {', '.join(double)}")

@@ -76,6 +76,15 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
+def is_writable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: `"\\ud83d"` in JSON or YAML, half of a pair, can not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def stated_size(height: Any, width: Any) -> Size | None:
     """(h, w) as an annotation states it; None where it does not: some tools write 0 when they do not know."""
     h, w = number(height), number(width)

@@ -1,6 +1,6 @@
 """JSON read piece by piece: the entries of a file's top-level lists one at a time, each with its line, so that memory holds
 one entry and not the file. The rules are the standard library's, whose decoder does the work; a key that stands twice in
-one object, of which it would silently take the last, is refused.
+one object, of which it would silently take the last, and text that cannot be written as UTF-8 are refused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from engine.parts.data.formats.base import shown
+from engine.parts.data.formats.base import is_writable, shown
 
 WINDOW_CHARS = 1 << 18  # read at a time, at least
 MAX_ENTRY_CHARS = 1 << 26  # of one entry of a list; a mistake or an attack above that
 NEAR_THE_END = 32  # characters: longer than any number's unfinished end, than any literal or escape
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, as an escape
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -173,6 +174,8 @@ class _Window:
             is_number = self._text[self._next] in "-0123456789"
             if is_number and end > len(self._text) - NEAR_THE_END and self._read_on():
                 continue  # it may have more digits
+            if _HALF.search(self._text, self._next, end) and not is_writable(json.dumps(value, ensure_ascii=False)):
+                raise ValueError(f"not valid JSON: half of a surrogate pair, in the entry that begins in line {self.line}")
             self._next = end
             return value
 

@@ -16,7 +16,7 @@ import yaml
 
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
-from engine.parts.data.formats.base import shown, split_word
+from engine.parts.data.formats.base import is_writable, shown, split_word
 from engine.parts.data.formats.folder import Folder, inside
 from engine.parts.data.formats.splits import GivenSplits
 from engine.types import SPLITS
@@ -143,6 +143,8 @@ def _checked_names(folder: Folder, file: str, names: list[str]) -> tuple[str, ..
     double = sorted({name for name in names if names.count(name) > 1})
     if double or "" in names:
         raise DataError(f"{folder.root / file}: class names must be there once: {', '.join(double) or 'one is empty'}")
+    if not all(map(is_writable, names)):
+        raise DataError(f"{folder.root / file}: a class name holds half of a surrogate pair; write the character itself")
     return tuple(names)
 
 
