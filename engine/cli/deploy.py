@@ -11,6 +11,7 @@ from pathlib import Path
 from engine.config import parse_overrides
 from engine.errors import ConfigError, nearest
 from engine.tracking.environment import prepare_environment
+from engine.tracking.workspace import require_writable
 
 POOL = "detectflow"
 
@@ -37,6 +38,7 @@ def worker(words: Sequence[str]) -> int:
     if words and not words[0].startswith("-"):
         raise ConfigError(f"worker takes options of `prefect worker start`, got '{words[0]}'. `detectflow help worker`")
     root = prepare_environment()
+    require_writable(root)
     from flows.deploy import use_server
 
     use_server(root)
@@ -60,6 +62,7 @@ def serve(words: Sequence[str]) -> int:
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ConfigError(f"serve: limit={limit}: a number of runs from 1 on")
     root = prepare_environment()
+    require_writable(root)
     from flows.deploy import use_server
 
     server = use_server(root)

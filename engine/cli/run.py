@@ -21,9 +21,11 @@ def run(words: Sequence[str]) -> int:
     if importlib.util.find_spec("prefect") is None:
         raise WorkspaceError("run needs Prefect: pip install prefect. Without it `dvc repro` runs the same stages.")
     from engine.tracking.environment import prepare_environment
+    from engine.tracking.workspace import require_writable
     from flows import overrides, server
 
     root = prepare_environment()
+    require_writable(root)
     values = overrides_of([*options.set_param, *options.words])
     overrides.checked(root, values)  # wrong words are answered before any server starts
     connection = server.connect(root)

@@ -19,6 +19,7 @@ from engine.files import write_text
 from engine.tracking.environment import LOOPBACK, MLFLOW_PORT, PREFECT_PORT, prepare_environment, state_root
 from engine.tracking.mlflow_store import follow_moved_project
 from engine.tracking.secrets import without_user
+from engine.tracking.workspace import require_writable
 from flows.processes import Child, answers, is_free
 from flows.server import noted_address, notes_file
 
@@ -48,6 +49,7 @@ def ui(words: Sequence[str]) -> int:
         raise ConfigError(f"ui takes no words, got '{words[0]}'. `detectflow help ui` says what it does")
     root = prepare_environment()
     state = state_root(root)
+    require_writable(state)
     team = _team_servers()
     children: dict[str, Child] = {}
     addresses: dict[str, str] = dict(team)

@@ -52,7 +52,7 @@ def gpu_lock(gpu: str, command: str, timeout_s: float | None = None) -> Iterator
     if folder is None:
         yield
         return
-    with named_lock(folder / gpu, f"the GPU {gpu}", platform.node(), command, timeout_s=timeout_s):
+    with named_lock(folder / gpu, f"the GPU {gpu}", platform.node(), command, timeout_s=timeout_s, for_all=True):
         yield
 
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import pwd
 import sys
 import threading
 import time
@@ -23,6 +24,7 @@ from engine.errors import WorkspaceError
 
 logger = logging.getLogger("detectflow.workspace")
 
+WRITTEN = (".lock", ".lock/workspace", ".cache", ".dvc/tmp", ".prefect", "data", "dvc.lock", "mlflow.db", "runs")  # by every run
 POLL_S = 0.2
 REMIND_S = 30.0
 
@@ -99,14 +101,18 @@ def named_lock(
     wait: bool = True,
     timeout_s: float | None = None,
     tell: Callable[[str], None] | None = None,
+    for_all: bool = False,
 ) -> Iterator[None]:
-    """Hold the lock file `path`, which stands for `what` at `where` in messages; else as `workspace_lock`."""
+    """Hold the lock file `path`, which stands for `what` at `where` in messages; else as `workspace_lock`.
+
+    for_all: whether other users of the machine take this lock too, and so must be able to open the file.
+    """
     with _held.guard:
         entry = _held.entries.get(path)
         if entry:
             _held.entries[path] = (entry[0], entry[1] + 1)
     if not entry:
-        descriptor = _acquire(path, what, where, wait, timeout_s, tell or logger.warning)
+        descriptor = _acquire(path, what, where, wait, timeout_s, tell or logger.warning, for_all)
         _write(descriptor, command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200])
         with _held.guard:
             _held.entries[path] = (descriptor, 1)
@@ -124,10 +130,51 @@ def named_lock(
                 os.close(descriptor)
 
 
-def _acquire(path: Path, what: str, where: str, wait: bool, timeout_s: float | None, tell: Callable[[str], None]) -> int:
+def require_writable(root: Path) -> None:
+    """WorkspaceError naming the first place in the workspace that this user may not write, and whose it is."""
+    for path in (root, *(root / name for name in WRITTEN)):
+        if path.exists() and not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)):
+            raise WorkspaceError(f"{path}: {_not_yours(path)}")
+
+
+def _not_yours(path: Path) -> str:
+    """Why `path` cannot be written and what to do."""
+    owner, user = _name_of(path.stat().st_uid), _name_of(os.geteuid())
+    whose = "the file system lets nobody write there" if owner == user else f"it belongs to {owner}, and you are {user}"
+    return (
+        f"may not be written ({whose}). A run writes into its workspace: ask for write permission, or work in a copy of your own "
+        "(`git clone`, then `dvc pull`)."
+    )
+
+
+def _name_of(uid: int) -> str:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container without a name for its user
+        return f"user {uid}"
+
+
+def _open(path: Path, for_all: bool) -> int:
+    """The lock file, made where it is missing; first without O_CREAT, which Linux refuses to others in a folder like /tmp."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if for_all:
+            with contextlib.suppress(OSError):  # another user's, made between the two calls
+                os.fchmod(descriptor, 0o666)
+        return descriptor
+
+
+def _acquire(
+    path: Path, what: str, where: str, wait: bool, timeout_s: float | None, tell: Callable[[str], None], for_all: bool
+) -> int:
+    try:
+        descriptor = _open(path, for_all)
+    except PermissionError:
+        at = next(place for place in (path, *path.parents) if os.access(place, os.F_OK))
+        raise WorkspaceError(f"{path}: {what} cannot be locked: {at} {_not_yours(at)}") from None
     except OSError as error:
         raise WorkspaceError(f"{path}: {what} cannot be locked: {error.strerror}. May this folder be written?") from error
     started = time.monotonic()

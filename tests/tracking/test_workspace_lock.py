@@ -1,15 +1,20 @@
 """One holder at a time; it is named, waited for or refused, and its death frees the lock."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from engine.errors import WorkspaceError
-from engine.tracking.workspace import holder, workspace_lock
+from engine.tracking import workspace
+from engine.tracking.devices import FOLDER_VARIABLE, gpu_lock
+from engine.tracking.workspace import holder, require_writable, workspace_lock
 
 HOLD = """
 import sys, time, pathlib
@@ -87,3 +92,60 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+class TestTwoUsers:
+    @pytest.fixture
+    def folder(self):
+        """Where everybody may look, which pytest's own folders do not allow."""
+        made = Path(tempfile.mkdtemp())
+        made.chmod(0o755)
+        yield made
+        shutil.rmtree(made)
+
+    def as_nobody(self, action):
+        """What `action` returns, or the words of its error, as the user `nobody`."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            workspace._held.entries.clear()  # a process of its own holds nothing
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            try:
+                told = str(action())
+            except WorkspaceError as error:
+                told = f"WorkspaceError: {error}"
+            except BaseException as error:
+                told = repr(error)
+            os.write(writer, told.encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as said:
+            told = said.read()
+        os.waitpid(child, 0)
+        return told
+
+    def locked(self, lock):
+        with lock:
+            return "had it"
+
+    def test_the_workspace_of_another_is_refused_in_words(self, folder):
+        require_writable(folder)
+        wanted = "may not be written (it belongs to root, and you are nobody). A run writes into its workspace: ask for write"
+        assert f"{folder}: {wanted}" in self.as_nobody(lambda: require_writable(folder))
+        with workspace_lock(folder):
+            pass
+        told = self.as_nobody(lambda: self.locked(workspace_lock(folder)))
+        assert told.startswith("WorkspaceError: ") and "the workspace cannot be locked" in told and wanted in told
+
+    def test_in_a_folder_for_all_a_gpu_is_held_for_all(self, folder, monkeypatch):
+        folder.chmod(0o1777)
+        monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+        with gpu_lock("GPU-1", "stage train of root's"):
+            told = self.as_nobody(lambda: self.locked(gpu_lock("GPU-1", "mine", timeout_s=0.3)))
+            assert "the GPU GPU-1 is held by process" in told and "stage train of root's" in told
+        assert self.as_nobody(lambda: self.locked(gpu_lock("GPU-1", "mine"))) == "had it"
+        assert self.as_nobody(lambda: self.locked(gpu_lock("GPU-2", "mine"))) == "had it"
+        with gpu_lock("GPU-2", "root's", timeout_s=1):
+            pass
