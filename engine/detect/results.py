@@ -12,11 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from engine.errors import DataError
-from engine.files import write_bytes
 from engine.types import Detections, Size
 
 
@@ -123,16 +121,9 @@ class Results:
 
     def save(self, path: str | Path) -> Path:
         """Write the plotted image; the suffix chooses the format, `.jpg` where there is none. Returns the path."""
-        path = Path(path)
-        path = path if path.suffix else path.with_suffix(".jpg")
-        try:
-            ok, encoded = cv2.imencode(path.suffix, self.plot())
-        except cv2.error:
-            ok = False
-        if not ok:
-            raise DataError(f"Cannot write an image as '{path.suffix}' ({path}): use .jpg or .png.")
-        write_bytes(path, encoded.tobytes())
-        return path
+        from engine.parts.plots import write_picture
+
+        return write_picture(self.plot(), Path(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: source, size, and one entry per box. Coordinates in pixels, rounded to a hundredth."""

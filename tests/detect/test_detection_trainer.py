@@ -106,20 +106,39 @@ def test_workers_and_a_second_run_give_the_same_bits(shapes, tmp_path):
 
 
 def test_an_interrupted_detector_resumes_to_the_same_bits(shapes, tmp_path):
-    plan = settings(shapes, tmp_path, epochs=3, batch=6)
+    """Within an epoch, and exactly where mosaic ends: with processes, which are asked for the next epoch early, and without."""
+    plan = settings(shapes, tmp_path, epochs=3, batch=6, close_mosaic=1, mixup=0.5)
     DetectionTrainer(overrides={**plan, "name": "whole"}).train()
-    cut = DetectionTrainer(overrides={**plan, "name": "cut"})
+    for event, workers in (("on_train_batch_end", 0), ("on_fit_epoch_end", 0), ("on_fit_epoch_end", 2)):
+        name = f"{event}{workers}"
+        cut = DetectionTrainer(overrides={**plan, "name": name, "workers": workers})
 
-    def interrupt(trainer):
-        if trainer.epoch == 1:
-            raise KeyboardInterrupt
+        def interrupt(trainer):
+            if trainer.epoch == 1:
+                raise KeyboardInterrupt
 
-    cut.add_callback("on_train_batch_end", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        cut.train()
-    DetectionTrainer(overrides={**plan, "name": "cut", "resume": True}).train()
-    whole, resumed = (load_checkpoint(tmp_path / name / "weights/last.pt") for name in ("whole", "cut"))
-    assert all(torch.equal(whole.model[k], resumed.model[k]) and torch.equal(whole.ema[k], resumed.ema[k]) for k in whole.model)
+        cut.add_callback(event, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cut.train()
+        assert cut.train_loader.dataset.mosaic_until_epoch == 2
+        DetectionTrainer(overrides={**plan, "name": name, "workers": workers, "resume": True}).train()
+        a, b = (load_checkpoint(tmp_path / run / "weights/last.pt") for run in ("whole", name))
+        assert all(torch.equal(a.model[k], b.model[k]) and torch.equal(a.ema[k], b.ema[k]) for k in a.model)
+
+
+def test_mosaic_ends_when_it_should(shapes, tmp_path):
+    """The last epoch of a run that closes mosaic shows single pictures: less is filled with others."""
+    shown = {}
+    for close in (0, 1):
+        trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, epochs=2, close_mosaic=close, lr0=1e-9, fliplr=0))
+        boxes = shown.setdefault(close, [0, 0])
+
+        def count(t, boxes=boxes):
+            boxes[t.epoch] += len(t.batch["cls"])
+
+        trainer.add_callback("on_train_batch_end", count)
+        trainer.train()
+    assert shown[0][0] == shown[1][0] and shown[1][1] == 12 * 3 < shown[0][1]
 
 
 def test_fine_tuning_finds_class_rows_by_name():

@@ -83,6 +83,24 @@ def test_a_step_that_the_scaler_leaves_out_counts_nowhere(tmp_path):
     assert trainer.ema.updates == steps
 
 
+@pytest.mark.parametrize("event", ["on_train_batch_end", "on_fit_epoch_end"])
+def test_a_scaled_run_with_steps_left_out_resumes_to_the_same_bits(tmp_path, monkeypatch, event):
+    """Scale, average and pace go on where they were, also with gradients that add up over batches."""
+    monkeypatch.setattr(precision, "make_scaler", lambda on, device: torch.amp.GradScaler("cpu", 2.0**126, growth_interval=3))
+    plan = {"batch": 4, "nbs": 12, "epochs": 4, "warmup_epochs": 0, "clip_norm": 0}  # steps after batches 3, 6, 9 and 10
+    whole = make(tmp_path, name="whole", **plan)
+    scales = []
+    whole.add_callback("on_train_batch_end", lambda t: scales.append(t.scaler.get_scale()))
+    whole.train()
+    assert len(set(scales)) > 1 and 0 < whole.ema.updates < 16  # some were left out
+    cut = make(tmp_path, name="cut", **plan)
+    cut.add_callback(event, lambda t: 1 / 0 if t.epoch == 1 else None)
+    with pytest.raises(ZeroDivisionError):
+        cut.train()
+    make(tmp_path, name="cut", resume=True, **plan).train()
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_scale_that_is_never_found_ends_the_run(tmp_path):
     trainer = scaled(tmp_path, init_scale=1.0, epochs=30)
     trainer.criterion = lambda preds, batch: nan_gradient(preds)

@@ -6,7 +6,7 @@ Every function takes plain arrays and writes its files whole or not at all. matp
 from engine.parts.plots.confusion import plot_confusion
 from engine.parts.plots.curves import plot_curves
 from engine.parts.plots.history import plot_results
-from engine.parts.plots.images import draw_detections, plot_images
+from engine.parts.plots.images import draw_detections, plot_images, write_picture
 from engine.parts.plots.labels import plot_labels
 
-__all__ = ["draw_detections", "plot_confusion", "plot_curves", "plot_images", "plot_labels", "plot_results"]
+__all__ = ["draw_detections", "plot_confusion", "plot_curves", "plot_images", "plot_labels", "plot_results", "write_picture"]

@@ -48,7 +48,7 @@ def plot_images(
     """
     count = min(len(images), max_images)
     if count == 0:
-        return _write(np.full((64, 64, 3), BACKGROUND, np.uint8), Path(path))
+        return write_picture(np.full((64, 64, 3), BACKGROUND, np.uint8), Path(path))
     columns = math.ceil(math.sqrt(count))
     # Small images are magnified so that lettering fits; the whole grid stays near two thousand pixels wide.
     cell = int(np.clip(2000 // columns, 240, 640))
@@ -67,7 +67,7 @@ def plot_images(
         grid[y : y + height, x : x + width] = tile
         if titles:
             _stamp(grid, shorten(drawable(titles[i]), cell // 9), left + 2, top + 2, 16, (40, 40, 40), None)
-    return _write(grid, Path(path))
+    return write_picture(grid[..., ::-1], Path(path))
 
 
 def _fit(image: np.ndarray, cell: int) -> tuple[np.ndarray, float]:
@@ -154,11 +154,17 @@ def _font(file: str, size_px: int):
     return ImageFont.truetype(file, size_px * 0.82)
 
 
-def _write(picture: np.ndarray, path: Path) -> Path:
-    suffix = path.suffix.lower() or ".jpg"
+def write_picture(picture: np.ndarray, path: Path) -> Path:
+    """Write `picture` (H, W, 3) uint8 BGR, whole or not at all; the suffix says the format, `.jpg` where there is none.
+
+    Raises:
+        DataError: no format of that name.
+    """
+    path = path if path.suffix else path.with_suffix(".jpg")
+    suffix = path.suffix.lower()
     options = [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix in (".jpg", ".jpeg") else []
     try:
-        done, encoded = cv2.imencode(suffix, np.ascontiguousarray(picture[..., ::-1]), options)
+        done, encoded = cv2.imencode(suffix, np.ascontiguousarray(picture), options)
     except cv2.error:
         done = False
     if not done:
