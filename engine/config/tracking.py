@@ -1,4 +1,4 @@
-"""What MLflow is told besides parameters, figures and results. No stage depends on these settings: a change runs nothing again."""
+"""What MLflow is told besides parameters, figures and results. No stage depends on these settings; a change reruns none."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ The same weights in the same file are registered once; running the stage again o
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,19 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         facts=about,
         tags={"data_digest": str(about["data_digest"]), "dataset": str(about["dataset"])} | facts.dvc_tags(layout.root),
         example=_example(layout, split, params.train.input_size),
+        per_class=_per_class(layout),
+        best_conf=validated.get("metrics/confidence"),
+        files=(layout.root / "dvc.lock",),
     )
+
+
+def _per_class(layout: Layout) -> tuple[dict[str, str], ...]:
+    """The rows of stage validate's table; none where it has not written one."""
+    try:
+        with (layout.reports / "validate" / "per_class.csv").open(encoding="utf-8", newline="") as file:
+            return tuple(csv.DictReader(file))
+    except OSError:
+        return ()
 
 
 def _checked(path: Path, sha256: str) -> str:

@@ -21,18 +21,22 @@ from typing import Any
 import yaml
 
 from engine.config import Params
-from engine.tracking.secrets import hide
+from engine.tracking.environment import LOOPBACK, PREFECT_PORT
+from engine.tracking.secrets import hide, without_user
 from engine.types import SPLITS
 
 PREPARED = Path("data/prepared")
 DATASET = PREPARED / "dataset.json"
 WEIGHTS = Path("weights/best.pt")
 
+DVC_PATHS = ("data/raw", PREPARED.as_posix(), WEIGHTS.parent.as_posix())
+
 DIGEST_CHARACTERS = 16  # of a digest, for people; MLflow takes 36
 NAME_CHARACTERS, PARAM_CHARACTERS = 250, 6000  # MLflow's limits
 PLACES = {"project", "name", "data", "exist_ok", "resume"}  # settings of the train stage that only say where
 PACKAGES = ("detectflow", "torch", "torchvision", "numpy", "opencv-python-headless", "onnxruntime", "mlflow", "dvc", "prefect")
 GIT_TIMEOUT_S = 5.0
+EXPERIMENT_VARIABLE = "DVC_EXP_NAME"  # set by `dvc exp run` for its stages
 
 
 def legal_name(name: str) -> str:
@@ -103,10 +107,12 @@ def dataset_inputs(root: Path, params: Params) -> list[dict[str, Any]]:
 
 
 def run_name(root: Path, params: Params) -> str:
-    """`digits yolov8n 160px`."""
+    """`digits yolov8n 160px`, in an experiment of DVC's `digits yolov8n 160px, quick-fox`."""
     h, w = params.train.input_size
     dataset = dataset_facts(root).get("name") or Path(params.data.source).stem
-    return f"{dataset} {Path(params.train.model).stem} {h if h == w else f'{h}x{w}'}px"
+    name = f"{dataset} {Path(params.train.model).stem} {h if h == w else f'{h}x{w}'}px"
+    experiment = os.environ.get(EXPERIMENT_VARIABLE)
+    return f"{name}, {experiment}" if experiment else name
 
 
 def origin_tags(root: Path, params: Params) -> dict[str, str]:
@@ -124,6 +130,7 @@ def origin_tags(root: Path, params: Params) -> dict[str, str]:
         "classes": ", ".join(map(str, facts.get("names") or ())),
         **git_tags(root),
         **dvc_tags(root),
+        "dvc.experiment": os.environ.get(EXPERIMENT_VARIABLE, ""),
         **flow_tags(),
     }
     return {key: value for key, value in tags.items() if value}
@@ -170,20 +177,31 @@ def git(root: Path, *words: str) -> str | None:
 
 
 def dvc_tags(root: Path) -> dict[str, str]:
-    """DVC's hashes of the prepared data and the weights, as dvc.lock has them at this moment."""
+    """DVC's hashes of the raw data, the prepared data and the weights, as dvc.lock has them at this moment."""
     try:
         stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-        outs = {out["path"]: out.get("md5", "") for stage in stages.values() for out in stage.get("outs") or []}
+        known = {
+            each["path"]: each.get("md5", "")
+            for stage in stages.values()
+            for each in (*(stage.get("deps") or ()), *(stage.get("outs") or ()))
+        }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return {}
-    wanted = (PREPARED.as_posix(), WEIGHTS.parent.as_posix())
-    return {f"dvc.{path}": outs[path] for path in wanted if outs.get(path)}
+    return {f"dvc.{path}": known[path] for path in DVC_PATHS if known.get(path)}
 
 
 def flow_tags() -> dict[str, str]:
     """The Prefect flow run around this one, where the environment names it."""
     run_id = os.environ.get("DETECTFLOW_FLOW_RUN_ID") or os.environ.get("PREFECT__FLOW_RUN_ID") or ""
-    return {"prefect.flow_run_id": run_id} if run_id else {}
+    return {"prefect.flow_run_id": run_id, "prefect.flow_run_url": f"{prefect_ui()}/runs/flow-run/{run_id}"} if run_id else {}
+
+
+def prefect_ui() -> str:
+    """Where Prefect's pages are: beside its API; where `detectflow ui` has them, if the API is a run's own temporary server's."""
+    api = os.environ.get("PREFECT_API_URL", "")
+    if not api or os.environ.get("DETECTFLOW_TEMPORARY_SERVER") == api:
+        api = f"http://{LOOPBACK}:{PREFECT_PORT}"
+    return without_user(os.environ.get("PREFECT_UI_URL") or api.rstrip("/").removesuffix("/api")).rstrip("/")
 
 
 def workspace_id(state: Path) -> str:

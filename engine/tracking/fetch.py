@@ -114,6 +114,8 @@ def record_validation(
     with errors_in_words(state), patient():
         store = open_store(state)
         about = {**tags, PURPOSE: "validation", "model": model.name, "model_version": model.version}
+        if model.run_id:
+            about["mlflow.parentRunId"] = model.run_id  # so that the table shows it below the training
         run = store.client.create_run(
             store.experiment(experiment), start_time=now_ms, run_name=f"validate {model.name} v{model.version}", tags=about
         )

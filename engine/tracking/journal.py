@@ -98,6 +98,14 @@ class Journal:
             shutil.copyfile(file, target)
         return target.relative_to(self.folder).as_posix()
 
+    def keep_text(self, name: str, text: str) -> str:
+        """Keep `text` for upload as a file called `name`; returns its path within the journal."""
+        self._files += 1
+        target = self.folder / FILES / str(self._files) / name
+        target.parent.mkdir(parents=True)
+        target.write_text(text, encoding="utf-8")
+        return target.relative_to(self.folder).as_posix()
+
     def drop(self, kept: str) -> None:
         """Let go of a file that was kept: it was sent, or a newer one takes its place."""
         (self.folder / kept).unlink(missing_ok=True)

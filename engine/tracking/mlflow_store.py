@@ -29,6 +29,7 @@ logger = logging.getLogger("detectflow.tracking")
 SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", **SILENT}
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", **SILENT}
+MOST_PATIENCE_S = 60
 SLOWEST_BYTES_PER_S = 500_000  # at which an upload is waited for
 _patience = threading.RLock()  # these are variables of the whole process
 
@@ -82,10 +83,16 @@ def tracking_uri(state: Path) -> str:
 
 
 @contextlib.contextmanager
-def quick() -> Iterator[None]:
-    """MLflow's HTTP calls within the block give up soon. One such block at a time in this process."""
-    with _time_limits(QUICK):
+def quick(failed: int = 0) -> Iterator[None]:
+    """MLflow's HTTP calls within the block give up soon, later after each of the `failed` attempts before: a server that
+    takes its time is not to be asked the same for ever. One such block at a time in this process."""
+    with _time_limits({**QUICK, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience_s(failed))}):
         yield
+
+
+def patience_s(failed: int = 0) -> int:
+    """Seconds that one of `quick`'s calls may take."""
+    return min(int(QUICK["MLFLOW_HTTP_REQUEST_TIMEOUT"]) * 2 ** min(failed, 8), MOST_PATIENCE_S)
 
 
 @contextlib.contextmanager

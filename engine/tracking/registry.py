@@ -12,7 +12,7 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +22,12 @@ from engine.config import Params
 from engine.errors import ConfigError, WorkspaceError
 from engine.tracking.environment import state_root
 from engine.tracking.journal import Journal, journal_home
+from engine.tracking.mlflow_links import run_url, ui_base
 from engine.tracking.mlflow_run import WEIGHTS, Recorder
 from engine.tracking.mlflow_store import Store, open_store, patient, reason, tracking_uri
+from engine.tracking.open_files import LOCKED, locked_in_words
 from engine.tracking.promotion import Decision, Figures, decide
+from engine.tracking.report import describe_version
 from engine.tracking.secrets import hide
 from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import StageRun
@@ -34,6 +37,7 @@ CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 PROMOTED = "promoted_value"  # tag of a version: the figure it became champion with, whatever it is measured to later
 REQUIREMENTS = ("onnxruntime", "numpy", "opencv-python-headless")  # of the registered model, besides MLflow
 CODE = Path(__file__).with_name("pyfunc.py")
+DEFAULTS = {"conf": 0.25, "iou": 0.7, "max_det": 300}  # of a call that names no thresholds; `pyfunc.py` has the same
 
 MODEL_DESCRIPTION = (
     "Object detectors made by DetectFlow. `champion` is the one to use, `challenger` the newest, `previous` the champion "
@@ -54,6 +58,9 @@ class Candidate:
     facts: Mapping[str, Any] = field(default_factory=dict)  # plain data for the model's own metadata
     tags: Mapping[str, str] = field(default_factory=dict)  # further tags of the version
     example: bytes = b""  # an encoded image
+    per_class: Sequence[Mapping[str, Any]] = ()  # rows of per_class.csv
+    best_conf: float | None = None  # the confidence of the best mean F1 on the deciding split
+    files: Sequence[Path] = ()  # of the workspace, for the run's artifacts: dvc.lock
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
         experiment = store.experiment(params.register_.experiment)
     sender = sender_of(state)
     sender.start()  # what the stages before have told, if it is still waiting
-    sender.wait()
+    sender.drain()  # or these weights would seem to have no run
     with errors_in_words(state), patient():
         run_id = _run_of(store, candidate.figures.weights_sha256, params, root, track)
         version = _find(store, candidate)
@@ -94,6 +101,8 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
         else:
             _set_tags(store, candidate, version)
         aliases, decision, champion = _appoint(store, candidate, version)
+        links = _links(store, root, run_id)
+        _describe(store, candidate, version, decision, links)
         if run_id is not None:
             _tell_run(store, state, run_id, candidate, version, aliases)
     return Registration(version, is_new, aliases, decision, champion, run_id)
@@ -108,10 +117,14 @@ def errors_in_words(state: Path) -> Iterator[None]:
     except (WorkspaceError, ConfigError):
         raise
     except Exception as error:  # MLflow's own, a network's, a database's
+        uri = tracking_uri(state)
+        if LOCKED in str(error) and uri.startswith("sqlite:///"):
+            advice = locked_in_words(Path(uri.removeprefix("sqlite:///")))
+        else:
+            advice = "See that the server runs, or unset MLFLOW_TRACKING_URI to use the project's own mlflow.db, and run again."
         raise WorkspaceError(
-            f"the MLflow registry at {hide(tracking_uri(state))} did not do its part: {type(error).__name__}: {reason(error)}. "
-            "Nothing else is lost: see that the server runs, or unset MLFLOW_TRACKING_URI to use the project's own "
-            "mlflow.db, and run again."
+            f"the MLflow registry at {hide(uri)} did not do its part: {type(error).__name__}: {reason(error)}. "
+            f"Nothing else is lost. {advice}"
         ) from error
 
 
@@ -167,7 +180,6 @@ def _create(store: Store, candidate: Candidate, experiment: str, run_id: str | N
         source=f"models:/{model.model_id}",
         run_id=run_id,
         tags=tags | ({"run_id": run_id} if run_id else {}),
-        description=_version_description(candidate),
         model_id=model.model_id,
     )
     return str(version.version)
@@ -183,7 +195,7 @@ def save_pyfunc(candidate: Candidate, folder: Path, model_id: str | None = None,
     signature = ModelSignature(
         Schema([ColSpec("string", "image")]),
         Schema([ColSpec("string", "detections")]),
-        ParamSchema([ParamSpec("conf", "double", 0.25), ParamSpec("iou", "double", 0.7), ParamSpec("max_det", "long", 300)]),
+        ParamSchema([ParamSpec(name, "long" if isinstance(value, int) else "double", value) for name, value in DEFAULTS.items()]),
     )
     example = pandas.DataFrame({"image": [base64.b64encode(candidate.example).decode()]}) if candidate.example else None
     mlflow.pyfunc.save_model(
@@ -209,6 +221,8 @@ def _tags(candidate: Candidate) -> dict[str, str]:
         "class_hash": figures.class_hash,
         "weights_sha256": figures.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
+        **{f"threshold.{name}": str(value) for name, value in DEFAULTS.items()},
+        "threshold.conf_of_best_F1": "" if candidate.best_conf is None else f"{candidate.best_conf:.4f}",
     }
 
 
@@ -282,13 +296,27 @@ def _tell_run(store: Store, state: Path, run_id: str, candidate: Candidate, vers
         words = f"{candidate.name} version {version}" + (f" ({', '.join(aliases)})" if aliases else "")
         recorder = Recorder(store, journal)
         recorder.perform([{"do": "tags", "values": {"registered": words, "onnx_sha256": candidate.onnx_sha256}}])
+        for file in candidate.files:
+            if file.is_file():
+                recorder.perform([{"do": "artifact", "file": journal.keep(file), "folder": "code"}])
         recorder.perform([{"do": "note"}])
     finally:
         journal.remove()
 
 
-def _version_description(candidate: Candidate) -> str:
-    """Markdown; the list of versions shows its first line."""
-    headline = ", ".join(f"{name} {value:.3f}" for name, value in candidate.metrics.items())
-    facts = "\n".join(f"- {name}: {value}" for name, value in candidate.facts.items())
-    return f"{headline}\n\n{facts}\n"
+def _links(store: Store, root: Path, run_id: str | None) -> dict[str, str]:
+    """Where the training's run and its reports are looked at, as full addresses."""
+    if run_id is None:
+        return {}
+    experiment, base = store.client.get_run(run_id).info.experiment_id, ui_base(root)
+    return {
+        "run_url": run_url(experiment, run_id, base),
+        "report_url": run_url(experiment, f"{run_id}/artifacts", base),
+    }
+
+
+def _describe(store: Store, candidate: Candidate, version: str, decision: Decision, links: Mapping[str, str]) -> None:
+    for key, value in links.items():
+        store.client.set_model_version_tag(candidate.name, version, key, value)
+    text = describe_version(candidate, decision.reason, links)
+    store.client.update_model_version(candidate.name, version, text)

@@ -15,7 +15,7 @@ from pathlib import Path
 from engine.errors import EngineError
 from engine.tracking.journal import Journal, Record, journal_home, left_behind
 from engine.tracking.mlflow_run import METRICS_PER_CALL, Recorder
-from engine.tracking.mlflow_store import Store, is_forgotten, is_refusal, open_store, quick, reason, tracking_uri
+from engine.tracking.mlflow_store import Store, is_forgotten, is_refusal, open_store, patience_s, quick, reason, tracking_uri
 from engine.tracking.secrets import hide
 
 logger = logging.getLogger("detectflow.tracking")
@@ -32,6 +32,8 @@ class Sender:
         self.state, self.uri, self.shown = state, uri, hide(uri)
         self.failure = ""  # why the last attempt failed, empty while all is well
         self._attempts = 0  # failed ones, ever
+        self._failed_in_a_row = 0
+        self._sent = 0  # records or groups of them, ever
         self._queue: list[Journal] = []
         self._store: Store | None = None
         self._wake = threading.Condition()
@@ -73,6 +75,15 @@ class Sender:
                 self._wake.wait(left)
         return True
 
+    def drain(self, idle_s: float = CLOSE_S) -> bool:
+        """Wait until everything is sent, however slow the tracker is, as long as it takes something every `idle_s`."""
+        while True:
+            before = self._sent
+            if self.wait(timeout_s=idle_s):
+                return True
+            if self.failure or self._sent == before:
+                return False
+
     def _work(self) -> None:
         try:
             while True:
@@ -111,14 +122,17 @@ class Sender:
         """Do `action(recorder)` until the tracker has answered, whatever it takes; returns its value."""
         pause, fresh = 0, False
         while True:
+            began = time.monotonic()
             try:
-                with quick():
+                with quick(self._failed_in_a_row):
                     if self._store is None:
                         self._store = open_store(self.state, self.uri)
                     value = action(Recorder(self._store, journal))
                 if self.failure:
                     logger.info("MLflow at %s answers again", self.shown)
-                self.failure = ""
+                self.failure, self._sent = "", self._sent + 1
+                if time.monotonic() - began < patience_s():  # else it is still as slow, and the patience needed
+                    self._failed_in_a_row = 0
                 return value
             except (ImportError, Unsendable):
                 raise
@@ -138,6 +152,7 @@ class Sender:
         with self._wake:
             self.failure = reason(error)
             self._attempts += 1
+            self._failed_in_a_row += 1
             self._wake.notify_all()
 
 

@@ -7,6 +7,7 @@ pictures of some epochs, the load of the machine, checkpoints. Each of these has
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import secrets
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from engine.files import write_text
 from engine.tracking import facts
 from engine.tracking.checkpoints import Checkpoints
 from engine.tracking.classes import ClassFigures
+from engine.tracking.code_state import uncommitted
 from engine.tracking.journal import Record
 from engine.tracking.machine import MachineWatch
 from engine.tracking.pictures import Artist, EpochPictures
@@ -25,6 +27,7 @@ from engine.tracking.sender import CLOSE_S, sender_of
 from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, in_words, now_ms
 
 IDENTITY = "tracking.json"  # in a training's resumable folder: which run it is
+CODE_DIFF = "uncommitted.diff"
 
 
 class TrainingRun(StageRun):
@@ -71,9 +74,21 @@ class TrainingRun(StageRun):
             # Again what a tracker may have missed: the same row gives the same record, which counts once.
             *(self._epoch(row) for row in trainer.rows),
         )
+        if self.params.tracking.code_diff:
+            self.tell(*self._code())
         if self.params.tracking.machine_every_s:
             self.watch = MachineWatch(self.params.tracking.machine_every_s, self.started_ms, self._on_sample)
             self.watch.start()
+
+    def _code(self) -> list[Record]:
+        text = uncommitted(self.root)
+        if not text:
+            return []
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return [
+            {"do": "artifact", "file": self.journal.keep_text(CODE_DIFF, text), "folder": "code"},
+            {"do": "tags", "values": {"git.uncommitted": f"code/{CODE_DIFF}, sha256:{digest[:16]}"}},
+        ]
 
     def _on_epoch(self, trainer: Any) -> None:
         if not trainer.world.is_main:

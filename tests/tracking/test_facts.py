@@ -80,19 +80,32 @@ def test_git_tells_the_commit_and_whether_files_differ_from_it(tmp_path):
 
 def test_dvc_tells_its_hashes_and_a_damaged_lock_nothing(tmp_path):
     stages = {
-        "prepare": {"outs": [{"path": "data/prepared", "md5": "aa.dir"}]},
+        "prepare": {"deps": [{"path": "data/raw", "md5": "dd.dir"}], "outs": [{"path": "data/prepared", "md5": "aa.dir"}]},
         "train": {"outs": [{"path": "weights", "md5": "bb.dir"}, {"path": "reports/train", "md5": "cc.dir"}]},
     }
     (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
-    assert facts.dvc_tags(tmp_path) == {"dvc.data/prepared": "aa.dir", "dvc.weights": "bb.dir"}
+    assert facts.dvc_tags(tmp_path) == {"dvc.data/raw": "dd.dir", "dvc.data/prepared": "aa.dir", "dvc.weights": "bb.dir"}
     (tmp_path / "dvc.lock").write_text("<<<<<<< merge\n")
     assert facts.dvc_tags(tmp_path) == {}
 
 
-def test_the_flow_run_is_told_where_there_is_one(clean_environment, monkeypatch):
+@pytest.mark.parametrize(
+    "environment, page",
+    [
+        ({}, "http://127.0.0.1:4200"),
+        ({"PREFECT_API_URL": "https://prefect.team/api"}, "https://prefect.team"),
+        ({"PREFECT_API_URL": "https://me:secret@prefect.team/api/"}, "https://prefect.team"),
+        ({"PREFECT_API_URL": "http://a:1/api", "PREFECT_UI_URL": "https://pages.team/"}, "https://pages.team"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:9/api", "DETECTFLOW_TEMPORARY_SERVER": "http://127.0.0.1:9/api"},
+         "http://127.0.0.1:4200"),
+    ],
+)  # fmt: skip
+def test_the_flow_run_and_its_page_are_told_where_there_is_one(clean_environment, monkeypatch, environment, page):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     assert facts.flow_tags() == {}
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "abc")
-    assert facts.flow_tags() == {"prefect.flow_run_id": "abc"}
+    assert facts.flow_tags() == {"prefect.flow_run_id": "abc", "prefect.flow_run_url": f"{page}/runs/flow-run/abc"}
 
 
 def test_the_description_shows_what_there_is_and_no_empty_table():

@@ -65,6 +65,32 @@ def test_three_models_better_and_worse(workspace, store):
     assert {m.key: m.value for m in logged.metrics}["test/mAP50-95"] == 0.55
 
 
+def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_itself(workspace, store):
+    (workspace / "dvc.lock").write_text("schema: '2.0'\n")
+    toys.train(workspace, epochs=1)
+    toys.validate(workspace, 0.5)
+    rows = "name,instances,ap,ap50,precision,recall\ndark|er,3,0.25,0.5,0.75,\nbright,5,0.5,1,1,1\n"
+    (workspace / "reports" / "validate" / "per_class.csv").write_text(rows)
+    report = workspace / "reports" / "validate" / "metrics.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "metrics/confidence": 0.375}))
+    toys.export(workspace)
+    done = stage.run(toys.params_of(workspace), workspace)
+    version = store.client.get_model_version("detector", "1")
+    tags, run = version.tags, store.client.get_run(version.run_id)
+    assert tags["weights_sha256"] == done["weights_sha256"] and tags["onnx_sha256"] == done["onnx_sha256"]
+    assert len(tags["data_digest"]) == len(tags["split_digest"]) == 64
+    assert (tags["threshold.conf"], tags["threshold.iou"], tags["threshold.max_det"]) == ("0.25", "0.7", "300")
+    assert tags["threshold.conf_of_best_F1"] == "0.3750" and tags["test/mAP50-95"] == "0.5000"
+    page = f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{version.run_id}"
+    assert tags["run_url"].startswith(page) and tags["report_url"].startswith(f"{page}/artifacts")
+    text = version.description
+    assert text.startswith("On test: mAP50-95 0.500, mAP50 0.700.") and done["reason"] in text
+    assert f"[Training run](#/experiments/{run.info.experiment_id}/runs/{version.run_id}" in text
+    assert "| dark\\|er | 3 | 0.250 | 0.500 | 0.750 |  |" in text and "best at conf 0.375" in text
+    kept = store.client.list_artifacts(version.run_id, "code")
+    assert [each.path for each in kept] == ["code/dvc.lock"]
+
+
 def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
     first = model(workspace, 0, 0.50)
     for alias in ("champion", "challenger"):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +40,9 @@ def told(tmp_path_factory, server):
     before = dict(os.environ)
     root = tmp_path_factory.mktemp("told") / "project"
     (root / "data").mkdir(parents=True)
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    author = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(root), *author, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
     for name in ("dvc.yaml", "params.yaml", "data/digits.yaml"):
         shutil.copy(toys.ROOT / name, root / name)
     set_params(
@@ -125,6 +129,16 @@ def test_every_split_is_an_input_with_a_digest_and_what_it_is_for(told):
     inputs = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
     assert set(inputs) == {"train", "val", "test"} and all(len(each.digest) == 16 for each in inputs.values())
     assert '"images": 24' in inputs["train"].profile and "digits" in inputs["train"].source
+
+
+def test_the_code_is_told_by_its_commit_and_what_differs_from_it(told, tmp_path):
+    root, store, run = told
+    tags = run.data.tags
+    assert len(tags["mlflow.source.git.commit"]) == 40 and tags["mlflow.source.git.dirty"] == "True"
+    text = download(store, run, "code/uncommitted.diff", tmp_path).read_text()
+    assert tags["mlflow.source.git.commit"] in text.splitlines()[0] and "checkpoint_every_epochs: 2" in text
+    assert tags["git.uncommitted"].startswith("code/uncommitted.diff, sha256:")
+    assert tags["host"] and "torch" in tags["versions"] and "mlflow" in tags["versions"]
 
 
 def test_no_section_of_a_training_costs_the_others_anything(told):
