@@ -16,6 +16,15 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def environment_as_before():
+    """What a test, or a command that it calls in this process, sets in the environment ends with the test."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def bccd() -> Path:
     """The blood-cell dataset, where the machine has it."""

@@ -9,14 +9,10 @@ from workspaces import copy_project
 
 
 @pytest.fixture
-def own_environment(monkeypatch):
-    """No settings of the machine's user in a test, and the process's environment as before afterwards."""
-    before = dict(os.environ)
+def own_environment(environment_as_before):
+    """No settings of the machine's user in a test."""
     for name in [n for n in os.environ if n.startswith(("MLFLOW_", "DVC_", "DETECTFLOW_"))]:
-        monkeypatch.delenv(name)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+        del os.environ[name]
 
 
 @pytest.fixture
