@@ -97,12 +97,11 @@ def publish_folder(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _published(target: Path) -> Iterator[Path]:
-    fresh = target.with_name(f".{target.name}.new")
-    old = target.with_name(f".{target.name}.old")
+    fresh, old, gone = (target.with_name(f".{target.name}.{what}") for what in ("new", "old", "new.old"))
     try:
         if old.exists() and not target.exists():  # killed between the two renames below
             os.replace(old, target)
-        for leftover in (fresh, old):
+        for leftover in (fresh, old, gone):
             if leftover.exists():
                 shutil.rmtree(leftover)
         fresh.mkdir(parents=True)
@@ -113,7 +112,9 @@ def _published(target: Path) -> Iterator[Path]:
     finally:
         if old.exists() and not target.exists():  # interrupted between the two renames
             os.replace(old, target)
-        for leftover in (fresh, old):
+        with contextlib.suppress(OSError):  # under another name nobody who still writes into it can bring it back
+            os.replace(fresh, gone)
+        for leftover in (fresh, old, gone):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ def dask_runner(scheduler: str | None, workers: int, section: str = "") -> TaskR
         from prefect_dask import DaskTaskRunner
     except ImportError:
         raise ConfigError(f"{section}runner=dask needs prefect-dask: pip install 'detectflow[cluster]'") from None
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # else a line for every connection
     if not scheduler:
         return DaskTaskRunner(cluster_kwargs={"n_workers": workers, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"})
     how = HOW_TO_START.format(address=scheduler)

@@ -7,6 +7,7 @@ software, and the project and the dataset in the same folders.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import time
@@ -35,7 +36,7 @@ SHARD = 200  # images of a task: half a second of work, against which Prefect's 
 AHEAD = 2  # shards for each thread of the cluster, at work or waiting
 POLL_S = 10.0
 NOBODY_S = 120.0  # so long a cluster may be without any worker
-LEAVE_S = 60.0  # so long tasks that are under way may take to end
+LEAVE_S = 5.0  # so long tasks that are under way may take to end
 
 _told: dict[str, Progress | None] = {}  # workspace -> who is told of its progress; no parameter, which Prefect would show
 
@@ -99,8 +100,11 @@ class Shards:
                 waiting.popleft()
         finally:
             deadline = time.monotonic() + LEAVE_S
-            for _, future in waiting:  # they write copies, whose folder is about to be removed
+            for _, future in waiting:
                 future.wait(max(0.0, deadline - time.monotonic()))
+            for _, future in waiting:  # one that goes on fails at its next copy, whose folder is gone by then
+                with contextlib.suppress(Exception):
+                    future.wrapped_future.cancel()
 
 
 def _submit(function: Looker, number: int, batch: list[Ask]) -> Any:

@@ -42,7 +42,7 @@ def test_interrupted_between_the_two_renames_the_old_one_comes_back(tmp_path, mo
     replace = os.replace
 
     def second_fails(source, target):
-        if str(source).endswith(".new"):
+        if target == tmp_path / "out" and str(source).endswith(".new"):
             raise KeyboardInterrupt
         replace(source, target)
 
@@ -52,9 +52,26 @@ def test_interrupted_between_the_two_renames_the_old_one_comes_back(tmp_path, mo
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old"]
 
 
+def test_who_still_writes_does_not_bring_it_back(tmp_path):
+    code = (
+        "import itertools, sys; from pathlib import Path\n"
+        "for number in itertools.count():\n"
+        "    (Path(sys.argv[1]) / str(number)).write_text('')\n"
+        "    if number == 50: print('on', flush=True)\n"
+    )
+    with pytest.raises(KeyError), publish_folder(tmp_path / "out") as folder:
+        other = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert other.stdout.readline() == "on\n"
+        raise KeyError
+    assert "FileNotFoundError" in other.communicate()[1] and names(tmp_path) == []
+
+
 def test_what_a_killed_process_left_is_cleared_away_and_an_old_result_restored(tmp_path):
-    (tmp_path / ".out.new").mkdir()
-    (tmp_path / ".out.old").mkdir()
+    for left in (".out.new", ".out.new.old", ".out.old"):
+        (tmp_path / left).mkdir()
+    (tmp_path / ".out.new.old/half").write_text("")
     (tmp_path / ".out.old/kept").write_text("")
     with pytest.raises(ValueError), publish_folder(tmp_path / "out") as folder:
         assert names(folder) == []

@@ -74,8 +74,8 @@ def _write(copy: Path, data: bytes) -> None:
         copy.write_bytes(data)
     except FileNotFoundError:
         raise WorkspaceError(
-            f"{copy.parent}: not there, seen from {platform.node()}. Whoever prepares must see the project and the dataset in "
-            "the same folders as all others (a shared file system); and nobody may remove that folder meanwhile."
+            f"{copy.parent}: not there, seen from {platform.node()}. Either the preparing was ended meanwhile, or this machine "
+            "does not see it: all who prepare need the project and the dataset in the same folders (a shared file system)."
         ) from None
 
 
