@@ -1,0 +1,60 @@
+"""A Prefect server is killed and started again, with the settings that `detectflow ui` gives it: who held a slot still does.
+
+Prefect's own default forgets it, and ends the run within minutes because the slot is no longer reserved.
+"""
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+
+import pytest
+from workspaces import clean_environment, copy_project
+
+from engine.tracking.environment import prepare_environment
+from flows.processes import LOOPBACK, Child, free_port
+
+pytestmark = pytest.mark.slow
+
+
+def post(url, body):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.loads(response.read() or b"null")
+
+
+@pytest.fixture
+def server(tmp_path, own_environment):
+    """(start) of a server of a project; each start ends the one before with -9."""
+    root = copy_project(tmp_path / "project")
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    prepare_environment(root)
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+    port = free_port()
+    url = f"http://{LOOPBACK}:{port}/api"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port), "--no-ui"]
+    started = []
+
+    def start():
+        for child in started:
+            child.process.kill()
+            child.process.wait()
+        started.append(Child("It", command, root / "log", {**clean_environment(), **settings, "PREFECT_API_URL": url}))
+        started[-1].wait_until_it_answers(f"{url}/health", 120)
+        return url
+
+    yield start
+    started[-1].stop()
+
+
+def test_the_slot_of_a_run_outlives_the_server(server):
+    limits = f"{server()}/v2/concurrency_limits"
+    post(f"{limits}/", {"name": "workspace", "limit": 1})
+    lease = post(f"{limits}/increment-with-lease", {"names": ["workspace"], "slots": 1, "lease_duration": 300})["lease_id"]
+    server()
+    post(f"{limits}/leases/{lease}/renew", {"lease_duration": 300})  # 410 where it is forgotten
+    with pytest.raises(urllib.error.HTTPError) as full:
+        post(f"{limits}/increment-with-lease", {"names": ["workspace"], "slots": 1, "lease_duration": 300})
+    assert full.value.code == 423, "the slot is still taken"
