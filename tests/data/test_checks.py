@@ -17,7 +17,7 @@ from engine.cli import main
 from engine.config import DataConfig
 from engine.detect import DetectionPredictor
 from engine.errors import DataError
-from engine.parts.data.check_report import report_page, report_text, report_values
+from engine.parts.data.check_report import report_page, report_text, report_values, verdict
 from engine.parts.data.checks import KINDS, SEVERITIES, Findings
 from engine.parts.data.description import load_description
 from engine.parts.data.examine import Examination, examine
@@ -233,6 +233,27 @@ def test_the_page_is_one_file_with_the_pictures_of_the_findings(twins):
     assert expected.keys() <= findings.counts.keys() and len(pictures) == sum(expected.values())
     assert {source[1:] for source in page.sources if source.startswith("#")} == set(findings.counts)
     assert "http" not in text and "prefers-color-scheme:dark" in text and 'name="viewport"' in text
+
+
+def test_one_sentence_says_whether_the_dataset_can_be_used():
+    findings = Findings.with_policies({"near_leak": "error"})
+    assert verdict(findings) == "Nothing was found."
+    findings.add("zero_area", "a.xml", "x")
+    assert verdict(findings) == "This dataset can be used. 1 warning."
+    for _ in range(2):
+        findings.add("class_imbalance", "", "x")
+        findings.add("near_leak", "a.png", "x")
+    assert verdict(findings) == (
+        "This dataset would be refused: nothing is prepared until the errors are gone. 2 errors, 1 warning, 2 notes."
+    )
+
+
+def test_many_boxes_in_one_picture_stay_bright():
+    """Their rims, dark so that few boxes show on any ground, would cover them."""
+    image = np.full((340, 340, 3), 230, np.uint8)
+    boxes = [((x, y, x + 12, y + 12), 1, False) for x in range(10, 320, 30) for y in range(10, 320, 30)]
+    shown = cv2.imdecode(np.frombuffer(draw(image, boxes), np.uint8), cv2.IMREAD_COLOR)
+    assert shown.max(2).min() > 120, "no black lines"
 
 
 def test_pictures_per_finding_are_limited(tmp_path):

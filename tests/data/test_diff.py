@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from engine.cli import main
 from engine.config import DataConfig
+from engine.parts.data.classes import class_hash
 from engine.parts.data.compare import Version, box_changes, box_shifts, compare, ks_statistic
 from engine.parts.data.description import load_description
 from engine.parts.data.diff_report import diff_page, diff_text, diff_values
@@ -244,6 +245,8 @@ def test_two_folders(tmp_path, monkeypatch, capsys):
     assert "JPEGImages/c.png (train -> val)" in text and "JPEGImages/a.png: 'cat' is 'dog' now" in text
     page = (tmp_path / "report/diff.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2 + 1 + 1 + 1 + 2 and "http" not in page
+    summary = "Images: 1 added, 1 removed, 1 moved, 1 replaced; boxes: 1 removed, 1 relabelled, in 2 images."
+    assert f">{summary}<" in page and class_hash(("cat", "dog")) in page
     assert str(tmp_path) not in json.dumps({**found, "before": 0, "after": 0})
 
 

@@ -50,6 +50,18 @@ def by_severity(findings: Findings) -> list[str]:
     return sorted(findings.counts, key=lambda kind: (SEVERITIES.index(findings.severity(kind)), list(KINDS).index(kind)))
 
 
+def verdict(findings: Findings) -> str:
+    """One sentence: whether prepare would take the dataset, and how much there is to look at."""
+    counts = dict.fromkeys(SEVERITIES, 0)
+    for kind, count in findings.counts.items():
+        counts[findings.severity(kind)] += count
+    found = [f"{count:,} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
+    if not found:
+        return "Nothing was found."
+    will = "would be refused: nothing is prepared until the errors are gone" if counts["error"] else "can be used"
+    return f"This dataset {will}. {', '.join(found)}."
+
+
 def report_text(name: str, found: Examination, findings: Findings) -> str:
     """The table for a console, and the first place of each kind."""
     images = ", ".join(f"{split} {sum(record.split == split for record in found.records)}" for split in SPLITS)
@@ -58,6 +70,7 @@ def report_text(name: str, found: Examination, findings: Findings) -> str:
     kinds = by_severity(findings)
     if not kinds:
         return "\n".join([*lines, "nothing found"])
+    lines[1:1] = [verdict(findings)]
     width = max(len(kind) for kind in kinds)
     lines.append(f"{'severity':<9}{'count':>7}  {'finding':<{width}}  policy")
     for kind in kinds:
@@ -78,9 +91,8 @@ def report_page(name: str, found: Examination, findings: Findings) -> str:
     page.paragraph(
         f"{len(found.records):,} images ({images}). Content {found.content[:16]}, classes {class_hash(found.names)}.", "soft"
     )
-    if not kinds:
-        page.paragraph("Nothing was found.", "good")
-    else:
+    page.paragraph(verdict(findings), findings.worst or "good")
+    if kinds:
         rows = [
             (
                 findings.severity(kind),
@@ -92,13 +104,15 @@ def report_page(name: str, found: Examination, findings: Findings) -> str:
         ]
         page.table(("severity", "finding", "count", "policy"), rows, [row[0] for row in rows])
     page.heading("Boxes of each class")
-    page.table(("class", *SPLITS), [tuple(row.values()) for row in class_counts(found.names, found.records)])
+    page.table(("class", *SPLITS), [tuple(row.values()) for row in class_counts(found.names, found.records)], narrow=True)
     boxes = {record.name: record.boxes for record in found.records}
     for kind in kinds:
         severity = findings.severity(kind)
         page.heading(f"{KINDS[kind].what} ({findings.counts[kind]:,})", kind, severity, severity)
         page.paragraph(f"{kind}. Next: {KINDS[kind].advice}.", "soft")
         shown = list(_figures(findings.examples[kind][:FIGURES_PER_KIND], found.files, boxes))
+        if any(len(example.boxes) > 1 for example, _ in shown):
+            page.paragraph("Orange: the first of the two. Blue, dashed: the second.", "soft")
         page.figures(figure for _, figure in shown)
         pictured = {example for example, _ in shown}
         others = [str(example) for example in findings.examples[kind] if example not in pictured][:LINES_PER_KIND]

@@ -83,9 +83,29 @@ def _headline(found: Difference) -> str:
     return f"{found.old.label} -> {found.new.label}"
 
 
+def _summary(found: Difference) -> str:
+    """One sentence for the top of the page."""
+    if found.is_empty:
+        return _headline(found)
+    images = [f"{count:,} {what.removeprefix('images ')}" for what, count, _ in list(image_lines(found))[1:] if count]
+    boxes = [f"{count:,} {what}" for what, count in found.box_counts().items() if count]
+    parts = [
+        f"images: {', '.join(images)}" if images else "no image came, went or moved",
+        f"boxes: {', '.join(boxes)}, in {len(found.boxes):,} images" if boxes else "no box changed in the images of both",
+    ]
+    if found.old.names != found.new.names:
+        parts.insert(0, "the classes differ")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _by_split(version: Version) -> list[int]:
+    return [sum(record.split == split for record in version.records) for split in SPLITS]
+
+
 def _both(found: Difference) -> Iterator[str]:
     for word, version in (("before", found.old), ("after", found.new)):
-        images = ", ".join(f"{split} {sum(record.split == split for record in version.records)}" for split in SPLITS)
+        images = ", ".join(f"{split} {count}" for split, count in zip(SPLITS, _by_split(version), strict=True))
         boxes = sum(len(record.classes) for record in version.records)
         classes = f"{len(version.names)} classes {class_hash(version.names)}"
         yield f"{word:<6} {version.digest[:16]}  {len(version.records)} images ({images}), {boxes} boxes, {classes}"
@@ -116,20 +136,25 @@ def _examples(found: Difference, what: str) -> str:
 def diff_page(found: Difference) -> str:
     """The page. Images are read for its pictures only."""
     page = Page(f"{found.old.label} and {found.new.label} compared")
-    for line in _both(found):
-        page.paragraph(line, "soft")
+    page.paragraph(_summary(found), "good" if found.is_empty else "")
+    rows = [
+        (word, version.label, version.digest[:16], len(version.records), *_by_split(version),
+         sum(len(record.classes) for record in version.records), len(version.names), class_hash(version.names))
+        for word, version in (("before", found.old), ("after", found.new))
+    ]  # fmt: skip
+    page.table(("", "version", "digest", "images", *SPLITS, "boxes", "classes", "class hash"), rows)
     if found.is_empty:
-        page.paragraph(_headline(found), "good")
         return str(page)
+    page.heading("What changed")
     page.table(("", "count"), [(what, count) for what, count, _ in image_lines(found)]
-               + [(f"boxes {what}", count) for what, count in found.box_counts().items()])  # fmt: skip
+               + [(f"boxes {what}", count) for what, count in found.box_counts().items()], narrow=True)  # fmt: skip
     page.heading("Boxes of each class")
     head = ("class", "before", "after", *SPLITS)
     rows = [
         (row["name"], row["before"], row["after"], *("{:,}\u00a0\u2192\u00a0{:,}".format(*row[split]) for split in SPLITS))
         for row in found.class_counts()
     ]
-    page.table(head, rows)
+    page.table(head, rows, narrow=True)
     page.heading("How boxes are spread")
     page.lines(shift.sentence for shift in found.shifts)
     if found.boxes:

@@ -18,8 +18,8 @@ LEAST_CROP_PX = 96  # around the smallest boxes
 SURROUNDINGS = 0.75  # of the longer side of the boxes, shown on each side of them
 LARGEST_CROP = 0.8  # of the image; boxes that need more are shown in the whole image
 COLOURS = ((40, 90, 240), (235, 140, 20), (60, 170, 60))  # BGR: orange red, blue, green; told apart by the colour-blind too
-DASH_PX = 7
-CROWDED = 6  # boxes; more are drawn with thin lines
+DASH_PX, LINE_PX = 7, 2
+CROWDED = 6  # boxes; more are drawn without a rim, which would be darker than they are bright
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c2430;--soft:#5a6675;--paper:#fff;--card:#f4f6f8;--line:#d9dee4;
@@ -30,8 +30,8 @@ STYLE = """
 font:1rem/1.5 system-ui,sans-serif}h1{font-size:1.5rem;margin:0 0 .25rem}h2{font-size:1.15rem;margin:2.25rem 0 .25rem}
 p{margin:.25rem 0 .75rem}.soft,figcaption,li{color:var(--soft)}ul{padding-left:1.2rem;overflow-wrap:anywhere}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.35rem .75rem .35rem 0;border-bottom:1px solid var(--line);vertical-align:top}
-th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right}a{color:inherit}
+table.narrow{width:auto}th,td{text-align:left;padding:.35rem .9rem;border-bottom:1px solid var(--line);vertical-align:top}
+th:first-child,td:first-child{padding-left:0}th{font-weight:600;color:var(--soft)}td.n,th.n{text-align:right}a{color:inherit}
 .mark{font-weight:600;white-space:nowrap}.error{color:var(--error)}.warning{color:var(--warning)}.note{color:var(--note)}
 .good{color:var(--good)}.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr));gap:.9rem}
 figure{margin:0;padding:.6rem;background:var(--card);border:1px solid var(--line);border-radius:.5rem}
@@ -72,8 +72,13 @@ class Page:
         if items:
             self.parts.append(f"<ul>{items}</ul>")
 
-    def table(self, head: Sequence[str], rows: Iterable[Sequence[object]], styles: Sequence[str] = ()) -> None:
-        """Numbers stand to the right. styles: of the first cell of each row, see `heading`. A cell (text, anchor) is a link."""
+    def table(
+        self, head: Sequence[str], rows: Iterable[Sequence[object]], styles: Sequence[str] = (), narrow: bool = False
+    ) -> None:
+        """Numbers stand to the right. styles: of the first cell of each row, see `heading`. A cell (text, anchor) is a link.
+
+        narrow: as wide as its content and no wider, so that the eye finds from a word to its number.
+        """
 
         def cell(value: object, tag: str, style: str = "") -> str:
             if isinstance(value, tuple):
@@ -89,7 +94,10 @@ class Page:
             body.append("<tr>" + "".join(cell(value, "td", style if k == 0 else "") for k, value in enumerate(row)) + "</tr>")
         sides = ["n" if first and isinstance(first[k], (int, float)) else "" for k in range(len(head))]
         top = "".join(f'<th class="{side}">{html.escape(text)}</th>' for text, side in zip(head, sides, strict=True))
-        self.parts.append(f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>')
+        kind = ' class="narrow"' if narrow else ""
+        self.parts.append(
+            f'<div class="wide"><table{kind}><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        )
 
     def figures(self, figures: Iterable[Figure]) -> None:
         cards = []
@@ -134,7 +142,7 @@ def picture(image: np.ndarray, boxes: Sequence[tuple[Box, int, bool]] = (), arou
             np.clip(corners, -1e4, 1e4).round().astype(int).tolist(),
             COLOURS[colour % len(COLOURS)],
             dashed,
-            1 if len(boxes) > CROWDED else 2,
+            rim=len(boxes) <= CROWDED,
         )
     return cv2.imencode(".jpg", shown, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
@@ -152,7 +160,7 @@ def _part(size: tuple[int, int], boxes: Sequence[Box]) -> tuple[int, int, int, i
     return (0, 0, w, h) if whole else (x1, y1, max(x2, x1 + 1), max(y2, y1 + 1))
 
 
-def _draw(image: np.ndarray, corners: Sequence[int], colour: tuple[int, int, int], dashed: bool, width: int) -> None:
+def _draw(image: np.ndarray, corners: Sequence[int], colour: tuple[int, int, int], dashed: bool, rim: bool) -> None:
     """A box with a dark rim, so that it shows on any ground, or dashed, so that it shows upon another; without area: a cross."""
     x1, y1, x2, y2 = corners
     if x2 - x1 < 2 or y2 - y1 < 2:
@@ -161,11 +169,12 @@ def _draw(image: np.ndarray, corners: Sequence[int], colour: tuple[int, int, int
             cv2.drawMarker(image, middle, ink, cv2.MARKER_TILTED_CROSS, 26, thick)
         return
     if not dashed:
-        cv2.rectangle(image, (x1, y1), (x2, y2), (0, 0, 0), width + 1)
-        cv2.rectangle(image, (x1, y1), (x2, y2), colour, width)
+        if rim:
+            cv2.rectangle(image, (x1, y1), (x2, y2), (0, 0, 0), LINE_PX + 1)
+        cv2.rectangle(image, (x1, y1), (x2, y2), colour, LINE_PX)
         return
     for start, end in (((x1, y1), (x2, y1)), ((x2, y1), (x2, y2)), ((x2, y2), (x1, y2)), ((x1, y2), (x1, y1))):
         steps = max(int(np.hypot(end[0] - start[0], end[1] - start[1]) / DASH_PX), 1)
         points = np.linspace(start, end, steps + 1).round().astype(int).tolist()
         for one, other in list(zip(points, points[1:], strict=False))[::2]:
-            cv2.line(image, one, other, colour, width)
+            cv2.line(image, one, other, colour, LINE_PX)
