@@ -136,6 +136,32 @@ def test_any_way_through_the_formats_moves_no_box(tmp_path_factory, written, way
     assert_same(as_read(folder / f"{len(way) - 1}", way[-1]), as_written(written, tuple(way)), within_px=0.01)
 
 
+SHARE = st.integers(0, 1000).map(lambda number: number / 1000)
+
+
+@ROUND_TRIP
+@given(
+    polygons=st.lists(st.lists(st.tuples(SHARE, SHARE), min_size=3, max_size=9), min_size=1, max_size=4),
+    boxes=st.lists(st.tuples(SHARE, SHARE, SHARE, SHARE), max_size=3),
+    size=st.tuples(st.integers(2, 90), st.integers(2, 90)),
+    format=st.sampled_from(sorted(WRITERS)),
+)
+def test_polygon_rows_become_the_boxes_around_them_in_every_format(tmp_path_factory, polygons, boxes, size, format):
+    """A YOLO file of polygon rows and detection rows, mixed: every corner of every box within a hundredth of a pixel."""
+    folder, (h, w) = tmp_path_factory.mktemp("polygons"), size
+    rows = [" ".join(["1", *(f"{v}" for point in polygon for v in point)]) for polygon in polygons]
+    around = [(*np.min(polygon, 0), *np.max(polygon, 0)) for polygon in polygons]
+    rows += [" ".join(["0", *(f"{v}" for v in box)]) for box in boxes]
+    around += [(x - bw / 2, y - bh / 2, x + bw / 2, y + bh / 2) for x, y, bw, bh in boxes]
+    put(folder / "set/images/a.png", cv2.imencode(".png", np.zeros((h, w, 3), np.uint8))[1].tobytes())
+    put(folder / "set/labels/a.txt", "\n".join(rows))
+    put(folder / "set/data.yaml", "names: [cat, dog]\n")
+    to(folder / "set", folder / "out", format)
+    (found,) = as_read(folder / "out", format).values()
+    assert [label for (label, _, _), _ in found.rows] == ["dog"] * len(polygons) + ["cat"] * len(boxes)
+    assert np.abs(np.array([box for _, box in found.rows]) - np.array(around) * (w, h, w, h)).max() <= 0.01
+
+
 def test_real_annotations_come_back_box_for_box(bccd, tmp_path):
     """Blood cells, VOC -> COCO -> YOLO -> VOC: every corner."""
     for xml in sorted((bccd / "Annotations").iterdir())[::10]:

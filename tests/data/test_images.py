@@ -14,7 +14,9 @@ from PIL import Image
 from engine.config import DataConfig
 from engine.detect.sources import open_source
 from engine.errors import DataError
+from engine.parts.data.convert import convert
 from engine.parts.data.description import load_description
+from engine.parts.data.formats.writers import WRITERS
 from engine.parts.data.images import decode_image, decode_with_pillow, inspect_image
 from engine.parts.data.prepare import prepare
 from engine.parts.data.prepared import load_prepared
@@ -175,3 +177,17 @@ def test_without_a_size_boxes_are_those_of_the_image_as_shown(tmp_path):
     root = one_image_set(tmp_path / "set", "jpg", 6, bright(TURNS[6](scene())), None)
     box, image, found = prepared_box(root, tmp_path / "out", missing_size="fix")
     assert np.array_equal(box, bright(image)) and found == {"missing_size": 1}
+
+
+@pytest.mark.parametrize("format", WRITERS)
+def test_boxes_stay_on_their_object_through_every_writer(format, tmp_path):
+    """Whatever kind of image: deep, grey, palette, transparent, turned by its EXIF; as written, and read again."""
+    kinds = [("jpg", "CMYK", 6), ("jpg", "L", 7), ("png", "I;16", 1), ("png", "P", 1), ("png", "RGBA", 8), ("tif", "RGB", 5),
+             ("tif", "I;16", 1), ("webp", "RGBA", 3), ("bmp", "P", 1), ("bmp", "RGB", 1)]  # fmt: skip
+    for number, (suffix, mode, orientation) in enumerate(kinds):
+        shown = TURNS[orientation](scene())
+        root = one_image_set(tmp_path / f"{number}", suffix, orientation, bright(shown), shown.shape[:2])
+        put(root / f"JPEGImages/a.{suffix}", encoded(suffix, mode, orientation))
+        convert(root, tmp_path / f"{number}-out", format, DataConfig(source=str(root)))
+        box, image, found = prepared_box(tmp_path / f"{number}-out", tmp_path / f"{number}-prepared")
+        assert np.abs(np.subtract(box, bright(image))).max() <= 0.01 and found == {}, (suffix, mode, orientation)
