@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,13 @@ def registry_evidence(state: Path) -> Evidence:
             evidence.unasked.append(f"MLflow at {shown}: only the newest {RUNS} runs were read")
         return evidence
     except Exception as error:  # MLflow's own, a network's, a database's
-        return Evidence(
-            unasked=[
-                f"MLflow at {shown}: did not answer ({type(error).__name__}: {reason(error)}): runs and aliases are not known"
-            ]
-        )
+        return Evidence(unasked=[f"MLflow at {shown}: did not answer ({_short(error)}): runs and aliases are not known"])
+
+
+def _short(error: Exception) -> str:
+    """The cause alone of a connection that failed: around it stand the whole address and the number of tries."""
+    cause = re.search(r"(?:Errno -?\d+\] |Caused by \w+\([^)]*: )([^'\")]+)", str(error))
+    return cause[1] if cause and "Max retries exceeded" in str(error) else f"{type(error).__name__}: {reason(error)}"
 
 
 def _versions(store: Store, uri: str) -> Iterator[Statement]:
@@ -95,6 +98,7 @@ def _of_run(run: Any, uri: str) -> Iterator[Statement]:
         "started": _time(info.start_time),
         "code": _code(tags),
         "user": tags.get("mlflow.user"),
+        "DVC experiment": tags.get("dvc.experiment"),
         "host": tags.get("host"),
         "versions": tags.get("versions"),
         "Prefect flow run": tags.get("prefect.flow_run_id"),
