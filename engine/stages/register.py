@@ -89,7 +89,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         value=validated[metric],  # None where the split holds nothing to find
         split=split,
         data_digest=facts.split_digest(layout.root, split),
-        class_hash=str(dataset.get("class_hash", "")),
+        class_hash=_class_hash(path, str(dataset.get("class_hash", "")), layout),
         weights_sha256=weights,
     )
     about = {
@@ -123,6 +123,19 @@ def _per_class(layout: Layout) -> tuple[dict[str, str], ...]:
             return tuple(csv.DictReader(file))
     except OSError:
         return ()
+
+
+def _class_hash(onnx: Path, of_data: str, layout: Layout) -> str:
+    """What the model's numbers mean, as its own file says, where that is what the data say too."""
+    from engine.tracking.trace_files import READERS
+
+    of_model = str(READERS[".onnx"](onnx).get("class_hash", ""))
+    if of_model and of_data and of_model != of_data:
+        raise WorkspaceError(
+            f"{onnx}: its classes have hash {of_model}, those of {layout.prepared} have {of_data}: the data were prepared again "
+            "since it was trained. Run all stages: `detectflow run`."
+        )
+    return of_model or of_data
 
 
 def _checked(path: Path, sha256: str) -> str:

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from engine.config import Params
 from engine.errors import ConfigError, WorkspaceError
+from engine.files import sha256_file
 from engine.stages import register as stage
 from engine.tracking import mlflow_links
 from engine.tracking.mlflow_store import open_store
@@ -247,6 +248,31 @@ def test_a_file_changed_after_its_export_is_refused(exported):
         stream.write(b"\0")
     with pytest.raises(WorkspaceError, match="stage export again"):
         stage.run(toys.params_of(exported), exported)
+
+
+def test_a_model_of_other_classes_than_the_data_is_refused_and_the_models_own_hash_is_kept(exported, store):
+    """Prepared again with classes in another order since the export: the version would say what its numbers do not mean."""
+    import onnx
+
+    file, report = exported / "export" / "best.onnx", exported / "reports" / "export.json"
+
+    def say(class_hash: str) -> None:
+        model = onnx.load(file)
+        del model.metadata_props[:]
+        model.metadata_props.add(key="class_hash", value=class_hash)
+        onnx.save(model, file)
+        told = json.loads(report.read_text())
+        told["files"]["onnx"]["sha256"] = sha256_file(file)
+        report.write_text(json.dumps(told))
+
+    say("0ther")
+    with pytest.raises(
+        WorkspaceError, match="classes have hash 0ther, those of .*prepared have c1a55: .*prepared again.*detectflow run"
+    ):
+        stage.run(toys.params_of(exported), exported)
+    say("c1a55")
+    done = stage.run(toys.params_of(exported), exported)
+    assert store.client.get_model_version(done["model"], str(done["version"])).tags["class_hash"] == "c1a55"
 
 
 def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
