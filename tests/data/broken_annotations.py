@@ -229,6 +229,21 @@ def coco_negative_width(root):
     change_coco(root, lambda c: c["annotations"][0].update(bbox=[20, 2, -16, 28]))
 
 
+@case(make_coco, "bad_entry", TRAIN_JSON, "annotation 1: iscrowd '2' is neither 0 nor 1")
+def coco_crowd_of_two(root):
+    change_coco(root, lambda c: c["annotations"][0].update(iscrowd=2))
+
+
+@case(make_coco, "size_mismatch", TRAIN_JSON, "line 1", "says 480 x 640 (h x w), the image images/a.png is 32 x 64")
+def coco_image_of_another_size(root):
+    change_coco(root, lambda c: c["images"][0].update(height=480, width=640))
+
+
+@case(make_coco, "missing_size", TRAIN_JSON, "line 1", "does not state the size of its image images/a.png")
+def coco_image_without_size(root):
+    change_coco(root, lambda c: c["images"][0].pop("height"))
+
+
 @case(make_coco, "bad_entry", "bbox")
 def coco_numbers_as_text(root):
     change_coco(root, lambda c: c["annotations"][0].update(bbox=["4", "2", "16", "28"]))

@@ -82,12 +82,12 @@ def cvat_label_that_the_task_lacks(root):
     edit(root / CVAT, '<box label="cat"', '<box label="cow"')
 
 
-@case(make_cvat, "missing_size", CVAT, "does not state the size of its image images/a.png")
+@case(make_cvat, "missing_size", CVAT, "line 5", "does not state the size of its image images/a.png")
 def cvat_image_without_size(root):
     edit(root / CVAT, f'width="{W}" height="{H}"', "")
 
 
-@case(make_cvat, "size_mismatch", CVAT, "says 480 x 640 (h x w)")
+@case(make_cvat, "size_mismatch", CVAT, "line 5", "says 480 x 640 (h x w)")
 def cvat_image_of_another_size(root):
     edit(root / CVAT, f'width="{W}" height="{H}"', 'width="640" height="480"')
 
@@ -203,7 +203,7 @@ def studio_image_in_two_tasks(root):
     change(root, lambda tasks: tasks.append(studio_task(9, "a.png", [])))
 
 
-@case(make_labelstudio, "size_mismatch", STUDIO, "says 640 x 480 (h x w)")
+@case(make_labelstudio, "size_mismatch", STUDIO, "line 1", "says 640 x 480 (h x w)")
 def studio_region_of_another_size(root):
     change(root, lambda tasks: first_region(tasks).update(original_width=480, original_height=640))
 

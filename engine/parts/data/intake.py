@@ -60,7 +60,7 @@ def boxes_in_pixels(image: SourceImage, shape: Shape, findings: Findings) -> np.
     Tools draw on the image as shown, so that is what boxes refer to, unless the size in the annotation says otherwise.
     """
     if image.states_size and image.size is None and not image.shares:
-        if findings.add("missing_size", image.origin, f"does not state the size of its image {image.name}") == "drop":
+        if findings.add("missing_size", image.origin, f"does not state the size of its image {image.name}", image.line) == "drop":
             return None
     boxes = np.array([row.box for row in image.rows], np.float64).reshape(-1, 4)
     h, w = shape.shown
@@ -71,7 +71,7 @@ def boxes_in_pixels(image: SourceImage, shape: Shape, findings: Findings) -> np.
     turned = image.size == shape.stored
     detail = f"says {image.size[0]} x {image.size[1]} (h x w), the image {image.name} is {h} x {w}"
     detail += f" after its EXIF rotation (orientation {shape.orientation})" if turned else ""
-    policy = findings.add("exif_rotation" if turned else "size_mismatch", image.origin, detail, image=image.name)
+    policy = findings.add("exif_rotation" if turned else "size_mismatch", image.origin, detail, image.line, image=image.name)
     if policy in ("drop", "error"):
         return None
     return to_shown(boxes, image.size, shape) if policy == "fix" else boxes

@@ -47,6 +47,7 @@ class SourceImage:
     shares: bool = False
     split: str = ""  # train | val | test, "" where the dataset does not say
     content: bytes | None = None
+    line: int | None = None  # of the image's entry in `origin`, where that holds many
 
     def read(self) -> bytes:
         """The image file's bytes. OSError where it cannot be read."""

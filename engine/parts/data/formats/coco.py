@@ -156,6 +156,8 @@ class CocoReader:
                 problem = f"image_id {shown(str(image))} is not among the images"
             elif None in values or any(isinstance(v, str) for v in box):
                 problem = f"bbox {shown(str(box))} is not [x, y, width, height]"
+            elif item.value.get("iscrowd") not in (None, 0, 1):
+                problem = f"iscrowd {shown(str(item.value['iscrowd']))} is neither 0 nor 1"
             boxes.add(item, image if not problem else None, values)
             if problem:
                 self._findings.add("bad_entry", file.name, f"{boxes.ref(-1)}: {problem}", item.line)
@@ -179,7 +181,7 @@ class CocoReader:
         split = split_of_json(file) if self._by_file else self._splits.of(name)
         size = stated_size(entry.get("height"), entry.get("width"))
         rows = boxes.of(entry["id"])
-        return SourceImage(name, rows, file, self._folder.path(name), size=size, states_size=True, split=split)
+        return SourceImage(name, rows, file, self._folder.path(name), size=size, states_size=True, split=split, line=item.line)
 
     def _near(self, file: str, names: list[str]) -> list[str]:
         """Of several images with that name, those beside the JSON file, else those in its split's folder, else all."""
@@ -206,7 +208,7 @@ class _Boxes:
         """image: None: only remembered, for `ref` and for who has the same id. box: [x, y, w, h]."""
         key, category = item.value.get("id"), item.value.get("category_id")
         x, y, w, h = box if image is not None else (0, 0, 0, 0)
-        flags = self.CROWD * (item.value.get("iscrowd") in (1, True)) + self.OWN_ID * is_id(key)
+        flags = self.CROWD * (item.value.get("iscrowd") == 1) + self.OWN_ID * is_id(key)
         self._xyxy.extend((x, y, x + w, y + h))
         self._image.append(image or 0)
         self._ref.append(key if is_id(key) else item.position)

@@ -119,7 +119,7 @@ class CvatReader:
             return None
         self._owner[name] = file
         split = (subset if self._use_subsets else "") or self._splits.of(name)
-        return SourceImage(name, rows, file, self._folder.path(name), size=size, states_size=True, split=split)
+        return SourceImage(name, rows, file, self._folder.path(name), size=size, states_size=True, split=split, line=line)
 
     @staticmethod
     def _in_subset(names: list[str], subset: str) -> list[str]:

@@ -107,7 +107,8 @@ class LabelStudioReader:
         regions = [region for region in answer["result"] if isinstance(region, dict)]
         size = next((size for region in regions if (size := _size(region))), None)
         rows = self._rows(file, line, where, regions, size)
-        return SourceImage(name, rows, file, path, size=size, states_size=size is not None, shares=size is None, split=split)
+        stated = size is not None
+        return SourceImage(name, rows, file, path, size=size, states_size=stated, shares=not stated, split=split, line=line)
 
     def _find(self, file: str, line: int, where: str, task: dict[str, Any]) -> str | None:
         """The image file of a task; None after a finding."""
