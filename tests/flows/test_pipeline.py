@@ -163,6 +163,11 @@ def test_an_interrupted_training_goes_on_under_the_other_driver(workspace, prefe
     assert "resuming after epoch 3 of 500" in second.text or "resuming after epoch 4 of 500" in second.text
 
 
+def hear_interrupts():
+    """A shell lets what it starts in the background ignore Ctrl-C, and these tests may have been started so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Driver:
     """A command in its own process group, as a terminal starts it."""
 
@@ -170,7 +175,8 @@ class Driver:
         self.log = log
         with log.open("w") as out:
             self.process = subprocess.Popen(command, cwd=root, env={**clean_environment(), **env}, stdout=out,
-                                            stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+                                            stderr=subprocess.STDOUT, start_new_session=True,
+                                            preexec_fn=hear_interrupts)  # fmt: skip
 
     @property
     def text(self):
