@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -231,6 +232,24 @@ def test_crowds_stay_in_coco_and_are_left_out_and_counted_elsewhere(tmp_path):
         done = to(tmp_path / "set", tmp_path / format, format)
         assert done.lost == {"crowd boxes": 1} and done.boxes == 5
     assert (tmp_path / "yolo/labels/train/b.txt").read_text().count("\n") == 1
+
+
+def test_boxes_that_were_written_are_not_kept_in_memory(tmp_path):
+    count, writer = 120, WRITERS["coco"](tmp_path, NAMES)
+    rows = tuple(Row(NAMES[k % 2], (k, 1.5, k + 9.25, 20), crowd=k == 7) for k in range(100))
+    tracemalloc.start()
+    for number in range(count):
+        writer.add(Labelled(f"{number}.png", (32, 64), rows, b"x", "train"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"], "nothing with a name waits beside the images"
+    writer.close()
+    content = json.loads((tmp_path / "annotations/instances_train.json").read_text())
+    assert [each["id"] for each in content["annotations"]] == list(range(1, 100 * count + 1)) and len(content["images"]) == count
+    assert content["annotations"][107] == {
+        "id": 108, "image_id": 2, "category_id": 2, "bbox": [7, 1.5, 9.25, 18.5], "area": 171.125, "iscrowd": 1,
+    }  # fmt: skip
+    assert peak < 4 << 20, f"{peak} bytes for {100 * count} boxes"
 
 
 def test_difficult_stays_in_voc_and_is_counted_elsewhere(tmp_path):

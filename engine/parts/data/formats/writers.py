@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 from xml.sax.saxutils import escape
 
 import yaml
@@ -25,6 +27,8 @@ from engine.types import SPLITS, Size
 
 PIXEL_DECIMALS = 4
 SHARE_DECIMALS = 9
+COMPACT: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}  # JSON
+SPOOL_BYTES = 1 << 20  # of entries kept in memory
 
 _NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -120,27 +124,32 @@ def _annotation(name: str, size: Size, rows: Sequence[Row]) -> str:
 
 
 class CocoWriter:
-    """images/<split>/ and annotations/instances_<split>.json; instances_all.json for images without split."""
+    """images/<split>/ and annotations/instances_<split>.json; instances_all.json for images without split.
+
+    Entries wait in files, not in memory, until the writer is closed: the sections of the JSON stand one after the other.
+    """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.lost: Counter[str] = Counter()
         self._folder, self._files = folder, _Files(folder)
         self._category = {name: number for number, name in enumerate(names, 1)}
-        self._parts: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+        self._parts: dict[str, tuple[_Entries, _Entries]] = {}  # split -> images, boxes
         self._images = self._boxes = 0
 
     def add(self, image: Labelled) -> None:
         name = self._files.put(image, f"images/{image.split}")
-        images, boxes = self._parts.setdefault(image.split, ([], []))
+        if image.split not in self._parts:
+            self._parts[image.split] = (_Entries(self._folder), _Entries(self._folder))
+        images, boxes = self._parts[image.split]
         self._images += 1
         h, w = image.size
-        images.append({"id": self._images, "file_name": name, "height": h, "width": w})
+        images.add({"id": self._images, "file_name": name, "height": h, "width": w})
         for row in image.rows:
             self._boxes += 1
             self.lost["the mark `difficult`"] += row.difficult
             x1, y1, x2, y2 = row.box
             box = [round(value, PIXEL_DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
-            boxes.append(
+            boxes.add(
                 {
                     "id": self._boxes,
                     "image_id": self._images,
@@ -152,11 +161,33 @@ class CocoWriter:
             )
 
     def close(self) -> None:
-        categories = [{"id": number, "name": name} for name, number in self._category.items()]
+        categories = json.dumps([{"id": number, "name": name} for name, number in self._category.items()], **COMPACT)
         for split, (images, boxes) in self._parts.items():
-            content = {"images": images, "annotations": boxes, "categories": categories}
-            text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-            write(self._folder / f"annotations/instances_{split or 'all'}.json", text + "\n")
+            file = self._folder / f"annotations/instances_{split or 'all'}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "w", encoding="utf-8", newline="") as target:
+                target.write('{"images":[')
+                images.move_to(target)
+                target.write('],"annotations":[')
+                boxes.move_to(target)
+                target.write(f'],"categories":{categories}}}\n')
+
+
+class _Entries:
+    """JSON objects with commas between them; once they are many in a file without name, on the disk of `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.SpooledTemporaryFile(SPOOL_BYTES, "w+", encoding="utf-8", newline="", dir=folder)
+        self._empty = True
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self._file.write(("" if self._empty else ",") + json.dumps(entry, **COMPACT))
+        self._empty = False
+
+    def move_to(self, target: IO[str]) -> None:
+        with self._file as source:
+            source.seek(0)
+            shutil.copyfileobj(source, target)
 
 
 class YoloWriter:
