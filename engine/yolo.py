@@ -36,9 +36,13 @@ class YOLO:
         self.data: str | None = None
 
     def train(self, **settings: Any) -> TrainResult:
-        """Train with `DetectionTrainConfig` settings by name; see `detectflow train --help`."""
+        """Train with `DetectionTrainConfig` settings by name; see `detectflow train --help`.
+
+        `YOLO("runs/train/weights/last.pt").train(resume=True)` goes on with that run."""
         from engine.detect import DetectionTrainer
 
+        if settings.get("model", self.model) != self.model:
+            raise ConfigError(f"train: the model is '{self.model}'; for another one make YOLO({str(settings['model'])!r})")
         trainer = DetectionTrainer(overrides={"model": self.model, **settings})
         result = trainer.train()
         self.weights, self.data = result.best, trainer.args.data

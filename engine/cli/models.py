@@ -167,8 +167,11 @@ def _as_started(given: dict[str, Any]) -> dict[str, Any]:
     """With resume: how the run was started, which has to be known before it can be looked at."""
     if given.get("resume") is not True:
         return given
+    from engine.kernel.run_directory import run_of
+
     project, name = (given.get(key, TrainConfig.model_fields[key].default) for key in ("project", "name"))
-    saved = Path(str(project)) / str(name) / "args.yaml"
+    run = None if "name" in given else run_of(str(given.get("model", "")))
+    saved = (run or Path(str(project)) / str(name)) / "args.yaml"
     values = load_yaml(saved) if saved.is_file() else {}
     return {**{key: values[key] for key in ("trainer", "nproc") if values.get(key) is not None}, **given}
 

@@ -6,6 +6,7 @@ evaluated. What a run derives from a configuration is a new value with its own n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, get_args, get_origin
@@ -41,6 +42,8 @@ class Frozen(BaseModel):
         Raises:
             ConfigError: names every wrong key with its nearest known one, or its type, range and meaning.
         """
+        if values is not None and not isinstance(values, Mapping):
+            raise ConfigError(f"{where}: settings are given by name, {{'name': value}}; got {type(values).__name__} {values!r}")
         try:
             return cls.model_validate(dict(values or {}))
         except ValidationError as error:
@@ -109,10 +112,21 @@ def _takes_tuple(annotation: Any) -> bool:
     return get_origin(annotation) is tuple or any(map(_takes_tuple, get_args(annotation)))
 
 
+class _NumberLoader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3)."""
+
+
+_NumberLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
+    list("-+0123456789"),
+)
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping from a file, as plain data."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8-sig"))
+        data = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_NumberLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -124,17 +138,6 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, found a {type(data).__name__}")
     return data
-
-
-class _NumberLoader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3)."""
-
-
-_NumberLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
-    list("-+0123456789"),
-)
 
 
 def parse_value(text: str) -> Any:

@@ -5,6 +5,7 @@ Recipe values are the published ones of the family (see the detector notes); whe
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from engine.config.base import Frozen
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(ge=0)]
+LONGEST_NAME_BYTES = 200  # file systems take 255; a number may be appended
 
 
 def _f(group: str, default: Any, description: str, unit: str = "", **limits: Any) -> Any:
@@ -35,7 +38,7 @@ class TrainConfig(Frozen):
     exist_ok: bool = _f("run", False, "write into an existing run directory of that name")
     resume: bool = _f("run", False, "continue the run in project/name from its last checkpoint")
     extend: bool = _f("run", False, "with resume: more epochs or patience than the run was planned with")
-    seed: int = _f("run", 0, "seed of weights, order and augmentation", ge=0)
+    seed: int = _f("run", 0, "seed of weights, order and augmentation", ge=0, lt=2**63)
     deterministic: bool = _f("run", True, "only deterministic kernels: same seed, same bits on one machine")
     trainer: str | None = _f("run", None, "trainer class of your own for `detectflow train`: package.module:Class")
     callbacks: tuple[str, ...] = _f("run", (), "functions package.module:name that get the trainer and add callbacks to it")
@@ -61,7 +64,7 @@ class TrainConfig(Frozen):
     lr0: float | None = _f("optimizer", None, "peak learning rate; empty: chosen with the optimizer", gt=0)
     lrf: Fraction = _f("optimizer", 0.01, "final learning rate as a share of lr0", unit="share")
     schedule: Literal["cosine", "linear", "constant"] = _f("optimizer", "cosine", "shape from lr0 to lr0*lrf")
-    momentum: Fraction = _f("optimizer", 0.937, "SGD momentum, Adam beta1")
+    momentum: float = _f("optimizer", 0.937, "SGD momentum, Adam beta1", ge=0, lt=1)
     weight_decay: float = _f("optimizer", 5e-4, "decay of weights at the nominal batch; norms and biases 0", ge=0)
     warmup_epochs: float | None = _f(
         "optimizer", None, "epochs of warm-up; empty: 3, at most a tenth of the run", unit="epochs", ge=0
@@ -80,6 +83,16 @@ class TrainConfig(Frozen):
     channels_last: bool = _f("speed", True, "memory layout that takes a tenth off a step on a CPU")
     nproc: int = _f("speed", 1, "processes for distributed training on this machine", unit="processes", ge=1)
 
+    @field_validator("model", "data", "project", mode="before")
+    @classmethod
+    def _a_path_is_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _a_number_is_a_name(cls, value: Any) -> Any:
+        return str(value) if type(value) is int else value  # a command line gives name=123 as a number
+
     @field_validator("batch")
     @classmethod
     def _batch_is_possible(cls, value: int) -> int:
@@ -97,6 +110,8 @@ class TrainConfig(Frozen):
     def _name_is_a_folder(cls, value: str) -> str:
         if not value or value in {".", ".."} or any(c in value for c in "/\\\0"):
             raise ValueError("must be a plain folder name, without / or \\")
+        if len(value.encode()) > LONGEST_NAME_BYTES:
+            raise ValueError(f"must be shorter: at most {LONGEST_NAME_BYTES} bytes, this has {len(value.encode())}")
         return value
 
 
@@ -131,7 +146,7 @@ class DetectionTrainConfig(TrainConfig):
     box: float = _f("loss", 7.5, "gain of the box loss (CIoU)", unit="gain", ge=0)
     cls: float = _f("loss", 0.5, "gain of the class loss (BCE)", unit="gain", ge=0)
     dfl: float = _f("loss", 1.5, "gain of the distribution focal loss", unit="gain", ge=0)
-    class_weights: dict[str, float] | None = _f("loss", None, "class name -> factor of its class loss; others 1", unit="factor")
+    class_weights: dict[str, Factor] | None = _f("loss", None, "class name -> factor of its class loss; others 1", unit="factor")
 
     backbone: Literal["", "resnet18", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny"] = _f(
         "model", "", "torchvision backbone under our neck and head, instead of the family's own"

@@ -22,7 +22,7 @@ from engine.detect.batches import file_of, record_of, to_device
 from engine.detect.model_io import is_weight_file, load_model
 from engine.detect.pictures import plot_batch, plot_found
 from engine.detect.runtime import RuntimeModule, load_runtime, split_raw
-from engine.errors import DataError
+from engine.errors import ConfigError, DataError
 from engine.files import atomic_write
 from engine.kernel.device import select_device
 from engine.kernel.distributed import World, world_from_environment
@@ -102,6 +102,8 @@ class DetectionValidator(BaseValidator):
             CheckpointError: weights that cannot be read. DataError: no images in the split, classes that differ.
         """
         imgsz: Size | None = None
+        if model is None and trainer is None:
+            raise ConfigError("nothing to validate: give model=, a weight file or an exported one")
         if isinstance(model, (str, Path)):
             model, imgsz = self._load(Path(model))
         if data is not None:
@@ -125,6 +127,8 @@ class DetectionValidator(BaseValidator):
     def _open(self, data: str | Path, imgsz: Size) -> Any:
         dataset = open_dataset(data)
         split = self.config.split
+        if not self.names:
+            raise ConfigError("the classes of a model that is no file are not known: DetectionValidator(names=...) says them")
         if tuple(dataset.names) != tuple(self.names) and not self._single_cls:
             raise DataError(
                 f"{data}: the model's classes and the dataset's differ. Model: {', '.join(self.names)}. "

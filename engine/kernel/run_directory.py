@@ -17,9 +17,20 @@ FREE_TO_CHANGE = {"resume", "extend", "exist_ok", "device", "workers", "verbose"
 WITH_EXTEND = {"epochs", "patience", "time_limit_minutes"}  # when a run ends, not what it computes
 
 
+def run_of(checkpoint: str) -> Path | None:
+    """The run folder that a `last.pt` lies in; None for any other model."""
+    file = Path(checkpoint).absolute()
+    is_last = file == RunPaths(file.parent.parent).last
+    return file.parent.parent if is_last and (file.parent.parent / "args.yaml").is_file() else None
+
+
 def choose_run_directory(config: TrainConfig) -> RunPaths:
-    """project/name; a number is appended where it exists, unless it is to be resumed or overwritten."""
+    """project/name; a number is appended where it exists, unless it is to be resumed or overwritten.
+
+    What to resume may also be said by its checkpoint: model=runs/train/weights/last.pt."""
     root = Path(config.project).absolute() / config.name
+    if config.resume and not config.is_given("name"):
+        root = run_of(config.model) or root
     if config.resume or config.exist_ok:
         return RunPaths(root)
     candidate, number = root, 2
@@ -85,6 +96,8 @@ def continued_config(paths: RunPaths, config: TrainConfig) -> TrainConfig:
                               "or name the run with project= and name=")  # fmt: skip
     saved = type(config).load(paths.args_yaml)
     asked = {k: getattr(config, k) for k in config.model_fields_set if k not in AUTOMATIC or getattr(config, k) != AUTOMATIC[k]}
+    if run_of(config.model) == paths.root:
+        asked.pop("model", None)  # it only says which run
     changed = {key: value for key, value in asked.items() if value != getattr(saved, key)}
     extended = {key: changed[key] for key in WITH_EXTEND & set(changed)} if config.extend else {}
     refused = set(changed) - FREE_TO_CHANGE - set(extended)

@@ -54,6 +54,9 @@ class BaseTrainer(TrainingTask):
     config_class: type[TrainConfig] = TrainConfig
 
     def __init__(self, overrides: dict[str, Any] | None = None, config: TrainConfig | None = None):
+        if config is not None and not isinstance(config, self.config_class):
+            wanted = self.config_class.__name__
+            raise ConfigError(f"config is a {type(config).__name__}, not a {wanted}; settings by name are given as overrides=")
         self.args = config if config is not None else self.config_class.build(overrides, "overrides")
         self.callbacks = Callbacks(TRAIN_EVENTS)
         self.world: World = distributed.world_from_environment()

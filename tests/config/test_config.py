@@ -1,6 +1,7 @@
 """A configuration is refused with the nearest key, its type, range and meaning, or it is what was asked for."""
 
 import re
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -35,8 +36,16 @@ RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
         ),
         ({"ema": 1}, "ema: Input should be a valid boolean, got 1 (true | false: validate and save"),
         ({"freeze": [1]}, "freeze: Input should be a valid string, got 1 (list of text: parameters whose name"),
-        ({"class_weights": {"a": "x"}}, "class_weights: Input should be a valid number, got 'x' (mapping to number, factor: "),
+        (
+            {"class_weights": {"a": "x"}},
+            "class_weights: Input should be a valid number, got 'x' (mapping to number >= 0, factor: ",
+        ),
         ({"name": "../evil"}, "name: must be a plain folder name, without / or \\, got '../evil' (text: name of the run"),
+        ({"name": "x" * 201}, "name: must be shorter: at most 200 bytes, this has 201"),
+        ({"seed": 2**63}, "seed: Input should be less than 9223372036854775808"),
+        ({"momentum": 1.0}, "momentum: Input should be less than 1, got 1.0"),
+        ({"class_weights": {"a": -1}}, "class_weights: Input should be greater than or equal to 0, got -1"),
+        ("epochs=3", "configuration: settings are given by name, {'name': value}; got str 'epochs=3'"),
         ({"batch": 0}, "batch: must be at least 1, or -1 to find one that fits the GPU, got 0 (integer >= -1, images: "),
         ({"pretrained": True}, "pretrained belongs to a torchvision backbone: set backbone too"),
     ],
@@ -44,6 +53,17 @@ RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
 def test_a_wrong_value_is_explained(values, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         DetectionTrainConfig.build(values)
+
+
+def test_a_file_means_numbers_as_people_write_them(tmp_path):
+    (tmp_path / "args.yaml").write_text("lr0: 1e-3\nweight_decay: 5E-4\nname: 2026\n")
+    config = DetectionTrainConfig.load(tmp_path / "args.yaml")
+    assert (config.lr0, config.weight_decay, config.name) == (0.001, 0.0005, "2026")
+
+
+def test_paths_are_taken_as_text():
+    config = DetectionTrainConfig.build({"model": Path("a.pt"), "data": Path("d"), "project": Path("p")})
+    assert (config.model, config.data, config.project) == ("a.pt", "d", "p")
 
 
 def test_all_mistakes_are_told_at_once_each_in_a_line():

@@ -126,6 +126,18 @@ def test_an_interrupted_detector_resumes_to_the_same_bits(shapes, tmp_path):
         assert all(torch.equal(a.model[k], b.model[k]) and torch.equal(a.ema[k], b.ema[k]) for k in a.model)
 
 
+def test_the_short_way_resumes_by_a_checkpoint(shapes, tmp_path):
+    cut = DetectionTrainer(overrides=settings(shapes, tmp_path, epochs=2, name="cut"))
+    cut.add_callback("on_train_batch_end", lambda t: 1 / 0 if t.epoch == 1 else None)
+    with pytest.raises(ZeroDivisionError):
+        cut.train()
+    model = YOLO(cut.last)
+    result = model.train(resume=True, device="cpu")
+    assert result.save_dir == cut.save_dir and result.epochs == 2 and model.weights == cut.best
+    with pytest.raises(ConfigError, match=r"the model is '.*last\.pt'; for another one make YOLO\('yolov8s'\)"):
+        model.train(model="yolov8s")
+
+
 def test_mosaic_ends_when_it_should(shapes, tmp_path):
     """The last epoch of a run that closes mosaic shows single pictures: less is filled with others."""
     shown = {}

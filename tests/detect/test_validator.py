@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 import pytest
-from detectors import save_detector
+from detectors import random_detector, save_detector
 
 from engine.config import DataConfig, ExportConfig
 from engine.detect import DetectionTrainer, DetectionValidator
@@ -151,6 +151,10 @@ def test_a_split_without_images_names_those_that_have_some(trained, make_shapes,
 def test_mistakes_are_explained(tmp_path, shapes):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         DetectionValidator()(model=tmp_path / "no.pt", data=shapes)
+    with pytest.raises(ConfigError, match="nothing to validate: give model="):
+        DetectionValidator()(data=shapes)
+    with pytest.raises(ConfigError, match=r"not known: DetectionValidator\(names=...\)"):
+        DetectionValidator()(model=random_detector(), data=shapes)
     with pytest.raises(ConfigError, match="Did you mean 'split'"):
         DetectionValidator(overrides={"splitt": "val"})
 

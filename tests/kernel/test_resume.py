@@ -46,6 +46,25 @@ def test_the_words_that_started_a_run_resume_it(tmp_path):
         make(tmp_path, name="cut", resume=True, optimizer="SGD").train()
 
 
+def test_a_checkpoint_says_which_run_is_meant(tmp_path):
+    make(tmp_path, name="whole").train()
+    cut = interrupted(make(tmp_path, name="cut"), 1)
+    plan = {k: v for k, v in settings_of(tmp_path).items() if k not in ("project", "model")}
+    again = ClassifierTrainer({**plan, "model": cut.last, "resume": True})
+    again.train()
+    assert again.save_dir == tmp_path / "cut"
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    with pytest.raises(CheckpointError, match="other: nothing to resume"):  # a name that was given is the one that counts
+        ClassifierTrainer({**plan, "model": cut.last, "resume": True, "project": str(tmp_path), "name": "other"}).train()
+    with pytest.raises(ConfigError, match=r"model: 'linear' then, '.*best\.pt' now"):
+        make(tmp_path, name="cut", model=str(cut.best), resume=True).train()
+
+
+def test_a_configuration_of_another_kind_is_refused():
+    with pytest.raises(ConfigError, match="config is a dict, not a TrainConfig; settings by name are given as overrides="):
+        ClassifierTrainer(config={"epochs": 3})
+
+
 def test_args_yaml_as_input_makes_the_same_run(tmp_path):
     make(tmp_path, name="first", optimizer="auto", lr0=None, save_period=1).train()
     again = TrainConfig.load(tmp_path / "first" / "args.yaml").with_overrides({"name": "again"})

@@ -6,10 +6,12 @@ the ranks of a distributed run together see exactly the batches of a run on one 
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from multiprocessing import forkserver, spawn
 
@@ -18,11 +20,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, DataError, EngineError
 from engine.parts.data.dataset import collate, generator
 from engine.types import ImageRecord, Size
 
+log = logging.getLogger("detectflow")
+
 ORDER_STREAM, SIZE_STREAM = 2, 3  # see dataset.SAMPLE_STREAM
+MOST_DEATHS = 3  # of workers in one epoch
+NOTICE_S = 3.0
 
 
 class EpochSampler(Sampler):
@@ -199,20 +205,58 @@ def _end_with(parent) -> None:
 
 
 class DetectionLoader(DataLoader):
-    """A DataLoader of `Batch`es whose `sampler` is an `EpochSampler`, with an end (`close`) and readable errors."""
+    """A DataLoader of `Batch`es whose `sampler` is an `EpochSampler`, with an end (`close`) and readable errors.
+
+    Workers that somebody kills, as the system does where memory runs out, are replaced and the batches go on with the next one,
+    the same as ever; `MOST_DEATHS` times an epoch.
+    """
 
     def __iter__(self) -> Iterator:
-        return self._with_plain_errors(super().__iter__())  # the inner iterator starts prefetching now
+        return self._batches(super().__iter__(), self.sampler.start)  # the inner iterator starts prefetching now
 
-    @staticmethod
-    def _with_plain_errors(batches: Iterator) -> Iterator:
-        try:
-            yield from batches
-        except EngineError as error:
-            # A worker's exception arrives with its traceback as the message; the last line is what we wrote.
-            kind = type(error)
-            message = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
-            raise kind(message) from None
+    def _batches(self, batches: Iterator, done: int) -> Iterator:
+        deaths = 0
+        while True:
+            try:
+                for batch in batches:
+                    yield batch
+                    done += 1
+                return
+            except EngineError as error:
+                # A worker's exception arrives with its traceback as the message; the last line is what we wrote.
+                kind = type(error)
+                message = str(error).rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip()
+                raise kind(message) from None
+            except (RuntimeError, OSError, EOFError) as error:
+                deaths += 1
+                killed = self._killed_workers()
+                if not killed:
+                    raise
+                if deaths > MOST_DEATHS:
+                    raise DataError(f"{killed}, and {deaths - 1} before it in this epoch: mostly because memory runs out. "
+                                    "Give fewer workers=, a smaller batch= or imgsz=, or cache=none") from error  # fmt: skip
+                log.warning("%s; new ones go on after batch %d", killed, done)
+            batches = self._restarted(done)
+
+    def _restarted(self, done: int) -> Iterator:
+        self.close()
+        start = self.sampler.start
+        self.sampler.set_start(done)
+        batches = super().__iter__()
+        self.sampler.set_start(start)
+        return batches
+
+    def _killed_workers(self) -> str:
+        """`loader process 123 was ended by signal 9`, or an empty string where all of them live."""
+        workers = getattr(self._iterator, "_workers", ())
+        deadline = time.monotonic() + NOTICE_S  # its connections break before the process is known to be gone
+        while workers and time.monotonic() < deadline:
+            gone = [worker for worker in workers if not worker.is_alive()]
+            if gone:
+                how = f"signal {-gone[0].exitcode}" if (gone[0].exitcode or 0) < 0 else f"exit code {gone[0].exitcode}"
+                return f"loader process {gone[0].pid} was ended by {how}"
+            time.sleep(0.05)
+        return ""
 
     def close(self) -> None:
         """Ends the worker processes now rather than when the loader is collected; iterating again starts new ones."""
