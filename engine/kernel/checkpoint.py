@@ -9,6 +9,7 @@ equal results hash alike. Those of `last.pt` hold the seconds that the run took.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -23,6 +24,7 @@ from engine.errors import CheckpointError, WorkspaceError
 from engine.files import FULL, atomic_write, sha256_file
 
 FORMAT = "detectflow-checkpoint-1"
+PLAIN = (str, int, float, bool, bytes, type(None))
 PARTS = ("meta", "model", "ema", "optimizer", "training")
 
 
@@ -57,14 +59,16 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, summary: dict[str, Any] 
 
     Raises:
         WorkspaceError: the disk is full or the folder cannot be written; the old checkpoint is untouched.
+        CheckpointError: something in it is neither a tensor nor plain data.
     """
     temporary = path.with_suffix(".tmp")  # torch.save writes the stem into the bytes: best.tmp and best.pt agree
     content = {"format": FORMAT, "meta": checkpoint.meta, "model": checkpoint.model, "ema": checkpoint.ema,
                "optimizer": checkpoint.optimizer, "training": checkpoint.training}  # fmt: skip
+    content = _canonical(content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as stream:
-            torch.save(_canonical(content), stream)
+            torch.save(content, stream)
             stream.flush()
             os.fsync(stream.fileno())
         digest = sha256_file(temporary)
@@ -146,14 +150,33 @@ def _check_sums(path: Path) -> None:
         raise zipfile.BadZipFile(changed)
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: Any, where: str = "") -> Any:
     """Equal content as equal bytes: pickle writes a string once for each object it is, and whether two equal strings are
-    one object depends on where they came from, a command line or a dictionary in Python."""
+    one object depends on where they came from, a command line or a dictionary in Python.
+
+    Raises:
+        CheckpointError: something that could not be read again; names it.
+    """
     if isinstance(value, dict):
-        return {_canonical(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_canonical(item) for item in value)
+        return {_canonical(key, where): _canonical(item, f"{where}.{key}" if where else str(key)) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_canonical(item, f"{where}[{i}]") for i, item in enumerate(value))
+    if not isinstance(value, torch.Tensor) and type(value) not in PLAIN and not _can_be_read_again(value):
+        raise CheckpointError(f"a checkpoint holds tensors and plain data only, so that reading one runs no code: {where} is a "
+                              f"{type(value).__name__}. Make it text or a number before it gets there")  # fmt: skip
     return sys.intern(value) if type(value) is str else value
+
+
+def _can_be_read_again(value: Any) -> bool:
+    """Whether `torch.load` takes it with `weights_only=True`, as it does a few types more than the plain ones."""
+    memory = io.BytesIO()
+    try:
+        torch.save(value, memory)
+        memory.seek(0)
+        torch.load(memory, weights_only=True)
+    except Exception:  # whatever pickle makes of it
+        return False
+    return True
 
 
 def _offer(path: Path) -> str:

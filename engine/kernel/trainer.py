@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.config.train import TrainConfig
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError, TrainingError, nearest
 from engine.kernel import building, distributed, judge, memory, optim, precision, state
 from engine.kernel.checkpoint import Checkpoint, load_checkpoint, read_sidecar, save_checkpoint, write_sidecar
 from engine.kernel.device import select_device
@@ -273,6 +273,7 @@ class BaseTrainer(TrainingTask):
                 self._train_batch(self.batch_index, is_last=self.batch_index + 1 == count)
                 self.callbacks.run("on_train_batch_end", self)
                 progress.show(self.tloss)
+        building.check_count(self, count, came=self.batch_index + 1 if self.tloss is not None else 0)
         self.tloss = self.world.sum(self.tloss) / self.world.size
 
     def _train_batch(self, index: int, is_last: bool) -> None:
@@ -290,6 +291,9 @@ class BaseTrainer(TrainingTask):
                 self.loss, self.loss_items = self.checked_loss(self.criterion(preds=preds, batch=self.batch))
             if not torch.isfinite(self.loss):
                 raise precision.loss_not_finite(self)
+            if not self.loss.requires_grad:
+                raise TrainingError(f"the loss that {type(self).__name__}.criterion returned does not depend on the model's "
+                                    "parameters (no gradient leads back to them)")  # fmt: skip
             self.scaler.scale(self.loss).backward()
         items = self.loss_items.detach().float()
         self.tloss = items if self.tloss is None else (self.tloss * index + items) / (index + 1)

@@ -1,10 +1,14 @@
 """BaseTrainer trains something that is no detector: two Gaussian clouds and a linear classifier."""
 
 import json
+import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from classifier import Accuracy, ClassifierTrainer, assert_same_run, make, settings_of, weights
+from classifier import Accuracy, Batches, ClassifierTrainer, assert_same_run, make, settings_of, weights
+from torch import nn
 
 from engine.config import TrainConfig
 from engine.errors import CheckpointError, ConfigError, TrainingError
@@ -214,6 +218,61 @@ def test_a_tracker_at_the_end_of_validation_does_not_put_the_check_off(tmp_path)
     trainer = Declaring(settings_of(tmp_path, monitor="metrics/margin"))
     trainer.add_callback("on_val_end", print, may_fail=True)
     assert refused(trainer)[0] == 0
+
+
+class Generated:
+    """A loader that says how many batches come and gives others."""
+
+    def __init__(self, says, gives):
+        self.says, self.gives = says, gives
+
+    def __len__(self):
+        return self.says
+
+    def __iter__(self):
+        return iter(list(Batches(self.gives, 1, 1, True)) if self.gives else [])
+
+
+def returns(value):
+    return lambda self, *_, **__: value
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "said"),
+    [
+        ("get_model", None, "Mine.get_model must return a torch.nn.Module; it returned NoneType"),
+        ("get_model", nn.ReLU(), "ReLU, the model of Mine, has no parameter that learns"),
+        ("get_dataset", "data", "Mine.get_dataset must return what get_dataloader is given for each mode.* it returned str"),
+        ("get_dataloader", (n for n in ()), "get_dataloader must return batches that .* have a length; it returned generator"),
+        ("get_dataloader", Generated(3, 0), "has a length of 3 and gave no batch at epoch 1"),
+        ("get_validator", {}, "Mine.get_validator must return a validator, called with trainer=, or None; it returned dict"),
+        ("build_optimizer", None, "Mine.build_optimizer must return a torch.optim.Optimizer; it returned NoneType"),
+        ("build_scheduler", torch.optim.lr_scheduler.StepLR, "must return an engine.kernel.schedule.Schedule.* returned StepLR"),
+        ("criterion", (torch.tensor(1.0), torch.ones(1)), "the loss that Mine.criterion returned does not depend on the model"),
+        ("checkpoint_meta", {"from": {"file": Path("a.pt")}}, r"plain data only.*: meta\.from\.file is a PosixPath"),
+        ("checkpoint_meta", {"scores": [np.float32(1)]}, r"meta\.scores\[0\] is a float32"),
+    ],
+)
+def test_a_method_of_ones_own_that_returns_something_else_is_told(tmp_path, method, value, said):
+    with pytest.raises((TrainingError, CheckpointError), match=said):
+        type("Mine", (ClassifierTrainer,), {method: returns(value)})(settings_of(tmp_path, epochs=1)).train()
+
+
+def test_loss_names_that_are_one_text(tmp_path):
+    with pytest.raises(TrainingError, match=r"Mine.loss_names is text, not a tuple of names: \('ce_loss',\)"):
+        type("Mine", (ClassifierTrainer,), {"loss_names": "ce_loss"})(settings_of(tmp_path)).train()
+
+
+def test_a_loader_that_gives_other_than_it_says_is_told_once(tmp_path, caplog):
+    trainer = make(tmp_path)
+    loaders = {"train": Generated(9, 4), "val": Batches(30, 7, 2, False)}
+    trainer.get_dataloader = lambda dataset_path, batch_size, mode="train", rank=0: loaders[mode]
+    trainer.get_validator = lambda: Accuracy(loaders["val"])
+    trainer.criterion = lambda preds, batch: ((loss := preds.square().mean()), loss.detach()[None])
+    trainer.args = trainer.args.with_overrides({"freeze": ["1."]})
+    with caplog.at_level(logging.WARNING, "detectflow"):
+        trainer.train()
+    assert caplog.text.count("the training loader has a length of 9 and gave 4 batches") == 1
 
 
 def test_patience_stops_early(tmp_path):
