@@ -241,6 +241,7 @@ def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):
                 "batch-predict/batch-predict", source="data/prepared/images", model="weights/best.pt", shard_size=10
             ),
             "validate": api.start("validate-champion/validate", alias="challenger"),
+            "sweep": api.start("sweep/sweep", settings={"trials": 2, "epochs": 1, "jobs": 1, "imgsz": 64}),
             "clone": api.start("pipeline-in-clone/train-clone", overrides={"validate.conf": 0.002}, branch="results/test"),
         }
         ended = {name: api.wait(run, log=process.log) for name, run in runs.items()}
@@ -249,6 +250,9 @@ def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):
     summary = json.loads((workspace / "runs/batch/summary.json").read_text())
     assert summary["images"] == 36
     assert len((workspace / "runs/batch/predictions.jsonl").read_text().splitlines()) == 36
+
+    (study,) = (workspace / "runs" / "tune").iterdir()
+    assert len((study / "trials.csv").read_text().splitlines()) == 3
 
     artifacts = api("/artifacts/filter", {"artifacts": {"key": {"any_": ["champion-today"]}}})
     assert "on test today" in artifacts[0]["data"]
