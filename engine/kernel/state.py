@@ -14,7 +14,7 @@ from engine.errors import CheckpointError, ConfigError, cause_of
 from engine.kernel.checkpoint import Checkpoint, load_checkpoint, previous_of, read_sidecar, save_checkpoint
 from engine.kernel.progress import say_epoch
 from engine.kernel.randomness import restore_rng, rng_state
-from engine.kernel.results import row_of_json, write_results
+from engine.kernel.results import Row, row_of_json, write_results
 from engine.kernel.run_directory import WITH_EXTEND
 
 if TYPE_CHECKING:
@@ -139,6 +139,11 @@ def write_epoch(trainer: BaseTrainer, is_best: bool) -> None:
     if trainer.args.save_period and (trainer.epoch + 1) % trainer.args.save_period == 0:
         kept = trainer.paths.weights / f"epoch{trainer.epoch + 1}.pt"
         save_checkpoint(capture(trainer, resumable=False), kept, {"epoch": trainer.epoch})
+    bad = [_bad_losses(row) for row in trainer.rows]
+    if bad[-1] and not any(bad[:-1]):
+        log.warning("epoch %d: %s no finite number, though the losses of training are: the weights may have grown too large. "
+                    "Lower lr0 (now %g)", trainer.epoch + 1, " and ".join(bad[-1]) + (" is" if len(bad[-1]) == 1 else " are"),
+                    trainer.args.lr0)  # fmt: skip
     if trainer.args.verbose:
         say_epoch(trainer.metrics, trainer.epoch, trainer.args.epochs, is_best)
 
@@ -160,6 +165,10 @@ def tell_epoch(loader: Any, epoch: int) -> None:
         if part is not None and hasattr(part, "set_epoch"):
             part.set_epoch(epoch)
             return
+
+
+def _bad_losses(row: Row) -> list[str]:
+    return [key for key, value in row.items() if key.startswith("val/") and value is not None and not math.isfinite(value)]
 
 
 def _on_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:

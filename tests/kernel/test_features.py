@@ -186,6 +186,17 @@ def test_weights_that_were_saved_and_fail_at_once_are_not_called_good(tmp_path):
         assert f"{trainer.last} holds these weights" in said and eventually.format(best=trainer.best) in said
 
 
+def test_a_loss_of_validation_that_is_no_number_is_warned_of_once(tmp_path, caplog):
+    trainer = make(tmp_path)
+    trainer.val_loss_items = lambda preds, batch: torch.tensor([math.nan])
+    with caplog.at_level(logging.WARNING, "detectflow"):
+        trainer.train()
+    assert [r.message for r in caplog.records] == [
+        "epoch 1: val/ce_loss is no finite number, though the losses of training are: the weights may have grown too large. "
+        "Lower lr0 (now 0.05)"
+    ]
+
+
 def test_what_was_written_of_a_failed_batch_goes_when_the_run_is_taken_up_again(tmp_path):
     with pytest.raises(TrainingError):
         Failing(settings_of(tmp_path, name="run"), "loss").train()
