@@ -15,6 +15,7 @@ from engine.detect.model_io import load_model
 from engine.errors import CheckpointError, ConfigError, DataError
 from engine.export import export
 from engine.kernel.results import read_results
+from engine.kernel.run_lock import LOCK_FILE
 from engine.parts.data.description import load_description
 from engine.parts.data.prepare import prepare
 from engine.parts.metrics import MatchTable
@@ -146,6 +147,23 @@ def test_a_split_without_images_names_those_that_have_some(trained, make_shapes,
     said = r"no images in the split 'test'\. There are: train \(4 images\), val \(3 images\)\. Choose one with split="
     with pytest.raises(DataError, match=said):
         DetectionValidator()(model=trained[1].best, data=folder)
+
+
+def test_the_weights_of_a_run_under_way_can_be_validated(shapes, tmp_path):
+    """The run holds the lock of its folder; reading neither needs it nor leaves anything there."""
+    trainer = DetectionTrainer(overrides={
+        "data": str(shapes), "imgsz": 64, "epochs": 1, "batch": 4, "project": str(tmp_path), "device": "cpu", "plots": False,
+        "verbose": False,
+    })  # fmt: skip
+    figures = []
+
+    def validate(t):
+        before = sorted(t.save_dir.rglob("*"))
+        figures.append(DetectionValidator(overrides={"split": "val"})(model=t.best, data=shapes)["metrics/mAP50"])
+        assert (t.save_dir / LOCK_FILE).exists() and sorted(t.save_dir.rglob("*")) == before
+
+    trainer.add_callback("on_fit_epoch_end", validate)
+    assert figures == [trainer.train().metrics["metrics/mAP50"]]
 
 
 def test_mistakes_are_explained(tmp_path, shapes):
