@@ -4,7 +4,7 @@ A dataset may have one file for each split (instances_train2017.json) or one for
 of their path, so `file_name` may be relative to the JSON file, to an images folder or to the dataset.
 
 Files are streamed, three times: the sections may stand in any order. First everything is looked at, then the boxes are
-gathered as plain numbers (about 60 bytes a box), then the images come one by one.
+gathered as plain numbers (about 60 bytes each), then the images come one by one.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ class CocoReader:
             boxes.add(item, image if not problem else None, values)
             if problem:
                 self._findings.add("bad_entry", file.name, f"{boxes.ref(-1)}: {problem}", item.line)
-        for row in boxes.sort():
-            self._findings.add("duplicate_entry", file.name, f"{boxes.ref(row)} is there twice", boxes.line(row))
+        for ref, line in boxes.sort():
+            self._findings.add("duplicate_entry", file.name, f"{ref} is there twice", line)
         return boxes
 
     def _image(self, file: str, item: Item, boxes: _Boxes) -> SourceImage | None:
@@ -199,6 +199,10 @@ class _Boxes:
     def __init__(self, categories: dict[int, str]) -> None:
         self._names = list(categories.values())  # unknown ones come behind
         self._number: dict[int | None, int] = {key: number for number, key in enumerate(categories)}
+        self.images, self.columns = np.zeros(0, np.int64), ()  # once they are sorted
+        self._start()
+
+    def _start(self) -> None:
         self._xyxy = array("d")
         self._image, self._ref = array("q"), array("q")  # ref: the annotation's id, or its place in the list
         self._name, self._line = array("i"), array("i")
@@ -227,24 +231,24 @@ class _Boxes:
         """What people call it."""
         return self._called(self._ref[row], self._flags[row])
 
-    def line(self, row: int) -> int:
-        return self._line[row]
-
-    def sort(self) -> list[int]:
-        """Put the boxes in the order of the images; the rows, in the file's order, whose id an earlier one has are left out."""
-        flags, ref = np.array(self._flags), np.array(self._ref)
+    def sort(self) -> list[tuple[str, int]]:
+        """Put the boxes in the order of the images; the names and lines of those left out, whose id is taken."""
+        flags, ref = np.frombuffer(self._flags, np.int8), np.frombuffer(self._ref, np.int64)
         (own,) = np.nonzero(flags & self.OWN_ID)
         own = own[np.argsort(ref[own], kind="stable")]
         repeats = np.sort(own[1:][ref[own[1:]] == ref[own[:-1]]])
         usable = (flags & self.USABLE) > 0
         usable[repeats] = False
         (kept,) = np.nonzero(usable)
-        image = np.array(self._image)[kept]
+        image = np.frombuffer(self._image, np.int64)[kept]
         order = np.argsort(image, kind="stable")
         kept, self.images = kept[order], image[order]
-        columns = (np.array(self._xyxy).reshape(-1, 4), np.array(self._name), ref, flags, np.array(self._line))
-        self.columns = tuple(column[kept] for column in columns)
-        return repeats.tolist()
+        xyxy = np.frombuffer(self._xyxy, np.float64).reshape(-1, 4)
+        name, line = np.frombuffer(self._name, np.int32), np.frombuffer(self._line, np.int32)
+        self.columns = tuple(column[kept] for column in (xyxy, name, ref, flags, line))
+        told = [(self.ref(row), self._line[row]) for row in repeats.tolist()]
+        self._start()
+        return told
 
     def of(self, image: int) -> tuple[Row, ...]:
         """The boxes of an image, in the order of the file. Once they are sorted."""
