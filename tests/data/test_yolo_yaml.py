@@ -88,7 +88,10 @@ def test_a_place_that_does_not_exist_is_an_error_with_all_that_was_tried(tmp_pat
     assert "none of its splits (train: images/train, val: images/val, test: images/test) is in any of these folders" in said
     for place in (tmp_path / "datasets/gone", tmp_path.parent / "datasets/gone", tmp_path / "configs"):
         assert f"  {place}\n" in said
-    assert "correct `path`" in said and "-S data.path=FOLDER" in said and "Traceback" not in said
+    assert "Next: correct `path`" in said and "-S data.path=FOLDER" in said and "Traceback" not in said
+    put(tmp_path / "configs/mine.yaml", f"path: gone\n{SPLITS}{TAIL}download: https://example.org/x.zip\n")
+    assert main(["check", "data=configs/mine.yaml"]) == 1
+    assert "Next: `download` is never run: get the dataset by hand, then correct `path`" in capsys.readouterr().err
 
 
 def test_a_folder_on_the_command_line_replaces_path(pictures, tmp_path):

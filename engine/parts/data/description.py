@@ -111,9 +111,10 @@ class Description:
         if folder is None:
             paths = ", ".join(f"{split}: {text}" for split, text in split_paths(self.content.yolo)) or "train and val"
             places = "\n".join(f"  {place}" for place in tried)
+            by_hand = " `download` is never run: get the dataset by hand, then" if "download" in self.content.yolo else ""
             raise DataError(
-                f"{self.origin}: none of its splits ({paths}) is in any of these folders:\n{places}\n  Next: correct `path`, the "
-                "folder that holds all of them, or give it: -S data.path=FOLDER"
+                f"{self.origin}: none of its splits ({paths}) is in any of these folders:\n{places}\n  Next:{by_hand} correct "
+                "`path`, the folder that holds all of them, or give it: -S data.path=FOLDER"
             )
 
     def _yolo_places(self) -> tuple[Path | None, list[Path]]:

@@ -22,7 +22,7 @@ from engine.parts.data.formats.splits import GivenSplits
 from engine.types import SPLITS
 
 NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")
-KEYS = ("train", "val", "test", "names", "nc", "kpt_shape")  # those that count, besides `path`
+KEYS = ("train", "val", "test", "names", "nc", "kpt_shape", "download")  # those that count, besides `path`
 
 
 @dataclass(frozen=True)
