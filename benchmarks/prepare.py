@@ -1,10 +1,11 @@
 """Stage prepare end to end: images a second with one process and with several, memory, and whether all make the same.
 
-    python benchmarks/prepare.py [number of images] [workers ...]
+    python benchmarks/prepare.py [number of images] [workers ...] [--dask WORKERS]
 
 The images are generated (seeded): JPEG of 640 x 480 with one to eight coloured shapes as objects on textured ground, in Pascal
-VOC. Each row is a fresh process with a cold page cache of nothing but luck: what is read was written minutes before. Memory
-is the largest resident set of the main process and of one worker, as the system counts it.
+VOC. Each row is a fresh process; what it reads was written minutes before, so the disk is hardly measured. Memory is the
+largest resident set of the main process and of one worker, and of all together in the first half of the time and in the
+second. On a machine that does other work too, images per CPU second say more than those per second.
 """
 
 from __future__ import annotations
@@ -48,16 +49,16 @@ def generate(folder: Path, images: int) -> None:
 
 
 def ground(rng: np.random.Generator) -> np.ndarray:
-    """(2 H, 2 W, 3) of noise at three scales."""
+    """(2 H, 2 W, 3) uint8 of noise at three scales, and grain."""
     layers = [rng.uniform(0, 255, (max(2 * H // s, 1), max(2 * W // s, 1), 3)).astype(np.float32) for s in (8, 48, 240)]
-    return np.mean([cv2.resize(layer, (2 * W, 2 * H), interpolation=cv2.INTER_CUBIC) for layer in layers], 0)
+    smooth = np.mean([cv2.resize(layer, (2 * W, 2 * H), interpolation=cv2.INTER_CUBIC) for layer in layers], 0)
+    return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
 def picture(texture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, int, int, int, int]]]:
     """An image (H, W, 3) uint8 and its boxes (class, x1, y1, x2, y2)."""
     y, x = int(rng.integers(H)), int(rng.integers(W))
-    image = texture[y : y + H, x : x + W] + rng.normal(0, 6, (H, W, 3))
-    image = np.ascontiguousarray(image.clip(0, 255).astype(np.uint8))
+    image = np.ascontiguousarray(texture[y : y + H, x : x + W][:, :: rng.choice((-1, 1))])
     boxes = []
     for _ in range(rng.integers(1, 9)):
         side = int(rng.integers(16, 160))
@@ -92,39 +93,65 @@ def voc(name: str, boxes: list[tuple[str, int, int, int, int]]) -> str:
 
 # Measuring --------------------------------------------------------------------------------------------------------
 
-PREPARE = """
-import json, sys, time
-from pathlib import Path
+LOCAL = """
 from engine.config import DataConfig
 from engine.parts.data.description import load_description
 from engine.parts.data.prepare import prepare
 from engine.parts.data.workers import LocalWorkers
 
 source, target, workers = sys.argv[1:]
-passed = []
-def told(values):
-    passed.append((values["done"], time.perf_counter()))
-started = time.perf_counter()
-report = prepare(load_description(source), Path(target), DataConfig(source=source), told, mapper=LocalWorkers(int(workers)))
-ended = time.perf_counter()
-looked = next(at for done, at in passed if done == passed[-1][0])
-print(json.dumps({"seconds": ended - started, "looking": looked - started, "digest": report.info["digest"],
-                  "cpu_s": time.process_time()}))
+with measured() as found:
+    report = prepare(load_description(source), Path(target), DataConfig(source=source), mapper=LocalWorkers(int(workers)))
+    found["digest"] = report.info["digest"]
+"""
+DASK = """
+from engine.tracking.environment import prepare_environment
+from flows import server
+
+source, target, workers = sys.argv[1:]
+root = Path(target)
+root.mkdir()
+(root / "dvc.yaml").write_text("stages: {}")
+dask = f"{{runner: dask, workers: {workers}}}"
+(root / "params.yaml").write_text(f"data: {{source: {source}}}\\nflows: {{prepare: {dask}}}")
+os.chdir(root)
+os.environ["DETECTFLOW_TRACKING"] = "off"
+connection = server.connect(prepare_environment(root))
+connection.wait()
+from flows.prepare import run_prepare
+if __name__ == "__main__":
+    with measured() as found:
+        found["digest"] = run_prepare(root)["digest"]
+"""
+MEASURED = """
+import contextlib, json, os, resource, sys, time
+from pathlib import Path
+
+@contextlib.contextmanager
+def measured():
+    found, began = {}, time.perf_counter()
+    own = time.process_time()
+    yield found
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found |= {"seconds": time.perf_counter() - began, "own_cpu_s": time.process_time() - own}
+    found |= {"cpu_s": found["own_cpu_s"] + others.ru_utime + others.ru_stime}
+    print(json.dumps(found))
 """
 
 
-def measure(source: Path, target: Path, workers: int) -> dict:
+def measure(source: Path, target: Path, workers: int, script: str) -> dict:
     """One prepare in a process of its own; its figures, with the largest memory of it and of one of its workers."""
-    command = [sys.executable, "-c", PREPARE, str(source), str(target), str(workers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-c", MEASURED + script, str(source), str(target), str(workers)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
     watch = Watch(process.pid)
     watch.start()
     out, _ = process.communicate()
     watch.join()
     if process.returncode:
         raise SystemExit(f"prepare ended with {process.returncode}")
-    return {**json.loads(out), "main_mb": watch.peak_mb(process.pid), "worker_mb": watch.peak_worker_mb(process.pid),
-            "trace": watch.trace}  # fmt: skip
+    return {**json.loads(out.splitlines()[-1]), "main_mb": watch.peak_mb(process.pid),
+            "worker_mb": watch.peak_worker_mb(process.pid), "trace": watch.trace}  # fmt: skip
 
 
 class Watch(threading.Thread):
@@ -136,11 +163,11 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while status(self.pid) is not None:
-            children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-            try:
-                pids = [self.pid, *map(int, children.read_text().split())]
-            except OSError:
-                return
+            try:  # the children of each of its threads
+                lists = [threads.read_text() for threads in Path(f"/proc/{self.pid}/task").glob("*/children")]
+            except OSError:  # a thread has ended meanwhile
+                continue
+            pids = [self.pid, *(int(pid) for text in lists for pid in text.split())]
             # A child that has only just begun is still its parent's image, whose memory it would be charged with.
             now = [(pid, found) for pid in pids if is_begun(pid, self.pid) and (found := status(pid)) is not None]
             for pid, (peak, _) in now:
@@ -156,10 +183,12 @@ class Watch(threading.Thread):
 
 
 def is_begun(pid: int, main: int) -> bool:
+    """Whether it is the main process, or a worker of ours or of Dask that runs its own program by now."""
     try:
-        return pid == main or "engine.parts.data.workers" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[2]
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[2]
     except (OSError, IndexError):
         return False
+    return pid == main or "engine.parts.data.workers" in words or "multiprocessing" in words
 
 
 def status(pid: int) -> tuple[float, float] | None:
@@ -175,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=int, nargs="?", default=10_000)
     parser.add_argument("workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--dask", type=int, metavar="WORKERS", help="also on a Dask cluster of so many processes here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         source = Path(place) / "source"
@@ -183,20 +213,25 @@ def main() -> None:
         size_mb = sum(file.stat().st_size for file in (source / "JPEGImages").iterdir()) / 1e6
         print(f"{options.images:,} images of {W} x {H}, {size_mb:,.0f} MB, generated in {time.perf_counter() - started:.0f} s; "
               f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")  # fmt: skip
-        print(f"{'workers':>8}{'seconds':>9}{'images/s':>10}{'a core':>8}{'looking':>9}{'main MB':>9}{'worker MB':>11}"
-              f"{'all, half':>11}{'all, end':>10}{'load':>6}  digest")  # fmt: skip
-        digests = set()
-        for workers in options.workers:
-            found = measure(source, Path(place) / "out", workers)
-            rate = options.images / found["seconds"]
-            trace = [resident for _, resident in found["trace"]]
-            half, end = max(trace[: len(trace) // 2]), max(trace[len(trace) // 2 :])
-            print(f"{workers:>8}{found['seconds']:>9.1f}{rate:>10.0f}{rate / min(workers, os.cpu_count() or 1):>8.0f}"
-                  f"{found['looking']:>9.1f}{found['main_mb']:>9.0f}{found['worker_mb']:>11.0f}{half:>11.0f}{end:>10.0f}"
-                  f"{os.getloadavg()[0]:>6.1f}  {found['digest'][:16]}", flush=True)  # fmt: skip
-            digests.add(found["digest"])
-            shutil.rmtree(Path(place) / "out")
+        print(f"{'workers':<9}{'seconds':>8}{'images/s':>10}{'a core':>8}{'CPU s':>7}{'main':>7}{'images/CPU s':>14}"
+              f"{'main MB':>9}{'worker MB':>11}{'all, half':>11}{'all, end':>10}{'load':>6}  digest")  # fmt: skip
+        rows = [(str(workers), workers, LOCAL) for workers in options.workers]
+        rows += [(f"dask {options.dask}", options.dask, DASK)] if options.dask else []
+        digests = {row(*each, source, Path(place) / "out", options.images) for each in rows}
         print("\nall the same" if len(digests) == 1 else "\nTHE RESULTS DIFFER")
+
+
+def row(name: str, workers: int, script: str, source: Path, target: Path, images: int) -> str:
+    """Measures and prints one; the digest."""
+    found = measure(source, target, workers, script)
+    rate = images / found["seconds"]
+    trace = [resident for _, resident in found["trace"]]
+    half, end = max(trace[: len(trace) // 2]), max(trace[len(trace) // 2 :])
+    print(f"{name:<9}{found['seconds']:>8.1f}{rate:>10.0f}{rate / min(workers, os.cpu_count() or 1):>8.0f}{found['cpu_s']:>7.0f}"
+          f"{found['own_cpu_s']:>7.0f}{images / found['cpu_s']:>14.0f}{found['main_mb']:>9.0f}{found['worker_mb']:>11.0f}"
+          f"{half:>11.0f}{end:>10.0f}{os.getloadavg()[0]:>6.1f}  {found['digest'][:16]}", flush=True)  # fmt: skip
+    shutil.rmtree(target)
+    return found["digest"]
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from flows.cluster import check_workers, dask_runner, lent_environment
 logger = logging.getLogger("detectflow")
 
 SECTION = "flows.prepare."
-SHARD = 200  # images of a task: half a second of work, against which Prefect's own is small
+SHARD = 400  # images of a task: a second of work; what Prefect does for a task takes a fifth of that
 AHEAD = 2  # shards for each thread of the cluster, at work or waiting
 POLL_S = 10.0
 NOBODY_S = 120.0  # so long a cluster may be without any worker

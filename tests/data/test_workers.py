@@ -404,3 +404,25 @@ def test_two_who_prepare_into_one_folder_work_one_after_the_other(ending, tmp_pa
     run(source, tmp_path / "expected", policies={})
     assert tree(tmp_path / "out") == tree(tmp_path / "expected")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["expected", "out", "voc"]
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+def test_check_uses_workers_and_reports_the_same(tmp_path, at_once, monkeypatch, capsys):
+    from engine.cli import main
+
+    source = damaged(tmp_path / "voc")
+    monkeypatch.chdir(tmp_path)
+    words = [f"policies.{kind}={policy}" for kind, policy in LENIENT.items()]
+    started = []
+    begin = Worker.__init__
+    monkeypatch.setattr(Worker, "__init__", lambda self: (begin(self), started.append(self))[0])
+    reports = []
+    for workers_wanted in (1, 2):
+        code = main(["check", f"data={source}", f"workers={workers_wanted}", f"out=out{workers_wanted}", *words])
+        reports.append((code, tree(tmp_path / f"out{workers_wanted}")))
+        assert len(started) == (2 if workers_wanted == 2 else 0)
+    assert reports[0] == reports[1]
+    assert main(["check", f"data={source}", "workers=-1"]) == 2
+    assert "check: workers: Input should be greater than or equal to 0" in capsys.readouterr().err

@@ -225,6 +225,31 @@ def test_a_worker_that_dies_is_replaced_and_the_result_is_the_same(workspace):
     assert result_of(workspace) == expected
 
 
+class Bomb:
+    """Ends the process that unpickles it, as an image does that no memory is enough for."""
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+def test_a_shard_that_kills_every_worker_is_named(workspace):
+    import dask
+    from prefect import flow
+
+    from engine.parts.data.looks import Ask
+    from flows.cluster import dask_runner
+    from flows.prepare import Shards
+
+    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), two_workers(workspace) as (cluster, _):
+
+        @flow(task_runner=dask_runner(cluster.scheduler_address, 2))
+        def doomed():
+            return list(Shards().map(Bomb(), [[Ask("JPEGImages/huge.png", None), Ask("b.png", None)]]))
+
+        with pytest.raises(WorkspaceError, match=r"could not look at JPEGImages/huge.png and the 1 images.*KilledWorker.*memory"):
+            doomed()
+
+
 def test_without_any_worker_left_it_ends_with_what_to_do(workspace, monkeypatch):
     monkeypatch.setattr("flows.prepare.NOBODY_S", 2.0)
     monkeypatch.setattr("flows.prepare.POLL_S", 0.5)

@@ -139,5 +139,7 @@ def forget(folder: Path) -> None:
         gone = folder.with_name(f".{folder.name}.old")
         os.replace(folder, gone)
         shutil.rmtree(gone, ignore_errors=True)
+    except FileNotFoundError:
+        return  # somebody else has found it changed, too
     except OSError as error:
         raise WorkspaceError(f"{folder}: cannot be removed ({error.strerror}); remove it by hand") from None
