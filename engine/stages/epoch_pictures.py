@@ -5,13 +5,19 @@ Not part of stage train: it decides nothing about the weights. `engine.stages.ru
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.detect.pictures import plot_batch, plot_found
-from engine.parts.plots import plot_confusion, plot_curves
+import torch
 
-IMAGES = 9  # of the first batch; a validation always sees its images in the same order
+from engine.detect.pictures import plot_batch, plot_found
+from engine.parts.metrics import DetectionScores
+from engine.parts.plots import plot_confusion, plot_curves
+from engine.tracking.pictures import Draw
+
+IMAGES = 9  # the first; a validation always sees its images in the same order
 CURVES = ("PR_curve.png", "F1_curve.png")
 
 
@@ -19,35 +25,52 @@ class EpochArtist:
     """Satisfies `engine.tracking.pictures.Artist` for a `DetectionValidator`."""
 
     def __init__(self) -> None:
-        self._batch: dict[str, Any] | None = None
+        self._batches: list[dict[str, Any]] = []
         self._found: list[Any] = []
         self._truth_drawn = False
 
     def catch(self, validator: Any) -> None:
-        if self._batch is None:
-            batch = validator.batch
-            first = batch["batch_idx"] < IMAGES
-            self._batch = {
-                "img": (batch["img"][:IMAGES] * 255).round().byte().cpu(),
-                "im_file": list(batch.get("im_file", ()))[:IMAGES],
-                "batch_idx": batch["batch_idx"][first].cpu(),
-                "bboxes": batch["bboxes"][first].cpu(),
-                "cls": batch["cls"][first].cpu(),
-            }
-            self._found = list(validator.results[:IMAGES])
+        batch, before = validator.batch, len(self._found)
+        wanted = IMAGES - before
+        if wanted <= 0:
+            return
+        first = batch["batch_idx"] < wanted
+        self._batches.append({
+            "img": (batch["img"][:wanted] * 255).round().byte().cpu(),
+            "im_file": list(batch.get("im_file", ()))[:wanted],
+            "batch_idx": batch["batch_idx"][first].cpu() + before,
+            "bboxes": batch["bboxes"][first].cpu(),
+            "cls": batch["cls"][first].cpu(),
+        })  # fmt: skip
+        self._found += validator.results[:wanted]
 
-    def draw(self, validator: Any, folder: Path) -> dict[str, Path]:
-        batch, self._batch = self._batch, None
-        names, pictures = validator.names, {}
-        if batch is not None:
-            pictures["val/predictions"] = folder / "predictions.jpg"
-            plot_found(batch, self._found, names, pictures["val/predictions"])
-            if not self._truth_drawn:
-                pictures["val/labels"] = folder / "labels.jpg"
-                plot_batch(batch, names, pictures["val/labels"])
-                self._truth_drawn = True
-        if validator.scores is not None and validator.scores.instances:
-            for path in plot_curves(validator.scores, folder, only=CURVES):
-                pictures[f"val/{path.stem}"] = path
-            pictures["val/confusion_matrix"] = plot_confusion(validator.scores.confusion, names, folder / "confusion.png")
-        return pictures
+    def take(self, validator: Any) -> Draw:
+        batches, found = self._batches, self._found
+        self._batches, self._found = [], []
+        with_truth, self._truth_drawn = not self._truth_drawn, True
+        return functools.partial(draw, joined(batches), found, validator.names, validator.scores, with_truth)
+
+
+def draw(
+    batch: dict[str, Any], found: list[Any], names: Sequence[str], scores: DetectionScores | None, with_truth: bool, folder: Path
+) -> dict[str, Path]:
+    """Pictures of one validation in `folder`, by key. batch: the images that are shown; found: what was found in them."""
+    pictures = {}
+    if found:
+        pictures["pictures/predictions"] = folder / "predictions.jpg"
+        plot_found(batch, found, names, pictures["pictures/predictions"])
+        if with_truth:
+            pictures["pictures/labels"] = folder / "labels.jpg"
+            plot_batch(batch, names, pictures["pictures/labels"])
+    if scores is not None and scores.instances:
+        for path in plot_curves(scores, folder, only=CURVES):
+            pictures[f"pictures/{path.stem}"] = path
+        pictures["pictures/confusion_matrix"] = plot_confusion(scores.confusion, names, folder / "confusion.png")
+    return pictures
+
+
+def joined(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    """Batches as one; `batch_idx` counts over all of them already."""
+    files = [name for batch in batches for name in batch["im_file"]]
+    tensors = ("img", "batch_idx", "bboxes", "cls")
+    return {"im_file": files} | {key: torch.cat([batch[key] for batch in batches]) for key in tensors if batches}

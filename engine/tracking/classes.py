@@ -15,8 +15,8 @@ FIGURES = {"ap": "AP50-95", "ap50": "AP50"}  # column of per_class.csv -> name
 class ClassFigures:
     """Keeps what a validation said of its classes until it is asked; attach `on_val_end`."""
 
-    def __init__(self, most: int, prefix: str):
-        self.most, self.prefix = most, prefix
+    def __init__(self, most: int, prefix: str, columns: Sequence[str] = tuple(FIGURES)):
+        self.most, self.prefix, self.columns = most, prefix, columns
         self._rows: Sequence[Mapping[str, Any]] = ()
 
     def on_val_end(self, validator: Any) -> None:
@@ -26,7 +26,7 @@ class ClassFigures:
     def take(self) -> dict[str, float]:
         """Metrics of the last validation, once."""
         rows, self._rows = self._rows, ()
-        return class_figures(rows, self.prefix, self.most)
+        return class_figures(rows, self.prefix, self.most, self.columns)
 
 
 def legal_labels(names: Sequence[str]) -> tuple[str, ...]:
@@ -48,7 +48,9 @@ def legal_labels(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def class_figures(rows: Sequence[Mapping[str, Any]], prefix: str, most: int) -> dict[str, float]:
+def class_figures(
+    rows: Sequence[Mapping[str, Any]], prefix: str, most: int, columns: Sequence[str] = tuple(FIGURES)
+) -> dict[str, float]:
     """AP of single classes as metrics `PREFIX class AP50-95/NAME`, so that each figure is a group with a chart per class.
 
     rows: per class name, instances, ap, ap50, in the order of the classes. most: so many classes, those with most
@@ -57,8 +59,8 @@ def class_figures(rows: Sequence[Mapping[str, Any]], prefix: str, most: int) -> 
     labels = legal_labels([row["name"] for row in rows])
     order = sorted(range(len(rows)), key=lambda i: (-rows[i]["instances"], i))[:most]
     found = {}
-    for key, figure in FIGURES.items():
+    for key in columns:
         for i in sorted(order):
             if rows[i][key] is not None:
-                found[f"{prefix} class {figure}/{labels[i]}"] = float(rows[i][key])
+                found[f"{prefix} class {FIGURES[key]}/{labels[i]}"] = float(rows[i][key])
     return found

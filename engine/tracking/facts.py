@@ -31,6 +31,9 @@ WEIGHTS = Path("weights/best.pt")
 
 DVC_PATHS = ("data/raw", PREPARED.as_posix(), WEIGHTS.parent.as_posix())
 
+# Groups of single figures. The UI orders groups by name, and these are to come after the curves.
+BEST, EXPORT = "val best", "verify export"
+
 DIGEST_CHARACTERS = 16  # of a digest, for people; MLflow takes 36
 NAME_CHARACTERS, PARAM_CHARACTERS = 250, 6000  # MLflow's limits
 PLACES = {"project", "name", "data", "exist_ok", "resume"}  # settings of the train stage that only say where
@@ -50,7 +53,8 @@ def flat_params(params: Params, resolved: Any = None) -> dict[str, str]:
     with what it chose by itself."""
     sections = params.model_dump(mode="json", by_alias=True, exclude={"flows"})
     if resolved is not None:
-        sections["train"] |= {k: v for k, v in resolved.model_dump(mode="json").items() if k not in PLACES}
+        sections["train"] |= resolved.model_dump(mode="json")
+    sections["train"] = {key: value for key, value in sections["train"].items() if key not in PLACES}
     return {legal_name(key): hide(in_text(value))[:PARAM_CHARACTERS] for key, value in _flat("", sections)}
 
 

@@ -89,9 +89,7 @@ class Journal:
 
     def keep(self, file: Path, name: str | None = None) -> str:
         """Keep the content of `file` for upload, under its own name or `name`; returns its path within the journal."""
-        self._files += 1
-        target = self.folder / FILES / str(self._files) / (name or file.name)
-        target.parent.mkdir(parents=True)
+        target = self._place(name or file.name)
         try:
             os.link(file.resolve(), target)  # results are replaced, never written into
         except OSError:
@@ -100,11 +98,16 @@ class Journal:
 
     def keep_text(self, name: str, text: str) -> str:
         """Keep `text` for upload as a file called `name`; returns its path within the journal."""
-        self._files += 1
-        target = self.folder / FILES / str(self._files) / name
-        target.parent.mkdir(parents=True)
+        target = self._place(name)
         target.write_text(text, encoding="utf-8")
         return target.relative_to(self.folder).as_posix()
+
+    def _place(self, name: str) -> Path:
+        with self._appending:
+            self._files += 1
+            target = self.folder / FILES / str(self._files) / name
+        target.parent.mkdir(parents=True)
+        return target
 
     def drop(self, kept: str) -> None:
         """Let go of a file that was kept: it was sent, or a newer one takes its place."""

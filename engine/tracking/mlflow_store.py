@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.tracking.facts import BEST
 from engine.tracking.moved import follow_move
 from engine.tracking.secrets import hide
 
@@ -54,9 +55,10 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "test/mAP50-95",
     "mlflow.note.content": (
-        "One run describes one trained detector: its parameters, the figures of every epoch under `train/`, `val/`, "
-        "`metrics/` and `lr/`, those of its best epoch under `best/`, and those that decide under `test/`. Pictures and "
-        "tables are among its artifacts. The versions, with the aliases `champion` and `challenger`, are under *Model registry*."
+        "One run describes one trained detector. Its page *Model metrics* has the figures of every epoch (`metrics/`, "
+        "`train/`, `val/`, single classes under `val class`), pictures of some epochs with a slider, those of the best epoch "
+        "(`val best/`) and those that decide (`test/`). Tables, curves and checkpoints are among its artifacts. The versions, "
+        "with the aliases `champion` and `challenger`, are under *Model registry*."
     ),
 }
 
@@ -64,7 +66,7 @@ EXPERIMENT_TAGS = {
 VIEW = "detectflow"
 VIEW_COLUMNS = {
     "attributes": ("Models",),
-    "metrics": ("test/mAP50-95", "test/mAP50", "best/mAP50-95"),
+    "metrics": ("test/mAP50-95", "test/mAP50", f"{BEST}/mAP50-95"),
     "params": ("train.model", "train.imgsz", "train.epochs"),
     "tags": ("registered", "ended"),
 }

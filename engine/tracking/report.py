@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.tracking.facts import BEST
+
 if TYPE_CHECKING:
     from engine.tracking.registry import Candidate
 
 FIGURES = ("mAP50-95", "mAP50", "precision", "recall")
-SPLITS = {"test": "test", "val": "val", "train": "train", "best": "val, best epoch"}
+SPLITS = {"test": "test", "val": "val", "train": "train", BEST: "val, best epoch"}
 
 
 def describe(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
@@ -47,8 +49,8 @@ def _table(metrics: Mapping[str, float]) -> str:
 
 def _facts(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mapping[str, str]) -> list[str]:
     lines = []
-    if "best/epoch" in metrics:
-        lines.append(f"Best epoch {metrics['best/epoch']:.0f} of {metrics.get('best/epochs', 0):.0f} trained.")
+    if f"{BEST}/epoch" in metrics:
+        lines.append(f"Best epoch {metrics[f'{BEST}/epoch']:.0f} of {metrics.get(f'{BEST}/epochs', 0):.0f} trained.")
     if tags.get("registered"):
         lines.append(f"Registered as {tags['registered']}.")
     if tags.get("ended"):

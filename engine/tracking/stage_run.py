@@ -130,7 +130,8 @@ class StageRun:
 def in_words(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    return f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{'' if isinstance(error, Exception) else 'interrupted: '}{text}".splitlines()[0][:500]
 
 
 def now_ms() -> int:

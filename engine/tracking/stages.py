@@ -44,7 +44,7 @@ class AddedRun(StageRun):
         self.began_ms = now_ms()
         self.sender = sender_of(self.state)
         self.sender.start()
-        self.classes = ClassFigures(self.params.tracking.classes, self.params.validate_.split)
+        self.classes = ClassFigures(self.params.tracking.classes, self.params.validate_.split, ("ap",))
         if self.name == "validate":
             self.callbacks.append(("on_val_end", self.classes.on_val_end))
 
@@ -56,7 +56,7 @@ class AddedRun(StageRun):
             values = facts.figures({k: v for k, v in summary.items() if k.startswith("metrics/")}, split) | self.classes.take()
             tags = {"validated_on": split, f"digest.{split}": facts.split_digest(self.root, split)}
         else:
-            values = facts.figures(dict(_flat_numbers(summary.get("files") or {})), "export")
+            values = facts.figures(dict(_flat_numbers(summary.get("files") or {})), facts.EXPORT)
             digests = {name: file.get("sha256", "") for name, file in (summary.get("files") or {}).items()}
             tags = {f"{facts.legal_name(name)}_sha256": digest for name, digest in digests.items()}
         values[f"time/{self.name}_s"] = round((now_ms() - self.began_ms) / 1000, 1)

@@ -27,6 +27,7 @@ from engine.tracking.sender import CLOSE_S, sender_of
 from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, in_words, now_ms
 
 IDENTITY = "tracking.json"  # in a training's resumable folder: which run it is
+DRAWING_S = 60.0  # at most, after the last epoch
 CODE_DIFF = "uncommitted.diff"
 
 
@@ -98,7 +99,7 @@ class TrainingRun(StageRun):
         self.tell(record)
         self.tell(*self.checkpoints.records(trainer, self.journal, is_end=False))
         if self.pictures is not None:
-            self.tell(*self.pictures.records(trainer.validator, self.journal, record["step"], record["at"]))
+            self.pictures.draw(trainer.validator, self.journal, record["step"], record["at"], self.tell)
 
     def _on_end(self, trainer: Any) -> None:
         if trainer.world.is_main:  # `elapsed_s` counts on over interruptions
@@ -109,6 +110,8 @@ class TrainingRun(StageRun):
     def _on_teardown(self, trainer: Any) -> None:
         if self.watch is not None:
             self.watch.stop()
+        if self.pictures is not None:
+            self.pictures.finish(DRAWING_S if trainer.stop_reason in {"done", "stopped"} else INTERRUPTED_CLOSE_S)
 
     def _on_sample(self, values: dict[str, float], step: int, at_ms: int) -> None:
         self.tell({"do": "metrics", "step": step, "at": at_ms, "values": values})
@@ -127,7 +130,7 @@ class TrainingRun(StageRun):
         )
 
     def abort(self, error: BaseException) -> None:
-        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
+        interrupted = not isinstance(error, Exception)  # Ctrl-C, or the signal by which Prefect cancels
         self._over("KILLED" if interrupted else "FAILED", INTERRUPTED_CLOSE_S, in_words(error))
 
     def close(self) -> None:
@@ -141,8 +144,8 @@ class TrainingRun(StageRun):
 def best_figures(summary: Mapping[str, Any], at_ms: int) -> Record:
     """The final figures of a training. They are a summary, not another epoch: all at step 0."""
     best_epoch = float(summary["best_epoch"])
-    values = facts.figures({key: value for key, value in summary.items() if key != "best_epoch"}, "best")
-    return {"do": "metrics", "step": 0, "at": at_ms, "values": values | {"best/epoch": best_epoch}}
+    values = facts.figures({key: value for key, value in summary.items() if key != "best_epoch"}, facts.BEST)
+    return {"do": "metrics", "step": 0, "at": at_ms, "values": values | {f"{facts.BEST}/epoch": best_epoch}}
 
 
 def training_identity(folder: Path, resumed: bool, started_ms: int) -> tuple[str, int]:

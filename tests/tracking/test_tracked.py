@@ -63,8 +63,8 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
     assert run.info.status == "FINISHED" and run.info.run_name == "squares yolov8n 160px"
     assert_every_epoch_once(store, run, workspace)
     figures = run.data.metrics
-    assert figures["test/mAP50-95"] == 0.625 and figures["export/onnx_max_abs_diff"] == pytest.approx(1e-6)
-    assert figures["best/mAP50-95"] == summary["metrics/mAP50-95"] and figures["best/epoch"] == summary["best_epoch"]
+    assert figures["test/mAP50-95"] == 0.625 and figures["verify export/onnx_max_abs_diff"] == pytest.approx(1e-6)
+    assert figures["val best/mAP50-95"] == summary["metrics/mAP50-95"] and figures["val best/epoch"] == summary["best_epoch"]
     assert run.data.params["train.epochs"] == "3" and run.data.params["register.model"] == "detector"
     assert run.data.params["train.optimizer"] == "AdamW"  # what `auto` came to
     assert not any(str(workspace) in value for value in run.data.params.values())

@@ -1,5 +1,6 @@
 """What a training tells a real MLflow server besides its figures: classes, pictures, the machine, checkpoints, its code."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -93,11 +94,13 @@ def test_pictures_of_epochs_are_named_as_the_ui_wants_them(told, tmp_path):
     for name in found:
         stem, suffix = name.rsplit(".", 1)
         key, step_word, step, time_word, at, *_ = stem.split("+")
-        assert (suffix, step_word, time_word) == ("webp", "step", "timestamp") and at.isdigit()
+        assert (step_word, time_word) == ("step", "timestamp") and at.isdigit()
+        assert suffix == "webp" or (suffix == "png" and "curve" in key or "confusion" in key)
         steps.setdefault(key.replace("~", "/"), set()).add(int(step))
-    assert steps["val/predictions"] == epochs_drawn(EPOCHS, 1, 3) and steps["val/labels"] == {0}
-    assert steps["val/PR_curve"] == steps["val/F1_curve"] == steps["val/confusion_matrix"] == steps["val/predictions"]
-    small = [name for name in found if name.startswith("val~predictions") and "compressed" in name]
+    assert steps["pictures/predictions"] == epochs_drawn(EPOCHS, 1, 3) and steps["pictures/labels"] == {0}
+    for key in ("PR_curve", "F1_curve", "confusion_matrix"):
+        assert steps[f"pictures/{key}"] == steps["pictures/predictions"]
+    small = [name for name in found if name.startswith("pictures~predictions") and "compressed" in name]
     for name in (small[0], small[0].replace("+compressed", "")):
         with Image.open(download(store, run, f"images/{name}", tmp_path)) as image:
             assert max(image.size) == (800 if "compressed" in name else 1600)
@@ -188,7 +191,9 @@ def test_a_validation_is_told_once_and_one_without_classes_is_nothing():
 
 def test_more_early_epochs_are_drawn_than_late_ones_and_only_validated_ones():
     assert epochs_drawn(100, 1, 5) == {0, 6, 25, 56, 99}
-    assert epochs_drawn(10, 4, 5) == {3, 7, 9}
+    assert epochs_drawn(10, 4, 5) == {3, 7, 9} and epochs_drawn(12, 1, 11) == {*range(10), 11}
+    for n, m in itertools.product(range(1, 40), repeat=2):
+        assert len(epochs_drawn(n, 1, m)) == min(n, m) and n - 1 in epochs_drawn(n, 1, m)
     assert epochs_drawn(3, 1, 10) == {0, 1, 2} and epochs_drawn(5, 1, 1) == {4} and epochs_drawn(5, 1, 0) == set()
 
 
@@ -236,3 +241,78 @@ def test_watching_stops_without_a_word_where_it_cannot_be_kept(caplog):
     watch._thread.join(10)
     watch.stop()
     assert not watch._thread.is_alive() and "No space left" in caplog.text
+
+
+def test_the_pictured_images_are_the_first_ones_over_small_batches_with_their_own_boxes(tmp_path, monkeypatch):
+    import torch
+
+    from engine.stages import epoch_pictures
+
+    drawn = {}
+    monkeypatch.setattr(epoch_pictures, "plot_found", lambda batch, found, names, path: drawn.update(batch=batch, found=found))
+    monkeypatch.setattr(epoch_pictures, "plot_batch", lambda *_: None)
+    artist = epoch_pictures.EpochArtist()
+    for epoch in range(2):
+        for start in range(0, 12, 4):
+            numbers = torch.arange(start, start + 4)
+            batch = {
+                "img": (numbers / 255)[:, None, None, None].expand(4, 3, 2, 2),
+                "im_file": [f"{n}.png" for n in numbers],
+                "batch_idx": torch.tensor([0, 1, 1, 2, 3]),
+                "bboxes": torch.full((5, 4), float(start)),
+                "cls": numbers[torch.tensor([0, 1, 1, 2, 3])][:, None],
+            }
+            artist.catch(SimpleNamespace(batch=batch, results=[f"found {n}" for n in numbers]))
+        pictures = artist.take(SimpleNamespace(names=("a",), scores=None))(tmp_path)
+        assert list(pictures) == ["pictures/predictions", "pictures/labels"][: 2 - epoch]
+        assert drawn["found"] == [f"found {n}" for n in range(9)]
+        assert drawn["batch"]["im_file"] == [f"{n}.png" for n in range(9)]
+        assert drawn["batch"]["img"][:, 0, 0, 0].tolist() == list(range(9)) and drawn["batch"]["img"].dtype == torch.uint8
+        # each image's boxes carry its number as class
+        assert all(int(c) == i for i, c in zip(drawn["batch"]["batch_idx"], drawn["batch"]["cls"]))
+        assert len(drawn["batch"]["bboxes"]) == 11
+
+
+def test_drawing_holds_nobody_up_and_a_mistake_in_it_is_a_warning(tmp_path, caplog):
+    import threading
+    import time
+
+    from engine.tracking.pictures import EpochPictures
+
+    go, told = threading.Event(), []
+    image = Image.new("RGB", (4, 4))
+
+    class Slow:
+        def catch(self, validator):
+            pass
+
+        def take(self, validator):
+            def draw(folder):
+                assert go.wait(10)
+                if validator == "broken":
+                    raise RuntimeError("no ink")
+                image.save(folder / "a.png")
+                return {"a/b c+%": folder / "a.png"}
+
+            return draw
+
+    journal = Journal.create(tmp_path, "train")
+    pictures = EpochPictures(Slow(), 3)
+    began = time.monotonic()
+    for step, validator in enumerate(("fine", "broken", "fine")):
+        pictures.on_train_epoch_end(SimpleNamespace(epoch=step, args=SimpleNamespace(epochs=3, val_period=1)))
+        pictures.draw(validator, journal, step, 77, lambda *records: told.extend(records))
+        pictures.draw(validator, journal, step, 77, lambda *records: told.extend(records))  # once an epoch
+    assert time.monotonic() - began < 1 and not told
+    go.set()
+    pictures.finish(10)
+    names = [Path(record["file"]).name for record in told if record["do"] == "artifact"]
+    assert [name.split("+")[2] for name in names] == ["0", "0", "2", "2"] and names[0].startswith("a~b c__+step+0+timestamp+77+")
+    assert "epoch 1 is not pictured: RuntimeError: no ink" in caplog.text
+    go.clear()
+    pictures.on_train_epoch_end(SimpleNamespace(epoch=0, args=SimpleNamespace(epochs=3, val_period=1)))
+    pictures.draw("fine", journal, 9, 77, lambda *records: told.extend(records))
+    pictures.finish(0.05)  # interrupted: it is not waited for, and comes no more
+    go.set()
+    time.sleep(0.2)
+    assert len([record for record in told if record["do"] == "artifact"]) == 4

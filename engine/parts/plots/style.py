@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import colorsys
 import functools
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RGB = tuple[int, int, int]
+
+_one_at_a_time = threading.Lock()
 
 PALETTE: tuple[RGB, ...] = (
     (0, 114, 178),  # blue
@@ -137,6 +140,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     for text in figure.findobj(Text):
         if not text.get_text() or needs_other_fonts(text.get_text()):  # a tick gets its text when it is drawn
             text.set_fontfamily(fonts)
-    with atomic_write(path) as stream, matplotlib.rc_context({"font.family": fonts}):  # more ticks may come
+    # More ticks may come. The setting is the whole process's, and pictures of an epoch are drawn beside its training.
+    with _one_at_a_time, atomic_write(path) as stream, matplotlib.rc_context({"font.family": fonts}):
         figure.savefig(stream, format=kind, metadata={"Software": None} if kind == "png" else None)
     return path
