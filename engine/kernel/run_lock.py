@@ -27,7 +27,7 @@ class RunLock:
     def __init__(self) -> None:
         self._folder: Path | None = None  # the one that is held
         self._descriptor = -1
-        self._made = False  # the folder is ours
+        self._made: list[Path] = []  # folders that were not there before, the innermost first
 
     def take(self, folder: Path) -> str:
         """Hold `folder`, which is made where it is missing. Returns who holds it instead, or an empty string.
@@ -36,8 +36,8 @@ class RunLock:
             WorkspaceError: the folder cannot be made or written.
         """
         while True:
-            made = not folder.exists()
             try:
+                made = [each for each in (folder, *folder.parents) if not each.exists()]
                 folder.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except FileNotFoundError:  # somebody who gave up has just removed the folder
@@ -60,14 +60,14 @@ class RunLock:
         self.release()
 
     def release(self) -> None:
-        """Let go; the folder goes too where nothing was put into it."""
+        """Let go; the folders that were made go too where nothing was put into them."""
         if self._folder is None:
             return
         with contextlib.suppress(OSError):
             (self._folder / LOCK_FILE).unlink()  # while it is held: who opens it from now on opens another file
         with contextlib.suppress(OSError):
-            if self._made:
-                self._folder.rmdir()
+            for made in self._made:
+                made.rmdir()
         # Said out loud: a process that was forked meanwhile may have a copy of the descriptor.
         with contextlib.suppress(OSError):
             import fcntl
