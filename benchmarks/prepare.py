@@ -185,10 +185,10 @@ class Watch(threading.Thread):
 def is_begun(pid: int, main: int) -> bool:
     """Whether it is the main process, or a worker of ours or of Dask that runs its own program by now."""
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[2]
-    except (OSError, IndexError):
+        words = Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
         return False
-    return pid == main or "engine.parts.data.workers" in words or "multiprocessing" in words
+    return pid == main or "engine.parts.data.workers import serve" in words or "spawn_main" in words
 
 
 def status(pid: int) -> tuple[float, float] | None:

@@ -87,12 +87,11 @@ class Shards:
     def map(self, function: Looker, batches: Iterable[list[Ask]]) -> Iterator[list[Look]]:
         """See `looks.Mapper`. WorkspaceError: the cluster was lost, or a shard kills every worker that takes it."""
         client = FlowRunContext.get().task_runner.client
-        limit = AHEAD * max(1, _threads(client))
         waiting: deque[tuple[list[Ask], Any]] = deque()
         try:
             for number, batch in enumerate(batches, 1):
                 waiting.append((batch, _submit(function, number, batch)))
-                if len(waiting) >= limit:
+                while len(waiting) >= AHEAD * max(1, _threads(client)):  # workers come and go
                     yield _result(client, *waiting[0])
                     waiting.popleft()
             while waiting:

@@ -240,7 +240,7 @@ def test_a_shard_that_kills_every_worker_is_named(workspace):
     from flows.cluster import dask_runner
     from flows.prepare import Shards
 
-    with dask.config.set({"distributed.scheduler.allowed-failures": 1}), two_workers(workspace) as (cluster, _):
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}), two_workers(workspace) as (cluster, _):
 
         @flow(task_runner=dask_runner(cluster.scheduler_address, 2))
         def doomed():

@@ -4,6 +4,7 @@ description, download, generated, digits    which dataset, and how to come by it
 formats/                                    readers: Pascal VOC, COCO JSON, YOLO text
 classes, groups, source                     the project's classes, what belongs together, a dataset found and opened
 images, intake, checks                      decode, mend, findings and policies
+looks, workers                              what an image's bytes say, asked of many processes at once
 duplicates, outliers, label_errors          near duplicates, unusual boxes, what a model says against labels
 splits, stratify, fingerprint               train/val/test, classes over them, what a source holds
 examine, prepare, prepared                  all checks in one pass; the prepared dataset: made, opened
