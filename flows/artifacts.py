@@ -73,10 +73,10 @@ def describe(news: dict[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def show_result(markdown: str) -> None:
+def show_result(markdown: str, description: str = "what the run made") -> None:
     """The result of the run, or why there is none."""
     try:
-        create_markdown_artifact(markdown, key="pipeline-result", description="what the run made")
+        create_markdown_artifact(markdown, key="pipeline-result", description=description)
     except Exception as error:
         logger.warning("the Prefect server does not take the result (%s)", type(error).__name__)
 

@@ -104,6 +104,13 @@ class _Plain(logging.Filter):
         return True
 
 
+class _NoLateHeartbeat(logging.Filter):
+    """A run that ends within its first seconds sends one heartbeat too many: ten lines of traceback that mean nothing."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.getMessage() != "Error emitting event: prefect.flow-run.heartbeat"
+
+
 class _NoDeadLink(logging.Filter):
     """A temporary server has no UI: Prefect's `View at ...` would lead nowhere."""
 
@@ -117,6 +124,7 @@ def plain_failures() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(each, _Plain) for each in logger.filters):
             logger.addFilter(_plain)
+    logging.getLogger("prefect.events.utilities").addFilter(_no_late_heartbeat)  # the same one again is not added
 
 
 def no_links() -> None:
@@ -124,4 +132,4 @@ def no_links() -> None:
     logging.getLogger("prefect.flow_runs").addFilter(_NoDeadLink())
 
 
-_plain = _Plain()
+_plain, _no_late_heartbeat = _Plain(), _NoLateHeartbeat()

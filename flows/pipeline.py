@@ -7,6 +7,7 @@ cached by Prefect: its cache would not see that a file has gone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -107,12 +108,12 @@ TASKS = {
 
 def run_name() -> str:
     """ "digits yolov8n": data and model of the run that Prefect is about to name."""
-    try:
-        given = current_run.parameters
-        overrides = {**named(given.get("dataset"), given.get("start")), **(given.get("overrides") or {})}
-        return name_of(params_file.checked(find_root(given.get("root")), overrides))
-    except EngineError:
-        return "pipeline"  # the flow itself will say what is wrong
+    given = current_run.parameters
+    overrides = {**named(given.get("dataset"), given.get("start")), **(given.get("overrides") or {})}
+    for wanted in (overrides, {}):  # where they are wrong: as the file has it; the flow itself will say what is wrong
+        with contextlib.suppress(EngineError):
+            return name_of(params_file.checked(find_root(given.get("root")), wanted))
+    return "pipeline"
 
 
 def named(dataset: str | None, start: str | None) -> dict[str, str]:
@@ -163,7 +164,8 @@ def pipeline(
                     restored = any(row.how == "restored" for row in rows)
                     rows.append(StageRow(**in_time(stage, limits_min.get(stage), str(folder), force, restored)))
         except Exception as error:
-            show_result(failure_markdown(run_name(), stage, f"{type(error).__name__}: {error}", rows))
+            reason = f"{type(error).__name__}: {error}"
+            show_result(failure_markdown(run_name(), stage, reason, rows), "why it ended without one")
             raise
         finally:
             del os.environ[FLOW_RUN_VARIABLE]

@@ -68,12 +68,20 @@ SUMMARIES = {
 }  # fmt: skip
 
 
+def in_place_of_stages(monkeypatch, function):
+    """`function` where the flow would run a stage; prepare has a module of its own."""
+    from flows import pipeline, prepare
+
+    for module in (pipeline, prepare):
+        monkeypatch.setattr(module, "run_stage", function)
+
+
 @pytest.fixture
 def stages(monkeypatch):
     from flows import pipeline
 
     stand_ins = Stages()
-    monkeypatch.setattr(pipeline, "run_stage", stand_ins)
+    in_place_of_stages(monkeypatch, stand_ins)
     monkeypatch.setattr(pipeline, "source_changed", lambda params, root: False)
     monkeypatch.setattr(pipeline, "registered", lambda root, params: True)
     return stand_ins
@@ -206,8 +214,6 @@ def test_an_interrupt_passes_through_and_frees_the_workspace(run, stages, projec
 
 
 def test_the_whole_flow_holds_the_workspace(run, stages, project, monkeypatch):
-    from flows import pipeline
-
     seen = []
     original = stages.__call__
 
@@ -215,7 +221,7 @@ def test_the_whole_flow_holds_the_workspace(run, stages, project, monkeypatch):
         seen.append(holder(project).command)
         return original(name, root, progress=progress)
 
-    monkeypatch.setattr(pipeline, "run_stage", look)
+    in_place_of_stages(monkeypatch, look)
     run()
     assert seen == ["detectflow run"] * 5 and holder(project) is None
 
@@ -290,7 +296,7 @@ def test_a_stage_that_takes_too_long_is_ended_once_and_the_next_run_goes_on(run,
             time.sleep(60)
         return original(name, root, progress=progress)
 
-    monkeypatch.setattr(pipeline, "run_stage", slow)
+    in_place_of_stages(monkeypatch, slow)
     for stage in ("prepare", "train"):  # prepare is a stage that may be tried again, but not for this
         stages.slow, stages.ran = {stage}, []
         with pytest.raises(pipeline.StageTimeout, match=f"stage {stage} was ended after 0.02 min .*goes on from there"):
@@ -368,3 +374,11 @@ class TestWhatPrefectShows:
         flow_run = self.newest(client)
         assert flow_run.state.is_failed() and "DataError: a.jpg cannot be read" in flow_run.state.message
         assert self.artifacts(client, flow_run)["pipeline-result"].data.startswith("**train failed:** DataError: a.jpg")
+
+    def test_a_wrong_parameter_shows_which_and_the_run_has_the_name_of_what_is_in_the_file(self, run, client):
+        with pytest.raises(ConfigError):
+            run({"train.epocs": 3})
+        flow_run = self.newest(client)
+        shown = self.artifacts(client, flow_run)["pipeline-result"]
+        assert flow_run.name == "digits yolov8n" and shown.description == "why it ended without one"
+        assert shown.data.startswith("**parameters failed:** ConfigError: params.yaml: unknown key 'train.epocs'")
