@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -264,45 +265,60 @@ def test_without_any_worker_left_it_ends_with_what_to_do(workspace, monkeypatch)
     assert not [path for path in (workspace / "data").iterdir() if "prepared" in path.name]
 
 
+@contextlib.contextmanager
+def cluster_of_commands(folder: Path, *before: str):
+    """(scheduler's process, its address): a scheduler and one worker as a shell starts them; `before`: a command around the
+    worker's."""
+    env = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    address = f"tcp://127.0.0.1:{free_port()}"
+    dask, quiet = [sys.executable, "-m", "distributed.cli.dask_scheduler"], "--no-dashboard"
+    host, port = address.removeprefix("tcp://").split(":")
+    scheduler = Child("scheduler", [*dask, "--host", host, "--port", port, quiet], folder / "scheduler.log", env, folder)
+    command = [*before, sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", quiet]
+    worker = Child("worker", command, folder / "worker.log", env, folder)
+    try:
+        from distributed import Client
+
+        with Client(address, set_as_default=False, timeout="30s") as client:
+            client.wait_for_workers(1, timeout=60)
+        yield scheduler, address
+    finally:
+        worker.stop()
+        scheduler.stop()
+
+
 def test_a_scheduler_that_goes_away_is_told_in_words(workspace, tmp_path, monkeypatch):
     import dask
 
     monkeypatch.setattr("flows.prepare.LEAVE_S", 2.0)
     slow_pictures(workspace)
-    port = free_port()
-    log, env = tmp_path / "scheduler.log", {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [
-        sys.executable,
-        "-m",
-        "distributed.cli.dask_scheduler",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-dashboard",
-    ]
-    scheduler = Child("scheduler", command, log, env, tmp_path)
-    worker = [sys.executable, "-m", "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"]
-    workers = Child("worker", worker, tmp_path / "worker.log", env, tmp_path)
-    try:
-        set_runner(workspace, "dask", f"tcp://127.0.0.1:{port}")
-        wait_for_workers(f"tcp://127.0.0.1:{port}")
+    with cluster_of_commands(tmp_path) as (scheduler, address):
+        set_runner(workspace, "dask", address)
         killer = when_copies_appear(workspace, scheduler.process.kill)
         short = dask.config.set({"distributed.comm.timeouts.connect": "3s"})  # for the tries to find it again
         with short, pytest.raises(WorkspaceError, match="the Dask cluster .*Nothing was written.*flows.prepare.runner=local"):
             run(workspace)
         killer.join()
-    finally:
-        workers.stop()
-        scheduler.stop()
     assert not [path for path in (workspace / "data").iterdir() if "prepared" in path.name]
 
 
-def wait_for_workers(address: str) -> None:
-    from distributed import Client
-
-    with Client(address, set_as_default=False, timeout="30s") as client:
-        client.wait_for_workers(1, timeout=30)
+@pytest.mark.parametrize("hidden, error, words", [
+    ("data/raw/voc", WorkspaceError, r"png: can be read here and not on .*shared file system"),
+    (".", ConfigError, r"its worker tcp.* does not see .*project: all machines need the project and the dataset"),
+])  # fmt: skip
+def test_a_worker_without_the_shared_folders_is_named(hidden, error, words, workspace, tmp_path):
+    """A mount of its own hides them from the worker, as another machine would."""
+    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", str(tmp_path)], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    folder = (workspace / hidden).resolve()
+    with cluster_of_commands(tmp_path, "unshare", "-m", "sh", "-c", f'mount -t tmpfs none "{folder}" && exec "$@"', "sh") as (
+        _,
+        at,
+    ):
+        set_runner(workspace, "dask", at)
+        with pytest.raises(error, match=words):
+            run(workspace)
+    assert not [path for path in (workspace / "data").iterdir() if "prepared" in path.name]
 
 
 def test_params_know_the_section():
