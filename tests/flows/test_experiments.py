@@ -1,4 +1,5 @@
-"""Experiments of DVC with the real pipeline, small: in a copy of the workspace, queued two at once, applied, as a branch.
+"""Experiments of DVC with the real pipeline, small: in a copy of the workspace, queued two at once, applied, as a branch; and
+the whole pipeline in another clone.
 
 One story in one workspace, told in order. An experiment in the workspace itself is in test_pipeline.py.
 """
@@ -120,3 +121,17 @@ def test_a_branch_made_of_one_has_its_results_and_nothing_to_redo(workspace, pre
     dvc(workspace, "checkout", "-q")
     assert "conf: 0.5" in (workspace / "params.yaml").read_text()
     assert nothing_to_redo(workspace) == all_of("skipped")
+
+
+def test_pushed_and_pulled_another_clone_has_nothing_to_redo(workspace, prefect_server, own_environment, monkeypatch, tmp_path):
+    """All five stages, by both drivers, under one registry; with a registry of its own a clone would register, no more."""
+    dvc(workspace, "remote", "add", "-q", "--default", "store", str(tmp_path / "store"))
+    commit(workspace)
+    dvc(workspace, "push", "-q")
+    clone = tmp_path / "clone"
+    assert shell(tmp_path, "git", "clone", "-q", str(workspace), str(clone)).returncode == 0
+    dvc(clone, "pull", "-q")
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")
+    assert nothing_to_redo(clone) == all_of("skipped")
+    assert (clone / "export" / "best.onnx").read_bytes() == (workspace / "export" / "best.onnx").read_bytes()
