@@ -17,7 +17,7 @@ from engine.parts.metrics import DetectionScores
 from engine.parts.plots import plot_confusion, plot_curves
 from engine.tracking.pictures import Draw
 
-IMAGES = 9  # the first; a validation always sees its images in the same order
+IMAGES = 6  # the first; a validation always sees its images in the same order. Two rows, so that a screen shows them whole
 CURVES = ("PR_curve.png", "F1_curve.png")
 
 

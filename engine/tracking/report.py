@@ -53,6 +53,8 @@ def _facts(params: Mapping[str, str], metrics: Mapping[str, float], tags: Mappin
         lines.append(f"Best epoch {metrics[f'{BEST}/epoch']:.0f} of {metrics.get(f'{BEST}/epochs', 0):.0f} trained.")
     if tags.get("registered"):
         lines.append(f"Registered as {tags['registered']}.")
+    if tags.get("prefect.flow_run_url"):
+        lines.append(f"Started by [a flow run of Prefect]({tags['prefect.flow_run_url']}).")
     if tags.get("ended"):
         lines.append(f"Ended early: {tags['ended']}.")
     if tags.get("data_digest"):

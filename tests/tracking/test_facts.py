@@ -110,11 +110,12 @@ def test_the_flow_run_and_its_page_are_told_where_there_is_one(clean_environment
 
 
 def test_the_description_shows_what_there_is_and_no_empty_table():
-    tags = {"dataset": "squares", "weights_sha256": "f" * 64}
+    tags = {"dataset": "squares", "weights_sha256": "f" * 64, "prefect.flow_run_url": "http://p/runs/flow-run/1"}
     early = describe({"train.model": "yolov8n", "train.imgsz": "160"}, {"train/box_loss": 1.0}, {"dataset": "squares"})
     assert "squares" in early and "|" not in early
     late = describe({}, {"val best/mAP50-95": 0.5, "test/mAP50-95": 0.25, "test/recall": 0.75}, tags)
     assert "| mAP50-95 | 0.250 | 0.500 |" in late and "| recall | 0.750 |  |" in late and "| precision" not in late
+    assert "[a flow run of Prefect](http://p/runs/flow-run/1)" in late
     assert late.startswith("mAP50-95 **0.250** on test, **0.500** on val, best epoch: ")
 
 

@@ -92,6 +92,18 @@ def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_it
     assert [each.path for each in kept] == ["code/dvc.lock"]
 
 
+def test_a_later_validation_is_a_run_below_the_training(workspace, store, tmp_path):
+    from engine.tracking.fetch import fetch, record_validation
+
+    model(workspace, 0, 0.5)
+    (tmp_path / "files").mkdir()
+    champion = fetch("detector@champion", workspace)
+    made = record_validation(champion, {"test/mAP50-95": 0.25}, {}, "detectflow", tmp_path / "files", workspace)
+    run, parent = store.client.get_run(made), store.client.get_model_version("detector", "1").run_id
+    assert run.data.tags["mlflow.parentRunId"] == parent and run.data.metrics == {"test/mAP50-95": 0.25}
+    assert store.client.get_run(parent).data.metrics["test/mAP50-95"] == 0.5
+
+
 def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
     first = model(workspace, 0, 0.50)
     for alias in ("champion", "challenger"):
