@@ -18,6 +18,7 @@ from dataset_builders import make_voc, picture, put, tree, voc_xml
 from engine.config import Params
 from engine.errors import ConfigError, DataError, WorkspaceError
 from engine.stages.runner import run_stage
+from engine.tracking.facts import flat_params
 from flows.processes import Child, free_port
 
 pytest.importorskip("prefect_dask")
@@ -323,6 +324,7 @@ def test_a_worker_without_the_shared_folders_is_named(hidden, error, words, work
 
 def test_params_know_the_section():
     assert Params().flows.prepare.runner == "local"
+    assert not [key for key in flat_params(Params()) if "flows" in key], "it changes no result, so it is no parameter of a run"
     with pytest.raises(ConfigError, match="flows.prepare.runner: Input should be 'local' or 'dask'"):
         Params.build({"flows": {"prepare": {"runner": "dusk"}}})
     with pytest.raises(ConfigError, match="unknown key 'flows.prepare.worker'. Did you mean 'workers'"):
