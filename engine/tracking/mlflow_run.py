@@ -55,7 +55,9 @@ class Recorder:
             return
         self.journal.run_id = found.info.run_id
         self.client.update_run(self.run_id, status="RUNNING")
-        self._tags(record | {"values": record["tags"] | {"ended": ""}})
+        if "ended" in found.data.tags:
+            self.client.delete_tag(self.run_id, "ended")
+        self._tags(record | {"values": record["tags"]})
 
     def _attach(self, record: Record) -> None:
         found = self.store.find_run(WEIGHTS, record["weights_sha256"])

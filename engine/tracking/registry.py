@@ -60,7 +60,7 @@ class Candidate:
     example: bytes = b""  # an encoded image
     per_class: Sequence[Mapping[str, Any]] = ()  # rows of per_class.csv
     best_conf: float | None = None  # the confidence of the best mean F1 on the deciding split
-    files: Sequence[Path] = ()  # of the workspace, for the run's artifacts: dvc.lock
+    files: Sequence[Path] = ()  # of the workspace, in YAML, for the run's artifacts: dvc.lock
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def _tell_run(store: Store, state: Path, run_id: str, candidate: Candidate, vers
         recorder.perform([{"do": "tags", "values": {"registered": words, "onnx_sha256": candidate.onnx_sha256}}])
         for file in candidate.files:
             if file.is_file():
-                recorder.perform([{"do": "artifact", "file": journal.keep(file), "folder": "code"}])
+                recorder.perform([{"do": "artifact", "file": journal.keep(file, f"{file.name}.yaml"), "folder": "code"}])
         recorder.perform([{"do": "note"}])
     finally:
         journal.remove()

@@ -28,7 +28,7 @@ from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, in_words, n
 
 IDENTITY = "tracking.json"  # in a training's resumable folder: which run it is
 DRAWING_S = 60.0  # at most, after the last epoch
-CODE_DIFF = "uncommitted.diff"
+CODE_DIFF = "uncommitted.diff.txt"  # the UI shows text by its ending
 
 
 class TrainingRun(StageRun):

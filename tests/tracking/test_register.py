@@ -89,7 +89,7 @@ def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_it
     assert f"[Training run](#/experiments/{run.info.experiment_id}/runs/{version.run_id}" in text
     assert "| dark\\|er | 3 | 0.250 | 0.500 | 0.750 |  |" in text and "best at conf 0.375" in text
     kept = store.client.list_artifacts(version.run_id, "code")
-    assert [each.path for each in kept] == ["code/dvc.lock"]
+    assert [each.path for each in kept] == ["code/dvc.lock.yaml"]
 
 
 def test_a_later_validation_is_a_run_below_the_training(workspace, store, tmp_path):

@@ -98,8 +98,18 @@ def test_ctrl_c_then_resume_is_one_run_with_every_epoch_once(workspace, store):
     assert run.info.status == "KILLED" and run.data.tags["ended"] == "interrupted"
     toys.train(workspace, epochs=4, resume=True)
     run = the_run(store)
-    assert run.info.status == "FINISHED" and not run.data.tags["ended"]
+    assert run.info.status == "FINISHED" and "ended" not in run.data.tags
     assert_every_epoch_once(store, run, workspace)
+
+
+def test_a_training_that_is_cancelled_is_killed_not_failed(workspace, store):
+    class TerminationSignal(BaseException):  # as Prefect's, which no `except Exception` catches
+        pass
+
+    with pytest.raises(TerminationSignal):
+        toys.train(workspace, epochs=4, on_fit_epoch_end=interrupt(TerminationSignal(), 1))
+    run = the_run(store)
+    assert run.info.status == "KILLED" and run.data.tags["ended"] == "interrupted: TerminationSignal"
 
 
 def test_an_error_marks_the_run_as_failed_with_its_reason(workspace, store):

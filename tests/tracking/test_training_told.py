@@ -138,9 +138,9 @@ def test_the_code_is_told_by_its_commit_and_what_differs_from_it(told, tmp_path)
     root, store, run = told
     tags = run.data.tags
     assert len(tags["mlflow.source.git.commit"]) == 40 and tags["mlflow.source.git.dirty"] == "True"
-    text = download(store, run, "code/uncommitted.diff", tmp_path).read_text()
+    text = download(store, run, "code/uncommitted.diff.txt", tmp_path).read_text()
     assert tags["mlflow.source.git.commit"] in text.splitlines()[0] and "checkpoint_every_epochs: 2" in text
-    assert tags["git.uncommitted"].startswith("code/uncommitted.diff, sha256:")
+    assert tags["git.uncommitted"].startswith("code/uncommitted.diff.txt, sha256:")
     assert tags["host"] and "torch" in tags["versions"] and "mlflow" in tags["versions"]
 
 
