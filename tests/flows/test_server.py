@@ -88,6 +88,35 @@ def test_a_configured_server_of_another_version_is_refused_with_both_numbers(sta
             ask(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A real Prefect server that lets nobody in without the login."""
+    home, port = tmp_path_factory.mktemp("guarded"), free_port()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", processes.LOOPBACK, "--port", str(port), "--no-ui",
+               "--no-services"]  # fmt: skip
+    url = f"http://{processes.LOOPBACK}:{port}/api"
+    env = {"PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_API_AUTH_STRING": "team:secret",
+           "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # fmt: skip
+    child = Child("The Prefect server", command, home / "server.log", env)
+    child.wait_until_it_answers(f"{url}/health", 120)
+    yield url
+    child.stop()
+
+
+@pytest.mark.parametrize("given, found", [(None, "is not set"), ("team:other", "is not the one it expects"), ("team:secret", None)])
+def test_a_login_is_asked_for_before_anything_is_done(guarded, tmp_path, monkeypatch, given, found):
+    monkeypatch.setenv("PREFECT_API_URL", guarded)
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    if given:
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", given)
+    if found is None:
+        assert server.connect(tmp_path).api_url == guarded
+        return
+    with pytest.raises(WorkspaceError, match=f"PREFECT_API_AUTH_STRING {found}.*in .env") as refused:
+        server.connect(tmp_path)
+    assert given is None or given not in str(refused.value)
+
+
 def test_a_locked_database_is_named_with_who_has_it_open(tmp_path, monkeypatch):
     """What a server said at its end, in place of the minute that Prefect waits for the lock."""
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
