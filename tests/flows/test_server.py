@@ -103,7 +103,9 @@ def guarded(tmp_path_factory):
     child.stop()
 
 
-@pytest.mark.parametrize("given, found", [(None, "is not set"), ("team:other", "is not the one it expects"), ("team:secret", None)])
+@pytest.mark.parametrize(
+    "given, found", [(None, "is not set"), ("team:other", "is not the one it expects"), ("team:secret", None)]
+)
 def test_a_login_is_asked_for_before_anything_is_done(guarded, tmp_path, monkeypatch, given, found):
     monkeypatch.setenv("PREFECT_API_URL", guarded)
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
