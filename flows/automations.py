@@ -23,6 +23,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
 
 logger = logging.getLogger("detectflow")
@@ -39,6 +40,15 @@ WEBHOOK, WEBHOOK_VARIABLE = "detectflow-webhook", "DETECTFLOW_WEBHOOK_URL"
 def tell(event: str, resource: str, **payload: Any) -> None:
     """Send an event of ours to the server; `resource` is what it is about, for example "dataset.digits"."""
     emit_event(event=event, resource={"prefect.resource.id": f"detectflow.{resource}"}, payload=payload)
+
+
+def tell_dataset_changed(name: str, *, digest: str | None, before: str | None) -> None:
+    """The event that starts a training where that automation is switched on; returns when it has been sent.
+
+    digest, before: of the dataset as it is and as it was.
+    """
+    tell(DATASET_CHANGED, f"dataset.{name}", digest=digest, before=before)
+    EventsWorker.drain_all()
 
 
 def make_pool(name: str) -> None:

@@ -62,16 +62,22 @@ def check(words: Sequence[str]) -> int:
 
 
 def diff(words: Sequence[str]) -> int:
-    """`detectflow diff BEFORE [AFTER] [out=FOLDER]`"""
+    """`detectflow diff BEFORE [AFTER] [out=FOLDER] [tell=true]`"""
     versions = [word for word in words if "=" not in word]
     given = parse_overrides([word for word in words if "=" in word])
-    if not 1 <= len(versions) <= 2 or given.keys() - {"out"}:
-        wrong = next(iter(given.keys() - {"out"}), None)
+    if not 1 <= len(versions) <= 2 or given.keys() - {"out", "tell"}:
+        wrong = next(iter(given.keys() - {"out", "tell"}), None)
         hint = f", not '{wrong}='" if wrong else ""
-        raise ConfigError(f"diff takes one or two versions and out=FOLDER{hint}. `detectflow help diff` shows what a version is")
-    out = Path(given.get("out", "runs/diff"))
+        raise ConfigError(
+            f"diff takes one or two versions, out=FOLDER and tell=true{hint}. `detectflow help diff` shows what a version is"
+        )
+    out, telling = Path(str(given.get("out", "runs/diff"))), given.get("tell", False)
+    if not isinstance(telling, bool):
+        raise ConfigError(f"diff: tell={telling}: true or false")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     root = _project()
+    if telling:
+        _server_to_tell(root)
     from engine.cli.versions import PREPARED, open_version
     from engine.files import write_text
     from engine.parts.data.compare import compare
@@ -88,7 +94,21 @@ def diff(words: Sequence[str]) -> int:
         write_text(out / "diff.html", diff_page(found))
     print(diff_text(found))
     print(f"\npictures {out / 'diff.html'}   values {out / 'diff.json'}")
+    if telling and not found.is_empty:
+        from flows.automations import tell_dataset_changed
+
+        tell_dataset_changed(after, digest=found.new.digest, before=found.old.digest)
+        print("the Prefect server was told that the dataset has changed")
     return 0
+
+
+def _server_to_tell(root: Path | None) -> None:
+    """Make the Prefect server the one that events go to. ConfigError, WorkspaceError: there is none; said before the work."""
+    if root is None:
+        raise ConfigError("diff: tell=true needs a project, whose Prefect server is told. Go to the project's folder")
+    from flows.deploy import use_server
+
+    use_server(root)
 
 
 def _project() -> Path | None:

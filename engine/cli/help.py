@@ -147,7 +147,7 @@ byte, the source is only read. Reads VOC, COCO, YOLO, CVAT and Label Studio; doc
 
   detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo""",
     "diff": """\
-detectflow diff BEFORE [AFTER] [out=FOLDER]
+detectflow diff BEFORE [AFTER] [out=FOLDER] [tell=true]
 
 Images added, removed, moved between splits; boxes added, removed, moved, relabelled; class counts; shifts of box size and place.
 A version is a prepared folder, one of its manifests, a dataset description, a folder of labelled images, or a revision of this
@@ -155,6 +155,7 @@ project (a tag, HEAD~1, an experiment): then its data/prepared is taken from DVC
 
   AFTER            data/prepared where it is left out
   out=runs/diff    where diff.html and diff.json go
+  tell=true        where they differ, tell the Prefect server: event detectflow.dataset.changed, which can start a training
 
   detectflow diff HEAD~1
   detectflow diff v1.0 v1.1 out=reports/diff
