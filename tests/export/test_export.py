@@ -139,7 +139,8 @@ def half_a_percent_more(job, path):
 
 
 def other_names(job, path):
-    FORMATS["safetensors"][1](dataclasses.replace(job, meta={**job.meta, "names": '["disc", "square"]'}), path)
+    meta = {**job.meta, "names": '["disc", "square"]', "class_hash": class_hash(("disc", "square"))}
+    FORMATS["safetensors"][1](dataclasses.replace(job, meta=meta), path)
 
 
 @pytest.mark.parametrize(
