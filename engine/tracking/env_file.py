@@ -1,7 +1,8 @@
 """The project's `.env`: settings of the team's servers in one file, read by every entry point. Standard library only.
 
 A line is what a shell reads too, so that `set -a; . ./.env; set +a` gives `dvc` or `prefect` typed by hand the same values;
-but nothing is expanded or run here: `$` and back-quotes are signs like others.
+but nothing is expanded or run here: where a shell would do so (`$`, back-quotes, `~`, `&`, `;` and such, outside of single
+quotes) the line is refused.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 from engine.errors import ConfigError
 
 _NAME = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=")
-_SINGLE = re.compile(r"'([^']*)'\s*(#.*)?")
-_DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"\s*(#.*)?')
-_BARE = re.compile(r"([^\s'\"#][^\s'\"]*)?(?:\s+#.*|\s*)")  # a # within a word belongs to it
+_SINGLE = re.compile(r"'([^']*)'(?:\s+#.*|\s*)", re.ASCII)
+_DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"(?:\s+#.*|\s*)', re.ASCII)
+_BARE = re.compile(r"([^\s'\"#][^\s'\"]*)?(?:\s+#.*|\s*)", re.ASCII)  # a # within a word belongs to it
+_SHELL_BARE = re.compile(r"[$&;|()<>`\\]|(?:^|:)(?=~)")  # what a shell does not take as it stands
+_SHELL_DOUBLE = re.compile(r"(?<!\\)(?:\\\\)*[$`]")
 _ESCAPED = re.compile(r'\\(["\\$`])')
 
 
@@ -28,14 +31,14 @@ def read_env_file(path: Path) -> dict[str, str]:
         ConfigError: the file cannot be read, or a line is none of these; its number is named, its value never shown.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")  # no other sign ends a line for a shell
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}). It has to be a text file in UTF-8 with lines NAME=value.") from error
     values: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        text = line.strip()
+        text = line.strip(" \t\r")
         if not text or text.startswith("#"):
             continue
         name = _NAME.match(text)
@@ -56,6 +59,14 @@ def _value(text: str, place: str) -> str:
         found = form.fullmatch(text)
         if found is not None:
             value = found[1] or ""
+            if form is _BARE and _SHELL_BARE.search(value):
+                raise ConfigError(
+                    f"{place}: a shell reads $ & ; | ~ ( ) < > \\ and back-quotes otherwise. Put '...' around the value."
+                )
+            if form is _DOUBLE and _SHELL_DOUBLE.search(value):
+                raise ConfigError(
+                    f"{place}: between double quotes a shell expands $ and back-quotes. Use '...', or a backslash before each."
+                )
             return _ESCAPED.sub(r"\1", value) if form is _DOUBLE else value
     if text[:1] in {"'", '"'}:
         raise ConfigError(f"{place}: the value begins with {text[0]} and does not end with one. Close it on the same line.")

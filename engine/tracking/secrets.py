@@ -13,7 +13,8 @@ import urllib.parse
 HIDDEN = "***"
 
 # `://user:password@`, up to the last @ of the word; `:5000/` is a port. A token may stand alone before the @ of a web address.
-_PASSWORD = re.compile(r"(://[^\s/:@]*):(?!\d{1,5}/)[^\s\"']+@")
+_WORD = re.compile(r"[^\s\"']+")
+_PASSWORD = re.compile(r"://[^/:@]*:(?!\d{1,5}/)")
 _TOKEN = re.compile(r"(https?://)(?!\*\*\*@)[^\s/:@\"']+@", re.IGNORECASE)
 _QUERY = re.compile(r"([?&][\w-]*(?:password|passwd|token|secret|signature|sig|key)=)[^\s&#\"']+", re.IGNORECASE)
 
@@ -22,7 +23,14 @@ def hide(text: str) -> str:
     """`text` with the passwords and tokens of all addresses in it replaced by `***`."""
     if "://" not in text:
         return text
-    return _QUERY.sub(rf"\1{HIDDEN}", _TOKEN.sub(rf"\1{HIDDEN}@", _PASSWORD.sub(rf"\1:{HIDDEN}@", text)))
+    return _QUERY.sub(rf"\1{HIDDEN}", _TOKEN.sub(rf"\1{HIDDEN}@", _WORD.sub(_without_password, text)))
+
+
+def _without_password(found: re.Match[str]) -> str:
+    word = found[0]  # looked at once: one pattern for begin and end would take the square of its length
+    end = word.rfind("@") if "://" in word else -1
+    begin = _PASSWORD.search(word, 0, end) if end > 0 else None
+    return f"{word[: begin.end()]}{HIDDEN}{word[end:]}" if begin and begin.end() < end else word
 
 
 def without_user(url: str) -> str:

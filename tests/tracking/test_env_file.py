@@ -28,6 +28,9 @@ URL=postgresql+psycopg://user:pa%40ss@host:5432/name
 EQUALS=a=b==
 TWICE=first
 TWICE=second
+SIGNS='$a & b; c | ~ ( < > ) ` \\ \u2028 \x0c'
+TILDE=http://host/~me
+WORD=a{b}*?[c]!%^+\u00a0d
 """
 
 
@@ -49,6 +52,9 @@ def test_values_quotes_comments_and_export(tmp_path):
         "URL": "postgresql+psycopg://user:pa%40ss@host:5432/name",
         "EQUALS": "a=b==",
         "TWICE": "second",
+        "SIGNS": "$a & b; c | ~ ( < > ) ` \\ \u2028 \x0c",
+        "TILDE": "http://host/~me",
+        "WORD": "a{b}*?[c]!%^+\u00a0d",
     }
 
 
@@ -79,6 +85,12 @@ def test_no_file_is_no_settings(tmp_path):
         ("NAME='hunter2", "NAME: the value begins with ' and does not end with one"),
         ('NAME="hunter2', 'NAME: the value begins with " and does not end with one'),
         ("NAME=hunter2 hunter2", "has to stand in quotes"),
+        *((f"NAME=hunter2{sign}x", "NAME: a shell reads") for sign in "$&;|\\(<>)`"),
+        ("NAME=~hunter2", "NAME: a shell reads"),
+        ("NAME=a:~hunter2", "NAME: a shell reads"),
+        ('NAME="hunter2 $x"', "NAME: between double quotes a shell expands"),
+        ('NAME="hunter2 \\\\`x`"', "NAME: between double quotes a shell expands"),
+        ("NAME='hunter2'#x", "NAME: the value begins with '"),
     ],
 )
 def test_a_wrong_line_is_named_and_its_value_is_not_shown(tmp_path, line, words):

@@ -4,6 +4,7 @@ import base64
 import http.server
 import json
 import threading
+import time
 
 import pytest
 
@@ -37,6 +38,13 @@ PASSWORD = "hunter2"
 def test_passwords_are_hidden_and_nothing_else_changes(text, shown):
     assert hide(text) == shown
     assert hide(shown) == shown
+
+
+@pytest.mark.parametrize("text", ["://x:" * 50_000, "https://x:" * 20_000 + "@", "?" + "key" * 70_000, "http" * 50_000 + "://a@"])
+def test_a_long_word_takes_no_long_time(text):
+    begin = time.process_time()
+    hide(text)
+    assert time.process_time() - begin < 2
 
 
 def test_links_have_no_user():
