@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from engine.config import parse_overrides
 from engine.config.base import parse_value
 from engine.errors import ConfigError, nearest
+from engine.types import SPLITS
 
 if TYPE_CHECKING:
     from engine.types import ImageRecord
 
 WHAT = ("loader",)
 FORMATS = ("text", "json")
+MOST_WORKERS = 64
 TRAIN_KEYS = ("imgsz", "batch", "device", "seed")  # as in section train
 DEFAULTS = {
     "data": None,
@@ -155,10 +157,13 @@ def _options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     _among("cache", options["cache"], MODES)
     _among("augment", options["augment"], (True, False))
     _among("format", [options["format"]], FORMATS)
+    _among("split", [options["split"]], SPLITS)
     for key, least in (("workers", 0), ("images", 0), ("epochs", 2)):  # one epoch would show no cache at work
         for value in options[key] if key == "workers" else [options[key]]:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"benchmark loader: {key}={value}: expected a whole number, {least} or more")
+    if (most := max(options["workers"], default=0)) > MOST_WORKERS:
+        raise ConfigError(f"benchmark loader: workers={most}: expected {MOST_WORKERS} or less, as in training")
     return options, {key: given[key] for key in TRAIN_KEYS if key in given}
 
 

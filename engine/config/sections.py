@@ -54,7 +54,7 @@ class ValidateConfig(Frozen):
     iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU"))
     max_det: int = Field(300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes"))
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
-    workers: int = Field(0, ge=0, description="loader processes", json_schema_extra=_in("processes"))
+    workers: int = Field(0, ge=0, le=64, description="loader processes", json_schema_extra=_in("processes"))
     plots: bool = Field(True, description="write curves, confusion matrix and sample predictions")
 
 
@@ -124,7 +124,7 @@ class PrepareFlowConfig(Frozen):
         "local", description="who looks at the images: processes of this machine, or a Dask cluster (`dvc repro`: always local)"
     )
     workers: int = Field(
-        0, ge=0, description="worker processes; 0: one for each core, 1: no others", json_schema_extra=_in("processes")
+        0, ge=0, le=64, description="worker processes; 0: one for each core, 1: no others", json_schema_extra=_in("processes")
     )
     scheduler: str | None = Field(
         None, description="address of a Dask scheduler, for example tcp://head:8786; empty: a cluster of processes here"

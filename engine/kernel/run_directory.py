@@ -45,7 +45,10 @@ def claim_run_directory(paths: RunPaths, config: TrainConfig, lock: RunLock) -> 
 
     Raises:
         WorkspaceError: the run to resume or to overwrite is being written by another process; names it.
+        ConfigError: the run to overwrite holds the weights that this one starts from.
     """
+    if config.exist_ok and not config.resume:
+        _refuse_own_start(paths, config)
     if config.resume and not paths.args_yaml.is_file():
         return paths  # there is nothing to hold; `continued_config` says so
     own_name = config.resume or config.exist_ok
@@ -58,6 +61,15 @@ def claim_run_directory(paths: RunPaths, config: TrainConfig, lock: RunLock) -> 
             return paths
         lock.release()
         paths = choose_run_directory(config)
+
+
+def _refuse_own_start(paths: RunPaths, config: TrainConfig) -> None:
+    """ConfigError where the weights that this run starts from are among those it would remove."""
+    for key in ("model", "pretrained"):
+        name = getattr(config, key, None)
+        if isinstance(name, str) and Path(name).is_file() and Path(name).resolve().is_relative_to(paths.weights.resolve()):
+            raise ConfigError(f"{key}={name} lies in {paths.root}, which exist_ok=true overwrites: the weights to start from "
+                              "would be lost. Give another name=, or go on with that run: resume=true")  # fmt: skip
 
 
 def create_run_directory(paths: RunPaths, config: TrainConfig) -> None:

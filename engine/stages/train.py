@@ -87,7 +87,7 @@ def _follow_moved_project(args: Path, prepared: str) -> None:
 def epoch_progress(trainer: Any) -> dict[str, Any]:
     """One epoch in plain values, for whoever shows it."""
     done = trainer.epoch + 1
-    left = trainer.elapsed_s() / max(done - trainer.start_epoch, 1) * (trainer.args.epochs - done)
+    left = trainer.elapsed_s() / done * (trainer.args.epochs - done)  # both count the epochs before a resume too
     metrics = {key: float(value) for key, value in trainer.metrics.items() if isinstance(value, (int, float))}
     return {"stage": "train", "done": done, "total": trainer.args.epochs, "left_s": round(left, 1), "metrics": metrics}
 

@@ -51,6 +51,8 @@ def test_the_table_says_what_was_measured(project, capsys):
         (["loader", "worker=1"], "Did you mean 'workers'"),
         (["loader", "cache=rom"], "Did you mean 'ram'"),
         (["loader", "workers=-1"], "workers=-1: expected a whole number, 0 or more"),
+        (["loader", "workers=0,65"], "workers=65: expected 64 or less"),
+        (["loader", "split=[1]"], "There are: train, val, test"),
         (["loader", "epochs=1"], "epochs=1: expected a whole number, 2 or more"),
         (["loader", "augment=perhaps"], "There are: true, false"),
         (["loader", "format=csv"], "There are: text, json"),

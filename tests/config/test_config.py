@@ -196,3 +196,11 @@ def test_the_json_schema_of_the_whole_file_knows_its_sections():
     assert not check.is_valid({"train": {"epochz": 3}}) and not check.is_valid({"trian": {}})
     with pytest.raises(ConfigError, match="no section 'trian'. Did you mean 'train'"):
         json_schema("trian")
+
+
+@pytest.mark.parametrize(
+    "values", [{"flows": {"prepare": {"workers": 65}}}, {"validate": {"workers": 65}}, {"train": {"workers": 65}}]
+)
+def test_processes_that_a_slip_of_the_hand_asks_for_are_not_started(values):
+    with pytest.raises(ConfigError, match="workers: Input should be less than or equal to 64"):
+        Params.build(values)

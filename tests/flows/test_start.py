@@ -2,6 +2,7 @@
 
 import logging
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 from workspaces import ROOT
@@ -146,3 +147,9 @@ def test_an_interrupted_training_is_continued_by_its_own_settings_start_and_data
     assert origin["start"] == start_digests(wanted.train, project) == done["start"]
     marks = [train.fingerprint(p.train, Layout(project), start_digests(p.train, project)) for p in (wanted, other)]
     assert len(set(marks)) == 2 and all((project / "runs" / "ckpt" / mark).is_dir() for mark in marks)
+
+
+def test_the_time_that_is_left_counts_all_epochs_that_the_time_was_spent_on():
+    """Resumed after 8 epochs of 10 s each, the ninth trained."""
+    resumed = SimpleNamespace(epoch=8, start_epoch=8, args=SimpleNamespace(epochs=10), elapsed_s=lambda: 90.0, metrics={})
+    assert train.epoch_progress(resumed)["left_s"] == 10.0

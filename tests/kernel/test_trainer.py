@@ -104,6 +104,16 @@ def test_a_new_run_in_an_old_folder_takes_nothing_of_the_old_one(tmp_path):
     assert fresh.train().epochs == 2
 
 
+def test_a_new_run_does_not_overwrite_the_weights_it_starts_from(tmp_path):
+    make(tmp_path, name="run", epochs=2).train()
+    weights = tmp_path / "run/weights/best.pt"
+    before = {file.name: file.read_bytes() for file in weights.parent.iterdir()}
+    with pytest.raises(ConfigError, match="model=.*best.pt lies in .*exist_ok=true overwrites.*another name=.*resume=true"):
+        make(tmp_path, name="run", epochs=2, exist_ok=True, model=str(weights)).train()
+    assert {file.name: file.read_bytes() for file in weights.parent.iterdir()} == before
+    assert make(tmp_path, name="next", epochs=2, exist_ok=True, model=str(weights)).train().epochs == 2
+
+
 def test_resume_refuses_another_run(tmp_path):
     make(tmp_path, name="run", epochs=2).train()
     with pytest.raises(ConfigError, match="planned with epochs=2, not 4"):
