@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from engine.errors import WorkspaceError
 log = logging.getLogger("detectflow")
 
 LOCK_FILE = ".lock"
+TRIES, PAUSE_S = 200, 0.005  # while others take and release; where it never works that is one second
 
 
 class RunLock:
@@ -35,15 +37,21 @@ class RunLock:
         Raises:
             WorkspaceError: the folder cannot be made or written.
         """
-        while True:
+        lost: OSError | None = None
+        for _ in range(TRIES):
             try:
                 made = [each for each in (folder, *folder.parents) if not each.exists()]
                 folder.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except FileNotFoundError:  # somebody who gave up has just removed the folder
+            except (FileNotFoundError, FileExistsError) as error:
+                # Somebody who gave up has just removed the folder; `mkdir` that then finds none says "exists".
+                if folder.exists() and not folder.is_dir():
+                    raise _cannot_be_made(folder, error) from error
+                lost = error
+                time.sleep(PAUSE_S)
                 continue
             except OSError as error:
-                raise WorkspaceError(f"{folder}: the run directory cannot be made: {error}") from error
+                raise _cannot_be_made(folder, error) from error
             holder = _lock(descriptor, folder)
             if not holder and _is_current(descriptor, folder / LOCK_FILE):
                 self._folder, self._descriptor, self._made = folder, descriptor, made
@@ -52,6 +60,7 @@ class RunLock:
             os.close(descriptor)
             if holder:
                 return holder
+        raise _cannot_be_made(folder, lost or "others keep removing it") from lost
 
     def __enter__(self) -> RunLock:
         return self
@@ -75,6 +84,10 @@ class RunLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         os.close(self._descriptor)
         self._folder = None
+
+
+def _cannot_be_made(folder: Path, why: OSError | str) -> WorkspaceError:
+    return WorkspaceError(f"{folder}: the run directory cannot be made: {why}. Choose another with project= and name=")
 
 
 def _lock(descriptor: int, folder: Path) -> str:

@@ -147,6 +147,29 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         make(tmp_path / "file", name="run").train()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nothing can be made")
+def test_a_folder_that_is_never_there_after_it_was_made_is_told_and_not_waited_for(tmp_path):
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    for folder in (Path("/proc/x/y"), tmp_path / "nowhere"):
+        with RunLock() as lock, pytest.raises(WorkspaceError, match=f"{folder}: the run directory cannot be made: .*project="):
+            lock.take(folder)
+
+
+def test_a_folder_that_goes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    """`mkdir` met the folder of another, who removes it before `mkdir` looks what it met."""
+    mkdir, met = Path.mkdir, []
+
+    def meet(self, *args, **kwargs):
+        if not met:
+            met.append(self)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
+        return mkdir(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", meet)
+    with RunLock() as lock:
+        assert lock.take(tmp_path / "run") == "" and met == [tmp_path / "run"]
+
+
 def test_a_holder_without_a_name_is_another_process(tmp_path):
     with RunLock() as lock, RunLock() as late:
         assert lock.take(tmp_path) == ""
