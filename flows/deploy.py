@@ -46,11 +46,27 @@ def use_server(root: Path) -> str:
 
 
 def definitions(root: Path) -> list[dict[str, Any]]:
-    """The deployments of prefect.yaml, as they stand there."""
-    found = load_yaml(root / DEFINITIONS).get("deployments") or []
+    """The deployments of prefect.yaml, as they stand there. ConfigError: not a list of named ones with an entrypoint each."""
+    file = root / DEFINITIONS
+    found = load_yaml(file).get("deployments") or []
     if not found:
-        raise ConfigError(f"{root / DEFINITIONS}: no deployments in it")
+        raise ConfigError(f"{file}: no deployments in it")
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ConfigError(f"{file}: `deployments` must be a list, each entry with name, entrypoint and work_pool")
+    for number, each in enumerate(found, 1):
+        missing = next((key for key in ("name", "entrypoint") if not isinstance(each.get(key), str)), None)
+        if missing:
+            raise ConfigError(f"{file}: deployment {number} ({each.get('name', 'without name')}) has no {missing}")
+        if "schedule" in each:
+            raise ConfigError(f"{file}: deployment '{each['name']}': `schedule` is not read; write a list, `schedules`")
     return found
+
+
+def _pool(definition: dict[str, Any]) -> str:
+    pool = definition.get("work_pool")
+    if not isinstance(pool, dict) or not pool.get("name"):
+        raise ConfigError(f"{DEFINITIONS}: deployment '{definition['name']}' has no work_pool with a name")
+    return pool["name"]
 
 
 def choose(root: Path, wanted: Sequence[str], repository: str | None) -> tuple[list[str], list[str]]:
@@ -87,7 +103,7 @@ def deploy(root: Path, wanted: Sequence[str] = ()) -> tuple[list[str], list[str]
         REPOSITORY: repository or "",
         BRANCH: os.environ.get(BRANCH) or git(root, "branch", "--show-current") or "main",
     }
-    pools = {each["work_pool"]["name"] for each in definitions(root) if each["name"] in names}
+    pools = {_pool(each) for each in definitions(root) if each["name"] in names}
     from flows.automations import make_automations, make_pool
 
     for pool in sorted(pools):

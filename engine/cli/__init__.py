@@ -26,6 +26,7 @@ MODES = {  # mode -> module that has a function of this name, taking the words a
     "deploy": "engine.cli.deploy",
     "worker": "engine.cli.deploy",
     "serve": "engine.cli.deploy",
+    "prefect": "engine.cli.deploy",
     "schema": "engine.cli.schema",
     "tune": "engine.cli.tune",
     "check": "engine.cli.data",
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in HELP_WORDS:
-        return show_help(words[1:])
+        return show_help([word for word in words[1:] if word not in HELP_WORDS])
     mode, *rest = words
     if mode in {"--version", "-V", "version"}:
         from engine import __version__

@@ -1,9 +1,10 @@
-"""deploy, worker, serve: the pipeline as deployments of a Prefect server that stays, and the process that runs them here."""
+"""deploy, worker, serve, prefect: the pipeline as deployments of a Prefect server that stays, and who runs them here."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from engine.tracking.environment import prepare_environment
 from engine.tracking.workspace import require_writable
 
 POOL = "detectflow"
+WITHOUT_SERVER = {"server", "config", "profile", "version", "--version", "-v"}  # words of `prefect` that ask none
 
 
 def deploy(words: Sequence[str]) -> int:
@@ -29,7 +31,7 @@ def deploy(words: Sequence[str]) -> int:
     if left_out:
         print(f"Left out, as no git remote 'origin' and no {deployments.REPOSITORY} says what to clone: {', '.join(left_out)}")
     print("Start a worker with `make worker`, and a run from the UI or, for example:")
-    print("""  prefect deployment run pipeline/train -p overrides='{"train.epochs": 5}'""")
+    print("""  detectflow prefect deployment run pipeline/train -p overrides='{"train.epochs": 5}'""")
     return 0
 
 
@@ -46,9 +48,21 @@ def worker(words: Sequence[str]) -> int:
     _own_programs_first()
     pool = [] if any(word.split("=")[0] in {"--pool", "-p"} for word in words) else ["--pool", POOL]
     command = [sys.executable, "-m", "prefect", "worker", "start", *pool, "--type", "process", *words]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` leaves it ignored, and Prefect ends by it
     sys.stdout.flush()
     os.chdir(root)
     os.execv(sys.executable, command)
+
+
+def prefect(words: Sequence[str]) -> int:
+    """`detectflow prefect ...`: Prefect's own command, with this project's server and settings."""
+    root = prepare_environment()
+    if words and words[0] not in WITHOUT_SERVER:
+        from flows.deploy import use_server
+
+        use_server(root)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "prefect", *words])
 
 
 def serve(words: Sequence[str]) -> int:
@@ -67,12 +81,15 @@ def serve(words: Sequence[str]) -> int:
 
     server = use_server(root)
     _own_programs_first()
+    from flows.deploy import choose
     from flows.serve import serve_deployments
+
+    choose(root, names := [word for word in words if "=" not in word], repository="any")
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("detectflow").setLevel(logging.INFO)
     print(f"At {server.removesuffix('/api')}, until Ctrl-C:", flush=True)
-    serve_deployments(root, [word for word in words if "=" not in word], limit)
+    serve_deployments(root, names, limit)
     return 0
 
 
@@ -92,5 +109,5 @@ def _check_pool(words: Sequence[str]) -> None:
         there = f"There are: {', '.join(pools)}. " if pools else "There is none yet. "
         raise ConfigError(
             f"the Prefect server has no work pool '{wanted}'.{nearest(wanted, pools)} {there}`detectflow deploy` makes those of "
-            "prefect.yaml; another is made with `prefect work-pool create --type process NAME`."
+            "prefect.yaml; another is made with `detectflow prefect work-pool create --type process NAME`."
         )

@@ -21,6 +21,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   deploy    register the pipeline with a Prefect server, for schedules and workers
   worker    run on this machine what the server starts
   serve     deploy and worker in one process, without a work pool
+  prefect   Prefect's own command, with this project's server
   schema    the settings as JSON schema, for editors
   help      what a mode takes: detectflow help train
 
@@ -92,7 +93,8 @@ Writes a trained detector in another format and compares its output with PyTorch
   model=weights/best.pt      weights: .pt or .safetensors
   format=onnx                onnx, torchscript, safetensors
   data=...                   dataset whose images are compared; without it: noise
-  folder=...                 where the file goes; default: beside the weights
+  folder=...                 where the file goes; default: beside the weights; for
+                             those of the pipeline runs/export
 
   detectflow export model=runs/train/weights/best.pt format=onnx dynamic=true""",
     "tune": """\
@@ -204,7 +206,7 @@ works in a fresh clone needs to know of what: the git remote `origin`, or DETECT
 
   detectflow deploy
   detectflow deploy train nightly
-  prefect deployment run pipeline/train -p dataset=data/bccd.yaml -p overrides='{"train.epochs": 50}'""",
+  detectflow prefect deployment run pipeline/train -p dataset=data/bccd.yaml -p overrides='{"train.epochs": 50}'""",
     "worker": """\
 detectflow worker [--pool NAME] [--limit N] [...]
 
@@ -224,6 +226,14 @@ deployment of a name: `detectflow deploy` takes them back for workers. When it e
 
   detectflow serve
   detectflow serve train nightly limit=1""",
+    "prefect": """\
+detectflow prefect ...
+
+Prefect's own command with this project's server and settings: a bare `prefect` knows neither, and starts a server of its own.
+
+  detectflow prefect deployment run pipeline/train -p overrides='{"train.epochs": 50}'
+  detectflow prefect flow-run ls
+  detectflow prefect deployment ls""",
     "schema": """\
 detectflow schema [SECTION]
 

@@ -13,6 +13,7 @@ from test_deployments import DETECTFLOW, TINY, Api, detectflow, wait_until
 from workspaces import clean_environment, copy_project, shell
 
 from engine.cli import main
+from engine.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +23,13 @@ def api(prefect_server):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory, api):
-    """A workspace whose deployments `train` and `nightly` are served; `log` is what the process says."""
+    """A workspace whose deployments `train` and `nightly` are served after workers had them; `log` is what the process says."""
     root = copy_project(tmp_path_factory.mktemp("served") / "project").resolve()
     log = root.parent / "serve.log"
     env = {**clean_environment(), "PREFECT_API_URL": api.url, "PREFECT_HOME": str(root / ".prefect"),
            "PREFECT_RUNNER_POLL_FREQUENCY": "1"}  # fmt: skip
+    deployed = detectflow(root, api, "deploy", "train", "nightly")
+    assert deployed.returncode == 0, deployed.stderr
     with log.open("w") as out:
         process = subprocess.Popen([*DETECTFLOW, "serve", "train", "nightly"], cwd=root, env=env, stdout=out, stderr=out)
     wait_until(lambda: "serving pipeline/train, pipeline/nightly" in log.read_text() or process.poll() is not None)
@@ -113,6 +116,40 @@ class TestMistakes:
         for name, said in (("trian", "Did you mean 'train'"), ("train-clone", "works in a fresh clone and cannot be served")):
             done = detectflow(root, api, "serve", name)
             assert done.returncode == 2 and said in done.stderr, done.stderr
+
+    @pytest.mark.parametrize(
+        "text, said",
+        [
+            ("deployments: [1, 2]", "`deployments` must be a list"),
+            ("deployments: [{name: a}]", "has no entrypoint"),
+            ("deployments: [{name: a, entrypoint: flows/pipeline.py:pipeline, schedule: {cron: '0 2 * * *'}}]", "write a list"),
+            ("deployments: [{name: a, entrypoint: flows/nothing.py:f}]", "No module named"),
+            ("deployments: [{name: a, entrypoint: flows/pipeline.py:pipeline, schedules: [{chron: x}]}]", "one of cron"),
+            ("deployments: [{name: a, entrypoint: flows/pipeline.py:pipeline, schedules: [{cron: x}]}]", "nvalid cron"),
+        ],
+    )
+    def test_definitions(self, tmp_path, text, said):
+        from flows.deploy import definitions
+        from flows.serve import as_served
+
+        (tmp_path / "prefect.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            as_served(definitions(tmp_path)[0])
+
+    def test_schedules_and_limits_of_every_kind(self, tmp_path):
+        from flows.serve import as_served
+
+        kinds = [{"interval": 3600}, {"rrule": "FREQ=DAILY"}, {"cron": "0 2 * * *", "timezone": "Europe/Berlin", "active": False}]
+        made = as_served({"name": "a", "entrypoint": "flows/pipeline.py:pipeline", "schedules": kinds, "concurrency_limit": 2})
+        assert [each.active for each in made.schedules] == [True, True, False]
+        assert made.schedules[0].schedule.interval.total_seconds() == 3600
+        assert made.schedules[2].schedule.timezone == "Europe/Berlin"
+
+    def test_prefects_own_command_knows_the_server(self, served, api):
+        done = detectflow(served[0], api, "prefect", "deployment", "ls")
+        assert done.returncode == 0 and "pipeline/nightly" in done.stdout, done.stderr
+        done = shell(served[0], *DETECTFLOW, "prefect", "deployment", "ls")
+        assert done.returncode == 1 and "make ui" in done.stderr
 
     @pytest.mark.parametrize("word, said", [("limt=2", "Did you mean 'limit'"), ("limit=0", "limit=0: a number of runs from 1")])
     def test_words(self, word, said, capsys):
