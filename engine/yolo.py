@@ -70,13 +70,17 @@ class YOLO:
     def export(
         self, format: str = "onnx", folder: str | Path | None = None, data: str | Path | None = None, **settings: Any
     ) -> Path:
-        """Write the weights in another format, checked against PyTorch; the path of the file, by default beside them."""
+        """Write the weights in another format, checked against PyTorch; the path of the file.
+
+        It lies in `folder`, by default beside the weights; for those that the pipeline of a project made, in its `runs/export/`.
+        """
         from engine.config import ExportConfig
         from engine.export import export
+        from engine.stages.places import export_folder
 
         weights = self._trained("export")
         config = ExportConfig.build(settings, "export")
-        return export(weights, format, Path(folder or weights.parent), settings=config, data=data).path
+        return export(weights, format, export_folder(weights, folder), settings=config, data=data).path
 
     def _trained(self, verb: str) -> Path:
         if self.weights is None:

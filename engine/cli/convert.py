@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.cli.words import text_of
 from engine.config import DataConfig, parse_overrides
 from engine.errors import ConfigError, nearest
 
@@ -31,8 +32,8 @@ def convert(words: Sequence[str]) -> int:
     source = DataConfig.build({"source": str(given["data"]), **settings}, "convert")
     from engine.parts.data.convert import convert as write
 
-    out = Path(str(given["out"]))
-    done = write(str(given["data"]), out, str(given["format"]), source)
+    out = Path(str(text_of("convert", "out", given["out"])))
+    done = write(str(text_of("convert", "data", given["data"])), out, str(given["format"]), source)
     for line in done.findings.warnings():
         print(line)
     for what, count in done.lost.items():

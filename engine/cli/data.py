@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.cli.words import folder_to_write, text_of, written_into
 from engine.config import DataConfig, Params, parse_overrides
 from engine.config.sections import PrepareFlowConfig
 from engine.errors import ConfigError, nearest
@@ -25,10 +26,11 @@ def check(words: Sequence[str]) -> int:
     given = parse_overrides(words)
     extra = _take(given, "check", CHECK_EXTRA)
     settings, root = _settings(extra["data"], given)
-    workers = _workers(extra["workers"], root)
+    workers, out = _workers(extra["workers"], root), folder_to_write("check", "out", extra["out"])
     from engine.files import write_text
     from engine.parts.data.check_report import KEPT_PER_KIND, report_page, report_text, report_values
     from engine.parts.data.checks import Findings
+    from engine.parts.data.convert import refuse_inside
     from engine.parts.data.description import load_description
     from engine.parts.data.examine import examine
     from engine.parts.data.prepared import default_cache_dir
@@ -37,6 +39,8 @@ def check(words: Sequence[str]) -> int:
 
     findings = Findings.with_policies(settings.policies, keep=KEPT_PER_KIND)
     description = load_description(settings.source)
+    if folder := description.local_folder(settings):
+        refuse_inside(out, folder)
     scratch = default_cache_dir() / "check"
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
@@ -48,9 +52,9 @@ def check(words: Sequence[str]) -> int:
         )
         if extra["model"]:
             _ask_model(extra["model"], extra["device"], found, findings)
-        out = Path(extra["out"])
-        write_json(out / "report.json", report_values(description.name, found, findings))
-        write_text(out / "report.html", report_page(description.name, found, findings))
+        with written_into(out):
+            write_json(out / "report.json", report_values(description.name, found, findings))
+            write_text(out / "report.html", report_page(description.name, found, findings))
     if extra["classes"] and schema is None and found.names:
         from engine.parts.data.classes import write_classes
 
@@ -71,27 +75,33 @@ def diff(words: Sequence[str]) -> int:
         raise ConfigError(
             f"diff takes one or two versions, out=FOLDER and tell=true{hint}. `detectflow help diff` shows what a version is"
         )
-    out, telling = Path(str(given.get("out", "runs/diff"))), given.get("tell", False)
+    out = folder_to_write("diff", "out", text_of("diff", "out", given.get("out")) or "runs/diff")
+    telling = given.get("tell", False)
     if not isinstance(telling, bool):
         raise ConfigError(f"diff: tell={telling}: true or false")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     root = _project()
     if telling:
         _server_to_tell(root)
-    from engine.cli.versions import PREPARED, open_version
+    from engine.cli.versions import PREPARED, folder_of, open_version
     from engine.files import write_text
     from engine.parts.data.compare import compare
+    from engine.parts.data.convert import refuse_inside
     from engine.parts.data.diff_report import diff_page, diff_text, diff_values
     from engine.stages.common import write_json
 
     before, after = [*versions, PREPARED][:2]
+    for place in (folder_of(before), folder_of(after), root and root / PREPARED):
+        if place is not None:
+            refuse_inside(out, place)
     with tempfile.TemporaryDirectory() as scratch:
         found = compare(
             open_version(before, root, Path(scratch).resolve() / "before"),
             open_version(after, root, Path(scratch).resolve() / "after"),
         )
-        write_json(out / "diff.json", diff_values(found))
-        write_text(out / "diff.html", diff_page(found))
+        with written_into(out):
+            write_json(out / "diff.json", diff_values(found))
+            write_text(out / "diff.html", diff_page(found))
     print(diff_text(found))
     print(f"\npictures {out / 'diff.html'}   values {out / 'diff.json'}")
     if telling and not found.is_empty:
@@ -125,7 +135,9 @@ def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any]) -> dict[st
     for key in given:
         if key not in extra and key.split(".")[0] not in DataConfig.model_fields:
             raise ConfigError(f"{mode}: unknown key '{key}'.{nearest(key.split('.')[0], [*extra, *DataConfig.model_fields])}")
-    return {key: given.pop(key, default) for key, default in extra.items()}
+    values = {key: given.pop(key, None) for key in extra}
+    texts = {key: value if key == "workers" else text_of(mode, key, value) for key, value in values.items()}
+    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
 
 def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, Path | None]:

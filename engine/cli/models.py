@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.cli.words import text_of
 from engine.config import (
     DetectionTrainConfig,
     ExportConfig,
@@ -118,9 +119,10 @@ def export(words: Sequence[str]) -> int:
     config = ExportConfig.build(given, "export")
     _prepare()
     from engine.export import export as write
+    from engine.stages.places import export_folder
 
     weights = Path(extra["model"])
-    folder = Path(extra["folder"] or weights.parent)
+    folder = export_folder(weights, extra["folder"])
     data = Path(extra["data"]) if extra["data"] else None
     for name in [extra["format"]] if extra["format"] else config.formats:
         report = write(weights, str(name), folder, settings=config, data=data)
@@ -135,7 +137,8 @@ def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: ty
     for key in given:
         if key not in extra and key not in schema.model_fields:
             raise ConfigError(f"{mode}: unknown key '{key}'.{nearest(key, [*extra, *schema.model_fields])}")
-    return {key: given.pop(key, default) for key, default in extra.items()}
+    texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
+    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
 
 def _prepare() -> None:

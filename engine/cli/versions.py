@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.config import DataConfig
 from engine.errors import DataError, EngineError
 from engine.files import write_bytes
 from engine.parts.data.compare import Version
-from engine.parts.data.description import DATASET_FILE
+from engine.parts.data.description import DATASET_FILE, load_description
 from engine.parts.data.images import read_image
 from engine.parts.data.prepared import PreparedDataset, dataset_digest, load_prepared, open_dataset, read_manifest
 from engine.types import SPLITS, ImageRecord
@@ -49,6 +50,16 @@ def open_version(name: str, root: Path | None, scratch: Path) -> Version:
         return _pixels(record)
 
     return _whole(name, load_prepared(scratch), pixels)
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder of the version that `name` means; None for what is fetched, generated, or a revision."""
+    path = Path(name)
+    if path.is_dir() or not path.exists():
+        return path if path.is_dir() else None
+    if path.suffix == ".jsonl":
+        return path.parent
+    return load_description(path).local_folder(DataConfig())
 
 
 def _whole(name: str, dataset: PreparedDataset, pixels: Callable[[ImageRecord], np.ndarray | None]) -> Version:

@@ -353,6 +353,26 @@ def test_wrong_words(tmp_path, monkeypatch, capsys):
     assert main(["check", "data=nothing"]) == 1
 
 
+def test_nothing_is_written_where_it_does_not_belong(twins, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "letter.md", "dear")
+    before = tree(tmp_path)
+    for words, code, message in (
+        ([f"data={twins}", f"out={twins}"], 1, "lies in the dataset"),
+        ([f"data={twins}", f"out={twins}/report"], 1, "lies in the dataset"),
+        ([f"data={twins}", "out=letter.md"], 2, "letter.md is a file, not a folder"),
+        ([f"data={twins}", "out=letter.md/a"], 2, "letter.md is a file, not a folder"),
+        ([f"data={twins}", "out=/proc/x"], 1, "/proc/x: cannot be written"),
+        ([f"data={twins}", "out=[1]"], 2, "check: out=[1]: expected one name or path, not a list"),
+        (["data=[1]"], 2, "check: data=[1]"),
+        ([f"data={twins}", "model=[1]"], 2, "check: model=[1]"),
+        ([f"data={twins}", "workers=65"], 2, "workers: Input should be less than or equal to 64"),
+    ):
+        assert main(["check", *words]) == code, words
+        assert message in capsys.readouterr().err
+        assert {name: at for name, at in tree(tmp_path).items() if not name.startswith(".cache")} == before
+
+
 def test_policies_of_the_project_count(twins, tmp_path, monkeypatch):
     project = tmp_path / "project"
     put(project / "dvc.yaml", "")

@@ -275,6 +275,26 @@ def test_what_is_no_version_is_explained(tmp_path, monkeypatch, capsys):
     assert main(["diff", "v1"]) == 1 and "is not under git and DVC" in capsys.readouterr().err
 
 
+def test_nothing_is_written_where_it_does_not_belong(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_voc(tmp_path / "old"), changed(tmp_path / "new")
+    put(tmp_path / "new.yaml", "{name: new, path: new}\n")
+    put(tmp_path / "letter.md", "dear")
+    before = sorted(tmp_path.rglob("*"))
+    for words, code, message in (
+        (["old", "new", "out=old"], 1, "old: lies in the dataset"),
+        (["old", "new", "out=new/diff"], 1, "new/diff: lies in the dataset"),
+        (["old", "new.yaml", "out=new/diff"], 1, "new/diff: lies in the dataset"),
+        (["old", "new", "out=letter.md"], 2, "letter.md is a file, not a folder"),
+        (["old", "new", "out=[1]"], 2, "diff: out=[1]: expected one name or path, not a list"),
+    ):
+        assert main(["diff", *words]) == code, words
+        assert message in capsys.readouterr().err and sorted(tmp_path.rglob("*")) == before
+    put(tmp_path / "dvc.yaml", ""), put(tmp_path / "params.yaml", "")
+    assert main(["diff", "v1", "v2", "out=data/prepared"]) == 1
+    assert "data/prepared: lies in the dataset" in capsys.readouterr().err
+
+
 def run(*words: str, cwd: Path) -> None:
     done = subprocess.run(words, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

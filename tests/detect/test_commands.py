@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 import sys
 
 import cv2
 import pytest
 from detectors import save_detector
 
+from engine import YOLO
 from engine.cli import main
 from engine.export.pictures import made_picture
 
@@ -73,6 +75,27 @@ def test_export_says_how_close_the_file_is(here, capsys):
     assert said.startswith("best.torchscript   origin made pictures  images 2  max_box_px ") and "flips 0" in said
 
 
+@pytest.fixture
+def pipeline(here):
+    """The working directory as a project, with weights that its pipeline made."""
+    (here / "dvc.yaml").write_text("stages: {train: {cmd: x, outs: [weights]}, export: {cmd: x, outs: [export]}}\n")
+    (here / "params.yaml").write_text("")
+    (here / "weights").mkdir()
+    (here / "best.pt").rename(here / "weights/best.pt")
+    return here
+
+
+def test_what_a_stage_made_stays_as_it_is_when_its_weights_are_exported(pipeline, capsys):
+    words = ["export", "format=safetensors", "check_images=1"]
+    assert main(words) == 0 and capsys.readouterr().out.startswith("runs/export/best.safetensors ")
+    assert YOLO("weights/best.pt").export("safetensors", check_images=1) == pipeline / "runs/export/best.safetensors"
+    for folder in ("weights", "export/mine"):
+        assert main([*words, f"folder={folder}"]) == 2
+        assert f"folder={folder} lies in {folder.split('/')[0]}, which stage" in capsys.readouterr().err
+    assert main([*words, "folder=mine"]) == 0 and (pipeline / "mine/best.safetensors").is_file()
+    assert [file.name for file in (pipeline / "weights").iterdir()] == ["best.pt"] and not (pipeline / "export").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -83,6 +106,10 @@ def test_export_says_how_close_the_file_is(here, capsys):
         (["val", "data=nowhere.yaml"], 1, "nowhere.yaml: no such description or folder"),
         (["val", "data=images", "split=testing"], 2, "split: Input should be 'train', 'val' or 'test'"),
         (["val", "data=images", "model=gone.onnx"], 1, "gone.onnx: no such file"),
+        (["predict", "source=images", "project=best.pt"], 1, "best.pt/predict: this folder cannot be made (Not a directory)"),
+        (["predict", "source=images", "save=false", "save_json=true", "project=/proc"], 1, "/proc/predict: this folder"),
+        (["val", "data=[1]"], 2, "val: data=[1]: expected one name or path, not a list"),
+        (["val", "data=images", "name=[1]"], 2, "val: name=[1]"),
         (["export", "format=tflite"], 2, "no export format 'tflite'"),
         (["export", "format=onnx", "model=gone/best.pt"], 1, "gone/best.pt: no such checkpoint"),
         (["export", "format=onnx", "folder=best.pt"], 1, "best.pt: cannot be written"),
@@ -94,6 +121,20 @@ def test_wrong_words_get_one_message_and_leave_nothing(here, capsys, words, code
     said = capsys.readouterr()
     assert message in said.err and len(said.err.strip().splitlines()) == 1 and not said.out
     assert sorted(p.name for p in here.iterdir() if not p.name.startswith(".")) == ["best.pt", "images"]
+
+
+@pytest.mark.parametrize("project", ["best.pt", "/proc"])
+def test_val_says_before_it_measures_that_it_cannot_write(here, shapes, capsys, project):
+    assert main(["val", "model=best.pt", f"data={shapes}", f"project={project}", "device=cpu"]) == 1
+    said = capsys.readouterr()
+    assert f"WorkspaceError: {project}/val: this folder cannot be made" in said.err and not said.out
+
+
+def test_a_file_name_that_is_not_utf8_goes_into_the_json(here):
+    os.rename(b"images/0.png", b"images/caf\xe9.png")
+    assert main(["predict", "model=best.pt", "source=images", "save_json=true", "device=cpu"]) == 0
+    rows = [json.loads(line) for line in (here / "runs/predict/detections.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["source"] for row in rows] == ["images/1.png", "images/2.png", "images/3.png", "images/caf\ufffd.png"]
 
 
 @pytest.mark.parametrize("where", ["terminal", "file"])

@@ -98,7 +98,13 @@ def _of_prepared(dataset: PreparedDataset) -> Iterator[SourceImage]:
 def _refuse_target(target: Path, source: Path | None) -> None:
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise DataError(f"{target}: is there already and is not overwritten; give another folder as out=, or remove it")
-    if source is not None and target.resolve().is_relative_to(source.resolve()):
+    if source is not None:
+        refuse_inside(target, source)
+
+
+def refuse_inside(target: Path, source: Path) -> None:
+    """DataError where `target` lies in the dataset `source`: nothing is written into one."""
+    if target.resolve().is_relative_to(source.resolve()):
         raise DataError(f"{target}: lies in the dataset {source}, into which nothing is written; give another folder as out=")
 
 
@@ -107,7 +113,7 @@ def _labelled(images: Iterable[SourceImage], names: Sequence[str], findings: Fin
     for image in images:
         data = bytes_of(image)
         if data is None:
-            findings.add("unreadable_image", image.name, "cannot be read: no permission, or a link to nothing")
+            findings.add("unreadable_image", image.name, "cannot be read: no permission, a link to nothing, or no regular file")
             continue
         try:
             shape = inspect_image(data)
