@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -73,6 +74,27 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """`atomic_write` of bytes at hand."""
     with atomic_write(path) as handle:
         handle.write(content)
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and those above it where they are missing. WorkspaceError: it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkspaceError(f"{folder}: this folder cannot be made ({error.strerror}); choose another place") from error
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file to read its bytes. OSError, too, for what is none: a pipe nobody writes to is waited for without end."""
+    refuse_special(path)
+    return open(path, "rb")
+
+
+def refuse_special(path: Path) -> None:
+    """OSError for a pipe, a socket or a device, which is not opened; and where there is nothing."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "no regular file but a pipe, a socket or a device", str(path))
 
 
 @contextlib.contextmanager

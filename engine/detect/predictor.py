@@ -23,6 +23,7 @@ from engine.detect.sources import IMAGE_SUFFIXES, Frame, Skipped, Source, open_s
 from engine.detect.tiles import merge_tiles, touches_seam
 from engine.detect.tiles import tile_corners as corners_of
 from engine.errors import ConfigError, nearest
+from engine.files import make_folder
 from engine.kernel.predictor import BasePredictor
 from engine.parts.data.transforms import RatioPad, letterbox, to_original
 from engine.parts.decode import nms, warm_up
@@ -140,10 +141,11 @@ class DetectionPredictor(BasePredictor):
         self._written += 1
         if self.config.verbose:
             log.info("%s", result.summary() if self.total is None else f"{self._written}/{self.total} {result.summary()}")
+        if self.config.save or self.config.save_json:
+            make_folder(self.out)
         if self.config.save:
             result.save(self._picture(result))
         if self.config.save_json:
-            self.out.mkdir(parents=True, exist_ok=True)
             path = self.out / "detections.jsonl"
             with path.open("a" if path.name in self._files else "w", encoding="utf-8") as file:
                 file.write(result.to_json() + "\n")

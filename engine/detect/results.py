@@ -126,9 +126,11 @@ class Results:
         return write_picture(self.plot(), Path(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: source, size, and one entry per box. Coordinates in pixels, rounded to a hundredth."""
+        """Plain data: source, size, and one entry per box. Coordinates in pixels, rounded to a hundredth.
+
+        Bytes of a file name that are not UTF-8 become U+FFFD: text that JSON can hold."""
         return {
-            "source": self.source,
+            "source": self.source.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
             "index": self.index,
             "height": self.size[0],
             "width": self.size[1],

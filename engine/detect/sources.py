@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from engine.errors import DataError
+from engine.files import open_regular, refuse_special
 from engine.parts.data.images import decode_image, from_pillow
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
@@ -164,7 +165,7 @@ def _glob_entries(pattern: Path) -> list[Any]:
 
 
 def _file_entry(path: Path) -> Any:
-    return _Film(str(path), str(path)) if path.suffix.lower() in VIDEO_SUFFIXES else _File(path)
+    return _Film(str(path), str(path), path) if path.suffix.lower() in VIDEO_SUFFIXES else _File(path)
 
 
 def _array_entries(array: np.ndarray) -> list[Any]:
@@ -222,7 +223,8 @@ class _File:
 
     def frames(self) -> Iterable[Frame | Skipped]:
         try:
-            image = _decode_whole(self.path.read_bytes(), self.path.name)
+            with open_regular(self.path) as file:
+                image = _decode_whole(file.read(), self.path.name)
         except (DataError, OSError) as error:
             yield Skipped(str(self.path), _reason(error, self.path.name))
         else:
@@ -270,12 +272,19 @@ def _download(url: str) -> bytes:
 class _Film:
     address: str | int  # file, stream address or camera index
     name: str
+    file: Path | None = None  # None: a stream or a camera
 
     @property
     def live(self) -> bool:
         return isinstance(self.address, int) or self.address.startswith(STREAM_SCHEMES)
 
     def frames(self) -> Iterable[Frame | Skipped]:
+        if self.file is not None:
+            try:
+                refuse_special(self.file)  # the decoder would wait for a pipe
+            except OSError as error:
+                yield Skipped(self.name, error.strerror)
+                return
         # Opened when its turn comes: a directory of films must not hold a decoder for each.
         capture = cv2.VideoCapture(self.address)
         try:

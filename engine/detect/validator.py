@@ -23,7 +23,7 @@ from engine.detect.model_io import is_weight_file, load_model
 from engine.detect.pictures import plot_batch, plot_found
 from engine.detect.runtime import RuntimeModule, load_runtime, split_raw
 from engine.errors import ConfigError, DataError
-from engine.files import atomic_write
+from engine.files import atomic_write, make_folder
 from engine.kernel.device import select_device
 from engine.kernel.distributed import World, world_from_environment
 from engine.kernel.validator import BaseValidator
@@ -149,6 +149,8 @@ class DetectionValidator(BaseValidator):
         warm_up()
         self._collected = DetectionMetrics(self.names)
         self._batches = 0
+        if self._final and self.save_dir is not None and self.world.is_main:
+            make_folder(self.save_dir)  # now, not after all images were looked at
         dataset = getattr(self.loader, "dataset", None)
         self._records = {str(record.file): record for record in getattr(dataset, "records", ())}
 
@@ -194,7 +196,6 @@ class DetectionValidator(BaseValidator):
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:
             return
-        self.save_dir.mkdir(parents=True, exist_ok=True)
         table = self._merged.match_table()
         table.save(self.save_dir / "matches.npz")
         write_table(self.save_dir / "per_class.csv", self.scores.per_class)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,15 @@ from dataset_builders import make_coco, make_voc, make_yolo, picture, put, voc_x
 @case(make_voc, "unreadable_annotation", A_XML, "the file is empty")
 def empty_xml(root):
     put(root / A_XML, b"")
+
+
+@case(make_voc, "unreadable_annotation", A_XML, "no regular file but a pipe")
+@case(make_yolo, "unreadable_annotation", A_TXT, "no regular file but a pipe")
+@case(make_coco, "unreadable_annotation", TRAIN_JSON, "no regular file but a pipe")
+def annotation_that_is_a_pipe(root):
+    (file,) = (root / name for name in (A_XML, A_TXT, TRAIN_JSON) if (root / name).exists())
+    file.unlink()
+    os.mkfifo(file)
 
 
 @case(make_voc, "unreadable_annotation", A_XML, "not well-formed XML", "line 3")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from pathlib import Path
 
@@ -82,6 +83,12 @@ def image_that_claims_to_be_huge(root):
 def image_that_links_to_nothing(root):
     (root / A_PNG).unlink()
     (root / A_PNG).symlink_to(root / "nowhere.png")
+
+
+@case(make_voc, "unreadable_image", A_PNG, "no regular file")
+def image_that_is_a_pipe(root):
+    (root / A_PNG).unlink()
+    os.mkfifo(root / A_PNG)
 
 
 @case(make_voc, "unreadable_image", A_PNG)

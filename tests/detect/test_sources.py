@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import os
 import threading
 
 import cv2
@@ -52,6 +53,14 @@ def test_a_recursive_pattern_reaches_subdirectories(folder):
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "a.png").rename(folder / "deep" / "er" / "z.png")
     assert "z.png" in names_of(str(folder / "**" / "*.png"))
+
+
+@pytest.mark.parametrize("name", ["pipe.png", "pipe.mp4"])
+def test_a_pipe_is_left_out_and_not_waited_for(folder, name):
+    os.mkfifo(folder / name)
+    for source in (folder, folder / "*.*", [folder / "a.png", folder / name]):
+        skipped = [str(item) for item in open_source(source) if isinstance(item, Skipped)]
+        assert skipped == [f"{folder / name}: no regular file but a pipe, a socket or a device"]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_the_file(folder):

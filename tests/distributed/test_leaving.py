@@ -200,6 +200,7 @@ def test_a_process_that_does_not_notice_is_interrupted_and_one_that_cannot_is_en
         ("trainer=ddp_toys:not_a_class", "is a int, not a class derived from a trainer"),
         ("callbacks=ddp_toys:nothing", "has no 'nothing'"),
         ("callbacks=ddp_toys:not_a_class", "is a int, not a function"),
+        ("callbacks=json:dumps", "raised TypeError: Object of type Classifier is not JSON serializable (/"),
     ],
 )
 def test_a_dotted_path_that_leads_nowhere_says_what_was_not_found(tmp_path, monkeypatch, capsys, word, said):

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from engine.errors import DataError
+from engine.files import open_regular
 from engine.parts.data.duplicates import dhash, grey_levels
 from engine.types import Size
 
@@ -32,7 +33,8 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises DataError, naming the file, when it is missing or is no image.
     """
     try:
-        data = Path(path).read_bytes()
+        with open_regular(Path(path)) as file:
+            data = file.read()
     except OSError as error:
         raise DataError(f"{path}: image cannot be read ({error.strerror}); check the path, or prepare again") from None
     return decode_image(data, path)

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.errors import WorkspaceError
+from engine.files import open_regular
 from engine.parts.data.checks import Findings
 from engine.parts.data.formats.base import SourceImage
 from engine.parts.data.images import Shape, inspect_image
 
-UNREADABLE = "cannot be read: no permission, or a link to nothing"
+UNREADABLE = "cannot be read: no permission, a link to nothing, or no regular file"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def look_at(ask: Ask) -> Look:
         OSError: the copy cannot be written. WorkspaceError: there is no such folder on this machine.
     """
     try:
-        data = ask.content if ask.content is not None else ask.path.read_bytes()
+        data = ask.content if ask.content is not None else _bytes_of(ask.path)
     except OSError:
         return Look(wrong=UNREADABLE, host=platform.node())
     sha256 = hashlib.sha256(data).hexdigest()
@@ -67,6 +68,11 @@ def look_at(ask: Ask) -> Look:
 def look_at_all(batch: list[Ask]) -> list[Look]:
     """`look_at` for each: what a `Mapper` calls elsewhere."""
     return [look_at(ask) for ask in batch]
+
+
+def _bytes_of(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
 
 
 def _write(copy: Path, data: bytes) -> None:
@@ -154,7 +160,7 @@ def _confirmed(ask: Ask, look: Look, mapper: Mapper) -> Look:
     if look.sha256 or not mapper.shared:
         return look
     with contextlib.suppress(OSError):
-        ask.path.open("rb").close()
+        open_regular(ask.path).close()
         raise WorkspaceError(
             f"{ask.path}: can be read here and not on {look.host}, where it was to be looked at. All who prepare must see the "
             "dataset in the same folder, with permission to read it (a shared file system)."

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from engine.files import open_regular
 from engine.types import Size
 
 # Of one annotation file; a mistake or an attack above that.
@@ -51,7 +52,10 @@ class SourceImage:
 
     def read(self) -> bytes:
         """The image file's bytes. OSError where it cannot be read."""
-        return self.content if self.content is not None else self.path.read_bytes()
+        if self.content is not None:
+            return self.content
+        with open_regular(self.path) as file:
+            return file.read()
 
 
 class Reader(Protocol):

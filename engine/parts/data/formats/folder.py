@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from engine.errors import DataError
+from engine.files import open_regular
 from engine.parts.data.checks import Findings
 from engine.parts.data.formats.base import MAX_STREAMED_BYTES, MAX_WHOLE_BYTES, shown
 
@@ -91,7 +92,8 @@ class Folder:
             path = self._paths[name]
             if path.stat().st_size > MAX_WHOLE_BYTES:
                 raise ValueError(f"larger than {MAX_WHOLE_BYTES >> 20} MiB, which no such file should be")
-            return path.read_bytes()
+            with open_regular(path) as file:
+                return file.read()
         except OSError as error:
             raise ValueError(f"cannot be read ({error.strerror})") from None
 
@@ -99,7 +101,7 @@ class Folder:
         """`read` in pieces, for files that are better not held whole."""
         size = 0
         try:
-            with open(self._paths[name], "rb") as file:
+            with open_regular(self._paths[name]) as file:
                 while chunk := file.read(CHUNK_BYTES):
                     size += len(chunk)
                     if size > MAX_STREAMED_BYTES:
@@ -111,7 +113,7 @@ class Folder:
     def head(self, name: str) -> bytes:
         """The first bytes of a file, b"" where it cannot be read: enough to see what it is."""
         try:
-            with open(self._paths[name], "rb") as file:
+            with open_regular(self._paths[name]) as file:
                 return file.read(HEAD_BYTES)
         except OSError:
             return b""
