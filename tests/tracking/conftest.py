@@ -16,15 +16,11 @@ from engine.tracking.mlflow_store import open_store
 
 
 @pytest.fixture
-def clean_environment():
+def clean_environment(environment_as_before):
     """Nothing of the user's set-up comes in, and nothing of the test's gets out."""
-    before = dict(os.environ)
     for name in list(os.environ):
         if name.startswith(("MLFLOW_", "DETECTFLOW_", "DVC_", "PREFECT_")):
             del os.environ[name]
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
