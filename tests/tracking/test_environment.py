@@ -15,10 +15,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("data: {}\n")
-    before = dict(os.environ)
-    yield tmp_path.resolve()
-    os.environ.clear()
-    os.environ.update(before)
+    return tmp_path.resolve()
 
 
 def test_root_is_found_from_a_folder_inside(project, monkeypatch):
