@@ -1,13 +1,12 @@
 """`python -m engine.stages NAME`: what dvc.yaml calls. Runs one stage, and ends with the command that started it.
 
-DVC leaves its children behind when it is killed, and the next `dvc repro` would train beside the orphan; so the kernel is
-asked to send SIGTERM here when the parent dies, and the workspace lock keeps a second one out.
+DVC leaves its children behind when it is killed, and the next `dvc repro` would train beside the orphan; so the stage ends
+with its parent, and the workspace lock keeps a second one out.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -16,11 +15,10 @@ from types import FrameType
 
 from engine.errors import INTERRUPTED, TERMINATED, EngineError, Terminated
 from engine.stages.common import STAGES
+from engine.stages.parent import end_with_parent
 from engine.tracking.environment import prepare_environment
 from engine.tracking.inputs import load_definition, run_checked
 from engine.tracking.workspace import workspace_lock
-
-PR_SET_PDEATHSIG = 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,16 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as signalled:
         print(f"stage {options.stage} was interrupted; what it had finished is kept, run it again to go on", file=sys.stderr)
         return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
-
-
-def end_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the parent process ends; elsewhere nothing happens."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before we could ask
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -49,7 +49,8 @@ def test_killed_under_one_driver_a_training_goes_on_under_the_other_and_meanwhil
     workspace, prefect_server, tmp_path
 ):
     env = {"PREFECT_API_URL": prefect_server, "DETECTFLOW_TRACKING": "off"}
-    repro = Driver(workspace, tmp_path / "repro", REPRO, env)
+    # Where SHELL is not set (cron, containers) DVC starts stages by /bin/sh, which may stay between it and them.
+    repro = Driver(workspace, tmp_path / "repro", REPRO, {**env, "SHELL": "/bin/sh"})
     repro.wait_for("epoch 3/500")
     refused(workspace, [*FLOW, "--no-wait"], r"held by process \d+ \(python -m engine.stages train\)", **env)
     refused(workspace, REPRO, rf"PID {repro.process.pid}", **env)
