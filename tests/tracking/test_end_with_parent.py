@@ -24,7 +24,8 @@ def started_by(shell, command, **env):
     """(the process that started the shell, the stage's id), the stage having asked for its end."""
     starter = f"import subprocess, sys; subprocess.run([{shell!r}, '-c', sys.argv[1]])"
     outer = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
-    process = subprocess.Popen([sys.executable, "-c", starter, command], stdout=subprocess.PIPE, text=True, env=outer | env)
+    process = subprocess.Popen([sys.executable, "-c", starter, command], stdout=subprocess.PIPE, text=True, env=outer | env,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
     return process, int(process.stdout.readline())
 
 
