@@ -16,6 +16,7 @@ from engine.config.base import load_yaml
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
 from engine.parts.data.checks import Findings
+from engine.parts.data.description import load_description
 from engine.stages.start import KEYS, how_to_get, is_path
 
 START = {f"train.{key}" for key in KEYS}
@@ -27,6 +28,7 @@ def checked(root: Path, overrides: Overrides) -> Params:
 
     Raises:
         ConfigError: names a wrong key with its nearest known one, or a wrong value with its type and range.
+        DataError: data.source is no dataset.
     """
     path = root / "params.yaml"
     values = load_yaml(path)
@@ -34,7 +36,8 @@ def checked(root: Path, overrides: Overrides) -> Params:
         _check_key(key)
         _check_place(root, key, value)
         _put(values, key, value)
-    params = Params.build(values, where=f"{path.name} with {_words(overrides)}" if overrides else str(path))
+    where, file = (f"{path.name} with {_words(overrides)}", None) if overrides else (str(path), path)
+    params = Params.build(values, where, file)
     Findings.with_policies(params.data.policies)  # the schema does not know the kinds of findings
     return params
 
@@ -73,8 +76,10 @@ def _check_key(key: str) -> None:
 
 
 def _check_place(root: Path, key: str, value: Any) -> None:
-    """ConfigError when an override names a file that is not there: better now than after it stands in params.yaml."""
+    """EngineError when an override names a file that is not there, or no dataset: better now than in params.yaml."""
     if not isinstance(value, str) or (root / value).exists():
+        if key == "data.source" and isinstance(value, str):
+            load_description(root / value)
         return
     hint = ""
     if key == "data.source":

@@ -153,16 +153,16 @@ def pipeline(
     rows: list[StageRow] = []
     stage = "parameters"
     os.environ[FLOW_RUN_VARIABLE] = str(current_run.id or "")  # a tag of the MLflow run
-    with engine_logs():
+    with engine_logs(), contextlib.ExitStack() as held:  # the workspace is ours until what it holds has been told
         try:
-            with workspace_lock(folder, "detectflow run", wait=wait):
-                wanted = dict(overrides or {})
-                wanted |= kept_start(params_file.checked(folder, wanted), folder)
-                params = params_file.apply(folder, wanted)
-                digest = data_digest(folder)
-                for stage in STAGES:
-                    restored = any(row.how == "restored" for row in rows)
-                    rows.append(StageRow(**in_time(stage, limits_min.get(stage), str(folder), force, restored)))
+            held.enter_context(workspace_lock(folder, "detectflow run", wait=wait))
+            wanted = dict(overrides or {})
+            wanted |= kept_start(params_file.checked(folder, wanted), folder)
+            params = params_file.apply(folder, wanted)
+            digest = data_digest(folder)
+            for stage in STAGES:
+                restored = any(row.how == "restored" for row in rows)
+                rows.append(StageRow(**in_time(stage, limits_min.get(stage), str(folder), force, restored)))
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             show_result(failure_markdown(run_name(), stage, reason, rows), "why it ended without one")

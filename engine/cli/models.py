@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from engine.config import (
 )
 from engine.config.base import load_yaml
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, nearest
+from engine.files import make_folder
 
 # Words of a mode that are no settings of its executor, with their defaults; None: see `detectflow help MODE`.
 VAL_EXTRA = {"model": "weights/best.pt", "data": "data/prepared", "project": "runs", "name": "val"}
@@ -70,10 +71,10 @@ def val(words: Sequence[str]) -> int:
     from engine.cli.progress import validation_bar
     from engine.detect import DetectionValidator
 
-    folder = _fresh(Path(extra["project"]) / extra["name"])
-    validator = DetectionValidator(config=config, save_dir=folder)
-    with validation_bar(validator):
-        metrics = validator(model=Path(extra["model"]), data=extra["data"])
+    with _own(Path(extra["project"]) / extra["name"]) as folder:
+        validator = DetectionValidator(config=config, save_dir=folder)
+        with validation_bar(validator):
+            metrics = validator(model=Path(extra["model"]), data=extra["data"])
     if not validator.world.is_main:
         return 0
     scores = validator.scores
@@ -95,14 +96,14 @@ def predict(words: Sequence[str]) -> int:
     from engine.cli.progress import prediction_bar
     from engine.detect import DetectionPredictor
 
-    folder = _fresh(Path(config.project) / config.name)  # pictures of two runs do not mix
-    predictor = DetectionPredictor({**given, "name": folder.name})
     images = boxes = code = 0
-    with prediction_bar(predictor):
+    with _own(Path(config.project) / config.name) as folder:  # pictures of two runs do not mix
+        predictor = DetectionPredictor({**given, "name": folder.name})
         try:
-            for result in predictor(stream=True):
-                images += 1
-                boxes += len(result)
+            with prediction_bar(predictor):
+                for result in predictor(stream=True):
+                    images += 1
+                    boxes += len(result)
         except KeyboardInterrupt:  # how a camera ends
             code = INTERRUPTED
     written = [what for what, wanted in (("pictures", config.save), ("detections.jsonl", config.save_json)) if wanted]
@@ -218,12 +219,28 @@ def _figures(metrics: Mapping[str, Any]) -> str:
     return "  ".join(f"{key.removeprefix('metrics/')} {metrics[key]:.3f}" for key in shown if metrics.get(key) is not None)
 
 
-def _fresh(folder: Path) -> Path:
-    """`folder`, or with a number appended where it exists."""
+@contextlib.contextmanager
+def _own(folder: Path) -> Iterator[Path]:
+    """`folder`, or with a number appended where it exists, for nobody else; it goes again if nothing was put into it."""
+    if int(os.environ.get("RANK", 0)) > 0:  # torchrun: the first process has one and writes
+        yield folder
+        return
+    made = [above for above in folder.parents if not above.exists()]
     number, candidate = 2, folder
-    while candidate.exists():
-        candidate, number = folder.with_name(f"{folder.name}{number}"), number + 1
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            break
+        except FileExistsError:
+            candidate, number = folder.with_name(f"{folder.name}{number}"), number + 1
+        except OSError:
+            make_folder(candidate)  # says what is wrong
+    try:
+        yield candidate
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for empty in (candidate, *made):
+                empty.rmdir()
 
 
 def _short(path: Path) -> str:

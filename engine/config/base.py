@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from engine.config.kinds import kind_of
+from engine.config.lines import lines_of_file, nearest_line
 from engine.errors import ConfigError, nearest, nearest_name
 
 
@@ -36,8 +37,10 @@ class Frozen(BaseModel):
         return {key: tuple(value) if key in fixed and isinstance(value, list) else value for key, value in values.items()}
 
     @classmethod
-    def build(cls, values: Mapping[str, Any] | None = None, where: str = "configuration") -> Self:
-        """Validate `values`; `where` names their origin in the error.
+    def build(
+        cls, values: Mapping[str, Any] | None = None, where: str = "configuration", file: Path | str | None = None
+    ) -> Self:
+        """Validate `values`; `where` names their origin in the error, with the lines of the YAML `file` if they are its content.
 
         Raises:
             ConfigError: names every wrong key with its nearest known one, or its type, range and meaning.
@@ -47,12 +50,12 @@ class Frozen(BaseModel):
         try:
             return cls.model_validate(dict(values or {}))
         except ValidationError as error:
-            raise ConfigError(cls._explain(error, where)) from None
+            raise ConfigError(cls._explain(error, where, lines_of_file(file) if file else {})) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a YAML file of this section, for example a run's `args.yaml`."""
-        return cls.build(load_yaml(path), where=str(path))
+        return cls.build(load_yaml(path), str(path), path)
 
     def with_overrides(self, overrides: Mapping[str, Any], where: str = "overrides") -> Self:
         """A new section with some values replaced and everything checked again; explicitly given stays given."""
@@ -64,21 +67,23 @@ class Frozen(BaseModel):
         return name in self.model_fields_set
 
     @classmethod
-    def _explain(cls, error: ValidationError, where: str) -> str:
+    def _explain(cls, error: ValidationError, where: str, in_file: dict[str, int]) -> str:
         lines: dict[str, str] = {}  # by key: a value that fits none of several types is one mistake
         for item in error.errors(include_url=False):
             section, depth = cls._section_at(item["loc"])
             name = str(item["loc"][depth]) if depth < len(item["loc"]) else ""
             key = ".".join(str(part) for part in item["loc"][: depth + 1])
+            line = nearest_line(in_file, ".".join(map(str, item["loc"])))
+            at = f"line {line}: " if line else ""
             if item["type"] == "extra_forbidden":
                 known = fields_by_key(section)
-                lines[key] = f"unknown key '{key}'.{nearest(name, known)}{section._told(nearest_name(name, known))}"
+                lines[key] = f"{at}unknown key '{key}'.{nearest(name, known)}{section._told(nearest_name(name, known))}"
                 continue
             said = item["msg"].removeprefix("Value error, ")
             if key in lines:
                 said = "Input should be of one of these types"
             got = f", got {item['input']!r}" if item["type"] != "missing" else ""
-            lines[key] = f"{key or 'settings'}: {said}{got}{section._told(name)}"
+            lines[key] = f"{at}{key or 'settings'}: {said}{got}{section._told(name)}"
         return f"{where}: " + "\n  ".join(lines.values())
 
     @classmethod

@@ -151,4 +151,4 @@ class Params(Frozen):
     @classmethod
     def load(cls, path: Any) -> Params:
         """Read and check params.yaml."""
-        return cls.build(load_yaml(path), where=str(path))
+        return cls.build(load_yaml(path), str(path), path)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import DetectionTrainConfig, ExportConfig, Params, PredictConfig, parse_overrides
+from engine.config.lines import key_lines, lines_of_file, nearest_line
 from engine.config.schema import SECTIONS, describe_groups, json_schema, settings_of
 from engine.errors import ConfigError
 
@@ -204,3 +205,24 @@ def test_the_json_schema_of_the_whole_file_knows_its_sections():
 def test_processes_that_a_slip_of_the_hand_asks_for_are_not_started(values):
     with pytest.raises(ConfigError, match="workers: Input should be less than or equal to 64"):
         Params.build(values)
+
+
+def test_the_line_of_every_mistake_in_a_file_is_told(tmp_path):
+    file = tmp_path / "params.yaml"
+    train = "train:\n  lr0: -1\n  class_weights:\n    a: x\n\n  epochz: 3\n"
+    file.write_text(f"# a comment\n{train}export:\n  formats:\n    - onnx\n    - tflite\n")
+    with pytest.raises(ConfigError) as error:
+        Params.load(file)
+    said = str(error.value)
+    assert said.startswith(f"{file}: line ")
+    lines = {key: re.search(rf"line (\d+): (unknown key ')?{re.escape(key)}", said)[1] for key in
+             ("train.lr0", "train.class_weights", "train.epochz", "export.formats")}  # fmt: skip
+    assert lines == {"train.lr0": "3", "train.class_weights": "5", "train.epochz": "7", "export.formats": "11"}
+
+
+def test_lines_of_keys_with_anchors_quotes_and_one_that_holds_itself():
+    text = "a: &a\n  x: 1\n'b c':\n  <<: *a\n  y: [1,\n    2]\nc: &c\n  me: *c\n"
+    lines = key_lines(text)
+    assert (lines["a.x"], lines["b c"], lines["b c.y"], lines["b c.y.1"], lines["c.me"]) == (2, 3, 5, 6, 8)
+    assert nearest_line(lines, "c.me.me") == 8 and nearest_line(lines, "nothing.there") is None
+    assert key_lines("a: [") == {} and key_lines("") == {} and lines_of_file(Path("nowhere.yaml")) == {}

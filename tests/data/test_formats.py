@@ -176,7 +176,22 @@ def test_yolo_paths_that_climb_out_mean_the_folder_of_that_name(tmp_path):
     put(tmp_path / "data.yaml", f"{text}names: [cat, dog]\n")
     images, findings = read(tmp_path)
     assert {name: image.split for name, image in images.items()} == SPLIT_OF
-    assert list(findings) == ["split_path"] and len(findings["split_path"]) == 3
+    assert list(findings) == ["split_path"]
+    assert [text.split(":")[0] for text in findings["split_path"]] == [f"data.yaml, line {n}" for n in (1, 2, 3)]
+
+
+def test_what_is_wrong_in_data_yaml_is_told_with_its_line(tmp_path):
+    make_yolo(tmp_path)
+    put(tmp_path / "data.yaml", "path: .\ntrain:\n  - images/train\n  - images/nowhere\nval: images/train\nnames: [cat, dog]\n")
+    _, findings = read(tmp_path)
+    assert findings["split_path"] == ["data.yaml, line 4: train: 'images/nowhere' is no folder with images in the dataset folder"]
+    assert findings["split_leak"] == ["data.yaml, line 5: val is the same folder as train: 'images/train'"]
+    put(tmp_path / "data.yaml", "train: images/train\n\nnc: 3\nnames: [cat, dog]\n")
+    with pytest.raises(DataError, match="data.yaml, line 3 says nc: 3 and lists 2 names"):
+        read(tmp_path)
+    put(tmp_path / "data.yaml", "train: images/train\nnames: {1: cat}\n")
+    with pytest.raises(DataError, match="`names` of data.yaml, line 2 must be numbered 0 to 0"):
+        read(tmp_path)
 
 
 def test_yolo_splits_as_lists_of_images(tmp_path):

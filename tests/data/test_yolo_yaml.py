@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -168,3 +169,9 @@ def test_without_names(pictures, tmp_path):
         prepared(file, tmp_path / "out")
     shutil.copy(put(tmp_path / "n.txt", "cat\ndog\n"), pictures / "classes.txt")
     is_whole(prepared(file, tmp_path / "out"), tmp_path / "out")
+
+
+def test_a_pipe_is_no_description_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "data.yaml")
+    with pytest.raises(DataError, match="not a device or pipe"):
+        prepared(tmp_path / "data.yaml", tmp_path / "out")

@@ -4,6 +4,8 @@ import io
 import json
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import pytest
@@ -11,6 +13,8 @@ from detectors import save_detector
 
 from engine import YOLO
 from engine.cli import main
+from engine.cli.models import _own
+from engine.errors import ConfigError
 from engine.export.pictures import made_picture
 
 
@@ -121,6 +125,26 @@ def test_wrong_words_get_one_message_and_leave_nothing(here, capsys, words, code
     said = capsys.readouterr()
     assert message in said.err and len(said.err.strip().splitlines()) == 1 and not said.out
     assert sorted(p.name for p in here.iterdir() if not p.name.startswith(".")) == ["best.pt", "images"]
+
+
+def test_commands_at_once_have_a_folder_each_and_leave_none_empty(tmp_path):
+    together = threading.Barrier(8)
+
+    def claim(number):
+        together.wait()
+        with _own(tmp_path / "a/b/val") as folder:
+            together.wait()
+            if number:
+                (folder / "figures").touch()
+        return folder.name
+
+    with ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(claim, range(8)))
+    assert sorted(names) == ["val", *(f"val{n}" for n in range(2, 9))]
+    assert sorted(path.name for path in (tmp_path / "a/b").iterdir()) == sorted(set(names) - {names[0]})
+    with pytest.raises(ConfigError), _own(tmp_path / "c/d/val"):
+        raise ConfigError("wrong")
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize("project", ["best.pt", "/proc"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 from flows.overrides import apply, checked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def root(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "digits.yaml").touch()
+    shutil.copy(ROOT / "data/digits.yaml", tmp_path / "data")
+    (tmp_path / "notes.toml").touch()
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "elsewhere").mkdir()
     return tmp_path
 
@@ -103,6 +105,8 @@ def test_nothing_is_written_as_dvc_writes_it(root):
         ({"train.imgsz": 100}, "multiple of 32"),
         ({"data.source": "data/digit.yaml"}, "no such file or folder, seen from"),
         ({"data.source": "data/digit.yaml"}, "Did you mean 'data/digits.yaml'?"),
+        ({"data.source": "notes.toml"}, "a dataset is a description (.yaml) or a folder of labelled images, not a .toml file"),
+        ({"data.source": "dvc.yaml"}, "unknown key 'stages'"),
         ({"data.path": "nowhere"}, "no such file or folder"),
         ({"data.policies.zero_are": "drop"}, "unknown finding 'zero_are'. Did you mean 'zero_area'?"),
         ({"data.policies.missing_image": "fix"}, "data.policies.missing_image: 'fix' is not offered"),
@@ -111,7 +115,7 @@ def test_nothing_is_written_as_dvc_writes_it(root):
 def test_a_wrong_override_changes_nothing(root, overrides, message):
     before = text(root)
     for function in (checked, apply):
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(EngineError) as error:
             function(root, overrides)
         assert message in str(error.value)
     assert text(root) == before

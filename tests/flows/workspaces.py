@@ -15,7 +15,7 @@ def copy_project(target: Path) -> Path:
     """The files of the repository that a run needs, without state or results."""
     for name in COPIED:
         source = ROOT / name
-        ignore = shutil.ignore_patterns("__pycache__", "prepared", "*.pyc")
+        ignore = shutil.ignore_patterns("prepared")
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=ignore)
         elif source.exists():

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.config import DataConfig, Frozen
 from engine.config.base import load_yaml
+from engine.config.lines import lines_of_file
 from engine.errors import ConfigError, DataError, nearest
 from engine.parts.data.formats.base import is_writable
 from engine.parts.data.formats.yolo_yaml import KEYS, YoloSettings, split_paths, yolo_places
@@ -101,7 +102,9 @@ class Description:
 
     def yolo_settings(self) -> YoloSettings | None:
         """The data.yaml that was given, None where the dataset has to be searched for one."""
-        return None if self.content.yolo is None else YoloSettings(self.content.yolo, self.origin.name)
+        if self.content.yolo is None:
+            return None
+        return YoloSettings(self.content.yolo, self.origin.name, lines_of_file(self.origin))
 
     def explain_missing(self) -> None:
         """DataError with the folders that were tried, where a data.yaml leads to none. For when the images are needed."""
@@ -160,8 +163,9 @@ def load_description(path: str | Path) -> Description:
         return Description(DescriptionFile(name=_name_of(path), path="."), path, path)
     if not path.exists():
         raise DataError(f"{path}: no such description or folder.{_known_beside(path)}")
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        raise DataError(f"{path}: a dataset is a description (.yaml) or a folder of labelled images, not a {path.suffix} file")
+    if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():  # a pipe would wait for its writer
+        kind = f"{path.suffix or 'plain'} file" if path.is_file() else "device or pipe"
+        raise DataError(f"{path}: a dataset is a description (.yaml) or a folder of labelled images, not a {kind}")
     content = load_yaml(path)
     if "name" not in content and content.keys() & {"train", "val", "nc"}:
         base = content.get("path") or ""
@@ -171,7 +175,7 @@ def load_description(path: str | Path) -> Description:
         yolo = {key: content[key] for key in KEYS if key in content}
         values: Mapping[str, Any] = {"name": name, "format": "yolo", "path": str(base), "yolo": yolo}
         return Description(DescriptionFile.build(values, str(path)), path, path.parent)
-    return Description(DescriptionFile.build(content, str(path)), path, path.parent)
+    return Description(DescriptionFile.build(content, str(path), path), path, path.parent)
 
 
 def _name_of(folder: Path) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from engine.config.lines import key_lines
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
 from engine.parts.data.formats.base import is_writable, shown, split_word
@@ -31,6 +32,22 @@ class YoloSettings:
 
     content: Mapping[str, Any]
     file: str = "data.yaml"
+    lines: Mapping[str, int] = field(default_factory=dict)  # of its values, by dotted path
+
+    def at(self, key: str) -> str:
+        """The file, and the line of `key` where it is known, as messages name places."""
+        line = self.lines.get(key)
+        return f"{self.file}, line {line}" if line else self.file
+
+    def line_of(self, split: str, text: str) -> int | None:
+        """The line where `text` is given as a folder or list of `split`, if known."""
+        for key, value in self.content.items():
+            if split_word(str(key)) == split:
+                texts = value if isinstance(value, list) else [value]
+                at = next((index for index, item in enumerate(texts) if isinstance(item, str) and item.strip() == text), None)
+                if at is not None:
+                    return self.lines.get(f"{key}.{at}" if isinstance(value, list) else str(key))
+        return None
 
     @property
     def values_per_key_points(self) -> int:
@@ -43,7 +60,7 @@ class YoloSettings:
         if shape is None:
             return 0
         if not isinstance(shape, (list, tuple)) or len(shape) != 2 or not all(type(n) is int and n > 0 for n in shape):
-            raise DataError(f"{self.file}: kpt_shape is {shown(str(shape))}, expected [number of points, 2 or 3]")
+            raise DataError(f"{self.at('kpt_shape')}: kpt_shape is {shown(str(shape))}, expected [number of points, 2 or 3]")
         return shape[0] * shape[1]
 
 
@@ -89,34 +106,35 @@ def find_settings(folder: Folder) -> YoloSettings:
     Raises:
         DataError: it is no YAML, or several files list names.
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, YoloSettings] = {}
     for file in folder.with_suffix(".yaml", ".yml"):
         if "/" in file:
             continue
         try:
-            content = yaml.safe_load(folder.text(file))
+            text = folder.text(file)
+            content = yaml.safe_load(text)
         except (ValueError, yaml.YAMLError, RecursionError) as error:
             if PurePosixPath(file).stem == "data":
                 raise DataError(f"{folder.root / file}: not valid YAML: {error}") from None
             continue
         if isinstance(content, dict) and "names" in content:
-            found[file] = content
+            found[file] = YoloSettings(content, file, key_lines(text))
     if len(found) > 1 and "data.yaml" not in found:
         raise DataError(
             f"{folder.root}: {' and '.join(found)} both list class names; call the right one data.yaml, or give it as the "
             f"dataset: data={folder.root / next(iter(found))}"
         )
-    file = "data.yaml" if "data.yaml" in found else next(iter(found), "data.yaml")
-    return YoloSettings(found.get(file, {}), file)
+    return found.get("data.yaml") or next(iter(found.values()), YoloSettings({}))
 
 
 def class_names(folder: Folder, settings: YoloSettings) -> tuple[str, ...]:
     """Class names by number: from data.yaml, else from a file of names; () where there are none."""
     content = settings.content
     if "names" in content:
-        names = _names_of_yaml(folder, settings.file, content["names"])
+        names = _names_of_yaml(folder, settings.at("names"), content["names"])
         if content.get("nc", len(names)) != len(names):
-            raise DataError(f"{folder.root}: {settings.file} says nc: {content['nc']} and lists {len(names)} names; correct one")
+            said = f"{folder.root}: {settings.at('nc')} says nc: {content['nc']} and lists {len(names)} names; correct one"
+            raise DataError(said)
         return names
     file = next((name for name in folder.files if PurePosixPath(name).name in NAME_FILES), None)
     if file is None:
@@ -128,23 +146,23 @@ def class_names(folder: Folder, settings: YoloSettings) -> tuple[str, ...]:
     return _checked_names(folder, file, [line for line in lines if line])
 
 
-def _names_of_yaml(folder: Folder, file: str, names: Any) -> tuple[str, ...]:
+def _names_of_yaml(folder: Folder, place: str, names: Any) -> tuple[str, ...]:
     if isinstance(names, dict):
         numbers = sorted(key for key in names if isinstance(key, int))
         if numbers != list(range(len(names))):
-            raise DataError(f"{folder.root}: `names` of {file} must be numbered 0 to {len(names) - 1}, found {list(names)}")
+            raise DataError(f"{folder.root}: `names` of {place} must be numbered 0 to {len(names) - 1}, found {list(names)}")
         names = [names[key] for key in numbers]
     if not isinstance(names, list) or not names or any(isinstance(name, (bool, list, dict)) or name is None for name in names):
-        raise DataError(f"{folder.root}: `names` of {file} is no list of names (write words like no, on, null in quotes)")
-    return _checked_names(folder, file, [str(name).strip() for name in names])
+        raise DataError(f"{folder.root}: `names` of {place} is no list of names (write words like no, on, null in quotes)")
+    return _checked_names(folder, place, [str(name).strip() for name in names])
 
 
-def _checked_names(folder: Folder, file: str, names: list[str]) -> tuple[str, ...]:
+def _checked_names(folder: Folder, place: str, names: list[str]) -> tuple[str, ...]:
     double = sorted({name for name in names if names.count(name) > 1})
     if double or "" in names:
-        raise DataError(f"{folder.root / file}: class names must be there once: {', '.join(double) or 'one is empty'}")
+        raise DataError(f"{folder.root / place}: class names must be there once: {', '.join(double) or 'one is empty'}")
     if not all(map(is_writable, names)):
-        raise DataError(f"{folder.root / file}: a class name holds half of a surrogate pair; write the character itself")
+        raise DataError(f"{folder.root / place}: a class name holds half of a surrogate pair; write the character itself")
     return tuple(names)
 
 
@@ -152,7 +170,7 @@ class SplitFolders:
     """`train`, `val` and `test` of a data.yaml: folders, or lists of images. A later split has what an earlier one has too."""
 
     def __init__(self, folder: Folder, settings: YoloSettings, findings: Findings) -> None:
-        self._folder, self._file, self._findings = folder, settings.file, findings
+        self._folder, self._settings, self._findings = folder, settings, findings
         self._prefixes: dict[str, str] = {}  # folder with a final / -> split
         lists: dict[str, list[str]] = {}
         base = str(settings.content.get("path") or "")
@@ -170,23 +188,23 @@ class SplitFolders:
                 lists.setdefault(split, []).append(candidate)
                 return
             if self._holds_images(candidate + "/"):
-                self._put(split, candidate + "/")
+                self._put(split, candidate + "/", text)
                 return
         detail = f"{split}: {shown(text)} is no folder with images in the dataset folder"
-        self._findings.add("split_path", self._file, detail)
+        self._findings.add("split_path", self._settings.file, detail, self._settings.line_of(split, text))
         # "../train/images" of some exporters: the folder of that name inside the dataset.
         end = text.replace("\\", "/").lstrip("./").rstrip("/")
         if end and self._holds_images(end + "/"):
-            self._put(split, end + "/")
+            self._put(split, end + "/", text)
 
     def _holds_images(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self._folder.images)
 
-    def _put(self, split: str, prefix: str) -> None:
+    def _put(self, split: str, prefix: str, text: str) -> None:
         earlier = self._prefixes.get(prefix, split)
         if earlier != split:
             detail = f"{split} is the same folder as {earlier}: {shown(prefix.rstrip('/'))}"
-            if self._findings.add("split_leak", self._file, detail) == "warn":
+            if self._findings.add("split_leak", self._settings.file, detail, self._settings.line_of(split, text)) == "warn":
                 return
         self._prefixes[prefix] = split
 
