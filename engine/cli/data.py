@@ -41,6 +41,8 @@ def check(words: Sequence[str]) -> int:
     description = load_description(settings.source)
     if folder := description.local_folder(settings):
         refuse_inside(out, folder)
+        if extra["classes"] and not Path(extra["classes"]).is_file():  # it will be written
+            refuse_inside(Path(extra["classes"]), folder, "classes")
     scratch = default_cache_dir() / "check"
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:

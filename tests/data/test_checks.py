@@ -346,6 +346,20 @@ def test_a_dataset_of_which_nothing_is_left_still_gets_its_report(voc, tmp_path,
     assert code == 1 and values["findings"]["unreadable_image"]["count"] == 6 and values["boxes"] == 0
 
 
+@pytest.mark.parametrize("lists", [("train",), ("train", "val", "test")])
+def test_lists_that_name_no_image_leave_none_and_say_so(lists, voc, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in (voc / "ImageSets/Main").iterdir():
+        file.unlink()
+    for split in lists:
+        put(voc / f"ImageSets/Main/{split}.txt", "")
+    code, values = check(tmp_path, f"data={voc}")
+    assert code == 1 and values["findings"]["not_in_split"]["count"] == 6
+    assert values["findings"]["empty_split"]["count"] == 3
+    with pytest.raises(DataError, match="split train: has no images; 6 images can be used in all"):
+        prepare(load_description(voc), tmp_path / "out", DataConfig())
+
+
 def test_wrong_words(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["check"]) == 2 and main(["check", "data=x", "polices.zero_area=warn"]) == 2
@@ -360,6 +374,7 @@ def test_nothing_is_written_where_it_does_not_belong(twins, tmp_path, monkeypatc
     for words, code, message in (
         ([f"data={twins}", f"out={twins}"], 1, "lies in the dataset"),
         ([f"data={twins}", f"out={twins}/report"], 1, "lies in the dataset"),
+        ([f"data={twins}", f"classes={twins}/classes.yaml"], 1, "nothing is written; give another place as classes="),
         ([f"data={twins}", "out=letter.md"], 2, "letter.md is a file, not a folder"),
         ([f"data={twins}", "out=letter.md/a"], 2, "letter.md is a file, not a folder"),
         ([f"data={twins}", "out=/proc/x"], 1, "/proc/x: cannot be written"),
@@ -371,6 +386,8 @@ def test_nothing_is_written_where_it_does_not_belong(twins, tmp_path, monkeypatc
         assert main(["check", *words]) == code, words
         assert message in capsys.readouterr().err
         assert {name: at for name, at in tree(tmp_path).items() if not name.startswith(".cache")} == before
+    fixed = put(twins / "classes.yaml", "names: [cat, dog]\n")
+    assert main(["check", f"data={twins}", f"classes={fixed}"]) == 0, "one that is there is only read"
 
 
 def test_policies_of_the_project_count(twins, tmp_path, monkeypatch):

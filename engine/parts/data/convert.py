@@ -102,10 +102,10 @@ def _refuse_target(target: Path, source: Path | None) -> None:
         refuse_inside(target, source)
 
 
-def refuse_inside(target: Path, source: Path) -> None:
-    """DataError where `target` lies in the dataset `source`: nothing is written into one."""
+def refuse_inside(target: Path, source: Path, key: str = "out") -> None:
+    """DataError where `target` lies in the dataset `source`: nothing is written into one. key: the word that named it."""
     if target.resolve().is_relative_to(source.resolve()):
-        raise DataError(f"{target}: lies in the dataset {source}, into which nothing is written; give another folder as out=")
+        raise DataError(f"{target}: lies in the dataset {source}, into which nothing is written; give another place as {key}=")
 
 
 def _labelled(images: Iterable[SourceImage], names: Sequence[str], findings: Findings) -> Iterator[Labelled]:

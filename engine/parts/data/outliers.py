@@ -33,6 +33,8 @@ def report_outliers(names: Sequence[str], records: Sequence[ImageRecord], findin
 
     Both are compared as logarithms, with the median absolute deviation as the measure: a few wrong boxes do not hide themselves.
     """
+    if not records:
+        return
     boxes = np.concatenate([record.boxes for record in records]).reshape(-1, 4)
     classes = np.concatenate([record.classes for record in records])
     owner = np.repeat(np.arange(len(records)), [len(record.classes) for record in records])
