@@ -168,6 +168,25 @@ def studio_region_of_two_classes(root):
     change(root, lambda tasks: first_region(tasks)["value"].update(rectanglelabels=["cat", "dog"]))
 
 
+@case(make_labelstudio, "bad_entry", STUDIO, "task 1, region rcat4: 2 labels ('cat, red'), expected 1")
+def studio_region_with_labels_of_two_controls(root):
+    def twice(tasks: list) -> None:
+        region = first_region(tasks)
+        shape = {key: value for key, value in region["value"].items() if key != "rectanglelabels"}
+        tasks[0]["annotations"][0]["result"].append({**region, "type": "labels", "value": {**shape, "labels": ["red"]}})
+
+    change(root, twice)
+
+
+@case(make_labelstudio, "bad_entry", STUDIO, "task 1, region rcat4: is drawn on 'image2', and its task's image is 'image'")
+def studio_box_on_a_second_image(root):
+    def second(tasks: list) -> None:
+        tasks[0]["data"]["image2"] = "b.png"
+        first_region(tasks)["to_name"] = "image2"
+
+    change(root, second)
+
+
 @case(make_labelstudio, "bad_entry", STUDIO, "0 labels, expected 1")
 def studio_region_without_class(root):
     change(root, lambda tasks: first_region(tasks)["value"].update(rectanglelabels=[]))

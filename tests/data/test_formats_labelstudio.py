@@ -121,6 +121,60 @@ def test_regions_that_disagree_about_the_size(tmp_path):
     assert "differ from those of other regions" in read(tmp_path)[1]["bad_entry"][0]
 
 
+def test_two_labels_of_one_region_from_two_controls_are_two_labels(tmp_path):
+    box = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0}
+    red, cat = region("labels", {**box, "labels": ["red"]}), region("rectanglelabels", {**box, "rectanglelabels": ["cat"]})
+    one_image(tmp_path, cat, red, studio_region("dog", (1, 1, 9, 9)))
+    images, findings = read(tmp_path)
+    assert [row.name for row in images["a"].rows] == ["dog"]
+    told = "export.json, line 1: task 1, region r: 2 labels ('cat, red'), expected 1"
+    assert findings == {"bad_entry": [told, told]}
+    elsewhere = {**box, "x": 30, "rectanglelabels": ["dog"]}  # of somebody who calls all regions r
+    one_image(tmp_path, cat, region("rectangle", box), region("rectanglelabels", elsewhere))
+    images, findings = read(tmp_path)
+    assert [row.name for row in images["a"].rows] == ["cat", "dog"] and findings == {}
+
+
+def two_images(root, data: dict, *controls: str | None) -> tuple:
+    """Read a task with these images and a region on each of these controls: (boxes of a, findings)."""
+    boxes = [("cat", (4, 2, 20, 30)), ("dog", (8, 8, 16, 24))]
+    regions = [studio_region(*box, to_name=control) for box, control in zip(boxes, controls, strict=False)]
+    if len(regions) > 1:
+        regions[1].update(original_width=640, original_height=480)  # of its own image
+    for name in "ab":
+        put(root / f"{name}.png", picture(name))
+    export(root, {**studio_task(1, "a.png", regions), "data": data})
+    images, findings = read(root, policies={"unlabelled_image": "warn"})
+    findings.pop("unlabelled_image", None)
+    return [row.name for row in images["a"].rows], images["a"].size, findings
+
+
+def test_boxes_drawn_on_a_second_image_do_not_land_on_the_first(tmp_path):
+    both = {"image": "a.png", "image2": "b.png"}
+    names, size, findings = two_images(tmp_path, both, "image", "image2")
+    assert (names, size) == (["cat"], (H, W)) and list(findings) == ["bad_entry"]
+    detail = "is drawn on 'image2', and its task's image is 'image': export one image a task"
+    assert findings["bad_entry"] == [f"export.json, line 1: task 1, region rdog8: {detail}"]
+    assert two_images(tmp_path, {"b": "b.png", "image": "a.png"}, "image") == (["cat"], (H, W), {})
+    assert two_images(tmp_path, {"image": "a.png", "text": "hello"}, "picture") == (["cat"], (H, W), {})
+    assert two_images(tmp_path, {"image": "a.png"}, None) == (["cat"], (H, W), {})
+
+
+@pytest.mark.parametrize(
+    ("data", "controls"),
+    [
+        ({"image": "a.png", "image2": "b.png"}, ["left", "right"]),
+        ({"image": "a.png", "image2": "b.png"}, ["picture"]),  # of which of the two?
+        ({"image": "a.png", "image2": "b.png"}, ["image2"]),
+        ({"image": "a.png", "pages": ["b.png"]}, ["picture", "pages"]),
+        ({"image": "a.png", "other": "https://x.org/7"}, ["other"]),
+    ],
+)
+def test_boxes_that_may_be_of_another_image_are_named(data, controls, tmp_path):
+    names, _, findings = two_images(tmp_path, data, *controls)
+    assert names == [] and len(findings["bad_entry"]) == len(controls)
+
+
 # --- which annotation counts --------------------------------------------------------------------------------------
 
 

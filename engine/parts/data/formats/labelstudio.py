@@ -26,6 +26,7 @@ POLYGONS = {"polygonlabels", "polygon"}
 ELLIPSES = {"ellipselabels", "ellipse"}
 OTHER_SHAPES = {*ELLIPSES, "brushlabels", "brush", "keypointlabels", "keypoint", "videorectangle", "bitmask", "bitmasklabels",
                 "vectorlabels", "vector"}  # fmt: skip
+SHAPES = RECTANGLES | POLYGONS | OTHER_SHAPES  # anything else is an answer about the whole image
 OVER_PERCENT = 10  # how far a value may leave 0 to 100, drawn over the edge, before it must be something else
 
 _UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the names of uploaded files
@@ -104,7 +105,7 @@ class LabelStudioReader:
             if self._findings.add("unlabelled_image", name, detail) == "warn":
                 return SourceImage(name, (), file, path, split=split)
             return None
-        regions = [region for region in answer["result"] if isinstance(region, dict)]
+        regions = self._of_the_image(file, line, where, answer["result"], task["data"])
         size = next((size for region in regions if (size := _size(region))), None)
         rows = self._rows(file, line, where, regions, size)
         stated = size is not None
@@ -112,14 +113,12 @@ class LabelStudioReader:
 
     def _find(self, file: str, line: int, where: str, task: dict[str, Any]) -> str | None:
         """The image file of a task; None after a finding."""
-        data = task["data"]
-        addresses = [value for value in data.values() if isinstance(value, str) and _is_image(value)]
-        address = data["image"] if data.get("image") in addresses else addresses[0] if len(addresses) == 1 else None
-        if address is None:
-            several = f"names {len(addresses)} images, and none as 'image'" if addresses else "names no image file"
+        keys = _image_keys(task["data"])
+        if not keys or ("image" not in keys and len(keys) > 1):
+            several = f"names {len(keys)} images, and none as 'image'" if keys else "names no image file"
             self._findings.add("bad_entry", file, f"{where}: its data {several}", line)
             return None
-        text = _path_of(address)
+        text = _path_of(task["data"][keys[0]])
         tail = inside(text)
         found = next(filter(None, map(self._known, _candidates(tail))), text) if tail is not None else text
         return self._folder.find_image(self._findings, file, found, line, what=f"{where}: image")
@@ -129,20 +128,41 @@ class LabelStudioReader:
 
     # Regions ----------------------------------------------------------------------------------------------------------
 
+    def _of_the_image(self, file: str, line: int, where: str, result: list[Any], data: dict[str, Any]) -> list[dict[str, Any]]:
+        """The shapes drawn on the task's image; a finding for each that is drawn, or may be drawn, on another one.
+
+        `to_name` is the name of a control, and the export does not say which image that shows. It often has the name of the
+        image in the data; where a task has one image and one control, there is nothing to tell apart.
+        """
+        shapes = [region for region in result if isinstance(region, dict) and _kind_of(region) in SHAPES]
+        keys, controls = _image_keys(data), {str(region["to_name"]) for region in shapes if region.get("to_name")}
+        alone = len(keys) == 1 and len(controls) <= 1 and controls.isdisjoint(data.keys() - keys[:1])
+        own = []
+        for position, region in enumerate(shapes):
+            control = str(region.get("to_name") or "")
+            if alone or control == keys[0]:
+                own.append(region)
+                continue
+            detail = f"is drawn on {shown(control)}, and its task's image is '{keys[0]}': export one image a task"
+            self._findings.add("bad_entry", file, f"{where}, region {region.get('id', position)}: {detail}", line)
+        return own
+
     def _rows(self, file: str, line: int, where: str, regions: list[dict[str, Any]], size: Size | None) -> tuple[Row, ...]:
-        labelled = {region.get("id") for region in regions if _labels(region)}
+        labels_of: dict[str, list[str]] = {}  # a region with several controls stands here once for each
+        for region in regions:
+            labels = labels_of.setdefault(_place(region), [])
+            labels += [label for label in _labels(region) if label not in labels]
         rows = []
         for position, region in enumerate(regions):
-            kind, labels, value = region.get("type"), _labels(region), region.get("value")
+            kind, labels, value = _kind_of(region), _labels(region), region.get("value")
             ref = f"{where}, region {region.get('id', position)}"
-            kind = _kind_of(value) if kind == "labels" else kind
-            if kind not in RECTANGLES | POLYGONS | OTHER_SHAPES:
-                continue  # an answer about the whole image
-            if not labels and region.get("id") in labelled:
+            if not labels and labels_of[_place(region)]:
                 continue  # the bare shape of a region that stands here with its label too
             problem = ""
             if len(labels) != 1:
                 problem = f"{len(labels)} labels, expected 1"
+            elif len(several := labels_of[_place(region)]) > 1:
+                problem = f"{len(several)} labels ({shown(', '.join(several))}), expected 1"
             elif _size(region) not in (None, size):
                 problem = "its original_width and original_height differ from those of other regions"
             elif (
@@ -216,6 +236,12 @@ def _candidates(path: str) -> Iterator[str]:
             yield f"{folder}/{bare}".lstrip("/")
 
 
+def _image_keys(data: dict[str, Any]) -> list[str]:
+    """Under what names a task's data have images; the one that counts, if any, is the first."""
+    keys = [key for key, value in data.items() if isinstance(value, str) and _is_image(value)]
+    return sorted(keys, key=lambda key: key != "image")
+
+
 def _is_image(text: str) -> bool:
     return PurePosixPath(base_name(_path_of(text))).suffix.lower() in IMAGE_SUFFIXES
 
@@ -230,8 +256,18 @@ def _labels(region: dict[str, Any]) -> list[str]:
     return [label.strip() for each in lists for label in each if isinstance(label, str) and label.strip()]
 
 
-def _kind_of(value: Any) -> str | None:
-    """The shape of a region whose type says only that it has labels."""
+def _place(region: dict[str, Any]) -> str:
+    """A text that is the same for all entries of one region: its id and its shape, without labels."""
+    value = region.get("value")
+    shape = sorted((k, v) for k, v in value.items() if not k.endswith("labels")) if isinstance(value, dict) else value
+    return f"{region.get('id')} {shape}"
+
+
+def _kind_of(region: dict[str, Any]) -> str | None:
+    """The shape of a region; that of one whose type says only that it has labels is seen from its value."""
+    kind, value = region.get("type"), region.get("value")
+    if kind != "labels":
+        return kind if isinstance(kind, str) else None
     if not isinstance(value, dict):
         return None
     keys = {"points": "polygon", "radiusX": "ellipse", "width": "rectangle", "rle": "brush"}
