@@ -386,7 +386,7 @@ def test_nothing_is_written_where_it_does_not_belong(twins, tmp_path, monkeypatc
         assert main(["check", *words]) == code, words
         assert message in capsys.readouterr().err
         assert {name: at for name, at in tree(tmp_path).items() if not name.startswith(".cache")} == before
-    fixed = put(twins / "classes.yaml", "names: [cat, dog]\n")
+    fixed = put(twins / "names.yml.txt", "names: [cat, dog]\n")
     assert main(["check", f"data={twins}", f"classes={fixed}"]) == 0, "one that is there is only read"
 
 

@@ -107,6 +107,21 @@ def test_very_few_images_still_fill_every_split(n, seed):
     assert len(set(two)) == 2 or "empty_split" in findings.counts
 
 
+def test_an_image_lent_to_an_empty_split_goes_back_unless_it_is_kept():
+    few = [image(i) for i in range(5)]
+    seed = next(seed for seed in range(50) if "small_split" in assign(few, seed=seed)[1].counts)
+    before, findings = assign(few, seed=seed)
+    assert "go back when one of the images added later does: keep them with data.keep_splits" in str(
+        findings.examples["small_split"][0]
+    )
+    many = [image(i) for i in range(400)]
+    assert assign(many, seed=seed)[0][:5] != before
+    kept = {candidate.sha256: side for candidate, side in zip(few, before)}
+    assert assign(many, seed=seed, kept=kept)[0][:5] == before
+    nothing_to_lend = assign([image(0)], seed=seed, val_fraction=0.0)[1].examples
+    assert "go back" not in str(nothing_to_lend["small_split"][0])
+
+
 def test_a_fraction_of_zero_asks_for_no_such_split():
     sides, findings = assign([image(i) for i in range(50)], test_fraction=0.0)
     assert "test" not in sides and "val" in sides and findings.counts == {}

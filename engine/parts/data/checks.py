@@ -131,7 +131,8 @@ KINDS: dict[str, Kind] = {
     ),
     "split_without_boxes": Kind("split without any box", "error", "put labelled images into it", warn=KEPT),
     "small_split": Kind(
-        "too few images for the fractions asked for", "warn", "add images", warn="the images next in line were taken"
+        "too few images for the fractions asked for", "warn", "add images, and keep these splits with data.keep_splits",
+        warn="the images next in line were taken",
     ),
     "digest_mismatch": Kind(
         "content is not what the description expects", "warn", "get the dataset again, or correct `digest`", warn=KEPT

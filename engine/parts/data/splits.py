@@ -1,8 +1,9 @@
 """Train, val or test for every image: as the dataset says, as an earlier version kept it, else by content.
 
 By content: a family (equal images, near duplicates, one group) goes where its lot falls, and the lot depends on the seed and
-the family's name alone, so a new image moves none but those it resembles. Two things that cannot promise: that not even those
-move, which kept splits do (`data.keep_splits`), and exact shares, for which stratification looks at all images (policy fix of
+the family's name alone, so a new image moves none but those it resembles. Three things that cannot promise: that not even
+those move, which kept splits do (`data.keep_splits`); an image for val or test where none fell into it, which is lent by train
+(`small_split`); and exact shares, for which stratification looks at all images (policy fix of
 `uneven_split`). docs/data/splits.md has the reasons.
 """
 
@@ -185,12 +186,14 @@ def _without_empty_splits(
         if split in sides or (not given and not fraction):
             continue
         if not given:
-            findings.add("small_split", f"split {split}", f"of {len(set(keys))} different images none fell into it")
+            taken = _take(sides, keys, stay, split, 0, seed)
+            back = "; those taken from train go back when one of the images added later does: keep them with data.keep_splits"
+            detail = f"of {len(set(keys))} different images none fell into it{back if taken != sides else ''}"
+            findings.add("small_split", f"split {split}", detail)
+            sides = taken
         elif fraction and findings.policies["empty_split"] == "fix":
             findings.add("empty_split", f"split {split}", f"{fraction:g} of the train images become {split}")
-        else:
-            continue
-        sides = _take(sides, keys, stay, split, fraction if given else 0, seed)
+            sides = _take(sides, keys, stay, split, fraction, seed)
     return sides
 
 
