@@ -338,6 +338,33 @@ def test_a_table_that_is_none_is_explained(tmp_path):
         open_groups(DataConfig(group_table="m.csv", group_by="x"), None, Findings.with_policies({}))
 
 
+def test_an_image_that_the_pattern_does_not_fit_is_named_and_a_pattern_that_fits_none_is_an_error(tmp_path):
+    for name in ("cam1_a.png", "x/cam2_b.png", "c.png"):
+        put(tmp_path / name, "x")
+    groups, findings = grouped(tmp_path, group_by=r"^(cam\d)_")
+    assert groups == {"cam1_a.png": "cam1", "x/cam2_b.png": "cam2", "c.png": ""}
+    assert [str(finding) for finding in findings.examples["no_group"]] == [
+        r"c.png: data.group_by '^(cam\\d)_' does not fit its file name"
+    ]
+    with pytest.raises(ConfigError, match="'patient' fits none of the file names, the first is c.png.*set data.group_table too"):
+        grouped(tmp_path, group_by="patient")
+
+
+def test_a_table_that_gives_an_image_two_groups_is_refused(tmp_path):
+    for name in ("day/a.png", "night/a.png"):
+        put(tmp_path / name, "x")
+    put(tmp_path / "meta.csv", "image,patient\na.png,p1\na.png,p2\n")
+    with pytest.raises(DataError, match="meta.csv, line 3: a.png has patient 'p2', and 'p1' further up"):
+        grouped(tmp_path, group_by="patient", group_table="meta.csv")
+    put(tmp_path / "meta.csv", "image,patient\na.png,p1\na.png,p1\n")
+    groups, findings = grouped(tmp_path, group_by="patient", group_table="meta.csv")
+    assert groups == {"day/a.png": "p1", "night/a.png": ""} and findings.counts == {"no_group": 1}
+    assert "is called a.png as day/a.png is; meta.csv must name both by their path" in str(findings.examples["no_group"][0])
+    put(tmp_path / "meta.csv", "image,patient\na.png,p1\nnight/a.png,p2\n")
+    groups, findings = grouped(tmp_path, group_by="patient", group_table="meta.csv")
+    assert groups == {"day/a.png": "p1", "night/a.png": "p2"} and findings.counts == {}
+
+
 def test_groups_of_a_table_stay_together_in_the_prepared_dataset(tmp_path):
     root = make_voc(tmp_path / "voc", {f"i{i}": [("cat", (1, 1, 9, 9))] for i in range(40)}, lists=False)
     put(root / "meta.csv", "image,patient\n" + "".join(f"i{i}.png,p{i % 8}\n" for i in range(40)))

@@ -127,7 +127,8 @@ KINDS: dict[str, Kind] = {
         fix="images are taken from train, so that every class has its share",
     ),
     "no_group": Kind(
-        "image that data.group_table does not name", "error", "add it to the table", warn="it is a group of its own"
+        "image to which data.group_by gives no group", "error", "correct the regular expression, or add the image to the table",
+        warn="it is a group of its own",
     ),
     "split_without_boxes": Kind("split without any box", "error", "put labelled images into it", warn=KEPT),
     "small_split": Kind(
