@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args, get_origin
+from typing import Any, ClassVar, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -26,6 +26,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
+    listed_by: ClassVar[str] = ""
+    """The command that lists the keys of a section with too many for a message."""
 
     @model_validator(mode="before")
     @classmethod
@@ -76,8 +78,7 @@ class Frozen(BaseModel):
             line = nearest_line(in_file, ".".join(map(str, item["loc"])))
             at = f"line {line}: " if line else ""
             if item["type"] == "extra_forbidden":
-                known = fields_by_key(section)
-                lines[key] = f"{at}unknown key '{key}'.{nearest(name, known)}{section._told(nearest_name(name, known))}"
+                lines[key] = f"{at}unknown key '{key}'.{section._instead_of(name)}"
                 continue
             said = item["msg"].removeprefix("Value error, ")
             if key in lines:
@@ -97,6 +98,16 @@ class Frozen(BaseModel):
                 return section, depth
             section = annotation
         return section, 0
+
+    @classmethod
+    def _instead_of(cls, key: str) -> str:
+        """What to do about an unknown key: the nearest known one with its meaning, else all of them or who lists them."""
+        known = fields_by_key(cls)
+        near = nearest_name(key, known)
+        if near:
+            return f"{nearest(key, known)}{cls._told(near)}"
+        choice = f"that {cls.listed_by} lists" if cls.listed_by else f"of: {', '.join(known)}"
+        return f" Remove it, or take one {choice}."
 
     @classmethod
     def _told(cls, key: str) -> str:

@@ -6,7 +6,7 @@ Recipe values are the published ones of the family (see the detector notes); whe
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,6 +30,8 @@ AUTOMATIC: dict[str, Any] = {
 
 class TrainConfig(Frozen):
     """One training run, of anything."""
+
+    listed_by: ClassVar[str] = "`detectflow help train`"
 
     model: str = _f("run", "yolov8n", "model name, model .yaml, or a checkpoint to start from")
     data: str = _f("run", "data/digits.yaml", "dataset description .yaml, or a prepared dataset folder")

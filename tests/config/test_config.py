@@ -111,6 +111,26 @@ def test_wrong_keys_of_sections_with_another_name_in_python_are_explained_too():
         Params.build({"registr": {}}, "params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "seed:\noldsection:\n  x: 1\n",
+            "line 2: unknown key 'oldsection'. Remove it, or take one of: data, train, validate, export, register, tracking, "
+            "flows.",
+        ),
+        ("train:\n  qqqq: 1\n", "line 2: unknown key 'train.qqqq'. Remove it, or take one that `detectflow help train` lists."),
+        ("register:\n  qqqq: 1\n", "unknown key 'register.qqqq'. Remove it, or take one of: model, metric, experiment."),
+        ("registr:\n", "unknown key 'registr'. Did you mean 'register'?"),
+    ],
+)
+def test_an_unknown_key_says_what_to_do_whether_one_is_near_or_not(tmp_path, text, said):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        Params.load(tmp_path / "params.yaml")
+    assert [line for line in str(error.value).splitlines() if line.endswith(said)]
+
+
 def test_help_tells_type_range_and_default():
     text = describe_groups(DetectionTrainConfig)
     assert "epochs=100" in text and "[integer >= 1, epochs]" in text and "[number 0..1]" in text and "[number > 0, < 1]" in text
