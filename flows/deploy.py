@@ -17,8 +17,7 @@ from engine.config.base import load_yaml
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.tracking.environment import state_root
 from engine.tracking.facts import git
-from flows.processes import answers
-from flows.server import check_login, check_version, find_running
+from flows.server import check_answers, check_login, check_version, find_running
 
 DEFINITIONS = "prefect.yaml"
 WORKSPACE, REPOSITORY, BRANCH = "DETECTFLOW_WORKSPACE", "DETECTFLOW_REPOSITORY", "DETECTFLOW_BRANCH"
@@ -37,8 +36,7 @@ def use_server(root: Path) -> str:
             "deployments need a Prefect server that stays. Start one with `make ui` in another terminal, or name your team's: "
             "PREFECT_API_URL=http://host:4200/api (also in .env)."
         )
-    if not answers(f"{url}/health"):
-        raise WorkspaceError(f"no Prefect server answers at {url}. Is it running, and is PREFECT_API_URL right?")
+    check_answers(url)
     check_login(url)
     check_version(url)
     os.environ["PREFECT_API_URL"] = url

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import certifi
 
 from engine.errors import WorkspaceError
 
@@ -25,6 +31,7 @@ LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.1
+UNANSWERED = (OSError, ValueError, http.client.HTTPException)  # the last: an address that is none, and what is no HTTP
 
 
 class Child:
@@ -88,20 +95,30 @@ class Child:
 
 def answers(url: str, timeout_s: float = 2.0) -> bool:
     """Whether a web server answers at `url` with success."""
+    return why_silent(url, timeout_s) is None
+
+
+def why_silent(url: str, timeout_s: float = 2.0) -> str | None:
+    """None where a web server answers at `url` with success; else the reason in words."""
     try:
-        with _direct.open(url, timeout=timeout_s) as response:
-            return 200 <= response.status < 300
-    except (OSError, ValueError, urllib.error.URLError):
-        return False
+        _ask(url, timeout_s).close()
+    except urllib.error.HTTPError as error:
+        return f"HTTP {error.code} {error.reason}"
+    except UNANSWERED as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted here ({reason.verify_message}), see docs/deploy.md, TLS"
+        return str(getattr(reason, "strerror", None) or reason)
+    return None
 
 
 def refuses(url: str, login: Mapping[str, str], timeout_s: float = 2.0) -> bool:
     """Whether a web server answers at `url` that these headers do not let anybody in."""
     try:
-        _direct.open(urllib.request.Request(url, headers=dict(login)), timeout=timeout_s).close()
+        _ask(url, timeout_s, login).close()
     except urllib.error.HTTPError as error:
         return error.code in {401, 403}
-    except (OSError, ValueError):
+    except UNANSWERED:
         pass
     return False
 
@@ -109,13 +126,31 @@ def refuses(url: str, login: Mapping[str, str], timeout_s: float = 2.0) -> bool:
 def read_text(url: str, timeout_s: float = 2.0, login: Mapping[str, str] | None = None) -> str | None:
     """The body at `url`, or None when nothing answers. login: headers that say who asks."""
     try:
-        with _direct.open(urllib.request.Request(url, headers=dict(login or {})), timeout=timeout_s) as response:
+        with _ask(url, timeout_s, login) as response:
             return response.read(1 << 16).decode("utf-8", "replace")
-    except (OSError, ValueError, urllib.error.URLError):
+    except UNANSWERED:
         return None
 
 
-_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback never goes through a proxy
+def is_local(url: str) -> bool:
+    """Whether `url` is on this machine."""
+    return urllib.parse.urlsplit(url).hostname in {LOOPBACK, "localhost", "::1"}
+
+
+def _ask(url: str, timeout_s: float, headers: Mapping[str, str] | None = None) -> Any:
+    """The answer of a web server, trusting the certificates that Prefect's client trusts; loopback never goes by a proxy."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if is_local(url) else []
+    if url.startswith("https:"):
+        handlers.append(urllib.request.HTTPSHandler(context=_trusting()))
+    opener = urllib.request.build_opener(*handlers)
+    return opener.open(urllib.request.Request(url, headers=dict(headers or {})), timeout=timeout_s)
+
+
+def _trusting() -> ssl.SSLContext:
+    if os.environ.get("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in {"1", "true", "yes", "on"}:
+        return ssl._create_unverified_context()  # the user's own word to Prefect
+    # Not the system's: Prefect and MLflow do not look there either.
+    return ssl.create_default_context(cafile=os.environ.get("PREFECT_API_SSL_CERT_FILE") or certifi.where())
 
 
 def is_free(port: int) -> bool:

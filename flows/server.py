@@ -21,10 +21,11 @@ from engine.tracking.environment import state_root
 from engine.tracking.mlflow_links import ui_base
 from engine.tracking.open_files import LOCKED, locked_in_words
 from engine.tracking.secrets import hide, prefect_login
-from flows.processes import LOOPBACK, Child, answers, free_port, read_text, refuses
+from flows.processes import LOOPBACK, Child, answers, free_port, is_local, read_text, refuses, why_silent
 
 logger = logging.getLogger("detectflow")
 
+GONE_AFTER_S = 5.0
 FIRST_ANSWER_S = 10.0  # the first question to a server that has just started takes seconds on a busy machine
 
 
@@ -62,11 +63,7 @@ def connect(root: Path) -> Server:
     state = state_root(root)
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
-        if _is_local(configured) and not answers(f"{configured}/health"):
-            raise WorkspaceError(
-                f"PREFECT_API_URL is {hide(configured)}, but no Prefect server answers there. Start it (`make ui`), or unset "
-                "the variable: a run then brings its own temporary server."
-            )
+        check_answers(configured, "or unset the variable: a run then brings its own temporary server")
         check_login(configured)
         check_version(configured)
         return Server(configured)
@@ -78,6 +75,25 @@ def connect(root: Path) -> Server:
     os.environ["PREFECT_API_URL"] = server.api_url
     os.environ["DETECTFLOW_TEMPORARY_SERVER"] = server.api_url  # links are not to lead there
     return server
+
+
+def check_answers(api_url: str, otherwise: str = "") -> None:
+    """WorkspaceError where no Prefect server answers at PREFECT_API_URL: why not, and what to write in its place."""
+    why = why_silent(f"{api_url}/health", FIRST_ANSWER_S)
+    if why is None:
+        return
+    written = f"PREFECT_API_URL is {hide(api_url)}, but no Prefect server answers there"
+    for meant in (f"{api_url.rstrip('/')}/api", f"http://{api_url}", f"http://{api_url}/api"):
+        if answers(f"{meant}/health"):
+            raise WorkspaceError(f"{written}: write {hide(meant)}")
+    what = "start it (`make ui`)" if is_local(api_url) else "correct the address (http://HOST:4200/api)"
+    raise WorkspaceError(f"{written}: {why}. Look whether it is up, {', '.join(filter(None, (what, otherwise)))}.")
+
+
+def is_gone() -> bool:
+    """Whether the server that this process reports to has stopped answering."""
+    url = os.environ.get("PREFECT_API_URL")
+    return bool(url) and not answers(f"{url}/health", GONE_AFTER_S)
 
 
 def check_login(api_url: str) -> None:
@@ -144,10 +160,6 @@ def start_temporary(state: Path) -> Server:
     child = Child("The temporary Prefect server", command, state / ".cache" / "prefect-server.log", env)
     atexit.register(child.stop)
     return Server(f"http://{LOOPBACK}:{port}/api", child)
-
-
-def _is_local(url: str) -> bool:
-    return any(f"//{host}" in url for host in (LOOPBACK, "localhost", "[::1]"))
 
 
 def _same_version(answer: str | None) -> bool:

@@ -39,6 +39,9 @@ FIXED_DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+# Certificates that are trusted: Python's own variable, and what Prefect, requests (MLflow, DVC) and boto3 look at in its place.
+TRUSTED = "SSL_CERT_FILE"
+TRUSTED_BY = ("PREFECT_API_SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 
 
 class NoProject(ConfigError):
@@ -85,9 +88,19 @@ def prepare_environment(root: str | Path | None = None) -> Path:
     state = state_root(root)
     for name, value in read_env_file(state / ".env").items():
         os.environ.setdefault(name, value)
-    for name, value in {**FIXED_DEFAULTS, **_paths(state)}.items():
+    for name, value in {**FIXED_DEFAULTS, **_paths(state), **_trusted()}.items():
         os.environ.setdefault(name, value)
     return root
+
+
+def _trusted() -> dict[str, str]:
+    """One variable for all libraries. ConfigError where it names no file: they would each say something of their own."""
+    file = os.environ.get(TRUSTED)
+    if not file:
+        return {}
+    if not Path(file).is_file():
+        raise ConfigError(f"{TRUSTED}={file}: no such file; it names the certificates to trust (PEM)")
+    return dict.fromkeys(TRUSTED_BY, file)
 
 
 def _paths(state: Path) -> dict[str, str]:

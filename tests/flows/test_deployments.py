@@ -319,7 +319,7 @@ class TestMistakes:
 
     def test_a_server_that_is_not_there(self, workspace):
         done = shell(workspace, *DETECTFLOW, "worker", PREFECT_API_URL="http://127.0.0.1:9/api")
-        assert done.returncode == 1 and "no Prefect server answers at http://127.0.0.1:9/api" in done.stderr
+        assert done.returncode == 1 and "http://127.0.0.1:9/api, but no Prefect server answers there" in done.stderr
 
     def test_an_unknown_deployment(self, workspace, api):
         done = detectflow(workspace, api, "deploy", "trian")

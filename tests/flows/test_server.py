@@ -4,15 +4,24 @@ import http.server
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from ipaddress import ip_address
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
-from engine.errors import WorkspaceError
+from engine.errors import ConfigError, WorkspaceError
+from engine.tracking.environment import TRUSTED, TRUSTED_BY, prepare_environment
 from flows import deploy, processes, server
 from flows.processes import Child, answers, free_port
 
@@ -77,6 +86,66 @@ def test_a_configured_server_wins_and_must_answer(stand_in, tmp_path, monkeypatc
     assert server.connect(tmp_path) == server.Server(f"{stand_in.url}/api")
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
     with pytest.raises(WorkspaceError, match="no Prefect server answers there"):
+        server.connect(tmp_path)
+
+
+@pytest.fixture
+def certified(stand_in, tmp_path):
+    """The same by TLS, with a certificate that its own authority has signed: (address, file of the authority)."""
+    key, authority = rsa.generate_private_key(65537, 2048), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "team")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(authority, authority, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(processes.LOOPBACK))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "team.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "both.pem").write_bytes(private + made.public_bytes(Encoding.PEM))
+    file.write_bytes(made.public_bytes(Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    stand_in.socket = context.wrap_socket(stand_in.socket, server_side=True)
+    return stand_in.url.replace("http:", "https:"), file
+
+
+def test_a_certificate_is_trusted_by_one_variable_and_else_the_reason_is_told(certified, tmp_path, monkeypatch):
+    url, file = certified
+    for name in (TRUSTED, *TRUSTED_BY):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
+    for ask in (server.connect, deploy.use_server):
+        with pytest.raises(WorkspaceError, match=r"certificate is not trusted here \(.*self-signed.*docs/deploy.md, TLS"):
+            ask(tmp_path)
+    (tmp_path / ".env").write_text(f"{TRUSTED}='{file}'\n")
+    prepare_environment(tmp_path)
+    assert {os.environ[name] for name in TRUSTED_BY} == {str(file)}
+    assert server.connect(tmp_path) == server.Server(f"{url}/api")
+    for name in TRUSTED_BY:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(TRUSTED, str(tmp_path / "gone.pem"))
+    with pytest.raises(ConfigError, match="SSL_CERT_FILE=.*gone.pem: no such file"):
+        prepare_environment(tmp_path)
+
+
+def test_an_address_that_is_nearly_right_is_corrected(stand_in, tmp_path, monkeypatch):
+    host = stand_in.url.removeprefix("http://")
+    for given in (stand_in.url, f"{stand_in.url}/", host, f"{host}/api"):
+        monkeypatch.setenv("PREFECT_API_URL", given)
+        for ask in (server.connect, deploy.use_server):
+            with pytest.raises(WorkspaceError, match=f"write {stand_in.url}/api$"):
+                ask(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url, reason",
+    [("http://127.0.0.1:9/api", "Connection refused"), ("http://nowhere.invalid/api", "(Name|name|resolution|Temporary)"),
+     ("http://127.0.0.1:4200x/api", "nonnumeric port"), ("127.0.0.1:4200/api", "unknown url type")],
+)  # fmt: skip
+def test_why_a_configured_server_does_not_answer_is_told(tmp_path, monkeypatch, url, reason):
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    with pytest.raises(WorkspaceError, match=f"no Prefect server answers there: .*{reason}.*temporary server"):
         server.connect(tmp_path)
 
 
