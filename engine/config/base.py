@@ -6,8 +6,7 @@ evaluated. What a run derives from a configuration is a new value with its own n
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_origin
 
@@ -17,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from engine.config.kinds import kind_of
 from engine.config.lines import lines_of_file, nearest_line
+from engine.config.yaml_text import NumberLoader, read_yaml
 from engine.errors import ConfigError, nearest, nearest_name
 
 
@@ -128,21 +128,10 @@ def _takes_tuple(annotation: Any) -> bool:
     return get_origin(annotation) is tuple or any(map(_takes_tuple, get_args(annotation)))
 
 
-class _NumberLoader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3)."""
-
-
-_NumberLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*)(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)$"),
-    list("-+0123456789"),
-)
-
-
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping from a file, as plain data."""
+def load_yaml(path: str | Path, as_written: Collection[str] = ()) -> dict[str, Any]:
+    """A YAML mapping from a file, as plain data. as_written: as for `read_yaml`."""
     try:
-        data = yaml.load(Path(path).read_text(encoding="utf-8-sig"), Loader=_NumberLoader)
+        data = read_yaml(Path(path).read_text(encoding="utf-8-sig"), as_written)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -159,7 +148,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 def parse_value(text: str) -> Any:
     """`"0.01"` -> 0.01, `"true"` -> True, `"[160, 320]"` -> list, anything else the text itself."""
     try:
-        value = yaml.load(text, Loader=_NumberLoader)
+        value = yaml.load(text, Loader=NumberLoader)
     except yaml.YAMLError:
         return text
     return value if isinstance(value, (str, int, float, bool, list, dict)) or value is None else text

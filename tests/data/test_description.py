@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from dataset_builders import make_voc, put, tree
+from dataset_builders import make_voc, make_yolo, put, tree
 
 from engine.config import DataConfig
 from engine.errors import ConfigError, DataError, EngineError
@@ -36,6 +36,9 @@ def test_our_own_descriptions_are_right(file):
         ("name: x\nformat: csv\n", "'yolo', 'cvat', 'labelstudio' or 'generated', got 'csv'"),
         ("name: x\nnames: [yes, no]\n", "write 'True' in quotes"),
         ("name: x\nnames: [0, 1]\n", "write '0' in quotes"),
+        ("name: x\nnames: [cat, 0123]\n", "write '0123' in quotes"),
+        ("name: x\nnames: [12:30]\n", "write '12:30' in quotes"),
+        ("name: x\npath: a\npath: b\n", "line 3: key 'path' is there twice, first in line 2; remove one"),
         ("name: x\nnames: [a, b, a]\n", "each class once: a"),
         ('name: x\nnames: ["\\ud83d"]\n', "half of a surrogate pair"),
         ("name: x\ndigest: abc\n", "64 hex digits"),
@@ -53,6 +56,28 @@ def test_wrong_descriptions_are_explained(text, message, tmp_path):
     with pytest.raises(ConfigError) as caught:
         load_description(file)
     assert message in str(caught.value) and "d.yaml" in str(caught.value)
+
+
+def test_names_alone_are_a_data_yaml_too(tmp_path):
+    """Its folder works, so it does itself."""
+    make_yolo(tmp_path / "set")
+    file = put(tmp_path / "set/data.yaml", "names: [cat, dog]\n")
+    description = load_description(file)
+    assert description.name == "set" and description.content.format == "yolo"
+    report = prepare(description, tmp_path / "out", DataConfig())
+    assert report.info["names"] == ["cat", "dog"] and report.info["counts"]["val"]["images"] == 1
+    elsewhere = put(tmp_path / "mine.yaml", "path: set\nnames: [cat, dog]\n")
+    assert load_description(elsewhere).local_folder(DataConfig()) == tmp_path / "set"
+    with pytest.raises(ConfigError, match="name: Field required"):
+        load_description(put(tmp_path / "set.yaml", "format: voc\nnames: [cat, dog]\n"))
+
+
+def test_a_folder_whose_name_is_a_number(tmp_path):
+    assert folder_of("name: x\npath: 0123\n", tmp_path) == tmp_path / "data/0123"
+    text = "train: 2026\npath: 0123\nnames: [cat, dog]\n"
+    put(tmp_path / "0123/2026/a.txt", "")
+    description = load_description(put(tmp_path / "d.yaml", text))
+    assert description.local_folder(DataConfig()) == tmp_path / "0123"
 
 
 def folder_of(text: str, tmp_path: Path, **settings) -> Path | None:

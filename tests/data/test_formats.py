@@ -28,6 +28,7 @@ from engine.parts.data.formats import detect_format, open_reader
 from engine.parts.data.formats.base import number, split_of_path
 from engine.parts.data.formats.folder import Folder, inside
 from engine.parts.data.formats.xml_tree import parse_xml
+from engine.parts.data.formats.yolo_yaml import YoloSettings
 
 # --- round trips --------------------------------------------------------------------------------------------------
 
@@ -216,6 +217,12 @@ def test_yolo_names_of_the_description_serve_where_the_folder_has_none(tmp_path)
     "text, message",
     [
         ("names: [cat, dog]\nnc: 3\n", "nc: 3 and lists 2"),
+        ("names: [cat, dog]\nnc: '3'\n", "nc: '3' and lists 2"),
+        ("names: [cat, dog]\nnc: two\n", "nc: 'two' and lists 2"),
+        ("names: [cat, dog]\nnames: [dog, cat]\n", "line 2: key 'names' is there twice, first in line 1"),
+        ("names:\n  0: cat\n  0: dog\n", "line 3: key '0' is there twice, first in line 2"),
+        ("names: [cat, dog]\npath: [x]\n", "data.yaml, line 2: `path` is a list, expected the folder"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n + 1}: &a{n + 1} [{f'*a{n}, ' * 4}]\n" for n in range(9)) + "names: *a9\n", "aliases"),
         ("names: [cat, cat]\n", "once: cat"),
         ("names: [yes, no]\n", "in quotes"),
         ("names: {0: cat, 2: dog}\n", "numbered 0 to 1"),
@@ -229,6 +236,58 @@ def test_yolo_wrong_names_are_explained(text, message, tmp_path):
     put(tmp_path / "data.yaml", text)
     with pytest.raises(DataError, match=message):
         read(tmp_path, "yolo")
+
+
+def test_yolo_names_that_look_like_numbers_are_kept_as_written(tmp_path):
+    make_yolo(tmp_path)
+    put(tmp_path / "data.yaml", "names: [0123, 12:30]\nnc: '2'\n")
+    reader = open_reader(Folder(tmp_path), "yolo", Findings.with_policies({}))
+    assert reader.names == ("0123", "12:30")
+
+
+def without_data_yaml(root, **files: str) -> tuple[str, ...]:
+    """The names of a YOLO folder with these files: a__classes is a/classes.txt."""
+    make_yolo(root)
+    (root / "data.yaml").unlink()
+    for name, content in files.items():
+        put(root / f"{name.replace('__', '/')}.txt", content)
+    return open_reader(Folder(root), "yolo", Findings.with_policies({})).names
+
+
+def test_files_of_names_in_several_folders_must_agree(tmp_path):
+    assert without_data_yaml(tmp_path / "1", a__classes="cat\ndog\n", b__classes="\ufeffcat\r\ndog\r\n\r\n") == ("cat", "dog")
+    assert without_data_yaml(tmp_path / "2", a__classes="cat\n", b__classes="cat\ndog\n") == ("cat", "dog")
+    assert without_data_yaml(tmp_path / "3", a__predefined_classes="dog\nman\n", b__classes="cat\ndog\n") == ("cat", "dog")
+    assert without_data_yaml(tmp_path / "4", a__predefined_classes="dog\nman\n") == ("dog", "man")
+    with pytest.raises(DataError, match="class 0 is 'cat' in a/classes.txt and 'dog' in b/classes.txt; correct one of them"):
+        without_data_yaml(tmp_path / "5", a__classes="cat\ndog\n", b__classes="dog\ncat\n")
+
+
+def test_a_blank_line_among_the_names_is_not_skipped(tmp_path):
+    with pytest.raises(DataError, match=r"classes.txt: class names must be there once: one is empty \(number 1\)"):
+        without_data_yaml(tmp_path, classes="cat\n\ndog\n\n")
+
+
+def test_names_of_data_yaml_and_of_a_file_beside_it_must_agree(tmp_path):
+    make_yolo(tmp_path)
+    put(tmp_path / "labels/train/classes.txt", "cat\ndog\n")
+    assert read(tmp_path)[0]["a"].rows[0].name == "cat"
+    put(tmp_path / "labels/train/classes.txt", "dog\ncat\n")
+    with pytest.raises(DataError, match="class 0 is 'cat' in data.yaml and 'dog' in labels/train/classes.txt;.*data=.*data.yaml"):
+        read(tmp_path)
+    chosen = YoloSettings({"names": ["cat", "dog"]})
+    assert read(tmp_path, "yolo", yolo=chosen)[0]["a"].rows[0].name == "cat", "which one counts was said"
+
+
+def test_a_yaml_with_names_that_cannot_be_read_is_not_passed_over(tmp_path):
+    make_yolo(tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "mine.yaml")
+    put(tmp_path / "other.yaml", "a: 1\na: 2\n")
+    assert read(tmp_path)[0]["a"].rows[0].name == "cat"
+    put(tmp_path / "mine.yaml", "names: [cat, dog]\nnames: [dog, cat]\n")
+    put(tmp_path / "classes.txt", "cat\ndog\n")
+    with pytest.raises(DataError, match="mine.yaml: not valid YAML: line 2: key 'names' is there twice"):
+        read(tmp_path)
 
 
 # --- choosing -----------------------------------------------------------------------------------------------------

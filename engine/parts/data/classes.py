@@ -53,7 +53,7 @@ def load_classes(path: Path, shown_as: str | None = None) -> ClassSchema:
     Raises:
         ConfigError: there is none, it is not right, or its hash is not that of its names.
     """
-    content = ClassesFile.build(load_yaml(path), str(path), path)
+    content = ClassesFile.build(load_yaml(path, as_written=("names",)), str(path), path)
     found = class_hash(content.names)
     if content.hash not in (None, found):
         raise ConfigError(

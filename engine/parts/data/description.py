@@ -18,9 +18,10 @@ from pydantic import Field, field_validator, model_validator
 from engine.config import DataConfig, Frozen
 from engine.config.base import load_yaml
 from engine.config.lines import lines_of_file
+from engine.config.yaml_text import Unquoted
 from engine.errors import ConfigError, DataError, nearest
 from engine.parts.data.formats.base import is_writable
-from engine.parts.data.formats.yolo_yaml import KEYS, YoloSettings, split_paths, yolo_places
+from engine.parts.data.formats.yolo_yaml import AS_WRITTEN, KEYS, YoloSettings, split_paths, yolo_places
 
 DATASET_FILE = "dataset.json"  # marks a prepared dataset
 
@@ -31,7 +32,7 @@ def checked_names(value: Any) -> Any:
     """Class names as a YAML file has them. ValueError for what YAML read as something else, and for a name given twice."""
     if isinstance(value, (list, tuple)):
         for item in value:
-            if not isinstance(item, str) or not item.strip():
+            if not isinstance(item, str) or isinstance(item, Unquoted) or not item.strip():
                 raise ValueError(f"class names are text: write {str(item)!r} in quotes (YAML reads no, on, 1 otherwise)")
             if not is_writable(item):
                 raise ValueError(f"class name {item!r} holds half of a surrogate pair; write the character itself")
@@ -166,16 +167,24 @@ def load_description(path: str | Path) -> Description:
     if path.suffix.lower() not in (".yaml", ".yml") or not path.is_file():  # a pipe would wait for its writer
         kind = f"{path.suffix or 'plain'} file" if path.is_file() else "device or pipe"
         raise DataError(f"{path}: a dataset is a description (.yaml) or a folder of labelled images, not a {kind}")
-    content = load_yaml(path)
-    if "name" not in content and content.keys() & {"train", "val", "nc"}:
+    content = load_yaml(path, as_written=(*AS_WRITTEN, *(f"yolo.{key}" for key in AS_WRITTEN)))
+    if _is_yolo(content):
         base = content.get("path") or ""
-        if not isinstance(base, (str, int)):
+        if not isinstance(base, str):
             raise ConfigError(f"{path}: `path` is a {type(base).__name__}, expected the folder of the dataset")
         name = _name_of(path.parent) if path.stem in ("data", "dataset") else path.stem[:80]
         yolo = {key: content[key] for key in KEYS if key in content}
-        values: Mapping[str, Any] = {"name": name, "format": "yolo", "path": str(base), "yolo": yolo}
+        values: Mapping[str, Any] = {"name": name, "format": "yolo", "path": base, "yolo": yolo}
         return Description(DescriptionFile.build(values, str(path)), path, path.parent)
     return Description(DescriptionFile.build(content, str(path), path), path, path.parent)
+
+
+def _is_yolo(content: Mapping[str, Any]) -> bool:
+    """Whether it is a data.yaml of YOLO tools: keys of those, or names and nothing of a description but a path."""
+    if "name" in content:
+        return False
+    own = content.keys() & (DescriptionFile.model_fields.keys() - {"names", "path"})
+    return bool(content.keys() & {"train", "val", "nc"} or ("names" in content and not own))
 
 
 def _name_of(folder: Path) -> str:

@@ -36,9 +36,9 @@ class YoloReader:
         settings: YoloSettings | None = None,
     ) -> None:
         self._folder, self._splits, self._findings = folder, splits, findings
-        settings = settings or find_settings(folder)
+        chosen, settings = settings is not None, settings or find_settings(folder)
         _refuse_images_elsewhere(folder, settings)
-        self.names = class_names(folder, settings) or names
+        self.names = class_names(folder, settings, chosen=chosen) or names
         if not self.names:
             raise DataError(
                 f"{folder.root}: YOLO labels have class numbers only and no names were found. Add data.yaml with `names`, "
@@ -107,7 +107,7 @@ class YoloReader:
 
 def _refuse_images_elsewhere(folder: Folder, settings: YoloSettings) -> None:
     """A dataset folder that holds nothing but a data.yaml which points out of it: say how that is meant to be used."""
-    path = str(settings.content.get("path") or "")
+    path = settings.path
     if not folder.images and path and inside(path) is None:
         file = folder.root / settings.file
         raise DataError(

@@ -7,6 +7,7 @@ Found in the dataset folder, it is one of its annotation files: its paths lead n
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -15,15 +16,20 @@ from typing import Any
 import yaml
 
 from engine.config.lines import key_lines
+from engine.config.yaml_text import read_yaml
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
-from engine.parts.data.formats.base import is_writable, shown, split_word
+from engine.parts.data.formats.base import is_writable, number, shown, split_word
 from engine.parts.data.formats.folder import Folder, inside
 from engine.parts.data.formats.splits import GivenSplits
 from engine.types import SPLITS
 
-NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")
+NAME_FILES = ("classes.txt", "obj.names", "predefined_classes.txt")  # the last only where no other is there
 KEYS = ("train", "val", "test", "names", "nc", "kpt_shape", "download")  # those that count, besides `path`
+AS_WRITTEN = ("path", "train", "val", "test", "names")  # text, also where YAML would read a number: 0123, 12:30, 2026
+
+
+_NAMES = re.compile(r"^names\s*:", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,14 @@ class YoloSettings:
                 if at is not None:
                     return self.lines.get(f"{key}.{at}" if isinstance(value, list) else str(key))
         return None
+
+    @property
+    def path(self) -> str:
+        """`path`, "" where there is none. DataError where it is no text."""
+        path = self.content.get("path") or ""
+        if not isinstance(path, str):
+            raise DataError(f"{self.at('path')}: `path` is a {type(path).__name__}, expected the folder of the dataset")
+        return path
 
     @property
     def values_per_key_points(self) -> int:
@@ -80,6 +94,8 @@ def yolo_places(file: Path, path: str, content: Mapping[str, Any]) -> tuple[Path
     tried = [file.parent / path, Path.cwd() / path, file.parent] if path else [file.parent]
     tried = list(dict.fromkeys(Path(os.path.abspath(folder)) for folder in tried))
     texts = [text.replace("\\", "/") for _, text in split_paths(content)]
+    if not texts:  # it has names only
+        return next((folder for folder in tried if folder.is_dir()), None), tried
     for folder in tried:
         if any(_is_there(folder, text) for text in texts):
             return folder, tried
@@ -104,17 +120,18 @@ def find_settings(folder: Folder) -> YoloSettings:
     """The content of data.yaml, or of the one YAML file that lists names.
 
     Raises:
-        DataError: it is no YAML, or several files list names.
+        DataError: it is no YAML, or says something twice; or several files list names.
     """
     found: dict[str, YoloSettings] = {}
     for file in folder.with_suffix(".yaml", ".yml"):
         if "/" in file:
             continue
+        text = ""
         try:
             text = folder.text(file)
-            content = yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError, RecursionError) as error:
-            if PurePosixPath(file).stem == "data":
+            content = read_yaml(text, AS_WRITTEN)
+        except (ValueError, yaml.YAMLError) as error:
+            if PurePosixPath(file).stem == "data" or _NAMES.search(text):
                 raise DataError(f"{folder.root / file}: not valid YAML: {error}") from None
             continue
         if isinstance(content, dict) and "names" in content:
@@ -127,26 +144,57 @@ def find_settings(folder: Folder) -> YoloSettings:
     return found.get("data.yaml") or next(iter(found.values()), YoloSettings({}))
 
 
-def class_names(folder: Folder, settings: YoloSettings) -> tuple[str, ...]:
-    """Class names by number: from data.yaml, else from a file of names; () where there are none."""
-    content = settings.content
-    if "names" in content:
-        names = _names_of_yaml(folder, settings.at("names"), content["names"])
-        if content.get("nc", len(names)) != len(names):
-            said = f"{folder.root}: {settings.at('nc')} says nc: {content['nc']} and lists {len(names)} names; correct one"
-            raise DataError(said)
+def class_names(folder: Folder, settings: YoloSettings, *, chosen: bool = False) -> tuple[str, ...]:
+    """Class names by number: from data.yaml, else from files of names; () where there are none.
+
+    chosen: the data.yaml was given as the dataset: what other files say does not matter.
+
+    Raises:
+        DataError: names that cannot be used, or two files that call one number differently.
+    """
+    listed = {} if chosen and "names" in settings.content else _name_files(folder)
+    if "names" in settings.content:
+        names = _names_of_yaml(folder, settings)
+        _refuse_contradiction({settings.file: list(names), **listed}, folder)
         return names
-    file = next((name for name in folder.files if PurePosixPath(name).name in NAME_FILES), None)
-    if file is None:
-        return ()
-    try:
-        lines = [line.strip() for line in folder.text(file).splitlines()]
-    except ValueError as error:
-        raise DataError(f"{folder.root / file}: {error}") from None
-    return _checked_names(folder, file, [line for line in lines if line])
+    _refuse_contradiction(listed, folder)
+    file = max(listed, key=lambda name: len(listed[name]), default=None)  # the others end earlier
+    return _checked_names(folder, file, listed[file]) if file else ()
 
 
-def _names_of_yaml(folder: Folder, place: str, names: Any) -> tuple[str, ...]:
+def _name_files(folder: Folder) -> dict[str, list[str]]:
+    """Every file of names that is not empty -> its names; some tools write one into each folder."""
+    own, spare = (
+        [name for name in folder.files if PurePosixPath(name).name in wanted] for wanted in (NAME_FILES[:2], NAME_FILES[2:])
+    )
+    found = {}
+    for file in own or spare:
+        try:
+            text = folder.text(file)
+        except ValueError as error:
+            raise DataError(f"{folder.root / file}: {error}") from None
+        if text.strip():  # an empty line between two names has a number too
+            found[file] = [line.strip() for line in text.rstrip().splitlines()]
+    return found
+
+
+def _refuse_contradiction(listed: Mapping[str, list[str]], folder: Folder) -> None:
+    """DataError where one number has two names; a list may end before another."""
+    by_number: dict[int, tuple[str, str]] = {}
+    for file, names in listed.items():
+        for index, name in enumerate(names):
+            first, other = by_number.setdefault(index, (file, name))
+            if other != name:
+                yaml = next((folder.root / file for file in listed if file.endswith((".yaml", ".yml"))), None)
+                choice = f", or give the one that counts: data={yaml}" if yaml else " and number the labels alike"
+                raise DataError(
+                    f"{folder.root}: class {index} is {shown(other)} in {first} and {shown(name)} in {file}; "
+                    f"correct one of them{choice}"
+                )
+
+
+def _names_of_yaml(folder: Folder, settings: YoloSettings) -> tuple[str, ...]:
+    names, place = settings.content["names"], settings.at("names")
     if isinstance(names, dict):
         numbers = sorted(key for key in names if isinstance(key, int))
         if numbers != list(range(len(names))):
@@ -154,13 +202,19 @@ def _names_of_yaml(folder: Folder, place: str, names: Any) -> tuple[str, ...]:
         names = [names[key] for key in numbers]
     if not isinstance(names, list) or not names or any(isinstance(name, (bool, list, dict)) or name is None for name in names):
         raise DataError(f"{folder.root}: `names` of {place} is no list of names (write words like no, on, null in quotes)")
-    return _checked_names(folder, place, [str(name).strip() for name in names])
+    found = _checked_names(folder, place, [str(name).strip() for name in names])
+    count = settings.content.get("nc", len(found))
+    if number(count) != len(found):
+        said = shown(str(count)) if isinstance(count, str) else count
+        raise DataError(f"{folder.root}: {settings.at('nc')} says nc: {said} and lists {len(found)} names; correct one")
+    return found
 
 
 def _checked_names(folder: Folder, place: str, names: list[str]) -> tuple[str, ...]:
     double = sorted({name for name in names if names.count(name) > 1})
     if double or "" in names:
-        raise DataError(f"{folder.root / place}: class names must be there once: {', '.join(double) or 'one is empty'}")
+        what = ", ".join(filter(None, double)) or f"one is empty (number {names.index('')})"
+        raise DataError(f"{folder.root / place}: class names must be there once: {what}")
     if not all(map(is_writable, names)):
         raise DataError(f"{folder.root / place}: a class name holds half of a surrogate pair; write the character itself")
     return tuple(names)
@@ -173,7 +227,7 @@ class SplitFolders:
         self._folder, self._settings, self._findings = folder, settings, findings
         self._prefixes: dict[str, str] = {}  # folder with a final / -> split
         lists: dict[str, list[str]] = {}
-        base = str(settings.content.get("path") or "")
+        base = settings.path
         for split, text in sorted(split_paths(settings.content), key=lambda pair: SPLITS.index(pair[0])):
             self._add(split, text, base, lists)
         self._lists = GivenSplits(folder, lists, findings) if lists else None
