@@ -7,6 +7,7 @@ import os
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 from broken import A_PNG, A_XML, case, edit
 from dataset_builders import H, W, make_voc, picture, put, voc_xml
@@ -71,12 +72,35 @@ def text_called_png(root):
     put(root / A_PNG, "404 not found")
 
 
-@case(make_voc, "unreadable_image", A_PNG, "decompression bomb")
+@case(make_voc, "unreadable_image", A_PNG, "more than 179 million pixels; cut it into tiles")
 def image_that_claims_to_be_huge(root):
     data = bytearray(picture("a"))
     data[16:24] = (60_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     put(root / A_PNG, bytes(data))
+
+
+@case(make_voc, "several_pages", A_PNG, "holds 3 pages or frames")
+def tiff_of_three_pages_called_png(root):
+    page = Image.open(root / A_PNG)
+    page.load()
+    page.save(root / A_PNG, "TIFF", save_all=True, append_images=[page, page])
+
+
+@case(make_voc, "dark_image", A_PNG, "its brightest pixel has grey level 15 of 255")
+def twelve_bits_in_sixteen(root):
+    levels = np.random.default_rng(0).integers(0, 4096, (32, 64), np.uint16)
+    put(root / A_PNG, cv2.imencode(".png", levels)[1].tobytes())
+
+
+@case(make_voc, "unreadable_image", A_PNG, "its pixels are 32-bit numbers; save it with 8 or 16 bits")
+def numbers_of_32_bits(root):
+    put(root / A_PNG, cv2.imencode(".tif", np.full((32, 64), 99, np.int32))[1].tobytes())
+
+
+@case(make_voc, "unreadable_image", A_PNG, "no known image format")
+def postscript_called_png(root):
+    Image.open(root / A_PNG).convert("RGB").save(root / A_PNG, "EPS")
 
 
 @case(make_voc, "unreadable_image", A_PNG, "a link to nothing")

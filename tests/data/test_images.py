@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from dataset_builders import put, voc_xml
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from engine.config import DataConfig
 from engine.detect.sources import open_source
@@ -45,7 +46,7 @@ def scene() -> np.ndarray:
     return image
 
 
-def encoded(suffix: str, mode: str = "RGB", orientation: int = 1) -> bytes:
+def encoded(suffix: str, mode: str = "RGB", orientation: int = 1, **options) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -54,7 +55,7 @@ def encoded(suffix: str, mode: str = "RGB", orientation: int = 1) -> bytes:
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
     else:
         image = image.convert(mode, dither=Image.Dither.NONE)
-    image.save(buffer, **WRITE[suffix], exif=exif)
+    image.save(buffer, **{**WRITE[suffix], "exif": exif, **options})
     return buffer.getvalue()
 
 
@@ -111,6 +112,50 @@ def test_all_eight_exif_orientations_of_every_format(suffix, orientation):
     assert sizes(data) == (shown.shape[:2], (H, W), orientation)
 
 
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+def test_the_first_of_several_frames_is_turned_too(suffix, orientation):
+    """OpenCV does not turn WebP and PNG with frames."""
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (W, H), "white")]}
+    data = encoded(suffix, orientation=orientation, **frames)
+    shown = TURNS[orientation](scene())
+    image = decode_image(data, "x")
+    assert image.shape == shown.shape and np.abs(image.astype(int) - shown).max() <= 3
+    assert sizes(data) == (shown.shape[:2], (H, W), orientation) and inspect_image(data).pages == 2
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_rotation_noted_where_nobody_looks_turns_nothing(orientation):
+    """In XMP alone, or as a number of four bytes, most significant first: OpenCV heeds neither, and training sees what it decodes."""
+    number = struct.pack(">HIHHHI", 42, 8, 1, 0x0112, 4, 1) + struct.pack(">II", orientation, 0)
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    for options in ({"exif": b"Exif\0\0MM" + number}, {"exif": b"", "xmp": xmp}):
+        data = encoded("jpg", **options)
+        assert Image.open(io.BytesIO(data)).getexif()[0x0112] == orientation, "Pillow sees it"
+        image = decode_image(data, "x")
+        assert image.shape == (H, W, 3) and np.array_equal(bright(image), BLOCK)
+        assert sizes(data) == ((H, W), (H, W), 1)
+
+
+def test_the_further_pictures_of_a_camera_are_no_pages():
+    second = Image.new("RGB", (W, H), "white")
+    buffer = io.BytesIO()
+    Image.fromarray(scene()).save(buffer, "MPO", save_all=True, append_images=[second])
+    assert inspect_image(buffer.getvalue()).pages == 1
+
+
+def test_nothing_but_the_formats_of_images_is_opened(monkeypatch):
+    """EPS would start Ghostscript, whatever the file is called."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    for format in ("EPS", "GIF", "PPM", "TGA"):
+        buffer = io.BytesIO()
+        Image.fromarray(scene()).save(buffer, format)
+        with pytest.raises(ValueError, match="no known image format"):
+            inspect_image(buffer.getvalue())
+        with pytest.raises(DataError):
+            decode_with_pillow(buffer.getvalue(), "x.jpg")
+
+
 def test_what_cannot_be_scaled_or_read_is_refused():
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((4, 4), np.float32)).save(buffer, "TIFF")
@@ -118,6 +163,8 @@ def test_what_cannot_be_scaled_or_read_is_refused():
         inspect_image(buffer.getvalue())
     with pytest.raises(DataError, match=r"x\.tif: not a readable image \(its pixels are floats"):
         decode_image(buffer.getvalue(), "x.tif")
+    with pytest.raises(DataError, match=r"x\.tif: not a readable image \(its pixels are 32-bit numbers"):
+        decode_image(cv2.imencode(".tif", np.full((4, 4), 99, np.int32))[1].tobytes(), "x.tif")
     for suffix in WRITE:
         with pytest.raises(ValueError):
             inspect_image(encoded(suffix)[:-40])

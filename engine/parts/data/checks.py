@@ -66,6 +66,14 @@ KINDS: dict[str, Kind] = {
     # images
     "missing_image": Kind("image that is not there", "error", "add the image or remove its annotation", drop=IMAGE_OUT),
     "unreadable_image": Kind("image that cannot be decoded", "error", "replace or remove the image", drop=IMAGE_OUT),
+    "several_pages": Kind(
+        "image file with several pages or frames", "warn", "save those that count as images of their own",
+        drop=IMAGE_OUT, warn="the first one is used",
+    ),
+    "dark_image": Kind(
+        "image that is nearly black", "warn", "look at it; levels of 10 or 12 bits in a file of 16 must be scaled to 16",
+        drop=IMAGE_OUT, warn=KEPT,
+    ),
     "missing_size": Kind(
         "annotation without the image's size", "error", "add the size", drop=IMAGE_OUT, fix="the size is read from the image"
     ),

@@ -21,6 +21,7 @@ from engine.parts.data.description import Description
 from engine.parts.data.duplicates import as_array, near_links
 from engine.parts.data.fingerprint import SourceDigest
 from engine.parts.data.formats.base import Reader, SourceImage
+from engine.parts.data.images import Shape
 from engine.parts.data.intake import Labels, check_labels
 from engine.parts.data.looks import Ask, InTurn, Look, Mapper, looked_at
 from engine.parts.data.outliers import report_imbalance, report_outliers
@@ -31,6 +32,7 @@ from engine.types import SPLITS, ImageRecord, Size
 Progress = Callable[[dict[str, Any]], None]
 
 PROGRESS_CALLS = 100  # over the whole run
+DARK_LEVELS = 16  # of 256: what 12 bits come to when they are taken as 16
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ class Intake:
         file = image.path or ask.copy
         if file is not None:
             self.files[image.name] = file
+        if self._is_left_out_for_its_pixels(image.name, look.shape):
+            return
         image = rename_rows(image, self.settings.class_map)
         labels = check_labels(image, look.shape, self.known, self.findings, tiny_px=self.settings.tiny_box_px)
         if labels is None:
@@ -138,6 +142,16 @@ class Intake:
             self.looks[look.sha256] = look.shape.dhash
         file = ask.copy or image.path or Path()
         self.entries.append(Entry(file, image.name, look.sha256, look.shape.shown, labels, image.split, group))
+
+    def _is_left_out_for_its_pixels(self, name: str, shape: Shape) -> bool:
+        """Findings about what only one who decodes an image sees; True where a policy leaves it out."""
+        policies = []
+        if shape.pages > 1:
+            policies.append(self.findings.add("several_pages", name, f"holds {shape.pages} pages or frames", image=name))
+        if shape.brightest < DARK_LEVELS:
+            detail = f"its brightest pixel has grey level {shape.brightest} of 255"
+            policies.append(self.findings.add("dark_image", name, detail, image=name))
+        return "drop" in policies
 
     def class_names(self) -> tuple[str, ...]:
         """The classes that occur, by name, for a dataset that lists none."""
