@@ -15,7 +15,7 @@ from engine.config import DataConfig, Params, parse_overrides
 from engine.config.sections import PrepareFlowConfig
 from engine.errors import ConfigError, nearest
 
-REFUSED = 1  # exit code of check where a finding's policy is `error`
+REFUSED = 1  # exit code of check where prepare would refuse the dataset
 
 # Words of a mode that are no settings of the data section, with their defaults.
 CHECK_EXTRA = {"data": None, "model": None, "device": "auto", "out": "runs/check", "classes": None, "workers": None}
@@ -28,7 +28,7 @@ def check(words: Sequence[str]) -> int:
     settings, root = _settings(extra["data"], given)
     workers, out = _workers(extra["workers"], root), folder_to_write("check", "out", extra["out"])
     from engine.files import write_text
-    from engine.parts.data.check_report import KEPT_PER_KIND, report_page, report_text, report_values
+    from engine.parts.data.check_report import KEPT_PER_KIND, report_page, report_text, report_values, worst
     from engine.parts.data.checks import Findings
     from engine.parts.data.convert import refuse_inside
     from engine.parts.data.description import load_description
@@ -64,7 +64,7 @@ def check(words: Sequence[str]) -> int:
         print(f"classes {extra['classes']}: {', '.join(found.names)}")
     print(report_text(description.name, found, findings))
     print(f"\npictures {out / 'report.html'}   values {out / 'report.json'}")
-    return REFUSED if findings.worst == "error" else 0
+    return REFUSED if worst(found, findings) == "error" else 0
 
 
 def diff(words: Sequence[str]) -> int:

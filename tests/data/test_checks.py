@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from dataset_builders import CONTENT, make_voc, picture, put, tree, voc_xml
+from dataset_builders import CONTENT, coco_json, make_voc, picture, put, tree, voc_xml
 from detectors import save_detector
 from test_duplicates import scene
 
@@ -235,17 +235,48 @@ def test_the_page_is_one_file_with_the_pictures_of_the_findings(twins):
     assert "http" not in text and "prefers-color-scheme:dark" in text and 'name="viewport"' in text
 
 
-def test_one_sentence_says_whether_the_dataset_can_be_used():
+def test_one_sentence_says_whether_the_dataset_can_be_used(voc):
+    found, _ = checked(voc)
     findings = Findings.with_policies({"near_leak": "error"})
-    assert verdict(findings) == "Nothing was found."
+    assert verdict(found, findings) == "Nothing was found."
     findings.add("zero_area", "a.xml", "x")
-    assert verdict(findings) == "This dataset can be used. 1 warning."
+    assert verdict(found, findings) == "This dataset can be used. 1 warning."
     for _ in range(2):
         findings.add("class_imbalance", "", "x")
         findings.add("near_leak", "a.png", "x")
-    assert verdict(findings) == (
+    assert verdict(found, findings) == (
         "This dataset would be refused: nothing is prepared until the errors are gone. 2 errors, 1 warning, 2 notes."
     )
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({"missing_image": "drop"}, "no image can be used: 6 x image that is not there"),
+     ({"split_leak": "drop", "empty_split": "warn"}, "no image of 1 is left to train on")],
+)  # fmt: skip
+def test_a_dataset_that_prepare_refuses_cannot_be_used(settings, message, voc, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for file in [*(voc / "JPEGImages").iterdir()]:
+        if "missing_image" in settings or file.stem != "d":
+            file.unlink()
+            if "missing_image" not in settings:
+                (voc / f"Annotations/{file.stem}.xml").unlink()
+    if "split_leak" in settings:
+        for split in ("train", "val", "test"):
+            put(voc / f"ImageSets/Main/{split}.txt", "d\n" if split == "val" else "")
+    words = [f"policies.{kind}={policy}" for kind, policy in settings.items()]
+    code, values = check(tmp_path, f"data={voc}", *words)
+    assert code == 1 and values["severity"] == "error" and f"would be refused: {message}" in capsys.readouterr().out
+    assert f"would be refused: {message}" in (tmp_path / "report/report.html").read_text()
+    with pytest.raises(DataError, match=message):
+        prepare(load_description(voc), tmp_path / "out", DataConfig(policies=settings))
+
+
+def test_a_dataset_without_any_image_cannot_be_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path / "set/a.json", json.dumps(coco_json({})))
+    assert check(tmp_path, "data=set")[0] == 1
+    assert "This dataset would be refused: no image can be used: the dataset holds none." in capsys.readouterr().out
 
 
 def test_many_boxes_in_one_picture_stay_bright():

@@ -126,7 +126,7 @@ def test_the_first_of_several_frames_is_turned_too(suffix, orientation):
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_rotation_noted_where_nobody_looks_turns_nothing(orientation):
-    """In XMP alone, or as a number of four bytes, most significant first: OpenCV heeds neither, and training sees what it decodes."""
+    """In XMP alone, or as a number of four bytes, most significant first: the decoder heeds neither."""
     number = struct.pack(">HIHHHI", 42, 8, 1, 0x0112, 4, 1) + struct.pack(">II", orientation, 0)
     xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
     for options in ({"exif": b"Exif\0\0MM" + number}, {"exif": b"", "xmp": xmp}):

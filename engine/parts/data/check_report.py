@@ -12,7 +12,7 @@ from engine.parts.data.classes import class_hash
 from engine.parts.data.examine import Examination
 from engine.parts.data.images import read_image
 from engine.parts.data.page import Figure, Page, picture
-from engine.parts.data.prepare import class_counts
+from engine.parts.data.prepare import class_counts, why_unusable
 from engine.types import SPLITS
 
 KEPT_PER_KIND = 1000  # places in report.json
@@ -25,7 +25,7 @@ def report_values(name: str, found: Examination, findings: Findings) -> dict[str
     places = findings.summary(KEPT_PER_KIND)
     return {
         "dataset": name,
-        "severity": findings.worst or "none",
+        "severity": worst(found, findings) or "none",
         "images": {split: sum(record.split == split for record in found.records) for split in SPLITS},
         "boxes": sum(len(record.classes) for record in found.records),
         "source_digest": found.content,
@@ -50,16 +50,26 @@ def by_severity(findings: Findings) -> list[str]:
     return sorted(findings.counts, key=lambda kind: (SEVERITIES.index(findings.severity(kind)), list(KINDS).index(kind)))
 
 
-def verdict(findings: Findings) -> str:
+def worst(found: Examination, findings: Findings) -> str:
+    """The highest severity: error, too, where prepare would refuse what the policies leave; "" where nothing was found."""
+    return "error" if why_unusable(found, findings) else findings.worst
+
+
+def verdict(found: Examination, findings: Findings) -> str:
     """One sentence: whether prepare would take the dataset, and how much there is to look at."""
     counts = dict.fromkeys(SEVERITIES, 0)
     for kind, count in findings.counts.items():
         counts[findings.severity(kind)] += count
-    found = [f"{count:,} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
-    if not found:
+    told = [f"{count:,} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count]
+    if counts["error"]:
+        will = "would be refused: nothing is prepared until the errors are gone"
+    elif why := why_unusable(found, findings):
+        will = f"would be refused: {why.rstrip('.')}"
+    elif not told:
         return "Nothing was found."
-    will = "would be refused: nothing is prepared until the errors are gone" if counts["error"] else "can be used"
-    return f"This dataset {will}. {', '.join(found)}."
+    else:
+        will = "can be used"
+    return f"This dataset {will}. {', '.join(told)}{'.' if told else ''}".rstrip()
 
 
 def report_text(name: str, found: Examination, findings: Findings) -> str:
@@ -68,9 +78,11 @@ def report_text(name: str, found: Examination, findings: Findings) -> str:
     boxes = sum(len(record.classes) for record in found.records)
     lines = [f"{name}: {len(found.records)} images ({images}), {boxes} boxes, {len(found.names)} classes", ""]
     kinds = by_severity(findings)
-    if not kinds:
+    if not kinds and not worst(found, findings):
         return "\n".join([*lines, "nothing found"])
-    lines[1:1] = [verdict(findings)]
+    lines[1:1] = [verdict(found, findings)]
+    if not kinds:
+        return "\n".join(lines[:-1])
     width = max(len(kind) for kind in kinds)
     lines.append(f"{'severity':<9}{'count':>7}  {'finding':<{width}}  policy")
     for kind in kinds:
@@ -91,7 +103,7 @@ def report_page(name: str, found: Examination, findings: Findings) -> str:
     page.paragraph(
         f"{len(found.records):,} images ({images}). Content {found.content[:16]}, classes {class_hash(found.names)}.", "soft"
     )
-    page.paragraph(verdict(findings), findings.worst or "good")
+    page.paragraph(verdict(found, findings), worst(found, findings) or "good")
     if kinds:
         rows = [
             (

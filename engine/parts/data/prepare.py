@@ -82,7 +82,8 @@ def prepare(
             description, settings, findings, copies=copies, source=source, schema=schema, progress=progress, mapper=mapper
         )
         findings.stop_if_refused(description.name)
-        _stop_if_unusable(description.name, found, findings)
+        if why := why_unusable(found, findings):
+            raise DataError(f"dataset '{description.name}': {why}")
         records = _move(found.records, folder)
         shutil.rmtree(copies)
         info = _info(description, found, records)
@@ -95,16 +96,16 @@ def prepare(
     return PrepareReport(info, class_counts(found.names, records), findings)
 
 
-def _stop_if_unusable(name: str, found: Examination, findings: Findings) -> None:
-    """DataError where policies left nothing, or nothing to train on."""
+def why_unusable(found: Examination, findings: Findings) -> str:
+    """Why policies left nothing, or nothing to train on; "" where they left enough."""
     if not found.usable:
-        left_out = "; ".join(findings.warnings()) or "the dataset holds none"
-        raise DataError(f"dataset '{name}': no image can be used: {left_out}")
+        return f"no image can be used: {'; '.join(findings.warnings()) or 'the dataset holds none'}"
     if not any(record.split == "train" for record in found.records):
-        raise DataError(
-            f"dataset '{name}': no image of {found.usable} is left to train on, all are in val or test (an image listed for "
+        return (
+            f"no image of {found.usable} is left to train on, all are in val or test (an image listed for "
             "train and for val is not trained on); add images or change the splits"
         )
+    return ""
 
 
 # Writing ----------------------------------------------------------------------------------------------------------
