@@ -50,8 +50,9 @@ Interrupted, it goes on where it was; `dvc repro` continues it too.
 detectflow ui
 
 Starts MLflow (port 5000, or MLFLOW_PORT) and Prefect (port 4200, or PREFECT_SERVER_API_PORT) on 127.0.0.1, with the data of
-this project, and prints their addresses. A run that starts meanwhile reports to them. Ctrl-C ends both. Where
-MLFLOW_TRACKING_URI or PREFECT_API_URL names a server of your team, that one is shown and none is started.""",
+this project, and prints their addresses. A run that starts meanwhile reports to them. Ctrl-C ends both; one that ends by
+itself is started again, up to five times in a row. Where MLFLOW_TRACKING_URI or PREFECT_API_URL names a server of your team, that
+one is shown and none is started.""",
     "train": """\
 detectflow train key=value ...
 

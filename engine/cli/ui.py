@@ -1,6 +1,7 @@
 """ui: the MLflow and the Prefect server of this project, on loopback, until Ctrl-C.
 
-Their output lies in `.cache/ui/`; while they run, their addresses are noted there, so that a run finds them.
+Their output lies in `.cache/ui/`; while they run, their addresses are noted there, so that a run finds them. One that ends
+by itself is started again on its port and does not end the other, on which flows and schedules may depend.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from flows.server import noted_address, notes_file
 START_TIMEOUT_S = 120.0
 LOOK_S = 0.5
 PORTS_TRIED = 20
+PAUSES_S = (2.0, 5.0, 15.0, 30.0, 60.0)  # before each new start of a server that ended; one that ends once more is given up
+WELL_S = 600.0  # one that ran so long has all its new starts again
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,14 @@ class Service:
     """One of the two servers, and where it is asked whether it is well."""
 
     name: str
+    title: str
     port_variable: str
     default_port: int
     health: str  # path
 
 
-PREFECT = Service("prefect", "PREFECT_SERVER_API_PORT", PREFECT_PORT, "/api/health")
-MLFLOW = Service("mlflow", "MLFLOW_PORT", MLFLOW_PORT, "/health")
-TITLES = {"prefect": "Prefect", "mlflow": "MLflow"}
+PREFECT = Service("prefect", "Prefect", "PREFECT_SERVER_API_PORT", PREFECT_PORT, "/api/health")
+MLFLOW = Service("mlflow", "MLflow", "MLFLOW_PORT", MLFLOW_PORT, "/health")
 
 
 def ui(words: Sequence[str]) -> int:
@@ -51,7 +55,7 @@ def ui(words: Sequence[str]) -> int:
     state = state_root(root)
     require_writable(state)
     team = _team_servers()
-    children: dict[str, Child] = {}
+    kept: dict[str, Kept] = {}
     addresses: dict[str, str] = dict(team)
     try:
         for service in (MLFLOW, PREFECT):
@@ -59,27 +63,27 @@ def ui(words: Sequence[str]) -> int:
                 continue
             running = noted_address(state, service.name)
             if running and answers(running + service.health):
-                print(f"{TITLES[service.name]} of this project is running already: {running}")
+                print(f"{service.title} of this project is running already: {running}")
                 addresses[service.name] = running
                 continue
-            port = choose_port(service)
-            addresses[service.name] = f"http://{LOOPBACK}:{port}"
-            children[service.name] = _start(service, state, port)
-        if children:
-            print(f"Starting {' and '.join(TITLES[name] for name in children)} ...", flush=True)
-        for service in (MLFLOW, PREFECT):
-            if service.name in children:
-                children[service.name].wait_until_it_answers(addresses[service.name] + service.health, START_TIMEOUT_S)
-        write_text(notes_file(state), json.dumps(addresses))
+            if service is MLFLOW:
+                follow_moved_project(state, os.environ["MLFLOW_TRACKING_URI"])
+            kept[service.name] = server = Kept(service, state, choose_port(service))
+            addresses[service.name] = server.address
+        if kept:
+            print(f"Starting {_titles(kept.values())} ...", flush=True)
+        for server in kept.values():
+            server.wait()
+        _note(state, addresses)
         _show(addresses, root)
-        return _watch(children)
+        return _watch(kept, addresses, state)
     except KeyboardInterrupt:
         print("\nEnding the servers ...", flush=True)
         return 0
     finally:
-        for child in children.values():
-            child.stop()
-        if children:
+        for server in kept.values():
+            server.end()
+        if kept:
             notes_file(state).unlink(missing_ok=True)
 
 
@@ -115,7 +119,7 @@ def choose_port(service: Service) -> int:
         raise WorkspaceError(f"{service.port_variable}={wanted}: the port is taken{by}. End that, or name another port.")
     for port in range(wanted + 1, wanted + PORTS_TRIED):
         if is_free(port):
-            print(f"Port {wanted} is taken{by}; {TITLES[service.name]} goes to {port}.")
+            print(f"Port {wanted} is taken{by}; {service.title} goes to {port}.")
             return port
     raise WorkspaceError(f"ports {wanted} to {wanted + PORTS_TRIED - 1} are all taken; set {service.port_variable}")
 
@@ -136,13 +140,12 @@ def owner_of(port: int) -> str:
 
 def _start(service: Service, state: Path, port: int) -> Child:
     log = state / ".cache" / "ui" / f"{service.name}.log"
-    title = f"The {TITLES[service.name]} server"
+    title = f"The {service.title} server"
     if service is PREFECT:
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
         return Child(title, command, log, {"PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api"})
     # Files as plain paths: a run without a server (the usual one) must find what was logged through one.
     files = str(state / "mlartifacts")
-    follow_moved_project(state, os.environ["MLFLOW_TRACKING_URI"])
     command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1",
                "--default-artifact-root", files, "--artifacts-destination", files]  # fmt: skip
     # Not as a word of the command, which everybody on the machine can read: a database's address has its password in it.
@@ -158,14 +161,93 @@ def _show(addresses: dict[str, str], root: Path) -> None:
     print(f"  Prefect   {addresses['prefect']}\n\nCtrl-C ends both.", flush=True)
 
 
-def _watch(children: dict[str, Child]) -> int:
-    """Wait for Ctrl-C. WorkspaceError when one of them ends by itself."""
-    if not children:
+class Kept:
+    """A server of ours: started again where it ends by itself, given up where that does not help."""
+
+    def __init__(self, service: Service, state: Path, port: int):
+        self.service, self.state, self.port = service, state, port
+        self.address = f"http://{LOOPBACK}:{port}"
+        self.child = _start(service, state, port)
+        self.started = time.monotonic()
+        self.answers = True  # as `wait` found
+        self.starts = 0  # new ones, since it last ran well
+        self.due: float | None = None  # the next one
+        self.is_given_up = False
+
+    def wait(self) -> None:
+        """Return when it answers for the first time. WorkspaceError when it does not."""
+        self.child.wait_until_it_answers(self.address + self.service.health, START_TIMEOUT_S)
+
+    def look(self) -> None:
+        """Do what is due now, without waiting."""
+        now = time.monotonic()
+        if self.is_given_up:
+            return
+        if self.due is not None:
+            if now >= self.due:
+                self._start_again()
+        elif not self.child.is_alive:
+            self._has_failed(f"ended by itself with exit code {self.child.process.returncode}")
+        elif not self.answers:
+            self.answers = answers(self.address + self.service.health)
+            if self.answers:
+                _say(f"{self.service.title} answers again: {self.address}")
+            elif now - self.started > START_TIMEOUT_S:
+                self._has_failed(f"did not answer within {START_TIMEOUT_S:.0f} s")
+
+    def end(self) -> None:
+        if not self.is_given_up:  # then its process id may be another's by now
+            self.child.stop()
+
+    def _has_failed(self, how: str) -> None:
+        said = self.child.last_words()
+        self.child.stop()  # also what a dead one has left: MLflow's web server is a process of its own, and has the port
+        now = time.monotonic()
+        if now - self.started >= WELL_S:
+            self.starts = 0
+        if self.starts == len(PAUSES_S):
+            self.is_given_up = True
+            _say(f"{self.service.title} {how}, after {self.starts} new starts: it is given up.{said}")
+            return
+        pause_s = PAUSES_S[self.starts]
+        self.starts += 1
+        self.due = now + pause_s
+        _say(f"{self.service.title} {how}; it is started again in {pause_s:g} s ({self.starts} of {len(PAUSES_S)}).{said}")
+
+    def _start_again(self) -> None:
+        with contextlib.suppress(ProcessLookupError):  # what had not ended when asked to
+            os.killpg(self.child.process.pid, signal.SIGKILL)
+        self.due, self.started, self.answers = None, time.monotonic(), False
+        try:
+            self.child = _start(self.service, self.state, self.port)
+        except OSError as error:  # no memory, a full disk
+            self._has_failed(f"could not be started ({error})")
+
+
+def _watch(kept: dict[str, Kept], addresses: dict[str, str], state: Path) -> int:
+    """Keep them running until Ctrl-C. WorkspaceError when all are given up."""
+    if not kept:
         return 0
     while True:
-        for name, child in children.items():
-            if not child.is_alive:
-                raise WorkspaceError(
-                    f"{TITLES[name]} ended by itself with exit code {child.process.returncode}.{child.last_words()}"
-                )
+        for name, server in kept.items():
+            server.look()
+            if server.is_given_up and name in addresses:
+                del addresses[name]
+                with contextlib.suppress(OSError):  # a full disk is no reason to end the other one
+                    _note(state, addresses)
+        if all(server.is_given_up for server in kept.values()):
+            raise WorkspaceError(f"{_titles(kept.values())} ended and could not be kept running; why is said above")
         time.sleep(LOOK_S)
+
+
+def _note(state: Path, addresses: dict[str, str]) -> None:
+    write_text(notes_file(state), json.dumps(addresses))
+
+
+def _titles(kept: Collection[Kept]) -> str:
+    return " and ".join(server.service.title for server in kept)
+
+
+def _say(text: str) -> None:
+    """With the time: it may be read the next morning."""
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}", flush=True)
