@@ -101,14 +101,16 @@ def refuse_special(path: Path) -> None:
 def publish_folder(target: Path) -> Iterator[Path]:
     """An empty folder to fill; when the block ends well it takes the place of `target`, else `target` stays as it was.
 
-    Nothing is ever written into an existing result: its files may be links into DVC's cache. Whoever wants to publish the
-    same `target` meanwhile waits until this one is done, and says for whom.
+    Nothing is ever written into an existing result: its files may be links into DVC's cache. Where `target` itself is a link
+    to a folder (on another disk, say) it stays one, and what it points to is replaced. Whoever wants to publish the same
+    `target` meanwhile waits until this one is done, and says for whom.
 
     Raises:
         WorkspaceError: something cannot be written, in the block too.
     """
+    place = Path(os.path.realpath(target)) if target.is_symlink() else target
     try:
-        with _alone(target.with_name(f".{target.name}.lock"), target), _published(target) as fresh:
+        with _alone(place.with_name(f".{place.name}.lock"), target), _published(place) as fresh:
             yield fresh
     except OSError as error:
         raise WorkspaceError(
@@ -124,8 +126,7 @@ def _published(target: Path) -> Iterator[Path]:
         if old.exists() and not target.exists():  # killed between the two renames below
             os.replace(old, target)
         for leftover in (fresh, old, gone):
-            if leftover.exists():
-                shutil.rmtree(leftover)
+            _remove(leftover)
         fresh.mkdir(parents=True)
         yield fresh
         if target.exists():
@@ -137,7 +138,16 @@ def _published(target: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # under another name nobody who still writes into it can bring it back
             os.replace(fresh, gone)
         for leftover in (fresh, old, gone):
-            shutil.rmtree(leftover, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove(leftover, ignore_errors=True)
+
+
+def _remove(folder: Path, ignore_errors: bool = False) -> None:
+    """Remove a folder with what is in it, of a link the link alone; nothing where there is none."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder, ignore_errors)
 
 
 @contextlib.contextmanager

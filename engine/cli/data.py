@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ def check(words: Sequence[str]) -> int:
     from engine.parts.data.convert import refuse_inside
     from engine.parts.data.description import load_description
     from engine.parts.data.examine import examine
-    from engine.parts.data.prepared import default_cache_dir
     from engine.parts.data.workers import LocalWorkers
     from engine.stages.common import write_json
 
@@ -43,11 +42,7 @@ def check(words: Sequence[str]) -> int:
         refuse_inside(out, folder)
         if extra["classes"] and not Path(extra["classes"]).is_file():  # it will be written
             refuse_inside(Path(extra["classes"]), folder, "classes")
-    scratch = default_cache_dir() / "check"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        # Images that are generated have no file to look at again.
-        copies = Path(folder) if description.generated else None
+    with _copies(description.generated) as copies:
         schema = _schema(extra["classes"], root)
         found = examine(
             description, settings, findings, copies=copies, schema=schema, progress=_progress, mapper=LocalWorkers(workers)
@@ -163,6 +158,20 @@ def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, P
         general = ("policies", "near_duplicate_bits", "tiny_box_px", "seed", "val_fraction", "test_fraction")
         base = DataConfig(source=str(data), **{key: getattr(own, key) for key in general})
     return base.with_overrides(_nested(given, base)), root
+
+
+@contextlib.contextmanager
+def _copies(needed: bool) -> Iterator[Path | None]:
+    """A folder for images that are generated, which have no file to look at again. Else None, and nothing is made."""
+    if not needed:
+        yield None
+        return
+    from engine.parts.data.prepared import default_cache_dir
+
+    scratch = default_cache_dir() / "check"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        yield Path(folder)
 
 
 def _workers(given: Any, root: Path | None) -> int:

@@ -421,6 +421,13 @@ def test_nothing_is_written_where_it_does_not_belong(twins, tmp_path, monkeypatc
     assert main(["check", f"data={twins}", f"classes={fixed}"]) == 0, "one that is there is only read"
 
 
+def test_a_dataset_that_is_the_current_folder_is_left_alone(voc, tmp_path, monkeypatch):
+    monkeypatch.chdir(voc)
+    monkeypatch.delenv("DETECTFLOW_STATE")
+    before = tree(voc)
+    assert check(tmp_path, "data=.")[0] == 0 and tree(voc) == before and not (voc / ".cache").exists()
+
+
 def test_policies_of_the_project_count(twins, tmp_path, monkeypatch):
     project = tmp_path / "project"
     put(project / "dvc.yaml", "")

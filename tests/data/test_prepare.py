@@ -205,6 +205,14 @@ def test_the_result_may_not_go_into_the_source(voc):
         run(voc, voc / "prepared")
 
 
+def test_the_result_may_not_go_into_the_source_by_a_link(voc, tmp_path):
+    (tmp_path / "link").symlink_to(voc)
+    for source, target in ((tmp_path / "link", voc / "prepared"), (voc, tmp_path / "link/prepared")):
+        with pytest.raises(DataError, match="where the result would go"):
+            run(source, target)
+    assert not (voc / "prepared").exists()
+
+
 # --- policies -----------------------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,15 @@ def make_old(root: Path, age_s: float = 10) -> None:
         os.utime(path, (time.time() - age_s,) * 2)
 
 
+def test_nothing_is_written_into_a_dataset_that_is_the_current_folder(voc, monkeypatch):
+    monkeypatch.chdir(voc)
+    monkeypatch.delenv("DETECTFLOW_STATE", raising=False)
+    before = tree(voc)
+    with pytest.raises(DataError, match="where the result would go; give the folder of the images alone, or start elsewhere"):
+        open_dataset(".")
+    assert tree(voc) == before
+
+
 # --- manifests ----------------------------------------------------------------------------------------------------
 
 

@@ -79,6 +79,30 @@ def test_what_a_killed_process_left_is_cleared_away_and_an_old_result_restored(t
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["kept"]
 
 
+def test_a_link_to_a_folder_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "disk/real").mkdir(parents=True)
+    (tmp_path / "project").mkdir()
+    out = tmp_path / "project/out"
+    out.symlink_to(tmp_path / "disk/real")
+    for text in ("one", "two"):
+        with publish_folder(out) as folder:
+            (folder / text).write_text(text)
+            assert folder.parent == tmp_path / "disk", "a rename is possible on one disk only"
+        assert out.is_symlink() and names(tmp_path / "disk/real") == [text]
+        assert names(tmp_path / "disk") == ["real"] and names(tmp_path / "project") == ["out"]
+
+
+def test_a_link_among_what_was_left_is_removed_and_not_what_it_points_to(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/kept").write_text("")
+    for left in (".out.new", ".out.new.old", ".out.old"):
+        (tmp_path / left).symlink_to(tmp_path / "real")
+    (tmp_path / "out").mkdir()
+    with publish_folder(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out", "real"] and names(tmp_path / "real") == ["kept"]
+
+
 PUBLISH = """
 import logging, sys
 from pathlib import Path

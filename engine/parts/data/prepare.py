@@ -27,7 +27,7 @@ from engine.parts.data.description import DATASET_FILE, Description
 from engine.parts.data.examine import Examination, Progress, examine
 from engine.parts.data.formats.base import safe_stem
 from engine.parts.data.looks import Mapper
-from engine.parts.data.prepared import LAYOUT_VERSION, dataset_digest, write_manifest
+from engine.parts.data.prepared import LAYOUT_VERSION, dataset_digest, refuse_result_in, write_manifest
 from engine.parts.data.source import open_source
 from engine.parts.data.splits import SPLITS_FILE, splits_text
 from engine.types import SPLITS, ImageRecord
@@ -73,8 +73,8 @@ def prepare(
     """
     findings = Findings.with_policies(settings.policies)
     source = open_source(description, settings, findings, schema.names if schema else ())
-    if source.folder is not None and Path(os.path.abspath(target)).is_relative_to(os.path.abspath(source.folder)):
-        raise DataError(f"{source.folder}: holds {target}, where the result would go; give the folder of the images alone")
+    if source.folder is not None:
+        refuse_result_in(source.folder, target)
     with publish_folder(target) as folder:
         copies = folder / INCOMING
         copies.mkdir()

@@ -184,6 +184,15 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("DETECTFLOW_STATE", ".")) / ".cache"
 
 
+def refuse_result_in(folder: Path, target: Path) -> None:
+    """DataError where `target`, which is to be written, lies in the dataset `folder`, as named or by a link."""
+    for place, source in ((os.path.abspath(target), os.path.abspath(folder)), (target.resolve(), folder.resolve())):
+        if Path(place).is_relative_to(source):
+            raise DataError(
+                f"{folder}: holds {target}, where the result would go; give the folder of the images alone, or start elsewhere"
+            )
+
+
 def open_dataset(source: str | Path, cache_dir: Path | None = None) -> PreparedDataset:
     """Open a prepared folder, a description (.yaml) or a folder of labelled images.
 
@@ -203,6 +212,8 @@ def open_dataset(source: str | Path, cache_dir: Path | None = None) -> PreparedD
     settings = DataConfig(source=str(source), policies={"empty_split": "warn"})
     key = _cache_key(description, settings)
     index = cache / f"{key}.json"
+    if folder := description.local_folder(settings):
+        refuse_result_in(folder, cache)
     with locked(cache / f".{key}.lock"):
         found = _find_entry(index, cache, description, settings)
         return found or _make_entry(index, cache, description, settings)
