@@ -7,10 +7,13 @@ the project root, nothing leaves the machine.
 from __future__ import annotations
 
 import os
+import urllib.parse
+from importlib import metadata
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, nearest
 from engine.tracking.env_file import read_env_file
+from engine.tracking.secrets import hide
 
 PROJECT_FILES = ("dvc.yaml", "params.yaml")
 LOOPBACK = "127.0.0.1"
@@ -42,6 +45,9 @@ FIXED_DEFAULTS = {
 # Certificates that are trusted: Python's own variable, and what Prefect, requests (MLflow, DVC) and boto3 look at in its place.
 TRUSTED = "SSL_CERT_FILE"
 TRUSTED_BY = ("PREFECT_API_SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
+# How addresses begin that MLflow takes, in the order of its registry of stores. Packages may add others; a folder has none.
+MLFLOW_SCHEMES = ("file", "databricks", "databricks-uc", "uc", "http", "https", "postgresql", "mysql", "sqlite", "mssql")
+MLFLOW_PLUGINS = "mlflow.tracking_store"
 
 
 class NoProject(ConfigError):
@@ -82,7 +88,8 @@ def prepare_environment(root: str | Path | None = None) -> Path:
     """Set every missing variable and return the workspace root; cheap, and harmless when called again.
 
     Raises:
-        NoProject: no `root` is given, and there is none here. ConfigError: a line of `.env` cannot be read.
+        NoProject: no `root` is given, and there is none here.
+        ConfigError: a line of `.env` cannot be read; a variable has a value that nothing can come of.
     """
     root = find_root() if root is None else Path(root).resolve()
     state = state_root(root)
@@ -90,7 +97,26 @@ def prepare_environment(root: str | Path | None = None) -> Path:
         os.environ.setdefault(name, value)
     for name, value in {**FIXED_DEFAULTS, **_paths(state), **_trusted()}.items():
         os.environ.setdefault(name, value)
+    require_possible_tracker(os.environ["MLFLOW_TRACKING_URI"])
     return root
+
+
+def require_possible_tracker(uri: str) -> None:
+    """ConfigError where MLflow takes no such address: figures would wait for it for ever. Whether it answers is not asked."""
+    try:
+        scheme = urllib.parse.urlsplit(uri).scheme.partition("+")[0]
+    except ValueError as error:
+        raise ConfigError(f"MLFLOW_TRACKING_URI={hide(uri)} is no address: {error}") from None
+    if len(scheme) < 2 or scheme in MLFLOW_SCHEMES:  # one letter: a drive
+        return
+    if scheme in {plugin.name for plugin in metadata.entry_points(group=MLFLOW_PLUGINS)}:
+        return
+    is_host = not uri.partition(":")[2].startswith("/")
+    meant = f" Did you mean 'http://{hide(uri)}'?" if is_host else nearest(scheme, MLFLOW_SCHEMES)
+    raise ConfigError(
+        f"MLFLOW_TRACKING_URI={hide(uri)}: MLflow takes no address that begins with '{scheme}:'.{meant} "
+        f"Correct or unset it: a folder, or one of {', '.join(MLFLOW_SCHEMES)}."
+    )
 
 
 def _trusted() -> dict[str, str]:

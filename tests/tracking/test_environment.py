@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -53,6 +54,43 @@ def test_a_bad_line_of_the_env_file_is_named(project):
     (project / ".env").write_text("A=1\nnonsense\n")
     with pytest.raises(ConfigError, match="line 2"):
         environment.prepare_environment(project)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        (
+            "htp://foo",
+            r"MLFLOW_TRACKING_URI=htp://foo: MLflow takes no address that begins with 'htp:'. Did you mean 'http'\? Corr",
+        ),
+        ("postgres://me:word@db/mlflow", r"MLFLOW_TRACKING_URI=postgres://me:\*\*\*@db/mlflow: .* Did you mean 'postgresql'\?"),
+        ("head:5000", r"begins with 'head:'. Did you mean 'http://head:5000'\? Correct or unset it: a folder, or one of file, "),
+        ("ftp://head/x", r"begins with 'ftp:'."),
+        ("http://[head", r"MLFLOW_TRACKING_URI=http://\[head is no address: Invalid IPv6 URL"),
+    ],
+)
+def test_an_address_that_mlflow_cannot_take_is_refused_at_once(project, monkeypatch, uri, said):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ConfigError, match=said):
+        environment.prepare_environment(project)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["", "mlruns", "/a/b", "C:\\a", "databricks", "databricks://profile", "mysql+pymysql://db/x", "HTTPS://head", "file:/a"],
+)
+def test_other_addresses_are_left_to_mlflow(uri):
+    environment.require_possible_tracker(uri)
+
+
+def test_the_beginnings_of_addresses_are_those_of_mlflow(monkeypatch):
+    registry = pytest.importorskip("mlflow.tracking._tracking_service.utils")._tracking_store_registry
+    added = {plugin.name for plugin in metadata.entry_points(group=environment.MLFLOW_PLUGINS)}
+    assert registry.group_name == environment.MLFLOW_PLUGINS
+    assert set(registry._registry) - added == {"", *environment.MLFLOW_SCHEMES}
+    plugin = metadata.EntryPoint("mine", "package:store", environment.MLFLOW_PLUGINS)
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [plugin] if group == environment.MLFLOW_PLUGINS else [])
+    environment.require_possible_tracker("mine://store")
 
 
 def test_a_temporary_experiment_keeps_its_state_in_the_project(project, monkeypatch):
