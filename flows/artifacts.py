@@ -22,12 +22,13 @@ from prefect.artifacts import (
 )
 
 from engine.stages.common import Layout
+from flows.server import is_gone
 from flows.summary import duration
 
 logger = logging.getLogger("detectflow")
 
 SHORTEST_INTERVAL_S = 2.0
-AFTER_FAILURE_S = 300.0  # each call to a dead server costs prefect's own retries, about half a minute
+AFTER_FAILURE_S = 300.0
 SHOWN = {"metrics/mAP50": "mAP50", "metrics/mAP50-95": "mAP50-95"}
 
 SAMPLES = {"Found": "validate/val_batch0_pred.jpg", "Labelled": "validate/val_batch0_labels.jpg"}  # of the same images
@@ -53,13 +54,24 @@ class ProgressArtifact:
         self.not_before = self.clock() + SHORTEST_INTERVAL_S
         percent = min(100.0, 100.0 * done / total)
         try:
+            _must_answer()
             if self.artifact is None:
                 self.artifact = create_progress_artifact(percent, key=self.key, description=describe(news))
             else:
                 update_progress_artifact(self.artifact, percent, description=describe(news))
         except Exception as error:  # prefect, httpx, and whatever they are made of
             self.not_before = self.clock() + AFTER_FAILURE_S
-            logger.warning("the Prefect server does not take the progress (%s); the run goes on", type(error).__name__)
+            logger.warning("the Prefect server does not take the progress (%s); the run goes on", _reason(error))
+
+
+def _must_answer() -> None:
+    """ConnectionError where the server has gone: each call would cost Prefect's own retries, a minute in all."""
+    if is_gone():
+        raise ConnectionError("it has gone")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ConnectionError) else type(error).__name__
 
 
 def describe(news: dict[str, Any]) -> str:
@@ -76,15 +88,17 @@ def describe(news: dict[str, Any]) -> str:
 def show_result(markdown: str, description: str = "what the run made") -> None:
     """The result of the run, or why there is none."""
     try:
+        _must_answer()
         create_markdown_artifact(markdown, key="pipeline-result", description=description)
     except Exception as error:
-        logger.warning("the Prefect server does not take the result (%s)", type(error).__name__)
+        logger.warning("the Prefect server does not take the result (%s)", _reason(error))
 
 
 def show_reports(root: Path) -> None:
     """Figures by class as a table, predictions and labels of some images as pictures, from the reports of stage validate."""
     reports = Layout(root).reports
     try:
+        _must_answer()
         rows = per_class_rows(reports / "validate" / "per_class.csv")
         if rows:
             create_table_artifact(rows, key="per-class", description="figures by class, on the deciding split")
@@ -93,7 +107,7 @@ def show_reports(root: Path) -> None:
         if pictures:  # an image artifact would print its address below the picture, and that is the picture again
             create_markdown_artifact("\n\n".join(pictures), key="sample-predictions", description="on the deciding split")
     except Exception as error:  # see show_result
-        logger.warning("the Prefect server does not take tables and pictures (%s)", type(error).__name__)
+        logger.warning("the Prefect server does not take tables and pictures (%s)", _reason(error))
 
 
 def per_class_rows(path: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 
+import httpx
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler
 
@@ -96,12 +97,29 @@ class _Plain(logging.Filter):
             self.told = error
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
             record.exc_info = record.exc_text = None
+        elif isinstance(error, httpx.TransportError):  # the server has gone; where from it was asked tells nobody anything
+            record.exc_info = record.exc_text = None
         elif isinstance(record.msg, str):
             if record.msg.startswith("Crash detected! Execution was aborted by an interrupt"):
                 return False  # a Ctrl-C is no crash; the state says it, and the command line
             # The reason in brackets has a line of its own already.
             record.msg = re.sub(r"^(Finished in state (Failed|Crashed))\(.*", r"\1", record.msg, flags=re.DOTALL)
         return True
+
+
+class _GoneOnce(logging.Filter):
+    """A server that has gone is told once: Prefect says it for every event that waits, with all of its content."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = str(record.msg)
+        if said.startswith("Unable to connect to"):
+            self.told, before = True, self.told
+            return not before
+        return not (self.told and said.startswith("Service %r failed"))
 
 
 class _NoLateHeartbeat(logging.Filter):
@@ -125,6 +143,8 @@ def plain_failures() -> None:
         if not any(isinstance(each, _Plain) for each in logger.filters):
             logger.addFilter(_plain)
     logging.getLogger("prefect.events.utilities").addFilter(_no_late_heartbeat)  # the same one again is not added
+    for name in ("prefect.events.clients", "prefect._internal.concurrency"):
+        logging.getLogger(name).addFilter(_gone_once)
 
 
 def no_links() -> None:
@@ -132,4 +152,4 @@ def no_links() -> None:
     logging.getLogger("prefect.flow_runs").addFilter(_NoDeadLink())
 
 
-_plain, _no_late_heartbeat = _Plain(), _NoLateHeartbeat()
+_plain, _no_late_heartbeat, _gone_once = _Plain(), _NoLateHeartbeat(), _GoneOnce()

@@ -45,6 +45,7 @@ from flows.summary import StageRow, Summary, as_markdown, failure_markdown, link
 logger = logging.getLogger("detectflow")
 plain_failures()
 
+finished: list[Summary] = []  # of this process: what is known even where Prefect cannot note the end of the run
 FLOW_RUN_VARIABLE = "DETECTFLOW_FLOW_RUN_ID"
 NETWORK = (ConnectionError, TimeoutError, urllib.error.URLError)
 NO_RETRY = {"retries": 0}
@@ -175,6 +176,7 @@ def pipeline(
         show_reports(folder)
         tell_data_changed(folder, digest)
         tell_held(folder, rows)
+    finished.append(summary)
     return summary
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from engine.config import parse_overrides
 from engine.config.base import load_yaml
-from engine.errors import ConfigError, WorkspaceError, nearest
+from engine.errors import ConfigError, EngineError, WorkspaceError, nearest
 
 INTERRUPTED = 130
 
@@ -21,6 +21,7 @@ def run(words: Sequence[str]) -> int:
     if importlib.util.find_spec("prefect") is None:
         raise WorkspaceError("run needs Prefect: pip install prefect. Without it `dvc repro` runs the same stages.")
     from engine.tracking.environment import prepare_environment
+    from engine.tracking.secrets import hide
     from engine.tracking.workspace import require_writable
     from flows import overrides, server
 
@@ -29,15 +30,16 @@ def run(words: Sequence[str]) -> int:
     values = overrides_of([*options.set_param, *options.words])
     overrides.checked(root, values)  # wrong words are answered before any server starts
     connection = server.connect(root)
+    finished: list[Any] = []
     try:
         from flows.logs import no_links
-        from flows.pipeline import pipeline
+        from flows.pipeline import finished, pipeline
         from flows.summary import as_text
 
         if connection.is_temporary:
             no_links()
         connection.wait()
-        summary = pipeline(str(root), values, force=options.force, wait=not options.no_wait)
+        pipeline(str(root), values, force=options.force, wait=not options.no_wait)
     except KeyboardInterrupt:
         print(
             "Interrupted. Finished stages are recorded, and a training keeps its last complete epoch: "
@@ -45,7 +47,16 @@ def run(words: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
-    print(as_text(summary))
+    except EngineError:
+        raise
+    except Exception as error:
+        if not server.is_gone():
+            raise
+        gone = f"The Prefect server at {hide(connection.api_url)} went away under the run"
+        if not finished:
+            raise WorkspaceError(f"{gone}. What was done is kept: start the server, and run again.") from error
+        print(f"{gone}: its page of the run is incomplete. The run itself is complete.", file=sys.stderr)
+    print(as_text(finished[-1]))
     return 0
 
 

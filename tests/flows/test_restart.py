@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 
 import pytest
+from test_pipeline import TINY, Driver
 from workspaces import clean_environment, copy_project
 
 from engine.tracking.environment import prepare_environment
@@ -45,6 +46,7 @@ def server(tmp_path, own_environment):
         started[-1].wait_until_it_answers(f"{url}/health", 120)
         return url
 
+    start.root, start.children = root, started
     yield start
     started[-1].stop()
 
@@ -58,3 +60,16 @@ def test_the_slot_of_a_run_outlives_the_server(server):
     with pytest.raises(urllib.error.HTTPError) as full:
         post(f"{limits}/increment-with-lease", {"names": ["workspace"], "slots": 1, "lease_duration": 300})
     assert full.value.code == 423, "the slot is still taken"
+
+
+def test_a_run_whose_server_goes_for_good_is_complete_and_says_so_once(server, tmp_path):
+    words = [word for key, value in TINY.items() for word in ("-S", f"{key}={value}")]
+    # Prefect's own patience at the end of a run is a minute for each of two questions: none here.
+    env = {"PREFECT_API_URL": server(), "PREFECT_CLIENT_MAX_RETRIES": "0", "DETECTFLOW_TRACKING": "off"}
+    run = Driver(server.root, tmp_path / "run", [sys.executable, "-m", "engine", "run", *words], env)
+    run.wait_for("prepare: ran")
+    server.children[-1].process.kill()
+    assert run.process.wait(180) == 0, run.text
+    assert "went away under the run: its page of the run is incomplete. The run itself is complete." in run.text
+    assert "mAP50-95" in run.text and "5 ran" in run.text and (server.root / "export" / "best.onnx").is_file()
+    assert run.text.count("Unable to connect") <= 1 and "Traceback" not in run.text and "failed to process item" not in run.text
