@@ -110,6 +110,20 @@ def filename_of_another_image(root):
     edit(root / A_XML, "a.png", "b.png")
 
 
+@case(make_voc, "unlabelled_image", "extra/z.png", "in a folder called Annotations; there is one, so extra/z.xml is not read")
+def annotation_beside_its_image(root):
+    put(root / "extra/z.png", picture("z"))
+    put(root / "extra/z.xml", voc_xml("z", [("cat", (1, 1, 9, 9))]))
+
+
+@case(make_voc, "ambiguous_image", "train.txt, line 5", "'x' fits JPEGImages/left/x.png and JPEGImages/right/x.png")
+def line_of_a_list_for_two_images(root):
+    for place in ("left", "right"):
+        put(root / f"JPEGImages/{place}/x.png", picture(place))
+        put(root / f"Annotations/{place}/x.xml", voc_xml("x", [("cat", (1, 1, 9, 9))]))
+    edit(root / "ImageSets/Main/train.txt", "f\n", "f\nx\n")
+
+
 @case(make_voc, "duplicate_entry", "copy.xml", "as Annotations/a.xml does")
 def two_annotations_for_one_image(root):
     put(root / "Annotations/copy.xml", (root / A_XML).read_bytes())
@@ -167,6 +181,11 @@ def change_coco(root: Path, change: Callable[[dict], object]) -> None:
 @case(make_coco, "bad_entry", "annotation 1: bbox '[4, nan, 16, 28]'")
 def coco_nan(root):
     change_coco(root, lambda c: c["annotations"][0]["bbox"].__setitem__(1, float("nan")))
+
+
+@case(make_coco, "bad_entry", TRAIN_JSON, "1: its bbox, like all of the file, is within 0 to 1, and", "are these shares?")
+def coco_in_shares(root):
+    change_coco(root, lambda c: [a.update(bbox=[v / 64 for v in a["bbox"]]) for a in c["annotations"]])
 
 
 @case(make_coco, "bad_entry", "annotation 1: bbox '[1, 2, 3]'")
@@ -287,6 +306,11 @@ def yolo_in_pixels(root):
     put(root / A_TXT, "0 12 16 16 28\n")
 
 
+@case(make_yolo, "bad_entry", A_TXT, "are these pixels?")
+def yolo_polygon_in_pixels(root):
+    put(root / A_TXT, "0 10 10 50 10 50 30 10 30\n")
+
+
 @case(make_yolo, "bad_entry", A_TXT, "'0.5' is no class number")
 def yolo_without_class(root):
     put(root / A_TXT, "0.5 0.5 0.5 0.5\n")
@@ -310,6 +334,21 @@ def yolo_in_utf16(root):
 @case(make_yolo, "missing_image", "labels/train/zz.txt", "no image belongs")
 def yolo_label_without_image(root):
     put(root / "labels/train/zz.txt", "0 0.5 0.5 0.5 0.5\n")
+
+
+@case(make_yolo, "missing_image", A_TXT, "belongs to this label file; images/train/a.heic is there, but images are .bmp .jpeg")
+def yolo_image_of_a_kind_that_is_not_read(root):
+    (root / "images/train/a.png").rename(root / "images/train/a.heic")
+
+
+@case(make_yolo, "missing_image", "labels/train/a.TXT", "no image belongs to this label file; write its suffix as .txt")
+def yolo_label_in_capitals(root):
+    (root / A_TXT).rename(root / "labels/train/a.TXT")
+
+
+@case(make_yolo, "missing_image", A_TXT, "belongs to this label file; there is images/val/a.png: in another folder")
+def yolo_image_in_another_folder(root):
+    (root / "images/train/a.png").rename(root / "images/val/a.png")
 
 
 @case(make_yolo, "ambiguous_image", A_TXT)

@@ -27,6 +27,7 @@ from engine.parts.data.checks import Findings
 from engine.parts.data.formats import detect_format, open_reader
 from engine.parts.data.formats.base import number, split_of_path
 from engine.parts.data.formats.folder import Folder, inside
+from engine.parts.data.formats.splits import GivenSplits
 from engine.parts.data.formats.xml_tree import parse_xml
 from engine.parts.data.formats.yolo_yaml import YoloSettings
 
@@ -115,6 +116,29 @@ def test_voc_parts_of_objects_and_paths_are_not_used(tmp_path):
     assert [(row.name, row.box) for row in rows] == [("man", (1, 2, 3.5, 4))]
 
 
+def test_voc_names_that_a_tool_wrapped_are_one_name(tmp_path):
+    make_voc(tmp_path, {"a": [("red\n   cat", (1, 1, 9, 9)), ("red cat", (4, 2, 20, 30)), ("red  cat", (1, 2, 3, 4))]})
+    assert [row.name for row in read(tmp_path)[0]["a"].rows] == ["red cat", "red cat", "red  cat"]
+
+
+def test_a_line_of_a_list_is_for_one_image(tmp_path):
+    for place in ("left", "right"):
+        put(tmp_path / place / "x.png", picture(place))
+        put(tmp_path / place / "x.xml", voc_xml("x", [(place, (0, 0, 8, 8))]))
+    put(tmp_path / "train.txt", "x.png\n")
+
+    def splits(**policies: str) -> dict[str, str]:
+        findings = Findings.with_policies(policies)
+        found = {i.name: i.split for i in open_reader(Folder(tmp_path), "voc", findings, splits={"train": "train.txt"})}
+        return {**found, **findings.counts}
+
+    assert splits() == {"left/x.png": "train", "right/x.png": "", "ambiguous_image": 1}
+    assert splits(ambiguous_image="fix") == {"left/x.png": "train", "right/x.png": "train", "ambiguous_image": 1}
+    put(tmp_path / "x.png", picture("x"))  # which the line names with its whole path
+    given = GivenSplits(Folder(tmp_path), {"train": ["train.txt"]}, Findings.with_policies({}))
+    assert [given.of(name) for name in ("left/x.png", "x.png", "right/x.png")] == ["", "train", ""]
+
+
 # --- COCO ---------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +166,19 @@ def test_coco_one_file_beside_each_splits_images(tmp_path):
     assert {image.name: image.split for image in reader} == {
         "test/x.png": "test", "train/x.png": "train", "valid/x.png": "val",
     }  # fmt: skip
+
+
+def test_coco_a_single_box_of_a_pixel_is_one(tmp_path):
+    boxes = {"a": [("cat", (0, 0, 1, 1)), ("dog", (0, 0, 8, 8))]}
+    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "labels.json", json.dumps(coco_json(boxes)))
+    images, findings = read(tmp_path)
+    assert len(images["a"].rows) == 2 and findings == {}
+    put(tmp_path / "labels.json", json.dumps(coco_json({"a": [("cat", (0, 0, 0, 0))]})))  # no area is another finding
+    assert len(read(tmp_path)[0]["a"].rows) == 1
+    put(tmp_path / "labels.json", json.dumps(coco_json({"a": [("cat", (0.1, 0.1, 0.4, 0.3)), ("dog", (0.5, 0, 1, 1))]})))
+    images, findings = read(tmp_path)
+    assert images["a"].rows == () and [text.split(":")[1] for text in findings["bad_entry"]] == [" annotation 1", " annotation 2"]
 
 
 def test_coco_in_one_file_has_no_splits(tmp_path):
@@ -202,6 +239,21 @@ def test_yolo_splits_as_lists_of_images(tmp_path):
     put(tmp_path / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat, dog]\n")
     images, _ = read(tmp_path)
     assert [images[name].split for name in "abd"] == ["train", "val", "train"]
+
+
+def test_yolo_a_split_may_be_the_whole_folder(tmp_path):
+    make_yolo(tmp_path)
+    for text in (".", "./", str(tmp_path)):
+        put(tmp_path / "data.yaml", f"train: {text}\nval: images/val\nnames: [cat, dog]\n")
+        images, findings = read(tmp_path)
+        assert {name: image.split for name, image in images.items()} == {n: "val" if n == "d" else "train" for n in CONTENT}
+        assert findings == {}
+
+
+def test_yolo_a_data_yaml_deeper_in_the_folder_is_named(tmp_path):
+    make_yolo(tmp_path / "export")
+    with pytest.raises(DataError, match="no names were found. There is export/data.yaml: give that, data=.*export/data.yaml, or"):
+        read(tmp_path)
 
 
 def test_yolo_names_of_the_description_serve_where_the_folder_has_none(tmp_path):

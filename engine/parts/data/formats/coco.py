@@ -24,6 +24,7 @@ from engine.parts.data.formats.folder import Folder, base_name
 from engine.parts.data.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
 from engine.parts.data.formats.splits import GivenSplits
 
+SHARES_FROM_PX = 64  # side of an image in which a file of boxes that are all within the first pixel must be a mistake
 SECTIONS = ("images", "annotations", "categories")
 
 
@@ -35,6 +36,7 @@ class _File:
     categories: tuple[Item, ...]
     image_ids: np.ndarray  # (n,) int64, sorted, each once
     images: int  # entries
+    longest_side_px: int  # of an image
 
 
 class CocoReader:
@@ -56,7 +58,7 @@ class CocoReader:
         wrong: dict[str | None, str] = {}
         present: set[str | None] = set()
         categories: list[Item] = []
-        ids, images = array("q"), 0
+        ids, images, longest = array("q"), 0, 0
         try:
             for item in stream_json(self._folder.chunks(file)):
                 if item.section is None:
@@ -72,6 +74,7 @@ class CocoReader:
                     categories.append(item)
                 elif item.section == "images":
                     images += 1
+                    longest = max(longest, *(stated_size(item.value.get("height"), item.value.get("width")) or (0,)))
                     if is_id(item.value.get("id")):
                         ids.append(item.value["id"])
         except ValueError as error:
@@ -83,7 +86,7 @@ class CocoReader:
         if problem:
             self._findings.add("unreadable_annotation", file, problem)
             return None
-        return _File(file, tuple(categories), np.unique(np.array(ids, np.int64)), images)
+        return _File(file, tuple(categories), np.unique(np.array(ids, np.int64)), images, longest)
 
     def _categories(self, file: _File, findings: Findings | None = None) -> dict[int, str]:
         """Category id -> name, in the order of the ids. Only a call with `findings` reports."""
@@ -163,6 +166,9 @@ class CocoReader:
                 self._findings.add("bad_entry", file.name, f"{boxes.ref(-1)}: {problem}", item.line)
         for ref, line in boxes.sort():
             self._findings.add("duplicate_entry", file.name, f"{ref} is there twice", line)
+        for ref, line in boxes.without_shares() if file.longest_side_px >= SHARES_FROM_PX else ():
+            detail = f"{ref}: its bbox, like all of the file, is within 0 to 1, and COCO's are pixels; are these shares?"
+            self._findings.add("bad_entry", file.name, detail, line)
         return boxes
 
     def _image(self, file: str, item: Item, boxes: _Boxes) -> SourceImage | None:
@@ -171,7 +177,7 @@ class CocoReader:
             self._findings, file, text, item.line, what="file_name", prefer=lambda names: self._near(file, names)
         )
         if name is None:
-            self._splits.of(base_name(text))  # found wanting, and said so: a list that names it is not wrong as well
+            self._splits.excuse(base_name(text))  # found wanting, and said so: a list that names it is not wrong as well
             return None
         if name in self._owner:
             detail = f"image {entry['id']} is {name}, which {self._owner[name]} has too"
@@ -248,6 +254,19 @@ class _Boxes:
         self.columns = tuple(column[kept] for column in (xyxy, name, ref, flags, line))
         told = [(self.ref(row), self._line[row]) for row in repeats.tolist()]
         self._start()
+        return told
+
+    def without_shares(self) -> list[tuple[str, int]]:
+        """Leave all boxes out, and give their names and lines, if none of the file is beyond 1 and some have an area.
+
+        A single box in the first pixel of an image may be meant so; a whole file of them was written in shares.
+        """
+        xyxy, _, ref, flags, line = self.columns
+        sides = xyxy[:, 2:] - xyxy[:, :2]
+        if not (sides > 0).all(1).any() or xyxy[:, :2].max() > 1 or sides.max() > 1 + 1e-9:
+            return []
+        told = [(self._called(r, f), n) for n, r, f in sorted(zip(line.tolist(), ref.tolist(), flags.tolist(), strict=True))]
+        self.images, self.columns = self.images[:0], tuple(column[:0] for column in self.columns)
         return told
 
     def of(self, image: int) -> tuple[Row, ...]:

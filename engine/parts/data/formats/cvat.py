@@ -105,7 +105,7 @@ class CvatReader:
             self._findings, file, text, node.line, what="name", prefer=lambda names: self._in_subset(names, subset)
         )
         if name is None:
-            self._splits.of(base_name(text))
+            self._splits.excuse(base_name(text))
             return None
         rows = (self._row(file, shape, shape.attributes.get("label", "")) for shape in node.nodes if shape.tag != "tag")
         size = stated_size(node.attributes.get("height"), node.attributes.get("width"))

@@ -21,6 +21,7 @@ from engine.parts.data.checks import Findings
 from engine.parts.data.formats.base import MAX_STREAMED_BYTES, MAX_WHOLE_BYTES, shown
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+UNREAD_SUFFIXES = (".heic", ".heif", ".avif", ".gif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".tga", ".ppm", ".pgm")
 CHUNK_BYTES, HEAD_BYTES = 1 << 16, 1 << 14
 IGNORED_FOLDERS = {"__MACOSX"}  # and everything that begins with a dot
 
@@ -78,6 +79,9 @@ class Folder:
 
     def with_suffix(self, *suffixes: str) -> list[str]:
         return [name for name in self.files if PurePosixPath(name).suffix.lower() in suffixes]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._paths
 
     def path(self, name: str) -> Path:
         return self._paths[name]
@@ -153,15 +157,34 @@ class Folder:
         """Images whose path without suffix ends with `stem`."""
         return self._by_stem.get(_key(stem), [])
 
+    @cached_property
+    def _by_folded(self) -> dict[str, str]:
+        """The name of a file without its folders, in lower case -> the first such file."""
+        found: dict[str, str] = {}
+        for name in self.files:
+            found.setdefault(base_name(name).casefold(), name)
+        return found
+
     def looks_like(self, tail: str) -> str:
         """A hint for a missing image: what is there under nearly that name, or an empty string."""
-        wanted = tail.rsplit("/", 1)[-1].casefold()
-        near = next((name for name in self.files if name.rsplit("/", 1)[-1].casefold() == wanted), None)
+        near = self._by_folded.get(base_name(tail).casefold())
         if near is None:
             return ""
-        if near in self.images:
-            return f"; there is {near}: upper and lower case matter"
-        return f"; {near} is, but images are {' '.join(sorted(IMAGE_SUFFIXES))}"
+        if PurePosixPath(near).suffix.lower() not in IMAGE_SUFFIXES:
+            return f"; {near} is, but images are {' '.join(sorted(IMAGE_SUFFIXES))}"
+        same = _key(base_name(near)) == _key(base_name(tail))
+        return f"; there is {near}: " + ("in another folder" if same else "upper and lower case matter")
+
+    @cached_property
+    def _unread(self) -> dict[str, str]:
+        """Name without folders and suffix -> the first file of that name in one of the formats that are not read."""
+        files = self.with_suffix(*UNREAD_SUFFIXES)
+        return {base_name(without_suffix(name)): name for name in reversed(files)}
+
+    def unread_image(self, stem: str) -> str:
+        """A hint for an image of any suffix that is missing: it is there in a format that is not read; or an empty string."""
+        near = self._unread.get(base_name(stem))
+        return f"; {near} is there, but images are {' '.join(sorted(IMAGE_SUFFIXES))}" if near else ""
 
     def find_image(
         self,
@@ -204,7 +227,7 @@ class Folder:
                 for name in gone:
                     del self._paths[name]
         self.files = tuple(sorted(self._paths))
-        for listing in ("images", "_by_tail", "_by_stem"):  # made of what was there before
+        for listing in ("images", "_by_tail", "_by_stem", "_by_folded", "_unread"):  # made of what was there before
             self.__dict__.pop(listing, None)
 
 

@@ -23,6 +23,7 @@ class _Listed:
     file: str
     line: int
     seen: bool = False
+    image: str = ""  # that it was taken for
 
 
 class GivenSplits:
@@ -36,6 +37,8 @@ class GivenSplits:
         self._findings = findings
         self._lines: list[_Listed] = []
         self._by_name: dict[str, _Listed] = {}  # name or path, with or without suffix, as listed
+        # A line that is the whole path of an image is about no other image.
+        self._whole = {key for name in folder.images for key in (name, without_suffix(name))} if lists and not ignore else set()
         self._by_flagged: dict[str, _Listed] = {}  # "name" of a line "name -1", unless a line says just "name"
         self.given_by_list = bool(lists) and not ignore
         if self.given_by_list:
@@ -77,16 +80,31 @@ class GivenSplits:
             self._by_flagged.setdefault(flagged[1], listed)
 
     def of(self, image: str) -> str:
-        """The split of the image with this path, or "" where it has none."""
+        """The split of the image with this path, or "" where it has none. To be asked once for each image."""
         if not self.given_by_list:
             return split_of_path(image) if self.given else ""
+        listed = self._line_of(image)
+        if listed is None:
+            return ""
+        listed.seen = True
+        if listed.image not in ("", image):
+            detail = f"{shown(listed.name)} fits {listed.image} and {image}; write their folders too"
+            if self._findings.add("ambiguous_image", listed.file, detail, listed.line) != "fix":
+                return ""
+        listed.image = listed.image or image
+        return listed.split
+
+    def excuse(self, image: str) -> None:
+        """A list may name this image, which was found wanting, and said so: the list is not wrong as well."""
+        listed = self._line_of(image) if self.given_by_list else None
+        if listed is not None:
+            listed.seen = True
+
+    def _line_of(self, image: str) -> _Listed | None:
+        own = (image, without_suffix(image))
         keys = [key for tail in reversed(tails(image)) for key in (tail, without_suffix(tail))]  # the whole path first
-        for listed in (self._by_name, self._by_flagged):
-            for key in keys:
-                if key in listed:
-                    listed[key].seen = True
-                    return listed[key].split
-        return ""
+        keys = [key for key in keys if key in own or key not in self._whole]
+        return next((listed[key] for listed in (self._by_name, self._by_flagged) for key in keys if key in listed), None)
 
     def report_unused(self) -> None:
         """Once all images have been asked for: what the lists name and nobody has."""

@@ -38,9 +38,15 @@ class VocReader:
             if image is not None:
                 yield image
             else:  # found wanting, and said so: a list that names it is not wrong as well
-                self._splits.of(base_name(file))
+                self._splits.excuse(base_name(file))
+        used = set(self._annotations)
         for name in self._folder.images:
-            if name not in self._owner and self._findings.add("unlabelled_image", name, "has no XML file") == "warn":
+            if name in self._owner:
+                continue
+            beside, detail = f"{without_suffix(name)}.xml", "has no XML file"
+            if beside in self._folder and beside not in used:
+                detail += f" in a folder called Annotations; there is one, so {beside} is not read"
+            if self._findings.add("unlabelled_image", name, detail) == "warn":
                 yield SourceImage(name, (), name, self._folder.path(name), split=self._splits.of(name))
         self._splits.report_unused()
 
@@ -60,7 +66,7 @@ class VocReader:
             return None  # ambiguous or outside, and said so
         if name is None:
             asked = base_name(root.text("filename") or without_suffix(file))
-            self._splits.of(asked)
+            self._splits.excuse(asked)
             self._findings.add("missing_image", file, f"its image {shown(asked)} is not there{self._folder.looks_like(asked)}")
             return None
         if name in self._owner:

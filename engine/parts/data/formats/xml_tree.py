@@ -33,9 +33,9 @@ class Node:
         return next(self.children(tag), None)
 
     def text(self, tag: str) -> str | None:
-        """The trimmed text of the first child `tag`; None where there is none."""
+        """The trimmed text of the first child `tag`, a line break in it as a blank; None where there is none."""
         node = self.child(tag)
-        return None if node is None else node.content.strip()
+        return None if node is None else " ".join(filter(None, map(str.strip, node.content.split("\n"))))
 
     def below(self, tag: str) -> Iterator[Node]:
         """Every element `tag` below this one, at any depth."""

@@ -38,13 +38,13 @@ class YoloReader:
         self._folder, self._splits, self._findings = folder, splits, findings
         chosen, settings = settings is not None, settings or find_settings(folder)
         _refuse_images_elsewhere(folder, settings)
-        self.names = class_names(folder, settings, chosen=chosen) or names
+        self._labels = set(label_files(folder))
+        self.names = class_names(folder, settings, labels=self._labels, chosen=chosen) or names
         if not self.names:
             raise DataError(
-                f"{folder.root}: YOLO labels have class numbers only and no names were found. Add data.yaml with `names`, "
-                "classes.txt with a name a line, or `names` in the dataset description."
+                f"{folder.root}: YOLO labels have class numbers only and no names were found. {_settings_below(folder)}Add "
+                "data.yaml with `names`, classes.txt with a name a line, or `names` in the dataset description."
             )
-        self._labels = set(label_files(folder))
         self._more = settings.values_per_key_points
         self.total = len(folder.images)
         use_settings = not (splits.given_by_list or ignore_splits)
@@ -55,24 +55,36 @@ class YoloReader:
         used: dict[str, str] = {}
         for name in self._folder.images:
             label = next((candidate for candidate in label_names(name) if candidate in self._labels), None)
-            split = (self._folders.of(name) if self._folders else "") or self._splits.of(name)
             if label is None:
                 if self._findings.add("unlabelled_image", name, "has no label file") == "warn":
-                    yield SourceImage(name, (), name, self._folder.path(name), split=split)
+                    yield SourceImage(name, (), name, self._folder.path(name), split=self._split(name))
+                self._splits.excuse(name)
                 continue
             if label in used:  # x.jpg and x.png
                 self._findings.add("ambiguous_image", label, f"belongs to {used[label]} and to {name}")
                 continue
             used[label] = name
             rows = self._rows(label)
+            split = self._split(name)
             if rows is not None:
                 yield SourceImage(name, rows, label, self._folder.path(name), shares=True, split=split)
         for label in sorted(self._labels - used.keys()):
             self._findings.add("missing_image", label, "no image belongs to this label file" + self._hint(label))
         self._splits.report_unused()
 
+    def _split(self, image: str) -> str:
+        return (self._folders.of(image) if self._folders else "") or self._splits.of(image)
+
     def _hint(self, label: str) -> str:
-        return self._folder.looks_like(without_suffix(label) + ".jpg")
+        """Why not, if anything there says it."""
+        bare = without_suffix(label)
+        if not label.endswith(".txt"):
+            return "; write its suffix as .txt"
+        alike = self._folder.images_with_stem(base_name(bare))
+        alike = [image for image in alike if self._labels.isdisjoint(label_names(image))]
+        if alike:
+            return f"; there is {alike[0]}: in another folder"
+        return self._folder.looks_like(bare + ".jpg") or self._folder.unread_image(bare)
 
     def _rows(self, label: str) -> tuple[Row, ...] | None:
         try:
@@ -95,7 +107,7 @@ class YoloReader:
             problem = f"{shown(rest[values.index(None)])} is not a number"
         elif len(values) != 4 and (len(values) < 6 or len(values) % 2):
             problem = f"{len(values)} values after the class, expected 4 (x y w h) or the corners of a polygon"
-        elif len(values) == 4 and max(map(abs, values)) > 2:
+        elif max(map(abs, values)) > 2:
             problem = f"{shown(text)} is not in shares of the image; are these pixels?"
         if problem:
             self._findings.add("bad_entry", label, problem, line)
@@ -103,6 +115,12 @@ class YoloReader:
         known = 0 <= index < len(self.names)
         # A number without name stays visible: `unknown_class` decides about it like about any other name.
         return Row(self.names[int(index)] if known else f"class {int(index)}", _box(values), line=line)
+
+
+def _settings_below(folder: Folder) -> str:
+    """A sentence about a data.yaml that lies deeper in the folder, where it is not looked for."""
+    below = next((name for name in folder.with_suffix(".yaml", ".yml") if without_suffix(base_name(name)) == "data"), None)
+    return f"There is {below}: give that, data={folder.root / below}, or the folder around it. " if below else ""
 
 
 def _refuse_images_elsewhere(folder: Folder, settings: YoloSettings) -> None:

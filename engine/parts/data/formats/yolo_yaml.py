@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +20,7 @@ from engine.config.yaml_text import read_yaml
 from engine.errors import DataError
 from engine.parts.data.checks import Findings
 from engine.parts.data.formats.base import is_writable, number, shown, split_word
-from engine.parts.data.formats.folder import Folder, inside
+from engine.parts.data.formats.folder import Folder, base_name, inside
 from engine.parts.data.formats.splits import GivenSplits
 from engine.types import SPLITS
 
@@ -144,15 +144,16 @@ def find_settings(folder: Folder) -> YoloSettings:
     return found.get("data.yaml") or next(iter(found.values()), YoloSettings({}))
 
 
-def class_names(folder: Folder, settings: YoloSettings, *, chosen: bool = False) -> tuple[str, ...]:
+def class_names(folder: Folder, settings: YoloSettings, *, labels: Collection[str] = (), chosen: bool = False) -> tuple[str, ...]:
     """Class names by number: from data.yaml, else from files of names; () where there are none.
 
-    chosen: the data.yaml was given as the dataset: what other files say does not matter.
+    labels: files that hold labels: an image may be called classes.jpg. chosen: the data.yaml was given as the dataset: what
+    other files say does not matter.
 
     Raises:
         DataError: names that cannot be used, or two files that call one number differently.
     """
-    listed = {} if chosen and "names" in settings.content else _name_files(folder)
+    listed = {} if chosen and "names" in settings.content else _name_files(folder, labels)
     if "names" in settings.content:
         names = _names_of_yaml(folder, settings)
         _refuse_contradiction({settings.file: list(names), **listed}, folder)
@@ -162,13 +163,11 @@ def class_names(folder: Folder, settings: YoloSettings, *, chosen: bool = False)
     return _checked_names(folder, file, listed[file]) if file else ()
 
 
-def _name_files(folder: Folder) -> dict[str, list[str]]:
+def _name_files(folder: Folder, labels: Collection[str]) -> dict[str, list[str]]:
     """Every file of names that is not empty -> its names; some tools write one into each folder."""
-    own, spare = (
-        [name for name in folder.files if PurePosixPath(name).name in wanted] for wanted in (NAME_FILES[:2], NAME_FILES[2:])
-    )
+    files = [name for name in folder.files if base_name(name) in NAME_FILES and name not in labels]
     found = {}
-    for file in own or spare:
+    for file in [name for name in files if base_name(name) not in NAME_FILES[2:]] or files:
         try:
             text = folder.text(file)
         except ValueError as error:
@@ -220,6 +219,11 @@ def _checked_names(folder: Folder, place: str, names: list[str]) -> tuple[str, .
     return tuple(names)
 
 
+def _within(text: str) -> str | None:
+    """`inside`, and "" for the folder itself: `.`"""
+    return "" if text.strip().replace("\\", "/").rstrip("/") == "." else inside(text)
+
+
 class SplitFolders:
     """`train`, `val` and `test` of a data.yaml: folders, or lists of images. A later split has what an earlier one has too."""
 
@@ -234,15 +238,18 @@ class SplitFolders:
         self.given = bool(self._prefixes or self._lists)
 
     def _add(self, split: str, text: str, base: str, lists: dict[str, list[str]]) -> None:
-        inner = inside(text)
+        inner = _within(text)
         if inner is None and Path(text).is_absolute() and _is_there(Path(os.path.abspath(self._folder.root)), text):
-            inner = inside(os.path.relpath(text, os.path.abspath(self._folder.root)))
-        for candidate in filter(None, (inside(f"{base}/{text}") if inside(base) else None, inner)):
-            if candidate in self._folder.files:
+            inner = _within(os.path.relpath(text, os.path.abspath(self._folder.root)))
+        for candidate in (_within(f"{base}/{text}") if inside(base) else None, inner):
+            if candidate is None:
+                continue
+            if candidate in self._folder:
                 lists.setdefault(split, []).append(candidate)
                 return
-            if self._holds_images(candidate + "/"):
-                self._put(split, candidate + "/", text)
+            prefix = candidate + "/" if candidate else ""
+            if self._holds_images(prefix):
+                self._put(split, prefix, text)
                 return
         detail = f"{split}: {shown(text)} is no folder with images in the dataset folder"
         self._findings.add("split_path", self._settings.file, detail, self._settings.line_of(split, text))
@@ -257,7 +264,7 @@ class SplitFolders:
     def _put(self, split: str, prefix: str, text: str) -> None:
         earlier = self._prefixes.get(prefix, split)
         if earlier != split:
-            detail = f"{split} is the same folder as {earlier}: {shown(prefix.rstrip('/'))}"
+            detail = f"{split} is the same folder as {earlier}: {shown(prefix.rstrip('/') or '.')}"
             if self._findings.add("split_leak", self._settings.file, detail, self._settings.line_of(split, text)) == "warn":
                 return
         self._prefixes[prefix] = split
