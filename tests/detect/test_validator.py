@@ -20,6 +20,8 @@ from engine.parts.data.description import load_description
 from engine.parts.data.prepare import prepare
 from engine.parts.metrics import MatchTable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 16])
 def test_alone_and_in_training_the_figures_are_the_same(trained, shapes, batch):

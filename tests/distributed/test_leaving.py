@@ -16,6 +16,8 @@ import torch.distributed as dist
 
 from engine.cli import main
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 LEAVE_WITHIN_S = 30.0  # from the failure of one process to the end of the launcher, on a busy machine
 SETTINGS = ["data=clouds", "model=linear", "batch=8", "lr0=0.05", "monitor=metrics/accuracy", "channels_last=false", "device=cpu",

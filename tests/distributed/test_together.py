@@ -18,6 +18,8 @@ from detectors import random_detector, save_detector
 from engine.kernel.checkpoint import load_checkpoint
 from engine.kernel.results import read_results
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 DIGITS = """
 name: digits

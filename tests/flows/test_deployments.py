@@ -20,6 +20,8 @@ from workspaces import clean_environment, copy_project, shell
 
 from engine.tracking.workspace import holder
 
+pytestmark = pytest.mark.slow
+
 DETECTFLOW = [sys.executable, "-m", "engine"]
 TINY = {
     "data.options": {"train": 24, "val": 6, "test": 6, "size": 64, "min_px": 16, "max_px": 40},

@@ -15,7 +15,7 @@ from engine.stages.common import STAGES, Layout
 from engine.stages.start import start_digests
 from engine.tracking.workspace import holder
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 
 class Stages:

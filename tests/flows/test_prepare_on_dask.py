@@ -23,6 +23,8 @@ from flows.processes import Child, free_port
 
 pytest.importorskip("prefect_dask")
 
+pytestmark = pytest.mark.slow
+
 PARAMS = """
 data:
   source: data/d.yaml

@@ -15,6 +15,8 @@ from workspaces import clean_environment, copy_project, shell
 from engine.cli import main
 from engine.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def api(prefect_server):

@@ -10,6 +10,8 @@ from engine.tracking.mlflow_store import open_store
 from engine.tuning.study import finished, open_study
 from engine.tuning.sweep import make_sweep
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def sweep(project, prefect_server):

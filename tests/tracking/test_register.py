@@ -20,6 +20,8 @@ from engine.tracking import mlflow_links
 from engine.tracking.mlflow_store import open_store
 from engine.tracking.registry import aliases_of
 
+pytestmark = pytest.mark.slow
+
 KEYS = ("model version aliases decision reason metric value champion_version champion_value champion_promoted_value "
         "weights_sha256 onnx_sha256").split()  # fmt: skip
 

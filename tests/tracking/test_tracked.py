@@ -18,6 +18,8 @@ from engine.tracking.journal import journal_home, left_behind
 from engine.tracking.mlflow_store import open_store
 from engine.tracking.sender import send_left_behind, sender_of
 
+pytestmark = pytest.mark.slow
+
 FIGURES = ("train/box_loss", "val/box_loss", "metrics/mAP50-95", "lr/weight")
 
 

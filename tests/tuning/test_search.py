@@ -26,6 +26,8 @@ DRIVER = """
 import sys
 from engine.tracking.environment import prepare_environment
 from engine.tuning import study, sweep, trial
+
+pytestmark = pytest.mark.slow
 root = prepare_environment(sys.argv[1])
 plan = sweep.make_sweep({**%r, "epochs": 40}, root)
 with study.driving(plan) as (found, token):
