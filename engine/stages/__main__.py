@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as signalled:
-        print(f"stage {options.stage} was interrupted; what it had finished is kept, run it again to go on", file=sys.stderr)
+        kept = "what was prepared before is kept" if options.stage == "prepare" else "what it had finished is kept"
+        print(f"stage {options.stage} was interrupted; {kept}, run it again to go on", file=sys.stderr)
         return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
 
 

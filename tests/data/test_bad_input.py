@@ -123,7 +123,7 @@ def test_the_corpus_knows_every_kind_of_finding():
     elsewhere = {"split_path", "unused_class", "small_split", "digest_mismatch"}  # test_formats, test_prepare
     # test_checks, test_splits
     elsewhere |= {"near_duplicate", "near_leak", "tiny_box", "size_outlier", "aspect_outlier", "label_error", "class_imbalance"}
-    elsewhere |= {"linked_splits", "uneven_split", "no_group"}
+    elsewhere |= {"linked_splits", "uneven_split", "no_group", "foreign_splits"}
     assert {param.values[2] for param in CASES} | elsewhere == set(KINDS)
 
 

@@ -287,6 +287,21 @@ def test_many_boxes_in_one_picture_stay_bright():
     assert shown.max(2).min() > 120, "no black lines"
 
 
+def test_a_name_with_a_line_end_stays_on_its_line():
+    findings = Findings.with_policies({})
+    findings.add("zero_area", "a\nb.xml", "'c\u2028d' \x1b[31m ä €")
+    assert str(findings.examples["zero_area"][0]) == r"a\nb.xml: 'c\u2028d' \x1b[31m ä €"
+
+
+@pytest.mark.parametrize(("content", "said"), [("c", ", and their labels differ: 1 and 2 boxes"), ("b", "")])
+def test_copies_whose_labels_differ_are_told(content, said, tmp_path):
+    root = make_voc(tmp_path / "voc", {"a": CONTENT["b"], "b": CONTENT[content], "d": CONTENT["d"]}, lists=False)
+    for name in "ab":
+        put(root / f"JPEGImages/{name}.png", picture("a"))
+    _, findings = checked(root)
+    assert str(findings.examples["duplicate_image"][0]) == f"JPEGImages/b.png: is the same as JPEGImages/a.png{said}"
+
+
 def test_pictures_per_finding_are_limited(tmp_path):
     root = make_voc(tmp_path / "voc", {f"x{i}": [("cat", (5, 5, 5, 5)), ("cat", (1, 1, 9, 9))] for i in range(30)}, lists=False)
     found, findings = checked(root)
@@ -295,7 +310,12 @@ def test_pictures_per_finding_are_limited(tmp_path):
     for i in range(45):
         findings.add("zero_area", f"x{i % 30}.xml", f"number {i}", image=f"JPEGImages/x{i % 30}.png", boxes=((5, 5, 5, 5),))
     text = report_page("many", found, findings)
-    assert text.count("<img") == 12 and "number 31" in text and "number 32" not in text and "... and 13 more" in text
+    assert (
+        text.count("<img") == 12
+        and "number 31" in text
+        and "number 32" not in text
+        and "... and 13 more; report.json names the first 40" in text
+    )
     assert len(report_values("many", found, findings)["findings"]["zero_area"]["examples"]) == 40
 
 

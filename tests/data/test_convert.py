@@ -199,6 +199,23 @@ def test_every_format_that_is_read_can_be_converted(source, format, tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.parametrize("format", WRITERS)
+def test_real_numbers_are_rounded_once(format, tmp_path):
+    """Prepared as it is and prepared as converted, a dataset has one digest, whatever digits its tool wrote."""
+    random = np.random.default_rng(3)
+    content = {}
+    for name in CONTENT:
+        corners = random.uniform((1, 1), (W / 2, H / 2), (40, 2))
+        rows = np.concatenate((corners, corners + random.uniform(2, (W / 2 - 1, H / 2 - 1), (40, 2))), 1)
+        content[name] = [("cat", tuple(row)) for row in rows.tolist()]
+    make_coco(tmp_path / "set", content)
+    put(tmp_path / "d.yaml", "name: x\npath: set\nnames: [cat, dog]\n")
+    put(tmp_path / "e.yaml", "name: x\npath: out\nnames: [cat, dog]\n")
+    to(tmp_path / "d.yaml", tmp_path / "out", format)
+    one, other = (prepare(load_description(tmp_path / f), tmp_path / f[0], DataConfig()).info for f in ("d.yaml", "e.yaml"))
+    assert one["digest"] == other["digest"]
+
+
 def test_a_prepared_dataset_can_be_converted(tmp_path):
     prepare(load_description(make_coco(tmp_path / "set")), tmp_path / "prepared", DataConfig(source="set"))
     to(tmp_path / "prepared", tmp_path / "out", "voc")

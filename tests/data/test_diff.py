@@ -366,3 +366,11 @@ def test_no_kind_of_change_hides_the_others_in_the_page():
     sides = [replace(version(*records), pixels=lambda record: pixels) for records in (old, new)]
     page = diff_page(compare(*sides))
     assert page.count("<img") == 5 and "&#x27;cat&#x27; is &#x27;dog&#x27; now" in page
+    assert "Boxes that changed, in 101 images" in page and "... and 96 more; diff.json names them all" in page
+
+
+def test_one_box_is_no_boxes():
+    pixels = np.full((100, 200, 3), 90, np.uint8)
+    sides = [replace(version(*records), pixels=lambda record: pixels) for records in ([record(1)], [record(2)])]
+    page = diff_page(compare(*sides))
+    assert "train, 1 box<" in page and "1 boxes" not in page and " more;" not in page

@@ -238,12 +238,22 @@ def test_kept_splits_are_read_back(tmp_path):
     file = put(tmp_path / "splits.jsonl", splits_text(sides))
     assert read_kept_splits(file) == read_kept_splits(tmp_path) == sides
     assert splits_text(dict(reversed(sides.items()))) == splits_text(sides)
+    put(file, "\ufeff" + splits_text(sides))
+    assert read_kept_splits(file) == sides, "an editor put a byte order mark before it"
+
+
+def test_a_list_of_another_dataset_is_told():
+    _, findings = assign([image(i) for i in range(40)], kept={sha(99): "train", sha(98): "val"})
+    assert str(findings.examples["foreign_splits"][0]) == "2 images are in the list, 40 here, and none in both"
+    _, findings = assign([image(i) for i in range(40)], kept={sha(99): "train", sha(0): "train"})
+    assert "foreign_splits" not in findings.counts
 
 
 @pytest.mark.parametrize(
     "text, message",
     [("", "holds no image"), ("{}\n", "line 1"), ('{"sha256": "a", "split": "dev"}\n', "split 'dev'"), ("[1]\n", "line 1"),
-     ('{"sha256": "a", "split": "val"}\n{"sha256": "a", "split": "test"}\n', "line 2"), ("x\n", "line 1")],
+     ('{"sha256": "a", "split": "val"}\n{"sha256": "a", "split": "test"}\n', "line 2"), ("x\n", "line 1"),
+     ('{"image":"images/a.png","sha256":"a"}\n', "a manifest, which lists one split; data.keep_splits is the splits.jsonl")],
 )  # fmt: skip
 def test_a_wrong_list_of_kept_splits_is_explained(text, message, tmp_path):
     with pytest.raises(DataError, match=message):

@@ -131,7 +131,9 @@ def report_page(name: str, found: Examination, findings: Findings) -> str:
         page.lines(others)
         more = findings.counts[kind] - len(pictured) - len(others)
         if more > 0:
-            page.paragraph(f"... and {more:,} more, in report.json", "soft")
+            named = len(findings.examples[kind])
+            which = "them all" if named == findings.counts[kind] else f"the first {named:,}"
+            page.paragraph(f"... and {more:,} more; report.json names {which}", "soft")
     return str(page)
 
 

@@ -56,7 +56,8 @@ KINDS: dict[str, Kind] = {
         drop=IMAGE_OUT, fix="the image named or placed like the annotation is taken",
     ),
     "split_path": Kind(
-        "split that points to no folder", "fix", "correct the path", fix="images are assigned by their folder's name"
+        "split that points to no folder", "fix", "correct the path",
+        fix="the folder of that name inside the dataset is taken, if there is one",
     ),
     "link_loop": Kind("link that leads back into itself", "warn", "remove the link", warn="the link is not followed"),
     "link_outside": Kind(
@@ -114,7 +115,7 @@ KINDS: dict[str, Kind] = {
     # the dataset
     "class_imbalance": Kind("class with few boxes beside another", "warn", "add images of it", warn=KEPT, note=True),
     "unused_class": Kind("class without any box", "warn", "remove it from the names, or add images of it", warn=KEPT),
-    "not_in_split": Kind("image that no split list names", "drop", "add it to one of the lists", drop=IMAGE_OUT),
+    "not_in_split": Kind("image that no split list names", "drop", "add it to a list, or say `splits: none`", drop=IMAGE_OUT),
     "split_leak": Kind(
         "same image, or group, in two given splits", "error", "leave it in one of them",
         drop="it stays in test before val before train", warn=KEPT,
@@ -129,6 +130,11 @@ KINDS: dict[str, Kind] = {
     ),
     "linked_splits": Kind(
         "new image that joins two kept splits", "drop", "remove it, or what it resembles in one of the splits", drop=IMAGE_OUT,
+    ),
+    "foreign_splits": Kind(
+        "list in data.keep_splits that names none of the images", "warn",
+        "give the splits.jsonl of an earlier version of this dataset, or set data.keep_splits to null",
+        warn="images go by their content",
     ),
     "uneven_split": Kind(
         "class whose share in a split is far from the one asked for", "warn", "add images of it", note=True, warn=KEPT,
@@ -164,7 +170,9 @@ class Finding:
 
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file
-        return f"{place}: {self.detail}" if place else self.detail
+        text = f"{place}: {self.detail}" if place else self.detail
+        # A name may hold a line end, and a table has one line for each.
+        return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @dataclass

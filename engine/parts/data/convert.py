@@ -20,7 +20,7 @@ from engine.parts.data.description import DATASET_FILE, Description, load_descri
 from engine.parts.data.formats.base import Row, SourceImage
 from engine.parts.data.formats.writers import WRITERS, Labelled
 from engine.parts.data.images import inspect_image
-from engine.parts.data.intake import boxes_in_pixels, class_is_known
+from engine.parts.data.intake import DECIMALS, boxes_in_pixels, class_is_known
 from engine.parts.data.prepared import PreparedDataset, load_prepared
 from engine.parts.data.source import bytes_of, open_source
 from engine.types import SPLITS
@@ -123,6 +123,7 @@ def _labelled(images: Iterable[SourceImage], names: Sequence[str], findings: Fin
         boxes = boxes_in_pixels(image, shape, findings)
         if boxes is None:
             continue
+        boxes = boxes.round(DECIMALS)  # as prepare does: rounded by a writer first, they could come out otherwise
         placed = (replace(row, box=tuple(box)) for row, box in zip(image.rows, boxes.tolist(), strict=True))
         rows = tuple(row for row in placed if class_is_known(row, image, names, findings))
         yield Labelled(image.name, shape.shown, rows, data, image.split)

@@ -91,7 +91,9 @@ def _summary(found: Difference) -> str:
     boxes = [f"{count:,} {what}" for what, count in found.box_counts().items() if count]
     parts = [
         f"images: {', '.join(images)}" if images else "no image came, went or moved",
-        f"boxes: {', '.join(boxes)}, in {len(found.boxes):,} images" if boxes else "no box changed in the images of both",
+        f"boxes: {', '.join(boxes)}, in {_several(len(found.boxes), 'image')}"
+        if boxes
+        else "no box changed in the images of both",
     ]
     if found.old.names != found.new.names:
         parts.insert(0, "the classes differ")
@@ -158,9 +160,11 @@ def diff_page(found: Difference) -> str:
     page.heading("How boxes are spread")
     page.lines(shift.sentence for shift in found.shifts)
     if found.boxes:
-        page.heading(f"Boxes that changed, in {len(found.boxes):,} images")
+        page.heading(f"Boxes that changed, in {_several(len(found.boxes), 'image')}")
         page.paragraph("Dashed red: as it was. Green: as it is. Blue: another class now.", "soft")
-        page.figures(_box_figures(found))
+        figures = list(_box_figures(found))
+        page.figures(figures)
+        _more(page, len(found.boxes), len(figures))
     _image_section(page, "Images added", found.new, found.added)
     _image_section(page, "Images removed", found.old, found.removed)
     _pair_section(page, "Images moved to another split", found, found.moved)
@@ -196,9 +200,9 @@ def _image_section(page: Page, title: str, version: Version, records: Sequence[I
         image = version.pixels(record)
         if image is not None:
             boxes = [(box, OTHER_CLASS, False) for box in record.boxes.tolist()]
-            figures.append(Figure((picture(image, boxes),), _short(record), f"{record.split}, {len(boxes)} boxes"))
+            figures.append(Figure((picture(image, boxes),), _short(record), f"{record.split}, {_several(len(boxes), 'box')}"))
     page.figures(figures)
-    _more(page, len(records))
+    _more(page, len(records), len(figures))
 
 
 def _pair_section(page: Page, title: str, found: Difference, pairs: Sequence[Pair]) -> None:
@@ -214,13 +218,19 @@ def _pair_section(page: Page, title: str, found: Difference, pairs: Sequence[Pai
         if shown:
             figures.append(Figure(shown, _short(new), f"{old.split} -> {new.split}"))
     page.figures(figures)
-    _more(page, len(pairs))
+    _more(page, len(pairs), len(figures))
 
 
 def _short(record: ImageRecord) -> str:
     return record.name.rsplit("/", 1)[-1]
 
 
-def _more(page: Page, count: int) -> None:
-    if count > FIGURES_PER_KIND:
-        page.paragraph(f"... and {count - FIGURES_PER_KIND:,} more; diff.json names them all", "soft")
+def _several(count: int, what: str) -> str:
+    """1 box, 2 boxes."""
+    plural = f"{what}es" if what.endswith("x") else f"{what}s"
+    return f"{count:,} {what if count == 1 else plural}"
+
+
+def _more(page: Page, count: int, shown: int) -> None:
+    if count > shown:
+        page.paragraph(f"... and {count - shown:,} more; diff.json names them all", "soft")

@@ -165,11 +165,19 @@ class Intake:
         for entry in sorted(self.entries, key=lambda entry: (entry.sha256, entry.name)):
             same = first.setdefault((entry.sha256, entry.given), entry)
             if same is not entry:
-                detail = f"is the same as {same.name}"
+                detail = f"is the same as {same.name}{_difference(entry.labels, same.labels)}"
                 if self.findings.add("duplicate_image", entry.name, detail, image=entry.name, other=same.name) == "drop":
                     continue
             records.append(_record(entry, number))
         return records
+
+
+def _difference(labels: Labels, others: Labels) -> str:
+    """Words for it where two images of the same bytes are labelled differently: one of them is wrong."""
+    rows, other_rows = (
+        sorted(zip(each.names, each.boxes.tolist(), each.crowd.tolist(), strict=True)) for each in (labels, others)
+    )
+    return f", and their labels differ: {len(rows)} and {len(other_rows)} boxes" if rows != other_rows else ""
 
 
 def _record(entry: Entry, number: Mapping[str, int]) -> ImageRecord:

@@ -108,6 +108,8 @@ def assign_splits(
                 findings.add("not_in_split", candidate.name, "is in no split", image=candidate.name)
         sides = without_leaks(candidates, sides, links, findings)
     else:
+        if kept and not any(candidate.sha256 in kept for candidate in candidates):
+            findings.add("foreign_splits", "", f"{len(kept)} images are in the list, {len(candidates)} here, and none in both")
         before = [(kept or {}).get(candidate.sha256, "") for candidate in candidates]
         known = without_leaks(candidates, before, links, findings) if kept else before
         sides = _sides_by_content(candidates, keys, known, seed, fractions, names, findings)
@@ -270,14 +272,14 @@ def splits_text(sides: Mapping[str, str]) -> str:
 
 
 def read_kept_splits(path: Path) -> dict[str, str]:
-    """sha256 -> split, as `splits_text` wrote it, or from the manifest lines of a prepared folder.
+    """sha256 -> split, as `splits_text` wrote it; of a prepared folder its list.
 
     Raises:
         DataError: no such file, or a line that says something else.
     """
     file = path / SPLITS_FILE if path.is_dir() else path
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{file}: cannot be read ({error}); data.keep_splits is the {SPLITS_FILE} of a prepared dataset"
@@ -288,6 +290,8 @@ def read_kept_splits(path: Path) -> dict[str, str]:
             continue
         try:
             entry = json.loads(line)
+            if "image" in entry and "split" not in entry:
+                raise DataError(f"{file}: a manifest, which lists one split; data.keep_splits is the {SPLITS_FILE} beside it")
             sha256, split = entry["sha256"], entry["split"]
             if split not in SPLITS or not isinstance(sha256, str) or kept.get(sha256, split) != split:
                 raise ValueError(f"split {split!r}")
