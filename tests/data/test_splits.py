@@ -111,9 +111,7 @@ def test_an_image_lent_to_an_empty_split_goes_back_unless_it_is_kept():
     few = [image(i) for i in range(5)]
     seed = next(seed for seed in range(50) if "small_split" in assign(few, seed=seed)[1].counts)
     before, findings = assign(few, seed=seed)
-    assert "go back when one of the images added later does: keep them with data.keep_splits" in str(
-        findings.examples["small_split"][0]
-    )
+    assert "go back once an added image does: keep them with data.keep_splits" in str(findings.examples["small_split"][0])
     many = [image(i) for i in range(400)]
     assert assign(many, seed=seed)[0][:5] != before
     kept = {candidate.sha256: side for candidate, side in zip(few, before)}

@@ -177,7 +177,9 @@ def _difference(labels: Labels, others: Labels) -> str:
     rows, other_rows = (
         sorted(zip(each.names, each.boxes.tolist(), each.crowd.tolist(), strict=True)) for each in (labels, others)
     )
-    return f", and their labels differ: {len(rows)} and {len(other_rows)} boxes" if rows != other_rows else ""
+    if rows == other_rows:
+        return ""
+    return ", and their labels differ" + (f": {len(rows)} and {len(other_rows)} boxes" if len(rows) != len(other_rows) else "")
 
 
 def _record(entry: Entry, number: Mapping[str, int]) -> ImageRecord:

@@ -189,7 +189,7 @@ def _without_empty_splits(
             continue
         if not given:
             taken = _take(sides, keys, stay, split, 0, seed)
-            back = "; those taken from train go back when one of the images added later does: keep them with data.keep_splits"
+            back = "; those lent by train go back once an added image does: keep them with data.keep_splits"
             detail = f"of {len(set(keys))} different images none fell into it{back if taken != sides else ''}"
             findings.add("small_split", f"split {split}", detail)
             sides = taken
