@@ -34,7 +34,7 @@ run: install  ## the whole pipeline on the demo dataset: prepare, train, validat
 
 # Two processes with one thread each: torch's threads beside another process make everything slower, not faster.
 test: install  ## the tests, on two cores: make test JOBS=4, make test ARGS=tests/kernel
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-team-stack: install  ## docs/deploy.md for real: PostgreSQL behind Prefect, MLflow and Optuna, logins, S3 (minutes)
 	@$(BIN)/python tests/team/stack.py $(ARGS)

@@ -44,7 +44,7 @@ class Api:
         request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"})
         for pause_s in (1, 2, 4, 0):
             try:
-                with urllib.request.urlopen(request, timeout=30) as response:
+                with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
                     return json.loads(response.read() or b"null")
             except urllib.error.HTTPError as error:  # 503: its SQLite is busy, which Prefect's own client sits out too
                 if error.code != 503 or not pause_s:
@@ -52,7 +52,7 @@ class Api:
                 time.sleep(pause_s)
 
     def delete(self, path):
-        urllib.request.urlopen(urllib.request.Request(self.url + path, method="DELETE"), timeout=30).close()
+        urllib.request.urlopen(urllib.request.Request(self.url + path, method="DELETE"), timeout=PATIENCE_S).close()
 
     def start(self, name, **parameters):
         deployment = self(f"/deployments/name/{name}")

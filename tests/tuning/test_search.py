@@ -21,13 +21,14 @@ from engine.tuning.report import clear_weights, importances, write_report
 from engine.tuning.sweep import make_sweep
 from engine.tuning.trial import run_trial
 
+pytestmark = pytest.mark.slow
+
 ABOUT = {"key": "k", "name": "s", "tags": {}, "began_ms": 0}
 DRIVER = """
 import sys
 from engine.tracking.environment import prepare_environment
 from engine.tuning import study, sweep, trial
 
-pytestmark = pytest.mark.slow
 root = prepare_environment(sys.argv[1])
 plan = sweep.make_sweep({**%r, "epochs": 40}, root)
 with study.driving(plan) as (found, token):
