@@ -144,6 +144,8 @@ def test_an_address_that_is_nearly_right_is_corrected(stand_in, tmp_path, monkey
      ("http://127.0.0.1:4200x/api", "nonnumeric port"), ("127.0.0.1:4200/api", "unknown url type")],
 )  # fmt: skip
 def test_why_a_configured_server_does_not_answer_is_told(tmp_path, monkeypatch, url, reason):
+    for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):  # would answer in its place
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_API_URL", url)
     with pytest.raises(WorkspaceError, match=f"no Prefect server answers there: .*{reason}.*temporary server"):
         server.connect(tmp_path)
