@@ -84,6 +84,12 @@ def make_folder(folder: Path) -> None:
         raise WorkspaceError(f"{folder}: this folder cannot be made ({error.strerror}); choose another place") from error
 
 
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether `path` is `folder` or in it, as they are named or where links lead."""
+    as_named = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
+    return as_named or path.resolve().is_relative_to(folder.resolve())
+
+
 def open_regular(path: Path) -> IO[bytes]:
     """Open a file to read its bytes. OSError, too, for what is none: a pipe nobody writes to is waited for without end."""
     refuse_special(path)

@@ -45,7 +45,7 @@ from flows.summary import StageRow, Summary, as_markdown, failure_markdown, link
 logger = logging.getLogger("detectflow")
 plain_failures()
 
-finished: list[Summary] = []  # of this process: what is known even where Prefect cannot note the end of the run
+finished: list[Summary] = []  # the last run of this process: known even where Prefect cannot note its end
 FLOW_RUN_VARIABLE = "DETECTFLOW_FLOW_RUN_ID"
 NETWORK = (ConnectionError, TimeoutError, urllib.error.URLError)
 NO_RETRY = {"retries": 0}
@@ -147,6 +147,7 @@ def pipeline(
         dataset, start: short for the overrides data.source and train.model, a description or folder and a checkpoint.
         timeouts_min: minutes that a stage may take, for example {"train": 600}; others may take any time.
     """
+    finished.clear()
     folder = prepare_environment(root)
     limits_min = checked_timeouts(timeouts_min or {})
     overrides = {**named(dataset, start), **(overrides or {})}

@@ -99,9 +99,12 @@ def hows(summary):
 
 
 def test_what_is_up_to_date_is_skipped(run, stages):
+    from flows.pipeline import finished
+
     assert hows(run()) == ["ran"] * 5
     assert stages.ran == list(STAGES)
     summary = run()
+    assert finished == [summary], "the run before is no result of this one"
     assert hows(summary) == ["skipped"] * 5
     assert stages.ran == list(STAGES)
     assert summary.figures == {"mAP50": 0.875, "mAP50-95": 0.5} and summary.split == "test"

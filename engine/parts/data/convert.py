@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.config import DataConfig
 from engine.errors import ConfigError, DataError, nearest
-from engine.files import publish_folder
+from engine.files import lies_in, publish_folder
 from engine.parts.data.checks import Findings
 from engine.parts.data.description import DATASET_FILE, Description, load_description
 from engine.parts.data.formats.base import Row, SourceImage
@@ -104,7 +104,7 @@ def _refuse_target(target: Path, source: Path | None) -> None:
 
 def refuse_inside(target: Path, source: Path, key: str = "out") -> None:
     """DataError where `target` lies in the dataset `source`: nothing is written into one. key: the word that named it."""
-    if target.resolve().is_relative_to(source.resolve()):
+    if lies_in(target, source):
         raise DataError(f"{target}: lies in the dataset {source}, into which nothing is written; give another place as {key}=")
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from engine.config import DataConfig
 from engine.errors import DataError, WorkspaceError, nearest
-from engine.files import locked, sha256_file, write_text
+from engine.files import lies_in, locked, sha256_file, write_text
 from engine.parts.data.classes import class_hash
 from engine.parts.data.description import DATASET_FILE, Description, load_description
 from engine.parts.data.fingerprint import Snapshot, recall, remember
@@ -185,12 +185,11 @@ def default_cache_dir() -> Path:
 
 
 def refuse_result_in(folder: Path, target: Path) -> None:
-    """DataError where `target`, which is to be written, lies in the dataset `folder`, as named or by a link."""
-    for place, source in ((os.path.abspath(target), os.path.abspath(folder)), (target.resolve(), folder.resolve())):
-        if Path(place).is_relative_to(source):
-            raise DataError(
-                f"{folder}: holds {target}, where the result would go; give the folder of the images alone, or start elsewhere"
-            )
+    """DataError where `target`, which is to be written, lies in the dataset `folder`."""
+    if lies_in(target, folder):
+        raise DataError(
+            f"{folder}: holds {target}, where the result would go; give the folder of the images alone, or start elsewhere"
+        )
 
 
 def open_dataset(source: str | Path, cache_dir: Path | None = None) -> PreparedDataset:
