@@ -33,7 +33,7 @@ run: install  ## the whole pipeline on the demo dataset: prepare, train, validat
 	@$(BIN)/detectflow run $(ARGS)
 
 # Two processes with one thread each: torch's threads beside another process make everything slower, not faster.
-test: install  ## the tests, on two cores: make test JOBS=4, make test ARGS=tests/kernel
+test: install  ## the tests, on two cores: make test JOBS=4, make test ARGS=tests/core
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 test-team-stack: install  ## docs/deploy.md for real: PostgreSQL behind Prefect, MLflow and Optuna, logins, S3 (minutes)

@@ -2,9 +2,10 @@
 
     python benchmarks/many_files.py [number of images ...]
 
-Every number is made as a folder of random bytes of JPEG size (content does not matter to DVC), then `dvc add`, `status`,
-`push` to a local folder, `pull` into an empty cache, and one no-change run of our own adapter; wall seconds, in a folder
-of its own that is removed. The disk used by workspace and cache tells what linking saves.
+Every number is made as a folder of random bytes of JPEG size (content does not matter to DVC), then
+`dvc add`, `status`, `push` to a local folder, `pull` into an empty cache, and one no-change run of
+our own adapter; wall seconds, in a folder of its own that is removed. The disk used by workspace
+and cache tells what linking saves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.tracking.dvc import Steps
+from engine.versioning.dvc_repo import Steps
 
 NUMBERS = (1_000, 5_000, 20_000)
 IMAGE_BYTES = 8_000
@@ -51,7 +52,10 @@ def make(folder: Path, images: int, packed: bool) -> None:
 
 def used_mb(root: Path) -> float:
     """Disk used by `root`, every inode once."""
-    seen = {(s.st_dev, s.st_ino): s.st_blocks * 512 for s in (p.lstat() for p in root.rglob("*") if not p.is_dir())}
+    seen = {
+        (s.st_dev, s.st_ino): s.st_blocks * 512
+        for s in (p.lstat() for p in root.rglob("*") if not p.is_dir())
+    }
     return sum(seen.values()) / 1e6
 
 

@@ -1,11 +1,13 @@
-"""Stage prepare end to end: images a second with one process and with several, memory, and whether all make the same.
+"""Stage prepare end to end: images a second with one process and with several, memory, and whether
+all make the same.
 
     python benchmarks/prepare.py [number of images] [workers ...] [--dask WORKERS]
 
-The images are generated (seeded): JPEG of 640 x 480 with one to eight coloured shapes as objects on textured ground, in Pascal
-VOC. Each row is a fresh process; what it reads was written minutes before, so the disk is hardly measured. Memory is the
-largest resident set of the main process and of one worker, and of all together in the first half of the time and in the
-second. On a machine that does other work too, images per CPU second say more than those per second.
+The images are generated (seeded): JPEG of 640 x 480 with one to eight coloured shapes as objects on
+textured ground, in Pascal VOC. Each row is a fresh process; what it reads was written minutes
+before, so the disk is hardly measured. Memory is the largest resident set of the main process and
+of one worker, and of all together in the first half of the time and in the second. On a machine
+that does other work too, images per CPU second say more than those per second.
 """
 
 from __future__ import annotations
@@ -31,11 +33,13 @@ QUALITY = 90
 POLL_S = 0.05
 
 
-# Generating -------------------------------------------------------------------------------------------------------
+# Generating ---------------------------------------------------------------------------------------
 
 
 def generate(folder: Path, images: int) -> None:
-    """`images` images and their annotations; the same for the same number, whenever it is called."""
+    """`images` images and their annotations; the same for the same number, whenever it is
+    called.
+    """
     for name in ("JPEGImages", "Annotations"):
         (folder / name).mkdir(parents=True)
     grounds = [ground(np.random.default_rng((0, k))) for k in range(GROUNDS)]
@@ -50,12 +54,19 @@ def generate(folder: Path, images: int) -> None:
 
 def ground(rng: np.random.Generator) -> np.ndarray:
     """(2 H, 2 W, 3) uint8 of noise at three scales, and grain."""
-    layers = [rng.uniform(0, 255, (max(2 * H // s, 1), max(2 * W // s, 1), 3)).astype(np.float32) for s in (8, 48, 240)]
-    smooth = np.mean([cv2.resize(layer, (2 * W, 2 * H), interpolation=cv2.INTER_CUBIC) for layer in layers], 0)
+    layers = [
+        rng.uniform(0, 255, (max(2 * H // s, 1), max(2 * W // s, 1), 3)).astype(np.float32)
+        for s in (8, 48, 240)
+    ]
+    smooth = np.mean(
+        [cv2.resize(layer, (2 * W, 2 * H), interpolation=cv2.INTER_CUBIC) for layer in layers], 0
+    )
     return (smooth + rng.normal(0, 6, smooth.shape)).clip(0, 255).astype(np.uint8)
 
 
-def picture(texture: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[str, int, int, int, int]]]:
+def picture(
+    texture: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[str, int, int, int, int]]]:
     """An image (H, W, 3) uint8 and its boxes (class, x1, y1, x2, y2)."""
     y, x = int(rng.integers(H)), int(rng.integers(W))
     image = np.ascontiguousarray(texture[y : y + H, x : x + W][:, :: rng.choice((-1, 1))])
@@ -91,13 +102,13 @@ def voc(name: str, boxes: list[tuple[str, int, int, int, int]]) -> str:
     return f"<annotation>\n<filename>{name}.jpg</filename>\n{size}\n{objects}</annotation>\n"
 
 
-# Measuring --------------------------------------------------------------------------------------------------------
+# Measuring ----------------------------------------------------------------------------------------
 
 LOCAL = """
 from engine.config import DataConfig
-from engine.parts.data.description import load_description
-from engine.parts.data.prepare import prepare
-from engine.parts.data.workers import LocalWorkers
+from engine.datasets.description import load_description
+from engine.datasets.prepare import prepare
+from engine.datasets.workers import LocalWorkers
 
 source, target, workers = sys.argv[1:]
 with measured() as found:
@@ -105,7 +116,7 @@ with measured() as found:
     found["digest"] = report.info["digest"]
 """
 DASK = """
-from engine.tracking.environment import prepare_environment
+from engine.project.environment import prepare_environment
 from flows import server
 
 source, target, workers = sys.argv[1:]
@@ -140,18 +151,26 @@ def measured():
 
 
 def measure(source: Path, target: Path, workers: int, script: str) -> dict:
-    """One prepare in a process of its own; its figures, with the largest memory of it and of one of its workers."""
+    """One prepare in a process of its own; its figures, with the largest memory of it and of one of
+    its workers.
+    """
     command = [sys.executable, "-c", MEASURED + script, str(source), str(target), str(workers)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env
+    )
     watch = Watch(process.pid)
     watch.start()
     out, _ = process.communicate()
     watch.join()
     if process.returncode:
         raise SystemExit(f"prepare ended with {process.returncode}")
-    return {**json.loads(out.splitlines()[-1]), "main_mb": watch.peak_mb(process.pid),
-            "worker_mb": watch.peak_worker_mb(process.pid), "trace": watch.trace}  # fmt: skip
+    return {
+        **json.loads(out.splitlines()[-1]),
+        "main_mb": watch.peak_mb(process.pid),
+        "worker_mb": watch.peak_worker_mb(process.pid),
+        "trace": watch.trace,
+    }
 
 
 class Watch(threading.Thread):
@@ -164,12 +183,20 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while status(self.pid) is not None:
             try:  # the children of each of its threads
-                lists = [threads.read_text() for threads in Path(f"/proc/{self.pid}/task").glob("*/children")]
+                lists = [
+                    threads.read_text()
+                    for threads in Path(f"/proc/{self.pid}/task").glob("*/children")
+                ]
             except OSError:  # a thread has ended meanwhile
                 continue
             pids = [self.pid, *(int(pid) for text in lists for pid in text.split())]
-            # A child that has only just begun is still its parent's image, whose memory it would be charged with.
-            now = [(pid, found) for pid in pids if is_begun(pid, self.pid) and (found := status(pid)) is not None]
+            # A child that has only just begun is still its parent's image, whose memory it would be
+            # charged with.
+            now = [
+                (pid, found)
+                for pid in pids
+                if is_begun(pid, self.pid) and (found := status(pid)) is not None
+            ]
             for pid, (peak, _) in now:
                 self.peaks[pid] = max(peak, self.peaks.get(pid, 0.0))
             self.trace.append((time.perf_counter(), sum(resident for _, (_, resident) in now)))
@@ -183,18 +210,22 @@ class Watch(threading.Thread):
 
 
 def is_begun(pid: int, main: int) -> bool:
-    """Whether it is the main process, or a worker of ours or of Dask that runs its own program by now."""
+    """Whether it is the main process, or a worker of ours or of Dask that runs its own program by
+    now.
+    """
     try:
         words = Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return False
-    return pid == main or "engine.parts.data.workers import serve" in words or "spawn_main" in words
+    return pid == main or "engine.datasets.workers import serve" in words or "spawn_main" in words
 
 
 def status(pid: int) -> tuple[float, float] | None:
     """(peak, present) resident memory in MB; None where the process has ended."""
     try:
-        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        lines = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
         return tuple(int(lines[key].split()[0]) / 1024 for key in ("VmHWM", "VmRSS"))
     except (OSError, KeyError, ValueError):
         return None
@@ -204,17 +235,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", type=int, nargs="?", default=10_000)
     parser.add_argument("workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--dask", type=int, metavar="WORKERS", help="also on a Dask cluster of so many processes here")
+    parser.add_argument(
+        "--dask",
+        type=int,
+        metavar="WORKERS",
+        help="also on a Dask cluster of so many processes here",
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         source = Path(place) / "source"
         started = time.perf_counter()
         generate(source, options.images)
         size_mb = sum(file.stat().st_size for file in (source / "JPEGImages").iterdir()) / 1e6
-        print(f"{options.images:,} images of {W} x {H}, {size_mb:,.0f} MB, generated in {time.perf_counter() - started:.0f} s; "
-              f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")  # fmt: skip
-        print(f"{'workers':<9}{'seconds':>8}{'images/s':>10}{'a core':>8}{'CPU s':>7}{'main':>7}{'images/CPU s':>14}"
-              f"{'main MB':>9}{'worker MB':>11}{'all, half':>11}{'all, end':>10}{'load':>6}  digest")  # fmt: skip
+        print(
+            f"{options.images:,} images of {W} x {H}, {size_mb:,.0f} MB, generated in "
+            f"{time.perf_counter() - started:.0f} s; "
+            f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n"
+        )
+        print(
+            f"{'workers':<9}{'seconds':>8}{'images/s':>10}{'a core':>8}{'CPU s':>7}{'main':>7}{'images/CPU s':>14}"
+            f"{'main MB':>9}{'worker MB':>11}{'all, half':>11}{'all, end':>10}{'load':>6}  digest"
+        )
         rows = [(str(workers), workers, LOCAL) for workers in options.workers]
         rows += [(f"dask {options.dask}", options.dask, DASK)] if options.dask else []
         digests = {row(*each, source, Path(place) / "out", options.images) for each in rows}
@@ -227,9 +268,12 @@ def row(name: str, workers: int, script: str, source: Path, target: Path, images
     rate = images / found["seconds"]
     trace = [resident for _, resident in found["trace"]]
     half, end = max(trace[: len(trace) // 2]), max(trace[len(trace) // 2 :])
-    print(f"{name:<9}{found['seconds']:>8.1f}{rate:>10.0f}{rate / min(workers, os.cpu_count() or 1):>8.0f}{found['cpu_s']:>7.0f}"
-          f"{found['own_cpu_s']:>7.0f}{images / found['cpu_s']:>14.0f}{found['main_mb']:>9.0f}{found['worker_mb']:>11.0f}"
-          f"{half:>11.0f}{end:>10.0f}{os.getloadavg()[0]:>6.1f}  {found['digest'][:16]}", flush=True)  # fmt: skip
+    print(
+        f"{name:<9}{found['seconds']:>8.1f}{rate:>10.0f}{rate / min(workers, os.cpu_count() or 1):>8.0f}{found['cpu_s']:>7.0f}"
+        f"{found['own_cpu_s']:>7.0f}{images / found['cpu_s']:>14.0f}{found['main_mb']:>9.0f}{found['worker_mb']:>11.0f}"
+        f"{half:>11.0f}{end:>10.0f}{os.getloadavg()[0]:>6.1f}  {found['digest'][:16]}",
+        flush=True,
+    )
     shutil.rmtree(target)
     return found["digest"]
 

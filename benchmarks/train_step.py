@@ -1,8 +1,10 @@
-"""Where the time of a training step goes, and what the memory layout is worth. Prints a table; nothing is asserted.
+"""Where the time of a training step goes, and what the memory layout is worth. Prints a table;
+nothing is asserted.
 
     python benchmarks/train_step.py [imgsz=320] [batch=16] [steps=6] [model=yolov8n]
 
-Both layouts take turns in one process, so that a noisy machine disturbs them alike; medians are shown.
+Both layouts take turns in one process, so that a noisy machine disturbs them alike; medians are
+shown.
 """
 
 from __future__ import annotations
@@ -30,8 +32,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trainers = {}
         for layout in ("channels_last", "contiguous"):
-            plan = {**asked, "epochs": 100, "project": folder, "name": layout, "plots": False, "device": "cpu",
-                    "channels_last": layout == "channels_last"}  # fmt: skip
+            plan = {
+                **asked,
+                "epochs": 100,
+                "project": folder,
+                "name": layout,
+                "plots": False,
+                "device": "cpu",
+                "channels_last": layout == "channels_last",
+            }
             trainer = trainers[layout] = DetectionTrainer(overrides=plan)
             trainer.paths.root.mkdir(parents=True)
             trainer._setup()
@@ -43,7 +52,10 @@ def main() -> None:
                 for part, seconds in zip(PARTS, timed_step(trainer, streams[name]), strict=True):
                     if step >= 2:  # the first ones fill caches
                         times[name][part].append(seconds)
-    report(asked, {name: {part: statistics.median(times[name][part]) for part in PARTS} for name in times})
+    report(
+        asked,
+        {name: {part: statistics.median(times[name][part]) for part in PARTS} for name in times},
+    )
 
 
 def _endless(loader):
@@ -81,7 +93,11 @@ def report(asked: dict, medians: dict[str, dict[str, float]]) -> None:
     rows = {part: [1000 * medians[name][part] for name in medians] for part in PARTS}
     rows["step"] = [sum(column) for column in zip(*rows.values())]
     for part, values in rows.items():
-        print(f"{part:<12}" + "".join(f"{value:>16.1f}" for value in values) + f"{values[1] / max(values[0], 1e-9):>9.2f}")
+        print(
+            f"{part:<12}"
+            + "".join(f"{value:>16.1f}" for value in values)
+            + f"{values[1] / max(values[0], 1e-9):>9.2f}"
+        )
 
 
 if __name__ == "__main__":

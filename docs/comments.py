@@ -1,7 +1,7 @@
 """Griffe extension: what readers of the code see, readers of the pages see too.
 
-A comment at the end of an attribute's line is its documentation, and a method that overrides another without a word of its
-own has the words of that one.
+A comment at the end of an attribute's line is its documentation, and a method that overrides
+another without a word of its own has the words of that one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ class CommentsAsDocstrings(griffe.Extension):
 
     def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
         if attr.docstring is None and attr.lineno is not None and (text := comment_of(attr.source)):
-            attr.docstring = griffe.Docstring(text, lineno=attr.lineno, endlineno=attr.endlineno, parent=attr)
+            attr.docstring = griffe.Docstring(
+                text, lineno=attr.lineno, endlineno=attr.endlineno, parent=attr
+            )
 
 
 class InheritedDocstrings(griffe.Extension):
@@ -32,17 +34,31 @@ class InheritedDocstrings(griffe.Extension):
 
 
 def comment_of(source: str) -> str:
-    """The comment at the end of one statement, without `# `; empty where there is none or it speaks to a tool."""
+    """The comment at the end of one statement, without `# `; empty where there is none or it speaks
+    to a tool.
+    """
     try:
         tokens = list(tokenize.generate_tokens(io.StringIO(source.strip()).readline))
     except (tokenize.TokenError, SyntaxError):
         return ""
-    comments = [token.string.lstrip("# ").strip() for token in tokens if token.type == tokenize.COMMENT]
-    return comments[-1] if comments and not comments[-1].startswith(("fmt:", "type:", "noqa")) else ""
+    comments = [
+        token.string.lstrip("# ").strip() for token in tokens if token.type == tokenize.COMMENT
+    ]
+    return (
+        comments[-1] if comments and not comments[-1].startswith(("fmt:", "type:", "noqa")) else ""
+    )
 
 
 def _modules(module: griffe.Module) -> list[griffe.Module]:
-    return [module, *(deeper for inner in module.modules.values() if not inner.is_alias for deeper in _modules(inner))]
+    return [
+        module,
+        *(
+            deeper
+            for inner in module.modules.values()
+            if not inner.is_alias
+            for deeper in _modules(inner)
+        ),
+    ]
 
 
 def _inherit(kind: griffe.Class) -> None:
@@ -50,4 +66,6 @@ def _inherit(kind: griffe.Class) -> None:
         if function.is_alias or function.docstring is not None:
             continue
         above = (base.members.get(function.name) for base in kind.mro())
-        function.docstring = next((other.docstring for other in above if other is not None and other.docstring), None)
+        function.docstring = next(
+            (other.docstring for other in above if other is not None and other.docstring), None
+        )

@@ -1,7 +1,9 @@
-"""What the site takes from the code while MkDocs builds it: events, settings, commands, errors, a page per public class.
+"""What the site takes from the code while MkDocs builds it: events, settings, commands, errors, a
+page per public class.
 
-A page says where by a line `<!-- generated: NAME -->`. Nothing that is made here is kept in the repository, so it cannot
-say something else than the code. MkDocs calls the functions that begin with `on_`.
+A page says where by a line `<!-- generated: NAME -->`. Nothing that is made here is kept in the
+repository, so it cannot say something else than the code. MkDocs calls the functions that begin
+with `on_`.
 """
 
 from __future__ import annotations
@@ -24,42 +26,59 @@ from engine import errors
 from engine.cli import MODES
 from engine.cli.help import OVERVIEW, USAGE
 from engine.config.schema import SECTIONS, settings_of
-from engine.kernel import events
-from engine.parts.data.checks import KINDS
+from engine.core import events
+from engine.datasets.findings import KINDS
 
 ENGINE = Path(events.__file__).parents[1]
 EXTENSION = Path(__file__).with_name("comments.py")
 MARK = re.compile(r"^<!-- generated: (?P<name>.+) -->$", re.MULTILINE)
 
-EVENTS = {"trainer": events.TRAIN_EVENTS, "validator": events.VAL_EVENTS, "predictor": events.PREDICT_EVENTS,
-          "exporter": events.EXPORT_EVENTS}  # fmt: skip
+EVENTS = {
+    "trainer": events.TRAIN_EVENTS,
+    "validator": events.VAL_EVENTS,
+    "predictor": events.PREDICT_EVENTS,
+    "exporter": events.EXPORT_EVENTS,
+}
 
 PACKAGES = ("engine.detect", "engine.export")  # every public name of these has a page
-CLASSES: dict[str, tuple[str, ...]] = {  # page -> what it shows; what a package has besides gets a page of its own
+CLASSES: dict[
+    str, tuple[str, ...]
+] = {  # page -> what it shows; what a package has besides gets a page of its own
     "YOLO": ("engine.yolo.YOLO",),
     "DetectionTrainer": ("engine.detect.DetectionTrainer",),
     "DetectionValidator": ("engine.detect.DetectionValidator",),
     "DetectionPredictor": ("engine.detect.DetectionPredictor",),
     "Results": ("engine.detect.Results", "engine.detect.results.Box"),
-    "Exporter": ("engine.export.Exporter", "engine.export.ExportReport", "engine.export.export", "engine.export.FORMATS"),
-    "BaseTrainer": ("engine.kernel.trainer.BaseTrainer",),
-    "BaseValidator": ("engine.kernel.validator.BaseValidator",),
-    "BasePredictor": ("engine.kernel.predictor.BasePredictor",),
-    "TrainResult": ("engine.kernel.trainer.TrainResult",),
-    "Callbacks": ("engine.kernel.events.Callbacks",),
-    "World": ("engine.kernel.distributed.World",),
+    "Exporter": (
+        "engine.export.Exporter",
+        "engine.export.ExportReport",
+        "engine.export.export",
+        "engine.export.FORMATS",
+    ),
+    "BaseTrainer": ("engine.core.trainer.BaseTrainer",),
+    "BaseValidator": ("engine.core.validator.BaseValidator",),
+    "BasePredictor": ("engine.core.predictor.BasePredictor",),
+    "TrainResult": ("engine.core.trainer.TrainResult",),
+    "Callbacks": ("engine.core.events.Callbacks",),
+    "World": ("engine.core.distributed.World",),
     "errors": ("engine.errors",),
     "types": ("engine.types",),
 }
 
 
-# Called by MkDocs ---------------------------------------------------------------------------------------------------
+# Called by MkDocs ---------------------------------------------------------------------------------
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages of classes, and put the pages that are there into the patterns of the navigation."""
+    """Add the pages of classes, and put the pages that are there into the patterns of the
+    navigation.
+    """
     for name, objects in class_pages().items():
-        files.append(File.generated(config, f"reference/classes/{name}.md", content=class_page(name, objects)))
+        files.append(
+            File.generated(
+                config, f"reference/classes/{name}.md", content=class_page(name, objects)
+            )
+        )
     pages = sorted(file.src_uri for file in files.documentation_pages())
     config.nav = list(expanded(config.nav or [], pages, _named(config.nav or [])))
     return files
@@ -70,11 +89,13 @@ def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: File
     return MARK.sub(lambda mark: generated(mark["name"], page.file.src_uri), markdown)
 
 
-# Navigation ---------------------------------------------------------------------------------------------------------
+# Navigation ---------------------------------------------------------------------------------------
 
 
 def expanded(entries: Iterable[Any], pages: list[str], taken: set[str]) -> Iterable[Any]:
-    """Entries of a navigation with each pattern replaced by the pages that it fits and nothing before it has named."""
+    """Entries of a navigation with each pattern replaced by the pages that it fits and nothing
+    before it has named.
+    """
     for entry in entries:
         if isinstance(entry, Mapping):
             ((title, inner),) = entry.items()
@@ -87,7 +108,11 @@ def expanded(entries: Iterable[Any], pages: list[str], taken: set[str]) -> Itera
         else:
             folder = entry.rpartition("/")[0]
             for page in pages:
-                if fnmatch.fnmatch(page, entry) and page.rpartition("/")[0] == folder and page not in taken:
+                if (
+                    fnmatch.fnmatch(page, entry)
+                    and page.rpartition("/")[0] == folder
+                    and page not in taken
+                ):
                     taken.add(page)
                     yield page
 
@@ -101,7 +126,7 @@ def _named(entries: Iterable[Any]) -> set[str]:
     return found
 
 
-# What is generated --------------------------------------------------------------------------------------------------
+# What is generated --------------------------------------------------------------------------------
 
 
 def generated(name: str, where: str) -> str:
@@ -117,7 +142,10 @@ def generated(name: str, where: str) -> str:
         "findings": (findings_table, [""]),
     }
     if kind not in makers or of not in makers[kind][1]:
-        raise PluginError(f"{where}: nothing stands for '<!-- generated: {name} -->'; docs/hooks.py knows what does")
+        raise PluginError(
+            f"{where}: nothing stands for '<!-- generated: {name} -->'; docs/hooks.py knows what "
+            "does"
+        )
     return makers[kind][0](of)
 
 
@@ -133,22 +161,36 @@ def settings_tables(section: str) -> str:
     for each in settings_of(SECTIONS[section]):
         key = f"`{each.key}` {{ #{section}.{each.key} }}"
         default = f"`{each.default}`" if each.default else "empty"
-        groups.setdefault(each.group, []).append((key, default, _escaped(each.kind), _escaped(each.meaning)))
+        groups.setdefault(each.group, []).append(
+            (key, default, _escaped(each.kind), _escaped(each.meaning))
+        )
     heads = ("setting", "default", "type, range", "meaning")
-    parts = [f"### {section}: {group}\n\n{_table(heads, rows)}" if len(groups) > 1 else _table(heads, rows)
-             for group, rows in groups.items()]  # fmt: skip
+    parts = [
+        f"### {section}: {group}\n\n{_table(heads, rows)}"
+        if len(groups) > 1
+        else _table(heads, rows)
+        for group, rows in groups.items()
+    ]
     return "\n\n".join(parts)
 
 
 def usage(_: str) -> str:
     """What `detectflow help MODE` prints before the settings, for every mode."""
-    return "\n\n".join(f"## detectflow {mode} {{ #{mode} }}\n\n{_text(USAGE[mode])}" for mode in MODES)
+    return "\n\n".join(
+        f"## detectflow {mode} {{ #{mode} }}\n\n{_text(USAGE[mode])}" for mode in MODES
+    )
 
 
 def errors_table(_: str) -> str:
     """The errors a user can cause, with their exit codes."""
-    kinds = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, errors.EngineError)]
-    rows = [(f"`{kind.__name__}`", str(kind.exit_code), inspect.getdoc(kind) or "") for kind in kinds]
+    kinds = [
+        kind
+        for kind in vars(errors).values()
+        if inspect.isclass(kind) and issubclass(kind, errors.EngineError)
+    ]
+    rows = [
+        (f"`{kind.__name__}`", str(kind.exit_code), inspect.getdoc(kind) or "") for kind in kinds
+    ]
     return _table(("error", "exit code", "what it is"), rows)
 
 
@@ -157,14 +199,20 @@ def findings_table(_: str) -> str:
     rows = []
     for name, kind in KINDS.items():
         marks = {kind.default: "**"}
-        policies = (f"{(mark := marks.get(policy, ''))}{policy}{mark}: {text}" for policy, text in kind.choices().items())
+        policies = (
+            f"{(mark := marks.get(policy, ''))}{policy}{mark}: {text}"
+            for policy, text in kind.choices().items()
+        )
         rows.append((f"`{name}` {{ #{name} }}", _escaped(kind.what), "<br>".join(policies)))
     return _table(("kind", "what it is", "policies"), rows)
 
 
 def classes_list(_: str) -> str:
     """Every page of a class, with the first sentence of its documentation."""
-    rows = [(f"[`{name}`](classes/{name}.md)", _summary(_found(objects[0]))) for name, objects in class_pages().items()]
+    rows = [
+        (f"[`{name}`](classes/{name}.md)", _summary(_found(objects[0])))
+        for name, objects in class_pages().items()
+    ]
     return _table(("page", "what it is"), rows)
 
 
@@ -176,15 +224,30 @@ def class_pages() -> dict[str, tuple[str, ...]]:
 
 
 def class_page(name: str, objects: Iterable[str]) -> str:
-    """Markdown: methods and functions for mkdocstrings, which imports no code to read its docstrings; attributes as a table."""
+    """Markdown: methods and functions for mkdocstrings, which imports no code to read its
+    docstrings; attributes as a table.
+    """
     parts = [f"# {name}"]
     for path in objects:
         found = _found(path)
         if found.is_class:
-            methods = [each.name for each in found.all_members.values() if each.is_function and _is_public(each)]
-            methods = sorted(methods) if found.bases else methods  # those of several classes have no order of their own
-            parts.append(f"::: {path}\n    options: {{inherited_members: true, members: [{', '.join(methods)}]}}")
-            parts += [f"### Attributes {{ #{path}.attributes }}\n\n{table}" for table in [attributes_table(found)] if table]
+            methods = [
+                each.name
+                for each in found.all_members.values()
+                if each.is_function and _is_public(each)
+            ]
+            methods = (
+                sorted(methods) if found.bases else methods
+            )  # those of several classes have no order of their own
+            parts.append(
+                f"::: {path}\n    options: {{inherited_members: true, members: "
+                f"[{', '.join(methods)}]}}"
+            )
+            parts += [
+                f"### Attributes {{ #{path}.attributes }}\n\n{table}"
+                for table in [attributes_table(found)]
+                if table
+            ]
         else:
             parts.append(f"::: {path}")
     return "\n\n".join(parts) + "\n"
@@ -192,9 +255,13 @@ def class_page(name: str, objects: Iterable[str]) -> str:
 
 def attributes_table(found: griffe.Object) -> str:
     """Public attributes with their types and what their comment or docstring says."""
-    attributes = [each for each in found.all_members.values() if each.is_attribute and _is_public(each)]
-    rows = [(f"`{each.name}`", f"`{each.annotation}`" if each.annotation else "", _summary(each))
-            for each in attributes]  # fmt: skip
+    attributes = [
+        each for each in found.all_members.values() if each.is_attribute and _is_public(each)
+    ]
+    rows = [
+        (f"`{each.name}`", f"`{each.annotation}`" if each.annotation else "", _summary(each))
+        for each in attributes
+    ]
     return _table(("attribute", "type", "what it is"), rows) if rows else ""
 
 
@@ -202,15 +269,21 @@ def exported(package: str) -> list[str]:
     """`__all__` of a package, read from its source: importing it would load PyTorch."""
     source = (ENGINE.parent / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8")
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets
+        ):
             return list(ast.literal_eval(node.value))
-    raise PluginError(f"{package}: its __init__.py says no __all__, so its public names are not known")
+    raise PluginError(
+        f"{package}: its __init__.py says no __all__, so its public names are not known"
+    )
 
 
 @functools.cache
 def _engine() -> griffe.Module:
     """The package as its source says, nothing imported."""
-    return griffe.load("engine", search_paths=[ENGINE.parent], extensions=griffe.load_extensions(str(EXTENSION)))
+    return griffe.load(
+        "engine", search_paths=[ENGINE.parent], extensions=griffe.load_extensions(str(EXTENSION))
+    )
 
 
 def _found(path: str) -> griffe.Object:
@@ -237,7 +310,10 @@ def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _escaped(text: str) -> str:
     """As it is, within a cell of a Markdown table: only code in backticks is markup."""
     parts = text.split("`")
-    parts[::2] = [re.sub(r"[&<>{|]", lambda found: f"&#{ord(found[0])};", re.sub(r"([\[\]*_])", r"\\\1", p)) for p in parts[::2]]
+    parts[::2] = [
+        re.sub(r"[&<>{|]", lambda found: f"&#{ord(found[0])};", re.sub(r"([\[\]*_])", r"\\\1", p))
+        for p in parts[::2]
+    ]
     return "`".join(parts)
 
 

@@ -1,12 +1,16 @@
-"""DetectFlow's engine: train, validate, predict and export object detectors. Knows no orchestrator and no tracker."""
+"""DetectFlow's engine: train, validate, predict and export object detectors. Knows no orchestrator
+and no tracker.
+"""
 
 import os
 from typing import Any
 
-__version__ = "0.1.0"
+from engine.version import __version__
+
 __all__ = ["YOLO", "__version__"]
 
-# From 1.29 onnxruntime tells Microsoft about models and the machine, unless this is set before it is imported.
+# From 1.29 onnxruntime tells Microsoft about models and the machine, unless this is set before it
+# is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

@@ -1,4 +1,6 @@
-"""Box arithmetic on torch tensors: formats, IoU, CIoU (1911.08287). Conventions: `engine/types.py`."""
+"""Box arithmetic on torch tensors: formats, IoU, CIoU (1911.08287). Conventions:
+`engine/types.py`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def _intersection_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def iou(a: Tensor, b: Tensor, eps: float = 1e-9) -> Tensor:
-    """IoU of xyxy boxes, elementwise over broadcast leading dimensions: (..., 4) x (..., 4) -> (...)."""
+    """IoU of xyxy boxes, elementwise over broadcast leading dimensions: (..., 4) x (..., 4) ->
+    (...).
+    """
     inter, union = _intersection_union(a, b)
     return inter / (union + eps)
 

@@ -1,7 +1,8 @@
 """The errors a user can cause. Each says what was found, where, and the next step.
 
-Anything else that escapes the engine is our bug and keeps its traceback; these are printed as one message by the
-command line, with exit code 2 for a wrong request and 1 for a run that could not be finished.
+Anything else that escapes the engine is our bug and keeps its traceback; these are printed as one
+message by the command line, with exit code 2 for a wrong request and 1 for a run that could not be
+finished.
 """
 
 from __future__ import annotations
@@ -47,26 +48,34 @@ class WorkspaceError(EngineError):
 
 
 class Terminated(SystemExit, KeyboardInterrupt):
-    """SIGTERM: everything ends as with Ctrl-C, only the exit code is another. No mistake, so no `EngineError`."""
+    """SIGTERM: everything ends as with Ctrl-C, only the exit code is another. No mistake, so no
+    `EngineError`.
+    """
 
     def __init__(self) -> None:
         super().__init__(TERMINATED)
 
 
 def cause_of(error: Exception) -> str:
-    """The first cause that torch names where weights do not fit a network: its first line alone only says that they do not."""
+    """The first cause that torch names where weights do not fit a network: its first line alone
+    only says that they do not.
+    """
     lines = [line.strip() for line in str(error).splitlines()]
     return lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'epochs'?"` for a near miss, else an empty string; made to be appended to a message."""
+    """`" Did you mean 'epochs'?"` for a near miss, else an empty string; made to be appended to a
+    message.
+    """
     match = nearest_name(word, known)
     return f" Did you mean '{match}'?" if match else ""
 
 
 def nearest_name(word: str, known: Iterable[str]) -> str:
-    """The known name that `word` is probably meant to be, whatever the case; of equally near ones the first. Empty: none."""
+    """The known name that `word` is probably meant to be, whatever the case; of equally near ones
+    the first. Empty: none.
+    """
     matcher = difflib.SequenceMatcher(b=word.lower())
     best, nearness = "", 0.6
     for name in known:

@@ -1,4 +1,5 @@
-"""Files and folders that are whole or absent: atomic writing and content hashes, for every layer. Standard library only.
+"""Files and folders that are whole or absent: atomic writing and content hashes, for every layer.
+Standard library only.
 
 A reader, a crash or `kill -9` at any moment sees the old file or the new one, never half of one.
 """
@@ -29,19 +30,22 @@ log = logging.getLogger("detectflow.files")
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, mode: str = "wb", **open_options: Any) -> Iterator[IO]:
-    """Open a temporary file beside `path`; when the block ends well it becomes `path`, else it is removed.
+    """Open a temporary file beside `path`; when the block ends well it becomes `path`, else it is
+    removed.
 
-    mode: "w" or "wb"; text is UTF-8 unless `encoding` says otherwise. Missing parent folders are made. A `path` that is
-    a link is replaced by a file: what the link points to (a DVC cache, say) is never written through.
-    Raises WorkspaceError when the disk is full or the folder refuses the file; whatever the block raises passes on.
+    mode: "w" or "wb"; text is UTF-8 unless `encoding` says otherwise. Missing parent folders are
+    made. A `path` that is
+    a link is replaced by a file: what the link points to (a DVC cache, say) is never written
+    through. Raises WorkspaceError when the disk is full or the folder refuses the file; whatever
+    the block raises passes on.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f"atomic_write writes new files: mode 'w' or 'wb', not {mode!r}")
     path = Path(path)
     if "b" not in mode:
         open_options.setdefault("encoding", "utf-8")
-    # Not `tempfile`: it makes files of mode 0600, and a published file should follow the umask. Same folder: a rename
-    # is atomic only within one file system.
+    # Not `tempfile`: it makes files of mode 0600, and a published file should follow the umask.
+    # Same folder: a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,11 +81,15 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and those above it where they are missing. WorkspaceError: it cannot be made."""
+    """Make `folder` and those above it where they are missing. WorkspaceError: it cannot be
+    made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WorkspaceError(f"{folder}: this folder cannot be made ({error.strerror}); choose another place") from error
+        raise WorkspaceError(
+            f"{folder}: this folder cannot be made ({error.strerror}); choose another place"
+        ) from error
 
 
 def lies_in(path: Path, folder: Path) -> bool:
@@ -91,7 +99,9 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """Open a file to read its bytes. OSError, too, for what is none: a pipe nobody writes to is waited for without end."""
+    """Open a file to read its bytes. OSError, too, for what is none: a pipe nobody writes to is
+    waited for without end.
+    """
     refuse_special(path)
     return open(path, "rb")
 
@@ -105,11 +115,13 @@ def refuse_special(path: Path) -> None:
 
 @contextlib.contextmanager
 def publish_folder(target: Path) -> Iterator[Path]:
-    """An empty folder to fill; when the block ends well it takes the place of `target`, else `target` stays as it was.
+    """An empty folder to fill; when the block ends well it takes the place of `target`, else
+    `target` stays as it was.
 
-    Nothing is ever written into an existing result: its files may be links into DVC's cache. Where `target` itself is a link
-    to a folder (on another disk, say) it stays one, and what it points to is replaced. Whoever wants to publish the same
-    `target` meanwhile waits until this one is done, and says for whom.
+    Nothing is ever written into an existing result: its files may be links into DVC's cache. Where
+    `target` itself is a link to a folder (on another disk, say) it stays one, and what it points to
+    is replaced. Whoever wants to publish the same `target` meanwhile waits until this one is done,
+    and says for whom.
 
     Raises:
         WorkspaceError: something cannot be written, in the block too.
@@ -120,14 +132,17 @@ def publish_folder(target: Path) -> Iterator[Path]:
             yield fresh
     except OSError as error:
         raise WorkspaceError(
-            f"{target}: could not be written ({error.strerror or error}). Free some disk space, check who owns the "
+            f"{target}: could not be written ({error.strerror or error}). Free some disk space, "
+            "check who owns the "
             "folder, and run again."
         ) from error
 
 
 @contextlib.contextmanager
 def _published(target: Path) -> Iterator[Path]:
-    fresh, old, gone = (target.with_name(f".{target.name}.{what}") for what in ("new", "old", "new.old"))
+    fresh, old, gone = (
+        target.with_name(f".{target.name}.{what}") for what in ("new", "old", "new.old")
+    )
     try:
         if old.exists() and not target.exists():  # killed between the two renames below
             os.replace(old, target)
@@ -141,7 +156,9 @@ def _published(target: Path) -> Iterator[Path]:
     finally:
         if old.exists() and not target.exists():  # interrupted between the two renames
             os.replace(old, target)
-        with contextlib.suppress(OSError):  # under another name nobody who still writes into it can bring it back
+        with contextlib.suppress(
+            OSError
+        ):  # under another name nobody who still writes into it can bring it back
             os.replace(fresh, gone)
         for leftover in (fresh, old, gone):
             with contextlib.suppress(OSError):
@@ -158,7 +175,9 @@ def _remove(folder: Path, ignore_errors: bool = False) -> None:
 
 @contextlib.contextmanager
 def _alone(lock: Path, target: Path) -> Iterator[None]:
-    """Hold the file `lock`, which is gone afterwards. Where the system has no such locks, nobody is kept out."""
+    """Hold the file `lock`, which is gone afterwards. Where the system has no such locks, nobody is
+    kept out.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _take(lock, target)
     try:
@@ -182,9 +201,13 @@ def _take(lock: Path, target: Path) -> int | None:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if attempt == 0:
-                    log.warning("%s: waiting for %s, which is writing it", target, _holder(descriptor))
+                    log.warning(
+                        "%s: waiting for %s, which is writing it", target, _holder(descriptor)
+                    )
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is(descriptor, lock):  # else its holder has removed it meanwhile, and another may have a new one
+            if _is(
+                descriptor, lock
+            ):  # else its holder has removed it meanwhile, and another may have a new one
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
                 return descriptor
@@ -209,11 +232,13 @@ def _is(descriptor: int, file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def full_disk_in_words(doing: str) -> Iterator[None]:
-    """Around work that writes by other hands than ours: a full disk is told as such; every other error passes through.
+def described_full_disk(doing: str) -> Iterator[None]:
+    """Around work that writes by other hands than ours: a full disk is told as such; every other
+    error passes through.
 
     Raises:
-        WorkspaceError: the disk, a quota or a limit on the size of files is exhausted; begins with `doing`.
+        WorkspaceError: the disk, a quota or a limit on the size of files is exhausted; begins with
+            `doing`.
     """
     try:
         yield
@@ -222,13 +247,15 @@ def full_disk_in_words(doing: str) -> Iterator[None]:
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise WorkspaceError(
-            f"{doing}: {os.strerror(error.errno)}{where}. Free some disk space and run again: what was finished before is kept."
+            f"{doing}: {os.strerror(error.errno)}{where}. Free some disk space and run again: "
+            "what was finished before is kept."
         ) from error
 
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """One process at a time; others wait. Freed by the system when its holder ends, however it ends; the file stays.
+    """One process at a time; others wait. Freed by the system when its holder ends, however it
+    ends; the file stays.
 
     Raises:
         WorkspaceError: the lock file cannot be written.
@@ -239,7 +266,9 @@ def locked(file: Path) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise WorkspaceError(f"{file.parent}: cannot be written ({error.strerror}); check who owns it") from error
+        raise WorkspaceError(
+            f"{file.parent}: cannot be written ({error.strerror}); check who owns it"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -258,12 +287,19 @@ def _explained(error: OSError, path: Path, known: tuple[int, ...]) -> OSError | 
         return error
     where = f"Writing {path} failed: {os.strerror(error.errno)}."
     if error.errno in FULL:
-        return WorkspaceError(f"{where} The earlier file, if any, is untouched. Free space there and run again.")
-    return WorkspaceError(f"{where} Check who owns {path.parent} and whether it may be written, or choose another folder.")
+        return WorkspaceError(
+            f"{where} The earlier file, if any, is untouched. Free space there and run again."
+        )
+    return WorkspaceError(
+        f"{where} Check who owns {path.parent} and whether it may be written, or choose another "
+        "folder."
+    )
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut; file systems that cannot sync a folder are left alone."""
+    """Make the rename itself survive a power cut; file systems that cannot sync a folder are left
+    alone.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -2,12 +2,14 @@
 
 Images      uint8, BGR as OpenCV reads them, (H, W, 3), until `Batch`; from there RGB, (B, 3, H, W).
 Sizes       (h, w), never (w, h). A single number means a square.
-Boxes       `xyxy` in pixels of the original image, float, x to the right, y down, the corner of pixel (0, 0) at 0.0,
-            so a full image is [0, 0, w, h]. In a batch: `xywh` centre, normalised to the network input.
+Boxes       `xyxy` in pixels of the original image, float, x to the right, y down, the corner of
+            pixel (0, 0) at 0.0,
+            so a full image is [0, 0, w, h]. In a batch: `xywh` centre, normalised to the network
+            input.
 Classes     int, index into `names`, from 0.
 
-Letters in shape comments: B images, N boxes of a batch, M boxes of the fullest image, A anchor points, C classes,
-H W input size, K detections of one image.
+Letters in shape comments: B images, N boxes of a batch, M boxes of the fullest image, A anchor
+points, C classes, H W input size, K detections of one image.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image of a dataset with its boxes: what a reader yields, a manifest stores and a loader loads."""
+    """One image of a dataset with its boxes: what a reader yields, a manifest stores and a loader
+    loads.
+    """
 
     file: Path  # absolute path of the image
     sha256: str  # of the file's bytes, hex
@@ -51,7 +55,8 @@ class Detections:
 
 
 class Batch(dict):
-    """A collated batch (keys: section 6 of the detector notes); `imgs` is the documented second name of `img`.
+    """A collated batch (keys: section 6 of the detector notes); `imgs` is the documented second
+    name of `img`.
 
     img         uint8 (B, 3, H, W) RGB; float in [0, 1] after `preprocess_batch`
     cls         float32 (N, 1)

@@ -1,6 +1,8 @@
-"""The short way: `YOLO("yolov8n").train(data=..., epochs=3)`. A thin layer over the executors, which do the work.
+"""The short way: `YOLO("yolov8n").train(data=..., epochs=3)`. A thin layer over the executors,
+which do the work.
 
-Whoever outgrows it takes `DetectionTrainer`, `DetectionValidator`, `DetectionPredictor` or `engine.export.export`.
+Whoever outgrows it takes `DetectionTrainer`, `DetectionValidator`, `DetectionPredictor` or
+`engine.export.export`.
 """
 
 from __future__ import annotations
@@ -8,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.core.trainer import TrainResult
 from engine.errors import ConfigError
-from engine.kernel.trainer import TrainResult
 
 
 class YOLO:
-    """A detector by name (`yolov8n`), model .yaml, or weight file; after `train` it stands for the best weights.
+    """A detector by name (`yolov8n`), model .yaml, or weight file; after `train` it stands for the
+    best weights.
 
     Raises:
         ConfigError: an unknown name. CheckpointError: weights that cannot be read.
@@ -21,7 +24,7 @@ class YOLO:
 
     def __init__(self, model: str | Path = "yolov8n"):
         from engine.detect.model_io import is_weight_file, read_weights
-        from engine.parts.model import find_spec
+        from engine.models.yolov8 import find_spec
 
         self.model = str(model)
         self.weights: Path | None = None
@@ -42,7 +45,10 @@ class YOLO:
         from engine.detect import DetectionTrainer
 
         if settings.get("model", self.model) != self.model:
-            raise ConfigError(f"train: the model is '{self.model}'; for another one make YOLO({str(settings['model'])!r})")
+            raise ConfigError(
+                f"train: the model is '{self.model}'; for another one make "
+                f"YOLO({str(settings['model'])!r})"
+            )
         trainer = DetectionTrainer(overrides={"model": self.model, **settings})
         result = trainer.train()
         self.weights, self.data = result.best, trainer.args.data
@@ -54,7 +60,9 @@ class YOLO:
 
         source = data if data is not None else self.data
         if source is None:
-            raise ConfigError("val: no data; give data=, a dataset description or a prepared folder")
+            raise ConfigError(
+                "val: no data; give data=, a dataset description or a prepared folder"
+            )
         return DetectionValidator(overrides=settings)(model=self._trained("val"), data=source)
 
     def predict(self, source: Any, **settings: Any) -> Any:
@@ -62,17 +70,24 @@ class YOLO:
         from engine.detect import DetectionPredictor
 
         stream = bool(settings.get("stream", False))
-        predictor = DetectionPredictor({"model": str(self._trained("predict")), "save": False, "verbose": False, **settings})
+        predictor = DetectionPredictor(
+            {"model": str(self._trained("predict")), "save": False, "verbose": False, **settings}
+        )
         return predictor(source, stream=stream)
 
     __call__ = predict
 
     def export(
-        self, format: str = "onnx", folder: str | Path | None = None, data: str | Path | None = None, **settings: Any
+        self,
+        format: str = "onnx",
+        folder: str | Path | None = None,
+        data: str | Path | None = None,
+        **settings: Any,
     ) -> Path:
         """Write the weights in another format, checked against PyTorch; the path of the file.
 
-        It lies in `folder`, by default beside the weights; for those that the pipeline of a project made, in its `runs/export/`.
+        It lies in `folder`, by default beside the weights; for those that the pipeline of a project
+        made, in its `runs/export/`.
         """
         from engine.config import ExportConfig
         from engine.export import export
@@ -80,9 +95,14 @@ class YOLO:
 
         weights = self._trained("export")
         config = ExportConfig.build(settings, "export")
-        return export(weights, format, export_folder(weights, folder), settings=config, data=data).path
+        return export(
+            weights, format, export_folder(weights, folder), settings=config, data=data
+        ).path
 
     def _trained(self, verb: str) -> Path:
         if self.weights is None:
-            raise ConfigError(f"{verb}: '{self.model}' has no weights yet; call train() first, or YOLO('path/to/best.pt')")
+            raise ConfigError(
+                f"{verb}: '{self.model}' has no weights yet; call train() first, or "
+                "YOLO('path/to/best.pt')"
+            )
         return self.weights

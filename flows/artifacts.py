@@ -1,4 +1,5 @@
-"""What the Prefect UI shows of a run: live progress of a stage, the result or the reason as Markdown, tables, pictures.
+"""What the Prefect UI shows of a run: live progress of a stage, the result or the reason as
+Markdown, tables, pictures.
 
 Nothing here ever stops a run: a server that has gone is left alone for a while, and said once.
 """
@@ -21,7 +22,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from engine.stages.common import Layout
+from engine.stages.layout import Layout
 from flows.server import is_gone
 from flows.summary import duration
 
@@ -31,15 +32,29 @@ SHORTEST_INTERVAL_S = 2.0
 AFTER_FAILURE_S = 300.0
 SHOWN = {"metrics/mAP50": "mAP50", "metrics/mAP50-95": "mAP50-95"}
 
-SAMPLES = {"Found": "validate/val_batch0_pred.jpg", "Labelled": "validate/val_batch0_labels.jpg"}  # of the same images
-COLUMNS = ("name", "images", "instances", "precision", "recall", "f1", "ap50", "ap")  # as many as the page is wide
+SAMPLES = {
+    "Found": "validate/val_batch0_pred.jpg",
+    "Labelled": "validate/val_batch0_labels.jpg",
+}  # of the same images
+COLUMNS = (
+    "name",
+    "images",
+    "instances",
+    "precision",
+    "recall",
+    "f1",
+    "ap50",
+    "ap",
+)  # as many as the page is wide
 PICTURE_BYTES = 150_000  # it goes into the server's database, as text a third longer
 SIDES_PX = (1280, 960, 640, 480, 320)  # tried in turn until it is small enough
 JPEG_QUALITY = 80
 
 
 class ProgressArtifact:
-    """A `Progress` callback (see engine.stages.common) that keeps one progress artifact of its stage up to date."""
+    """A `Progress` callback (see engine.stages.layout) that keeps one progress artifact of its
+    stage up to date.
+    """
 
     def __init__(self, stage: str, clock: Callable[[], float] = time.monotonic):
         self.key = f"{stage}-progress"  # lower-case letters, digits, dashes
@@ -56,16 +71,23 @@ class ProgressArtifact:
         try:
             _must_answer()
             if self.artifact is None:
-                self.artifact = create_progress_artifact(percent, key=self.key, description=describe(news))
+                self.artifact = create_progress_artifact(
+                    percent, key=self.key, description=describe(news)
+                )
             else:
                 update_progress_artifact(self.artifact, percent, description=describe(news))
         except Exception as error:  # prefect, httpx, and whatever they are made of
             self.not_before = self.clock() + AFTER_FAILURE_S
-            logger.warning("the Prefect server does not take the progress (%s); the run goes on", _reason(error))
+            logger.warning(
+                "the Prefect server does not take the progress (%s); the run goes on",
+                _reason(error),
+            )
 
 
 def _must_answer() -> None:
-    """ConnectionError where the server has gone: each call would cost Prefect's own retries, a minute in all."""
+    """ConnectionError where the server has gone: each call would cost Prefect's own retries, a
+    minute in all.
+    """
     if is_gone():
         raise ConnectionError("it has gone")
 
@@ -75,7 +97,9 @@ def _reason(error: Exception) -> str:
 
 
 def describe(news: dict[str, Any]) -> str:
-    """`{"stage": "train", "done": 3, "total": 30, "left_s": 95, ...}` -> "epoch 3 of 30 · mAP50 0.512 · 1 min 35 s left"."""
+    """`{"stage": "train", "done": 3, "total": 30, "left_s": 95, ...}` -> "epoch 3 of 30 · mAP50
+    0.512 · 1 min 35 s left".
+    """
     unit = "epoch " if news.get("stage") == "train" else ""
     parts = [f"{unit}{news.get('done', 0)} of {news.get('total', 0)}"]
     metrics = news.get("metrics") or {}
@@ -95,30 +119,42 @@ def show_result(markdown: str, description: str = "what the run made") -> None:
 
 
 def show_reports(root: Path) -> None:
-    """Figures by class as a table, predictions and labels of some images as pictures, from the reports of stage validate."""
+    """Figures by class as a table, predictions and labels of some images as pictures, from the
+    reports of stage validate.
+    """
     reports = Layout(root).reports
     try:
         _must_answer()
         rows = per_class_rows(reports / "validate" / "per_class.csv")
         if rows:
-            create_table_artifact(rows, key="per-class", description="figures by class, on the deciding split")
+            create_table_artifact(
+                rows, key="per-class", description="figures by class, on the deciding split"
+            )
         urls = {title: data_url(reports / name) for title, name in SAMPLES.items()}
         pictures = [f"**{title}**\n\n![{title}]({url})" for title, url in urls.items() if url]
-        if pictures:  # an image artifact would print its address below the picture, and that is the picture again
-            create_markdown_artifact("\n\n".join(pictures), key="sample-predictions", description="on the deciding split")
+        # an image artifact would print its address below the picture, and that is the picture again
+        if pictures:
+            create_markdown_artifact(
+                "\n\n".join(pictures), key="sample-predictions", description="on the deciding split"
+            )
     except Exception as error:  # see show_result
         logger.warning("the Prefect server does not take tables and pictures (%s)", _reason(error))
 
 
 def per_class_rows(path: Path) -> list[dict[str, Any]]:
-    """The main columns of per_class.csv, numbers as numbers, to four digits; none where there is no such file."""
+    """The main columns of per_class.csv, numbers as numbers, to four digits; none where there is no
+    such file.
+    """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except OSError:
         return []
     # A class may be called 7: its name stays text.
-    return [{key: row[key] if key == "name" else _number(row[key]) for key in COLUMNS if key in row} for row in rows]
+    return [
+        {key: row[key] if key == "name" else _number(row[key]) for key in COLUMNS if key in row}
+        for row in rows
+    ]
 
 
 def _number(text: str) -> Any:
@@ -133,7 +169,8 @@ def _number(text: str) -> Any:
 
 
 def data_url(path: Path, limit_bytes: int = PICTURE_BYTES) -> str | None:
-    """A picture within its own address, smaller where it would be too large; None where there is none, or it stays too large.
+    """A picture within its own address, smaller where it would be too large; None where there is
+    none, or it stays too large.
 
     The reader's browser opens the address, and it sees no file of this machine.
     """
@@ -144,7 +181,11 @@ def data_url(path: Path, limit_bytes: int = PICTURE_BYTES) -> str | None:
         return None
     for side_px in SIDES_PX:
         share = min(1.0, side_px / max(image.shape[:2]))
-        small = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA) if share < 1 else image
+        small = (
+            cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+            if share < 1
+            else image
+        )
         content = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
         if len(content) <= limit_bytes:
             return "data:image/jpeg;base64," + base64.b64encode(content).decode()

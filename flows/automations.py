@@ -1,10 +1,14 @@
-"""What the Prefect server does by itself in this project: see that a run has died, and act on the pipeline's own events.
+"""What the Prefect server does by itself in this project: see that a run has died, and act on the
+pipeline's own events.
 
-    detectflow: silent run has crashed     on; a power loss leaves no other trace, and keeps the run's place taken
-    detectflow: retrain on new data        off; starts the deployment `train` when a dataset has changed
+    detectflow: silent run has crashed     on; a power loss leaves no other trace, and keeps the
+    run's place taken
+    detectflow: retrain on new data        off; starts the deployment `train` when a dataset has
+    changed
     detectflow: tell of a held model       only with DETECTFLOW_WEBHOOK_URL; posts the reason there
 
-Which of them are on is chosen in the server's UI: an automation that is there already is left as somebody has set it.
+Which of them are on is chosen in the server's UI: an automation that is there already is left as
+somebody has set it.
 """
 
 from __future__ import annotations
@@ -38,12 +42,17 @@ WEBHOOK, WEBHOOK_VARIABLE = "detectflow-webhook", "DETECTFLOW_WEBHOOK_URL"
 
 
 def tell(event: str, resource: str, **payload: Any) -> None:
-    """Send an event of ours to the server; `resource` is what it is about, for example "dataset.digits"."""
-    emit_event(event=event, resource={"prefect.resource.id": f"detectflow.{resource}"}, payload=payload)
+    """Send an event of ours to the server; `resource` is what it is about, for example
+    "dataset.digits".
+    """
+    emit_event(
+        event=event, resource={"prefect.resource.id": f"detectflow.{resource}"}, payload=payload
+    )
 
 
 def tell_dataset_changed(name: str, *, digest: str | None, before: str | None) -> None:
-    """The event that starts a training where that automation is switched on; returns when it has been sent.
+    """The event that starts a training where that automation is switched on; returns when it has
+    been sent.
 
     digest, before: of the dataset as it is and as it was.
     """
@@ -57,7 +66,11 @@ def make_pool(name: str) -> None:
         try:
             client.read_work_pool(name)
         except ObjectNotFound:
-            client.create_work_pool(WorkPoolCreate(name=name, type="process", description="DetectFlow: runs on this machine"))
+            client.create_work_pool(
+                WorkPoolCreate(
+                    name=name, type="process", description="DetectFlow: runs on this machine"
+                )
+            )
 
 
 def known_pools() -> list[str]:
@@ -67,7 +80,9 @@ def known_pools() -> list[str]:
 
 
 def make_automations(deployments: Collection[str]) -> None:
-    """The automations above, as far as they can be had; `deployments` are those that are registered."""
+    """The automations above, as far as they can be had; `deployments` are those that are
+    registered.
+    """
     with get_client(sync_client=True) as client:
         _make(client, silent_run())
         if "train" in deployments:
@@ -81,7 +96,8 @@ def silent_run(silent_for: timedelta = SILENT_FOR) -> Automation:
     """A run whose heartbeats end without an end of the run has crashed."""
     return Automation(
         name="detectflow: silent run has crashed",
-        description=f"No heartbeat for {silent_for.seconds} s: its process or machine has gone. A new run goes on from there.",
+        description=f"No heartbeat for {silent_for.seconds} s: its process or machine has gone. A "
+        "new run goes on from there.",
         trigger=EventTrigger(
             after={HEARTBEAT},
             expect={HEARTBEAT, *ENDED},
@@ -91,17 +107,26 @@ def silent_run(silent_for: timedelta = SILENT_FOR) -> Automation:
             threshold=1,
             within=silent_for,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="it went silent: its process or machine has gone")],
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="it went silent: its process or machine has gone"
+            )
+        ],
     )
 
 
 def retrain(deployment_id: Any) -> Automation:
-    """A changed dataset starts the pipeline: the way from labelling to a new model without a hand."""
+    """A changed dataset starts the pipeline: the way from labelling to a new model without a
+    hand.
+    """
     return Automation(
         name="detectflow: retrain on new data",
-        description="Starts the deployment `train` when a dataset has changed. Switch it on where that is wanted.",
+        description="Starts the deployment `train` when a dataset has changed. Switch it on where "
+        "that is wanted.",
         enabled=False,
-        trigger=EventTrigger(expect={DATASET_CHANGED}, posture=Posture.Reactive, threshold=1, within=timedelta(0)),
+        trigger=EventTrigger(
+            expect={DATASET_CHANGED}, posture=Posture.Reactive, threshold=1, within=timedelta(0)
+        ),
         actions=[RunDeployment(deployment_id=deployment_id)],
     )
 
@@ -111,8 +136,14 @@ def held(webhook_id: Any) -> Automation:
     return Automation(
         name="detectflow: tell of a held model",
         description="Posts the reason when a new version is held back.",
-        trigger=EventTrigger(expect={MODEL_HELD}, posture=Posture.Reactive, threshold=1, within=timedelta(0)),
-        actions=[CallWebhook(block_document_id=webhook_id, payload='{"text": {{ event.payload.text | tojson }}}')],
+        trigger=EventTrigger(
+            expect={MODEL_HELD}, posture=Posture.Reactive, threshold=1, within=timedelta(0)
+        ),
+        actions=[
+            CallWebhook(
+                block_document_id=webhook_id, payload='{"text": {{ event.payload.text | tojson }}}'
+            )
+        ],
     )
 
 

@@ -1,7 +1,9 @@
-"""Deployments of this project on a Prefect server: registered from prefect.yaml, with a work pool and automations.
+"""Deployments of this project on a Prefect server: registered from prefect.yaml, with a work pool
+and automations.
 
-`deploy` may be called as often as one likes: what is there is brought up to date. Needs a server that stays (a temporary
-one would forget everything): PREFECT_API_URL, or the one that `detectflow ui` runs.
+`deploy` may be called as often as one likes: what is there is brought up to date. Needs a server
+that stays (a temporary one would forget everything): PREFECT_API_URL, or the one that `detectflow
+ui` runs.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from typing import Any
 
 from engine.config.base import load_yaml
 from engine.errors import ConfigError, WorkspaceError, nearest
-from engine.tracking.environment import state_root
-from engine.tracking.facts import git
+from engine.project.environment import state_root
+from engine.tracking.run_metadata import git
 from flows.server import check_answers, check_login, check_version, find_running
 
 DEFINITIONS = "prefect.yaml"
@@ -33,7 +35,8 @@ def use_server(root: Path) -> str:
     url = os.environ.get("PREFECT_API_URL") or find_running(state_root(root))
     if not url:
         raise WorkspaceError(
-            "deployments need a Prefect server that stays. Start one with `make ui` in another terminal, or name your team's: "
+            "deployments need a Prefect server that stays. Start one with `make ui` in another "
+            "terminal, or name your team's: "
             "PREFECT_API_URL=http://host:4200/api (also in .env)."
         )
     check_answers(url)
@@ -44,42 +47,63 @@ def use_server(root: Path) -> str:
 
 
 def definitions(root: Path) -> list[dict[str, Any]]:
-    """The deployments of prefect.yaml, as they stand there. ConfigError: not a list of named ones with an entrypoint each."""
+    """The deployments of prefect.yaml, as they stand there. ConfigError: not a list of named ones
+    with an entrypoint each.
+    """
     file = root / DEFINITIONS
     found = load_yaml(file).get("deployments") or []
     if not found:
         raise ConfigError(f"{file}: no deployments in it")
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise ConfigError(f"{file}: `deployments` must be a list, each entry with name, entrypoint and work_pool")
+        raise ConfigError(
+            f"{file}: `deployments` must be a list, each entry with name, entrypoint and work_pool"
+        )
     for number, each in enumerate(found, 1):
-        missing = next((key for key in ("name", "entrypoint") if not isinstance(each.get(key), str)), None)
+        missing = next(
+            (key for key in ("name", "entrypoint") if not isinstance(each.get(key), str)), None
+        )
         if missing:
-            raise ConfigError(f"{file}: deployment {number} ({each.get('name', 'without name')}) has no {missing}")
+            raise ConfigError(
+                f"{file}: deployment {number} ({each.get('name', 'without name')}) has no {missing}"
+            )
         if "schedule" in each:
-            raise ConfigError(f"{file}: deployment '{each['name']}': `schedule` is not read; write a list, `schedules`")
+            raise ConfigError(
+                f"{file}: deployment '{each['name']}': `schedule` is not read; write a list, "
+                "`schedules`"
+            )
     return found
 
 
 def _pool(definition: dict[str, Any]) -> str:
     pool = definition.get("work_pool")
     if not isinstance(pool, dict) or not pool.get("name"):
-        raise ConfigError(f"{DEFINITIONS}: deployment '{definition['name']}' has no work_pool with a name")
+        raise ConfigError(
+            f"{DEFINITIONS}: deployment '{definition['name']}' has no work_pool with a name"
+        )
     return pool["name"]
 
 
-def choose(root: Path, wanted: Sequence[str], repository: str | None) -> tuple[list[str], list[str]]:
+def choose(
+    root: Path, wanted: Sequence[str], repository: str | None
+) -> tuple[list[str], list[str]]:
     """(names to register, names left out because no repository is known).
 
     Raises:
         ConfigError: an unknown name, or one that needs a repository.
     """
-    known = {each["name"]: NEEDS_REPOSITORY in (each.get("tags") or ()) for each in definitions(root)}
+    known = {
+        each["name"]: NEEDS_REPOSITORY in (each.get("tags") or ()) for each in definitions(root)
+    }
     for name in wanted:
         if name not in known:
-            raise ConfigError(f"{DEFINITIONS} has no deployment '{name}'.{nearest(name, known)} There are: {', '.join(known)}")
+            raise ConfigError(
+                f"{DEFINITIONS} has no deployment '{name}'.{nearest(name, known)} There are: "
+                f"{', '.join(known)}"
+            )
         if known[name] and not repository:
             raise ConfigError(
-                f"deployment '{name}' works in a fresh clone and needs to know of what: this project has no git remote "
+                f"deployment '{name}' works in a fresh clone and needs to know of what: this "
+                "project has no git remote "
                 f"'origin'. Set {REPOSITORY} to the repository's address and run it again."
             )
     names = list(wanted) or list(known)
@@ -88,7 +112,8 @@ def choose(root: Path, wanted: Sequence[str], repository: str | None) -> tuple[l
 
 
 def deploy(root: Path, wanted: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Register deployments by name, by default all; (registered, left out for want of a repository).
+    """Register deployments by name, by default all; (registered, left out for want of a
+    repository).
 
     Raises:
         ConfigError, WorkspaceError: see `use_server`, `choose`; Prefect refused, with its words.
@@ -107,8 +132,19 @@ def deploy(root: Path, wanted: Sequence[str] = ()) -> tuple[list[str], list[str]
     for pool in sorted(pools):
         make_pool(pool)
     options = [word for name in names for word in ("--name", name)]
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", DEFINITIONS, *options]
-    done = subprocess.run(command, cwd=root, env={**os.environ, **environment}, text=True, capture_output=True)
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "--no-prompt",
+        "deploy",
+        "--prefect-file",
+        DEFINITIONS,
+        *options,
+    ]
+    done = subprocess.run(
+        command, cwd=root, env={**os.environ, **environment}, text=True, capture_output=True
+    )
     if done.returncode:
         words = "\n  ".join((done.stdout + done.stderr).strip().splitlines()[-12:])
         raise WorkspaceError(f"Prefect did not take the deployments:\n  {words}")

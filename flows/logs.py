@@ -1,7 +1,8 @@
-"""The engine's log lines in Prefect: each once in the run's log and once on the console, errors without a traceback.
+"""The engine's log lines in Prefect: each once in the run's log and once on the console, errors
+without a traceback.
 
-The engine logs to "detectflow" and "engine.*" and knows no handlers. A line that comes from a thread or a signal handler
-belongs to the run as well, although Prefect's own context is not there.
+The engine logs to "detectflow" and "engine.*" and knows no handlers. A line that comes from a
+thread or a signal handler belongs to the run as well, although Prefect's own context is not there.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 @contextlib.contextmanager
 def engine_logs() -> Iterator[None]:
-    """Send the engine's lines to the flow run that is under way; the console has them through Prefect's root handler."""
+    """Send the engine's lines to the flow run that is under way; the console has them through
+    Prefect's root handler.
+    """
     handler = APILogHandler()
     handler.addFilter(_RunIds())
     once = _Once()
@@ -52,12 +55,18 @@ def engine_logs() -> Iterator[None]:
 
 
 class _RunIds(logging.Filter):
-    """Marks records with the run they belong to: the task's where one is under way, else the flow's."""
+    """Marks records with the run they belong to: the task's where one is under way, else the
+    flow's.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         context = FlowRunContext.get()
-        self.flow_run_id = str(context.flow_run.id) if context is not None and context.flow_run is not None else None
+        self.flow_run_id = (
+            str(context.flow_run.id)
+            if context is not None and context.flow_run is not None
+            else None
+        )
 
     def filter(self, record: logging.LogRecord) -> bool:
         task = TaskRunContext.get()
@@ -67,7 +76,9 @@ class _RunIds(logging.Filter):
 
 
 class _Once(logging.Filter):
-    """A warning that is repeated word for word (each stage says there is no .dvc) is shown once per run."""
+    """A warning that is repeated word for word (each stage says there is no .dvc) is shown once per
+    run.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +94,9 @@ class _Once(logging.Filter):
 
 
 class _Plain(logging.Filter):
-    """Prefect's lines about a run that failed for a reason the user can mend: the reason first, once, no traceback."""
+    """Prefect's lines about a run that failed for a reason the user can mend: the reason first,
+    once, no traceback.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,18 +110,24 @@ class _Plain(logging.Filter):
             self.told = error
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
             record.exc_info = record.exc_text = None
-        elif isinstance(error, httpx.TransportError):  # the server has gone; where from it was asked tells nobody anything
+        elif isinstance(
+            error, httpx.TransportError
+        ):  # the server has gone; where from it was asked tells nobody anything
             record.exc_info = record.exc_text = None
         elif isinstance(record.msg, str):
             if record.msg.startswith("Crash detected! Execution was aborted by an interrupt"):
                 return False  # a Ctrl-C is no crash; the state says it, and the command line
             # The reason in brackets has a line of its own already.
-            record.msg = re.sub(r"^(Finished in state (Failed|Crashed))\(.*", r"\1", record.msg, flags=re.DOTALL)
+            record.msg = re.sub(
+                r"^(Finished in state (Failed|Crashed))\(.*", r"\1", record.msg, flags=re.DOTALL
+            )
         return True
 
 
 class _GoneOnce(logging.Filter):
-    """A server that has gone is told once: Prefect says it for every event that waits, with all of its content."""
+    """A server that has gone is told once: Prefect says it for every event that waits, with all of
+    its content.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +142,9 @@ class _GoneOnce(logging.Filter):
 
 
 class _NoLateHeartbeat(logging.Filter):
-    """A run that ends within its first seconds sends one heartbeat too many: ten lines of traceback that mean nothing."""
+    """A run that ends within its first seconds sends one heartbeat too many: ten lines of traceback
+    that mean nothing.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.getMessage() != "Error emitting event: prefect.flow-run.heartbeat"
@@ -137,12 +158,16 @@ class _NoDeadLink(logging.Filter):
 
 
 def plain_failures() -> None:
-    """Install the filter on Prefect's run loggers; it outlives the flow, whose last lines come after its function."""
+    """Install the filter on Prefect's run loggers; it outlives the flow, whose last lines come
+    after its function.
+    """
     for name in RUN_LOGGERS:
         logger = logging.getLogger(name)
         if not any(isinstance(each, _Plain) for each in logger.filters):
             logger.addFilter(_plain)
-    logging.getLogger("prefect.events.utilities").addFilter(_no_late_heartbeat)  # the same one again is not added
+    logging.getLogger("prefect.events.utilities").addFilter(
+        _no_late_heartbeat
+    )  # the same one again is not added
     for name in ("prefect.events.clients", "prefect._internal.concurrency"):
         logging.getLogger(name).addFilter(_gone_once)
 

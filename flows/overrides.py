@@ -1,7 +1,8 @@
-"""Overrides of a run go through params.yaml, because dvc.lock knows only that file; comments and layout are kept.
+"""Overrides of a run go through params.yaml, because dvc.lock knows only that file; comments and
+layout are kept.
 
-A value is written only after the whole file with it has been checked: a wrong override changes nothing. Callers hold
-the workspace lock.
+A value is written only after the whole file with it has been checked: a wrong override changes
+nothing. Callers hold the workspace lock.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any
 
 from engine.config import Params
 from engine.config.base import load_yaml
+from engine.datasets.description import load_description
+from engine.datasets.findings import Findings
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
-from engine.parts.data.checks import Findings
-from engine.parts.data.description import load_description
-from engine.stages.start import KEYS, how_to_get, is_path
+from engine.stages.start_weights import KEYS, how_to_get, is_path
 
 START = {f"train.{key}" for key in KEYS}
 Overrides = Mapping[str, Any]  # dotted key of params.yaml -> value, for example {"train.epochs": 5}
@@ -27,7 +28,8 @@ def checked(root: Path, overrides: Overrides) -> Params:
     """The parameters of a run with `overrides`; nothing is written.
 
     Raises:
-        ConfigError: names a wrong key with its nearest known one, or a wrong value with its type and range.
+        ConfigError: names a wrong key with its nearest known one, or a wrong value with its type
+            and range.
         DataError: data.source is no dataset.
     """
     path = root / "params.yaml"
@@ -36,14 +38,18 @@ def checked(root: Path, overrides: Overrides) -> Params:
         _check_key(key)
         _check_place(root, key, value)
         _put(values, key, value)
-    where, file = (f"{path.name} with {_words(overrides)}", None) if overrides else (str(path), path)
+    where, file = (
+        (f"{path.name} with {_words(overrides)}", None) if overrides else (str(path), path)
+    )
     params = Params.build(values, where, file)
     Findings.with_policies(params.data.policies)  # the schema does not know the kinds of findings
     return params
 
 
 def apply(root: Path, overrides: Overrides) -> Params:
-    """Write `overrides` into params.yaml if they are right and change something; returns the parameters of the run."""
+    """Write `overrides` into params.yaml if they are right and change something; returns the
+    parameters of the run.
+    """
     params = checked(root, overrides)
     path = root / "params.yaml"
     yaml = _round_trip_yaml()
@@ -59,24 +65,41 @@ def apply(root: Path, overrides: Overrides) -> Params:
 
 
 def _check_key(key: str) -> None:
-    """ConfigError unless `key` names a value of a section; the schema itself checks deeper keys, types and ranges."""
+    """ConfigError unless `key` names a value of a section; the schema itself checks deeper keys,
+    types and ranges.
+    """
     section, _, field = key.partition(".")
     field = field.split(".")[0]
-    sections = {info.alias or name: info.annotation.model_fields for name, info in Params.model_fields.items()}
+    sections = {
+        info.alias or name: info.annotation.model_fields
+        for name, info in Params.model_fields.items()
+    }
     if section not in sections:
         homes = [f"{name}.{section}" for name, fields in sections.items() if section in fields]
-        hint = f" Did you mean {' or '.join(homes)}?" if homes and not field else nearest(section, sections)
-        raise ConfigError(f"params.yaml has no section '{section}'.{hint} Sections: {', '.join(sections)}")
+        hint = (
+            f" Did you mean {' or '.join(homes)}?"
+            if homes and not field
+            else nearest(section, sections)
+        )
+        raise ConfigError(
+            f"params.yaml has no section '{section}'.{hint} Sections: {', '.join(sections)}"
+        )
     if not field:
-        raise ConfigError(f"'{key}' is a whole section of params.yaml: name one of its keys, for example "
-                          f"{key}.{next(iter(sections[key]))}=...")  # fmt: skip
+        raise ConfigError(
+            f"'{key}' is a whole section of params.yaml: name one of its keys, for example "
+            f"{key}.{next(iter(sections[key]))}=..."
+        )
     if field not in sections[section]:
-        raise ConfigError(f"params.yaml: unknown key '{section}.{field}'.{nearest(field, sections[section])} "
-                          f"`detectflow help run` lists the keys.")  # fmt: skip
+        raise ConfigError(
+            f"params.yaml: unknown key '{section}.{field}'.{nearest(field, sections[section])} "
+            f"`detectflow help run` lists the keys."
+        )
 
 
 def _check_place(root: Path, key: str, value: Any) -> None:
-    """EngineError when an override names a file that is not there, or no dataset: better now than in params.yaml."""
+    """EngineError when an override names a file that is not there, or no dataset: better now than
+    in params.yaml.
+    """
     if not isinstance(value, str) or (root / value).exists():
         if key == "data.source" and isinstance(value, str):
             load_description(root / value)
@@ -99,14 +122,20 @@ def _put(values: Any, dotted: str, value: Any) -> bool:
         if not isinstance(values.get(name), dict):
             _set(values, name, {})
         values = values[name]
-    if last in values and _plain(values[last]) == value and type(_plain(values[last])) is type(value):
+    if (
+        last in values
+        and _plain(values[last]) == value
+        and type(_plain(values[last])) is type(value)
+    ):
         return False
     _set(values, last, value)
     return True
 
 
 def _set(values: Any, key: str, value: Any) -> None:
-    """`values[key] = value`; in a commented document a new key goes before the blank line that ends its section."""
+    """`values[key] = value`; in a commented document a new key goes before the blank line that ends
+    its section.
+    """
     if not hasattr(values, "ca"):
         values[key] = value
         return
@@ -124,7 +153,12 @@ def _set(values: Any, key: str, value: Any) -> None:
         if rest.strip(" ") or not own:
             comment.value = own + newline
             values.yaml_set_comment_before_after_key(key)  # makes room in the comment table
-            values.ca.items[key] = [None, None, type(comment)("\n" + rest, comment.start_mark, None), None]
+            values.ca.items[key] = [
+                None,
+                None,
+                type(comment)("\n" + rest, comment.start_mark, None),
+                None,
+            ]
 
 
 def _plain(value: Any) -> Any:

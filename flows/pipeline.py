@@ -1,7 +1,8 @@
 """The pipeline as a Prefect flow: prepare, train, validate, export, register, in one workspace.
 
-A task is a thin skin over a stage. DVC decides what is up to date, so `dvc repro` and this flow never redo each other's
-work; Prefect decides when to run and shows it. Only paths, names and plain values travel between tasks, and nothing is
+A task is a thin skin over a stage. DVC decides what is up to date, so `dvc repro` and this flow
+never redo each other's work; Prefect decides when to run and shows it. Only paths, names and plain
+values travel between tasks, and nothing is
 cached by Prefect: its cache would not see that a file has gone.
 """
 
@@ -25,27 +26,37 @@ from prefect.task_engine import TaskRunTimeoutError
 from engine.config import Params
 from engine.config.base import load_yaml
 from engine.errors import ConfigError, EngineError, nearest
-from engine.stages.common import STAGES, Layout
+from engine.project.environment import find_root, prepare_environment
+from engine.project.workspace_lock import workspace_lock
+from engine.stages.layout import STAGES, Layout
 from engine.stages.prepare import source_changed
 from engine.stages.runner import run_stage
-from engine.stages.start import start_changed
-from engine.tracking.dvc import Steps
-from engine.tracking.environment import find_root, prepare_environment
+from engine.stages.start_weights import start_changed
 from engine.tracking.mlflow_links import registered
-from engine.tracking.workspace import workspace_lock
+from engine.versioning.dvc_repo import DvcStages
 from flows import overrides as params_file
 from flows.artifacts import ProgressArtifact, show_reports, show_result
 from flows.automations import DATASET_CHANGED, MODEL_HELD, tell
 from flows.logs import engine_logs, plain_failures
 from flows.prepare import run_prepare
 from flows.server import mlflow_ui
-from flows.start import kept_start
-from flows.summary import StageRow, Summary, as_markdown, failure_markdown, links_of, read_or_nothing, summarize
+from flows.start_weights import kept_start
+from flows.summary import (
+    StageRow,
+    Summary,
+    as_markdown,
+    failure_markdown,
+    links_of,
+    read_or_nothing,
+    summarize,
+)
 
 logger = logging.getLogger("detectflow")
 plain_failures()
 
-finished: list[Summary] = []  # the last run of this process: known even where Prefect cannot note its end
+finished: list[
+    Summary
+] = []  # the last run of this process: known even where Prefect cannot note its end
 FLOW_RUN_VARIABLE = "DETECTFLOW_FLOW_RUN_ID"
 NETWORK = (ConnectionError, TimeoutError, urllib.error.URLError)
 NO_RETRY = {"retries": 0}
@@ -57,7 +68,8 @@ class StageTimeout(EngineError):
 
 
 def stage_task(name: str, **options: Any) -> Any:
-    """The Prefect task of the stage `name`: (root, force, restored) -> its row of the summary, as plain values.
+    """The Prefect task of the stage `name`: (root, force, restored) -> its row of the summary, as
+    plain values.
 
     restored: whether a stage before it was restored instead of run.
     """
@@ -66,38 +78,57 @@ def stage_task(name: str, **options: Any) -> Any:
     def run(root: str, force: bool = False, restored: bool = False) -> dict[str, Any]:
         progress = ProgressArtifact(name)
         first = not was_recorded(Path(root), name)
-        outcome = Steps(Path(root), force=force).run(
+        outcome = DvcStages(Path(root), force=force).run(
             name,
-            lambda: run_prepare(Path(root), progress) if name == "prepare" else run_stage(name, Path(root), progress=progress),
+            lambda: (
+                run_prepare(Path(root), progress)
+                if name == "prepare"
+                else run_stage(name, Path(root), progress=progress)
+            ),
             stale=lambda: is_stale(name, Path(root), restored),
         )
-        reasons = outcome.reasons if not first else ("first time",) if outcome.reasons and outcome.how == "ran" else ()
-        logger.info("%s: %s%s", name, outcome.how, f" ({'; '.join(reasons[:3])})" if reasons else "")
+        reasons = (
+            outcome.reasons
+            if not first
+            else ("first time",)
+            if outcome.reasons and outcome.how == "ran"
+            else ()
+        )
+        logger.info(
+            "%s: %s%s", name, outcome.how, f" ({'; '.join(reasons[:3])})" if reasons else ""
+        )
         return {"stage": name, "how": outcome.how, "seconds": outcome.seconds, "reasons": reasons}
 
     return run
 
 
 def was_recorded(root: Path, stage: str) -> bool:
-    """Whether dvc.lock knows a result of `stage`; without one DVC would name every single input as the reason to run."""
+    """Whether dvc.lock knows a result of `stage`; without one DVC would name every single input as
+    the reason to run.
+    """
     lock = root / "dvc.lock"
     stages = load_yaml(lock).get("stages") if lock.is_file() else None
     return isinstance(stages, dict) and stage in stages  # whether it is in order is for DVC to say
 
 
 def is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help: only where the network is the cause, also behind an error in words."""
+    """Whether trying again may help: only where the network is the cause, also behind an error in
+    words.
+    """
     error: BaseException | None = state.data if isinstance(state.data, BaseException) else None
     if isinstance(error, TaskRunTimeoutError):
         return False  # a limit of ours, although it is a TimeoutError
     while error is not None:
-        if isinstance(error, NETWORK) and not (isinstance(error, urllib.error.HTTPError) and error.code < 500):
+        if isinstance(error, NETWORK) and not (
+            isinstance(error, urllib.error.HTTPError) and error.code < 500
+        ):
             return True
         error = error.__cause__
     return False
 
 
-# In the order of dvc.yaml; a test compares them. Called directly, not submitted: a time-out or a signal must reach them.
+# In the order of dvc.yaml; a test compares them. Called directly, not submitted: a time-out or a
+# signal must reach them.
 TASKS = {
     "prepare": stage_task("prepare", **RETRY_DOWNLOADS, retry_condition_fn=is_transient),
     "train": stage_task("train", **NO_RETRY),
@@ -110,8 +141,14 @@ TASKS = {
 def run_name() -> str:
     """ "digits yolov8n": data and model of the run that Prefect is about to name."""
     given = current_run.parameters
-    overrides = {**named(given.get("dataset"), given.get("start")), **(given.get("overrides") or {})}
-    for wanted in (overrides, {}):  # where they are wrong: as the file has it; the flow itself will say what is wrong
+    overrides = {
+        **named(given.get("dataset"), given.get("start")),
+        **(given.get("overrides") or {}),
+    }
+    for wanted in (
+        overrides,
+        {},
+    ):  # where they are wrong: as the file has it; the flow itself will say what is wrong
         with contextlib.suppress(EngineError):
             return name_of(params_file.checked(find_root(given.get("root")), wanted))
     return "pipeline"
@@ -119,7 +156,9 @@ def run_name() -> str:
 
 def named(dataset: str | None, start: str | None) -> dict[str, str]:
     """The overrides that the flow's own parameters stand for."""
-    return {key: value for key, value in {"data.source": dataset, "train.model": start}.items() if value}
+    return {
+        key: value for key, value in {"data.source": dataset, "train.model": start}.items() if value
+    }
 
 
 def name_of(params: Params) -> str:
@@ -141,11 +180,14 @@ def pipeline(
 
     Args:
         root: the workspace; by default the project around the working directory.
-        overrides: values for params.yaml by dotted key, for example {"train.epochs": 5}. They are written into the file.
+        overrides: values for params.yaml by dotted key, for example {"train.epochs": 5}. They are
+            written into the file.
         force: run every stage, also what is up to date.
         wait: wait while somebody else holds the workspace; otherwise fail at once and name them.
-        dataset, start: short for the overrides data.source and train.model, a description or folder and a checkpoint.
-        timeouts_min: minutes that a stage may take, for example {"train": 600}; others may take any time.
+        dataset, start: short for the overrides data.source and train.model, a description or folder
+            and a checkpoint.
+        timeouts_min: minutes that a stage may take, for example {"train": 600}; others may take any
+            time.
     """
     finished.clear()
     folder = prepare_environment(root)
@@ -155,7 +197,10 @@ def pipeline(
     rows: list[StageRow] = []
     stage = "parameters"
     os.environ[FLOW_RUN_VARIABLE] = str(current_run.id or "")  # a tag of the MLflow run
-    with engine_logs(), contextlib.ExitStack() as held:  # the workspace is ours until what it holds has been told
+    with (
+        engine_logs(),
+        contextlib.ExitStack() as held,
+    ):  # the workspace is ours until what it holds has been told
         try:
             held.enter_context(workspace_lock(folder, "detectflow run", wait=wait))
             wanted = dict(overrides or {})
@@ -164,10 +209,14 @@ def pipeline(
             digest = data_digest(folder)
             for stage in STAGES:
                 restored = any(row.how == "restored" for row in rows)
-                rows.append(StageRow(**in_time(stage, limits_min.get(stage), str(folder), force, restored)))
+                rows.append(
+                    StageRow(**in_time(stage, limits_min.get(stage), str(folder), force, restored))
+                )
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            show_result(failure_markdown(run_name(), stage, reason, rows), "why it ended without one")
+            show_result(
+                failure_markdown(run_name(), stage, reason, rows), "why it ended without one"
+            )
             raise
         finally:
             del os.environ[FLOW_RUN_VARIABLE]
@@ -185,7 +234,10 @@ def checked_timeouts(timeouts_min: dict[str, float]) -> dict[str, float]:
     """The given limits. ConfigError: not a stage, or no time."""
     for stage, minutes in timeouts_min.items():
         if stage not in STAGES:
-            raise ConfigError(f"timeouts_min: no stage '{stage}'.{nearest(stage, STAGES)} Stages: {', '.join(STAGES)}")
+            raise ConfigError(
+                f"timeouts_min: no stage '{stage}'.{nearest(stage, STAGES)} Stages: "
+                f"{', '.join(STAGES)}"
+            )
         if isinstance(minutes, bool) or not isinstance(minutes, (int, float)) or not minutes > 0:
             raise ConfigError(f"timeouts_min: {stage}: {minutes!r} is no number of minutes above 0")
     return timeouts_min
@@ -203,7 +255,8 @@ def in_time(stage: str, limit_min: float | None, *arguments: Any) -> dict[str, A
         return TASKS[stage].with_options(timeout_seconds=60 * limit_min)(*arguments)
     except TaskRunTimeoutError:
         raise StageTimeout(
-            f"stage {stage} was ended after {limit_min:g} min (timeouts_min). What was done is kept, a training to its last "
+            f"stage {stage} was ended after {limit_min:g} min (timeouts_min). What was done is "
+            "kept, a training to its last "
             "complete epoch: the next run goes on from there."
         ) from None
 
@@ -214,7 +267,9 @@ def data_digest(root: Path) -> str | None:
 
 
 def tell_data_changed(root: Path, before: str | None) -> None:
-    """The event that starts a training where that automation is switched on; the first preparation is no change."""
+    """The event that starts a training where that automation is switched on; the first preparation
+    is no change.
+    """
     digest = data_digest(root)
     if before is not None and digest != before:
         name = read_or_nothing(Layout(root).prepared / "dataset.json").get("name", "")
@@ -224,12 +279,20 @@ def tell_data_changed(root: Path, before: str | None) -> None:
 def tell_held(root: Path, rows: list[StageRow]) -> None:
     """The event that a new version was not made champion, and why."""
     told = read_or_nothing(Layout(root).summary("register"))
-    if told.get("decision") == "challenger" and any(row.stage == "register" and row.how == "ran" for row in rows):
-        tell(MODEL_HELD, f"model.{told['model']}", text=f"{told['model']} version {told['version']}: {told['reason']}")
+    if told.get("decision") == "challenger" and any(
+        row.stage == "register" and row.how == "ran" for row in rows
+    ):
+        tell(
+            MODEL_HELD,
+            f"model.{told['model']}",
+            text=f"{told['model']} version {told['version']}: {told['reason']}",
+        )
 
 
 def is_stale(stage: str, root: Path, restored: bool) -> bool:
-    """Whether `stage` must run although DVC has a result for it: what it depends on lies outside the workspace."""
+    """Whether `stage` must run although DVC has a result for it: what it depends on lies outside
+    the workspace.
+    """
     params = Params.load(root / "params.yaml")
     if stage == "prepare":
         return source_changed(params, root)

@@ -1,8 +1,10 @@
-"""Stage prepare for the flow: here with worker processes, or with its images shared out over a Dask cluster.
+"""Stage prepare for the flow: here with worker processes, or with its images shared out over a Dask
+cluster.
 
-On the cluster a shard of the images is a Prefect task: read, hash, decode, copy. What is made of them (labels, findings,
-splits, manifests) is made here, in the dataset's order, so the result is the same bit for bit. The workers need the same
-software, and the project and the dataset in the same folders.
+On the cluster a shard of the images is a Prefect task: read, hash, decode, copy. What is made of
+them (labels, findings, splits, manifests) is made here, in the dataset's order, so the result is
+the same bit for bit. The workers need the same software, and the project and the dataset in the
+same folders.
 """
 
 from __future__ import annotations
@@ -21,31 +23,36 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 
 from engine.config import Params
+from engine.datasets.image_scan import ScanFunction, ScanRequest, ScanResult
+from engine.datasets.workers import cores
 from engine.errors import WorkspaceError
-from engine.parts.data.looks import Ask, Look, Looker
-from engine.parts.data.workers import cores
-from engine.stages.common import Progress
+from engine.project.environment import prepare_environment
+from engine.stages.layout import Progress
 from engine.stages.runner import run_stage
-from engine.tracking.environment import prepare_environment
 from flows.cluster import check_workers, dask_runner, lent_environment
 
 logger = logging.getLogger("detectflow")
 
 SECTION = "flows.prepare."
-SHARD = 400  # images of a task: a second of work; what Prefect does for a task takes a fifth of that
+SHARD = (
+    400  # images of a task: a second of work; what Prefect does for a task takes a fifth of that
+)
 AHEAD = 2  # shards for each thread of the cluster, at work or waiting
 POLL_S = 10.0
 NOBODY_S = 120.0  # so long a cluster may be without any worker
 LEAVE_S = 5.0  # so long tasks that are under way may take to end
 
-_told: dict[str, Progress | None] = {}  # workspace -> who is told of its progress; no parameter, which Prefect would show
+_told: dict[
+    str, Progress | None
+] = {}  # workspace -> who is told of its progress; no parameter, which Prefect would show
 
 
 def run_prepare(root: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Run stage prepare where `flows.prepare` says, and return its summary.
 
     Raises:
-        ConfigError: the cluster cannot be used. WorkspaceError: it was lost. Whatever the stage raises.
+        ConfigError: the cluster cannot be used. WorkspaceError: it was lost. Whatever the stage
+            raises.
     """
     root = prepare_environment(root)
     where = Params.load(root / "params.yaml").flows.prepare
@@ -68,9 +75,17 @@ def prepare_in_shards(root: str) -> dict[str, Any]:
     return run_stage("prepare", Path(root), progress=_told.get(root), mapper=Shards())
 
 
-@task(name="shard", task_run_name="shard {number}", cache_policy=NO_CACHE, persist_result=False, retries=0)
-def look_at_shard(number: int, work: bytes) -> list[Look]:
-    """Call a function with a batch of images; `work` is both, pickled, so that Prefect does not look through every image."""
+@task(
+    name="shard",
+    task_run_name="shard {number}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=0,
+)
+def look_at_shard(number: int, work: bytes) -> list[ScanResult]:
+    """Call a function with a batch of images; `work` is both, pickled, so that Prefect does not
+    look through every image.
+    """
     import cv2
 
     cv2.setNumThreads(1)
@@ -84,10 +99,14 @@ class Shards:
     size = SHARD
     shared = True
 
-    def map(self, function: Looker, batches: Iterable[list[Ask]]) -> Iterator[list[Look]]:
-        """See `looks.Mapper`. WorkspaceError: the cluster was lost, or a shard kills every worker that takes it."""
+    def map(
+        self, function: ScanFunction, batches: Iterable[list[ScanRequest]]
+    ) -> Iterator[list[ScanResult]]:
+        """See `looks.Mapper`. WorkspaceError: the cluster was lost, or a shard kills every worker
+        that takes it.
+        """
         client = FlowRunContext.get().task_runner.client
-        waiting: deque[tuple[list[Ask], Any]] = deque()
+        waiting: deque[tuple[list[ScanRequest], Any]] = deque()
         try:
             for number, batch in enumerate(batches, 1):
                 waiting.append((batch, _submit(function, number, batch)))
@@ -101,19 +120,22 @@ class Shards:
             deadline = time.monotonic() + LEAVE_S
             for _, future in waiting:
                 future.wait(max(0.0, deadline - time.monotonic()))
-            for _, future in waiting:  # one that goes on fails at its next copy, whose folder is gone by then
+            for (
+                _,
+                future,
+            ) in waiting:  # one that goes on fails at its next copy, whose folder is gone by then
                 with contextlib.suppress(Exception):
                     future.wrapped_future.cancel()
 
 
-def _submit(function: Looker, number: int, batch: list[Ask]) -> Any:
+def _submit(function: ScanFunction, number: int, batch: list[ScanRequest]) -> Any:
     try:
         return look_at_shard.submit(number, pickle.dumps((function, batch)))
     except Exception as error:
         raise _lost(batch, error) from None
 
 
-def _result(client: Any, batch: list[Ask], future: Any) -> list[Look]:
+def _result(client: Any, batch: list[ScanRequest], future: Any) -> list[ScanResult]:
     """What the task returned, or raised."""
     there = time.monotonic()
     while not future.wrapped_future.done():
@@ -123,7 +145,8 @@ def _result(client: Any, batch: list[Ask], future: Any) -> list[Look]:
             there = now
         elif now - there > NOBODY_S:
             raise WorkspaceError(
-                f"the Dask cluster has had no worker for {NOBODY_S:.0f} s. Nothing was written. Start workers and run it "
+                f"the Dask cluster has had no worker for {NOBODY_S:.0f} s. Nothing was written. "
+                "Start workers and run it "
                 f"again, or prepare here: {SECTION}runner=local"
             )
         else:
@@ -145,9 +168,11 @@ def _threads(client: Any) -> int:
         return 0
 
 
-def _lost(batch: list[Ask], error: BaseException) -> WorkspaceError:
+def _lost(batch: list[ScanRequest], error: BaseException) -> WorkspaceError:
     return WorkspaceError(
-        f"the Dask cluster could not look at {batch[0].name} and the {len(batch) - 1} images after it "
-        f"({type(error).__name__}: {error}). Nothing was written. See whether its scheduler is there, what its workers say, and "
+        f"the Dask cluster could not look at {batch[0].name} and the {len(batch) - 1} images "
+        "after it "
+        f"({type(error).__name__}: {error}). Nothing was written. See whether its scheduler is "
+        "there, what its workers say, and "
         f"whether their memory is short; then run it again, or prepare here: {SECTION}runner=local"
     )

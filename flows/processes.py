@@ -1,7 +1,9 @@
-"""Servers as child processes: own session, output into a file, ended together with whoever started them.
+"""Servers as child processes: own session, output into a file, ended together with whoever started
+them.
 
-An own session keeps a Ctrl-C on the terminal from the child, so that the parent can still report to it and then ends it
-in order; the death signal keeps a `kill -9` of the parent from leaving it behind.
+An own session keeps a Ctrl-C on the terminal from the child, so that the parent can still report to
+it and then ends it in order; the death signal keeps a `kill -9` of the parent from leaving it
+behind.
 """
 
 from __future__ import annotations
@@ -31,14 +33,23 @@ LOOPBACK = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.1
-UNANSWERED = (OSError, ValueError, http.client.HTTPException)  # the last: an address that is none, and what is no HTTP
+UNANSWERED = (
+    OSError,
+    ValueError,
+    http.client.HTTPException,
+)  # the last: an address that is none, and what is no HTTP
 
 
 class Child:
     """One server process and the file with what it said."""
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ):
         """Start `command` in the folder `cwd`, by default here; `name` is how messages call it."""
         self.name = name
@@ -64,14 +75,21 @@ class Child:
         """Return once `url` answers.
 
         Raises:
-            WorkspaceError: the child ended, or said nothing for `timeout_s`; with the last lines of its output.
+            WorkspaceError: the child ended, or said nothing for `timeout_s`; with the last lines of
+                its output.
         """
         deadline = time.monotonic() + timeout_s
         while not answers(url):
             if not self.is_alive:
-                raise WorkspaceError(f"{self.name} ended at start with exit code {self.process.returncode}.{self.last_words()}")
+                raise WorkspaceError(
+                    f"{self.name} ended at start with exit code "
+                    f"{self.process.returncode}.{self.last_words()}"
+                )
             if time.monotonic() > deadline:
-                raise WorkspaceError(f"{self.name} did not answer at {url} within {timeout_s:.0f} s.{self.last_words()}")
+                raise WorkspaceError(
+                    f"{self.name} did not answer at {url} within {timeout_s:.0f} "
+                    f"s.{self.last_words()}"
+                )
             time.sleep(POLL_S)
 
     def last_words(self, lines: int = 8) -> str:
@@ -107,7 +125,10 @@ def why_silent(url: str, timeout_s: float = 2.0) -> str | None:
     except UNANSWERED as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted here ({reason.verify_message}), see docs/deploy.md, TLS"
+            return (
+                f"its certificate is not trusted here ({reason.verify_message}), see "
+                "docs/deploy.md, TLS"
+            )
         return str(getattr(reason, "strerror", None) or reason)
     return None
 
@@ -123,7 +144,9 @@ def refuses(url: str, login: Mapping[str, str], timeout_s: float = 2.0) -> bool:
     return False
 
 
-def read_text(url: str, timeout_s: float = 2.0, login: Mapping[str, str] | None = None) -> str | None:
+def read_text(
+    url: str, timeout_s: float = 2.0, login: Mapping[str, str] | None = None
+) -> str | None:
     """The body at `url`, or None when nothing answers. login: headers that say who asks."""
     try:
         with _ask(url, timeout_s, login) as response:
@@ -138,8 +161,12 @@ def is_local(url: str) -> bool:
 
 
 def _ask(url: str, timeout_s: float, headers: Mapping[str, str] | None = None) -> Any:
-    """The answer of a web server, trusting the certificates that Prefect's client trusts; loopback never goes by a proxy."""
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if is_local(url) else []
+    """The answer of a web server, trusting the certificates that Prefect's client trusts; loopback
+    never goes by a proxy.
+    """
+    handlers: list[urllib.request.BaseHandler] = (
+        [urllib.request.ProxyHandler({})] if is_local(url) else []
+    )
     if url.startswith("https:"):
         handlers.append(urllib.request.HTTPSHandler(context=_trusting()))
     opener = urllib.request.build_opener(*handlers)
@@ -147,10 +174,17 @@ def _ask(url: str, timeout_s: float, headers: Mapping[str, str] | None = None) -
 
 
 def _trusting() -> ssl.SSLContext:
-    if os.environ.get("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in {"1", "true", "yes", "on"}:
+    if os.environ.get("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").lower() in {
+        "1",
+        "true",
+        "yes",
+        "on",
+    }:
         return ssl._create_unverified_context()  # the user's own word to Prefect
     # Not the system's: Prefect and MLflow do not look there either.
-    return ssl.create_default_context(cafile=os.environ.get("PREFECT_API_SSL_CERT_FILE") or certifi.where())
+    return ssl.create_default_context(
+        cafile=os.environ.get("PREFECT_API_SSL_CERT_FILE") or certifi.where()
+    )
 
 
 def is_free(port: int) -> bool:

@@ -1,7 +1,8 @@
-"""The deployments of prefect.yaml served from this process: no work pool, no worker, runs are its children.
+"""The deployments of prefect.yaml served from this process: no work pool, no worker, runs are its
+children.
 
-The same definitions as `detectflow deploy` registers, so there is no second list. What works in a fresh clone is left out:
-serving has no step that clones.
+The same definitions as `detectflow deploy` registers, so there is no second list. What works in a
+fresh clone is left out: serving has no step that clones.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ logger = logging.getLogger("detectflow")
 
 
 def serve_deployments(root: Path, wanted: Sequence[str] = (), limit: int | None = None) -> None:
-    """Register deployments by name, by default all that can be served, and run what is due until Ctrl-C.
+    """Register deployments by name, by default all that can be served, and run what is due until
+    Ctrl-C.
 
     limit: runs at a time in this process, each a process of its own; none by default.
 
@@ -41,7 +43,10 @@ def serve_deployments(root: Path, wanted: Sequence[str] = (), limit: int | None 
     known = definitions(root)
     for each in known:
         if each["name"] in wanted and NEEDS_REPOSITORY in each.get("tags", ()):
-            raise ConfigError(f"deployment '{each['name']}' works in a fresh clone and cannot be served: `detectflow worker` can")
+            raise ConfigError(
+                f"deployment '{each['name']}' works in a fresh clone and cannot be served: "
+                "`detectflow worker` can"
+            )
     names, _ = choose(root, wanted, repository=None)
     chosen = [each for each in known if each["name"] in names]
     deployments = [as_served(each) for each in chosen]
@@ -61,7 +66,8 @@ def as_served(definition: dict[str, Any]) -> RunnerDeployment:
         description=definition.get("description"),
         tags=definition.get("tags"),
         parameters=definition.get("parameters"),
-        schedules=[_schedule(definition, each) for each in definition.get("schedules") or ()] or None,
+        schedules=[_schedule(definition, each) for each in definition.get("schedules") or ()]
+        or None,
         concurrency_limit=ConcurrencyLimitConfig(**limit) if isinstance(limit, dict) else limit,
     )
 
@@ -72,18 +78,25 @@ def _flow(definition: dict[str, Any]) -> Any:
         return getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ConfigError(
-            f"{DEFINITIONS}: deployment '{definition['name']}': entrypoint {definition['entrypoint']}: {error}"
+            f"{DEFINITIONS}: deployment '{definition['name']}': entrypoint "
+            f"{definition['entrypoint']}: {error}"
         ) from None
 
 
 def _schedule(definition: dict[str, Any], given: Any) -> dict[str, Any]:
-    """One entry of `schedules`, which names `cron`, `interval` (seconds) or `rrule`, as Prefect's files do."""
+    """One entry of `schedules`, which names `cron`, `interval` (seconds) or `rrule`, as Prefect's
+    files do.
+    """
     kinds = {"cron": CronSchedule, "interval": IntervalSchedule, "rrule": RRuleSchedule}
     kind = next((key for key in kinds if isinstance(given, dict) and given.get(key)), None)
     place = f"{DEFINITIONS}: deployment '{definition['name']}'"
     if kind is None:
         raise ConfigError(f"{place}: a schedule needs one of {', '.join(kinds)}, got {given}")
-    fields = {key: given[key] for key in (kind, "timezone", "anchor_date", "day_or") if given.get(key) is not None}
+    fields = {
+        key: given[key]
+        for key in (kind, "timezone", "anchor_date", "day_or")
+        if given.get(key) is not None
+    }
     try:
         return {"schedule": kinds[kind](**fields), "active": given.get("active", True)}
     except ValidationError as error:
@@ -91,9 +104,13 @@ def _schedule(definition: dict[str, Any], given: Any) -> dict[str, Any]:
 
 
 def _take_from_pool(deployment_id: Any) -> None:
-    """What `detectflow deploy` registered before is in the way: the pool, whose workers would run it too, and its place."""
+    """What `detectflow deploy` registered before is in the way: the pool, whose workers would run
+    it too, and its place.
+    """
     with get_client(sync_client=True) as client:
-        client.update_deployment(deployment_id, DeploymentUpdate(path=".", work_pool_name=None, pull_steps=None))
+        client.update_deployment(
+            deployment_id, DeploymentUpdate(path=".", work_pool_name=None, pull_steps=None)
+        )
 
 
 def _tell_taken_over(name: str) -> None:
@@ -104,4 +121,9 @@ def _tell_taken_over(name: str) -> None:
         except ObjectNotFound:
             return
     if pool:
-        logger.warning("%s was run by workers of the pool '%s'; now it runs here. `make deploy` gives it back.", name, pool)
+        logger.warning(
+            "%s was run by workers of the pool '%s'; now it runs here. `make deploy` gives it "
+            "back.",
+            name,
+            pool,
+        )

@@ -1,8 +1,11 @@
-"""Which Prefect server a run reports to: the configured one, the project's own when its UI is up, else a temporary one.
+"""Which Prefect server a run reports to: the configured one, the project's own when its UI is up,
+else a temporary one.
 
-Must be asked before prefect is imported, because prefect reads its address at import. A temporary server is the same
-program that Prefect starts by itself in its ephemeral mode, but in its own session: there a Ctrl-C would end the server
-before the run could tell it about the Ctrl-C, and a `kill -9` of the run would leave it behind for ever.
+Must be asked before prefect is imported, because prefect reads its address at import. A temporary
+server is the same
+program that Prefect starts by itself in its ephemeral mode, but in its own session: there a Ctrl-C
+would end the server before the run could tell it about the Ctrl-C, and a `kill -9` of the run would
+leave it behind for ever.
 """
 
 from __future__ import annotations
@@ -17,21 +20,34 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import WorkspaceError
-from engine.tracking.environment import state_root
+from engine.project.environment import state_root
+from engine.project.lock_holders import LOCKED, describe_lock
+from engine.project.redaction import hide, prefect_login
 from engine.tracking.mlflow_links import ui_base
-from engine.tracking.open_files import LOCKED, locked_in_words
-from engine.tracking.secrets import hide, prefect_login
-from flows.processes import LOOPBACK, Child, answers, free_port, is_local, read_text, refuses, why_silent
+from flows.processes import (
+    LOOPBACK,
+    Child,
+    answers,
+    free_port,
+    is_local,
+    read_text,
+    refuses,
+    why_silent,
+)
 
 logger = logging.getLogger("detectflow")
 
 GONE_AFTER_S = 5.0
-FIRST_ANSWER_S = 10.0  # the first question to a server that has just started takes seconds on a busy machine
+FIRST_ANSWER_S = (
+    10.0  # the first question to a server that has just started takes seconds on a busy machine
+)
 
 
 @dataclass(frozen=True)
 class Server:
-    """The server of a run. `child` is there when the run brought its own, which has no UI and ends with it."""
+    """The server of a run. `child` is there when the run brought its own, which has no UI and ends
+    with it.
+    """
 
     api_url: str
     child: Child | None = None
@@ -48,22 +64,31 @@ class Server:
         try:
             self.child.wait_until_it_answers(f"{self.api_url}/health", timeout_s)
         except WorkspaceError:
-            if LOCKED not in self.child.last_words(lines=100) or "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ:
+            if (
+                LOCKED not in self.child.last_words(lines=100)
+                or "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ
+            ):
                 raise
-            advice = locked_in_words(Path(os.environ["PREFECT_HOME"]) / "prefect.db")
-            raise WorkspaceError(f"The temporary Prefect server cannot open its database. {advice}") from None
+            advice = describe_lock(Path(os.environ["PREFECT_HOME"]) / "prefect.db")
+            raise WorkspaceError(
+                f"The temporary Prefect server cannot open its database. {advice}"
+            ) from None
 
 
 def connect(root: Path) -> Server:
-    """Find or start the server of the workspace `root`, and set PREFECT_API_URL for prefect's import.
+    """Find or start the server of the workspace `root`, and set PREFECT_API_URL for prefect's
+    import.
 
     Raises:
-        WorkspaceError: PREFECT_API_URL is set, and nothing answers there, or the login or its version is wrong.
+        WorkspaceError: PREFECT_API_URL is set, and nothing answers there, or the login or its
+            version is wrong.
     """
     state = state_root(root)
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
-        check_answers(configured, "or unset the variable: a run then brings its own temporary server")
+        check_answers(
+            configured, "or unset the variable: a run then brings its own temporary server"
+        )
         check_login(configured)
         check_version(configured)
         return Server(configured)
@@ -78,7 +103,9 @@ def connect(root: Path) -> Server:
 
 
 def check_answers(api_url: str, otherwise: str = "") -> None:
-    """WorkspaceError where no Prefect server answers at PREFECT_API_URL: why not, and what to write in its place."""
+    """WorkspaceError where no Prefect server answers at PREFECT_API_URL: why not, and what to write
+    in its place.
+    """
     why = why_silent(f"{api_url}/health", FIRST_ANSWER_S)
     if why is None:
         return
@@ -86,8 +113,14 @@ def check_answers(api_url: str, otherwise: str = "") -> None:
     for meant in (f"{api_url.rstrip('/')}/api", f"http://{api_url}", f"http://{api_url}/api"):
         if answers(f"{meant}/health"):
             raise WorkspaceError(f"{written}: write {hide(meant)}")
-    what = "start it (`make ui`)" if is_local(api_url) else "correct the address (http://HOST:4200/api)"
-    raise WorkspaceError(f"{written}: {why}. Look whether it is up, {', '.join(filter(None, (what, otherwise)))}.")
+    what = (
+        "start it (`make ui`)"
+        if is_local(api_url)
+        else "correct the address (http://HOST:4200/api)"
+    )
+    raise WorkspaceError(
+        f"{written}: {why}. Look whether it is up, {', '.join(filter(None, (what, otherwise)))}."
+    )
 
 
 def is_gone() -> bool:
@@ -97,23 +130,35 @@ def is_gone() -> bool:
 
 
 def check_login(api_url: str) -> None:
-    """WorkspaceError where the server does not take PREFECT_API_AUTH_STRING: its health is told to anybody, nothing else is."""
+    """WorkspaceError where the server does not take PREFECT_API_AUTH_STRING: its health is told to
+    anybody, nothing else is.
+    """
     if refuses(f"{api_url}/admin/version", prefect_login(), FIRST_ANSWER_S):
-        found = "is not the one it expects" if os.environ.get("PREFECT_API_AUTH_STRING") else "is not set"
+        found = (
+            "is not the one it expects"
+            if os.environ.get("PREFECT_API_AUTH_STRING")
+            else "is not set"
+        )
         raise WorkspaceError(
-            f"the Prefect server at {hide(api_url)} wants a login, and PREFECT_API_AUTH_STRING {found}. Set it in .env: "
-            "PREFECT_API_AUTH_STRING='user:password', the server's own PREFECT_SERVER_API_AUTH_STRING."
+            f"the Prefect server at {hide(api_url)} wants a login, and PREFECT_API_AUTH_STRING "
+            f"{found}. Set it in .env: "
+            "PREFECT_API_AUTH_STRING='user:password', the server's own "
+            "PREFECT_SERVER_API_AUTH_STRING."
         )
 
 
 def check_version(api_url: str) -> None:
-    """WorkspaceError where the server's Prefect is another than this environment's. A server that does not say is let be."""
+    """WorkspaceError where the server's Prefect is another than this environment's. A server that
+    does not say is let be.
+    """
     theirs = read_text(f"{api_url}/admin/version", FIRST_ANSWER_S, prefect_login())
     if theirs is not None and not _same_version(theirs):
         own = importlib.metadata.version("prefect")
         raise WorkspaceError(
-            f"the Prefect server at {hide(api_url)} is version {theirs.strip().strip(chr(34))[:40]}, and this environment has "
-            f"Prefect {own}: the first two numbers must be equal. Start that server from this project's environment "
+            f"the Prefect server at {hide(api_url)} is version "
+            f"{theirs.strip().strip(chr(34))[:40]}, and this environment has "
+            f"Prefect {own}: the first two numbers must be equal. Start that server from this "
+            "project's environment "
             "(`make ui`), or bring both to the same version."
         )
 
@@ -121,16 +166,20 @@ def check_version(api_url: str) -> None:
 def find_running(state: Path) -> str | None:
     """The API address of the project's own running server, as its `ui` command noted it.
 
-    Whatever else answers on Prefect's usual port is another project's, and may end with it: whoever means that one sets
-    PREFECT_API_URL.
+    Whatever else answers on Prefect's usual port is another project's, and may end with it: whoever
+    means that one sets PREFECT_API_URL.
     """
     url = noted_address(state, "prefect")
-    version = read_text(f"{url}/api/admin/version", FIRST_ANSWER_S, prefect_login()) if url else None
+    version = (
+        read_text(f"{url}/api/admin/version", FIRST_ANSWER_S, prefect_login()) if url else None
+    )
     return f"{url}/api" if _same_version(version) else None
 
 
 def noted_address(state: Path, name: str) -> str | None:
-    """The address that `detectflow ui` noted for its server `name` (prefect, mlflow); perhaps no longer alive."""
+    """The address that `detectflow ui` noted for its server `name` (prefect, mlflow); perhaps no
+    longer alive.
+    """
     try:
         return json.loads(notes_file(state).read_text(encoding="utf-8")).get(name)
     except (OSError, ValueError, AttributeError):
@@ -138,7 +187,9 @@ def noted_address(state: Path, name: str) -> str | None:
 
 
 def mlflow_ui(root: Path) -> str | None:
-    """The address of MLflow's UI: the team's server, or the project's own while `detectflow ui` runs; else None."""
+    """The address of MLflow's UI: the team's server, or the project's own while `detectflow ui`
+    runs; else None.
+    """
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
         return ui_base(root)
     url = noted_address(state_root(root), "mlflow")
@@ -151,13 +202,35 @@ def notes_file(state: Path) -> Path:
 
 
 def start_temporary(state: Path) -> Server:
-    """Start a server for this process alone; it ends when the interpreter does, after prefect's own exit handlers."""
+    """Start a server for this process alone; it ends when the interpreter does, after prefect's own
+    exit handlers.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--lifespan", "on",
-               "--host", LOOPBACK, "--port", str(port), "--log-level", "error"]  # fmt: skip
-    # As Prefect does for its ephemeral server: no UI, no scheduler that would plan runs nobody is there to start.
-    env = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    child = Child("The temporary Prefect server", command, state / ".cache" / "prefect-server.log", env)
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "prefect.server.api.server:create_app",
+        "--lifespan",
+        "on",
+        "--host",
+        LOOPBACK,
+        "--port",
+        str(port),
+        "--log-level",
+        "error",
+    ]
+    # As Prefect does for its ephemeral server: no UI, no scheduler that would plan runs nobody is
+    # there to start.
+    env = {
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+    }
+    child = Child(
+        "The temporary Prefect server", command, state / ".cache" / "prefect-server.log", env
+    )
     atexit.register(child.stop)
     return Server(f"http://{LOOPBACK}:{port}/api", child)
 

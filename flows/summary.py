@@ -1,4 +1,5 @@
-"""What a run made, read from the reports of its stages: as text for the console, as Markdown for the Prefect UI.
+"""What a run made, read from the reports of its stages: as text for the console, as Markdown for
+the Prefect UI.
 
 Reads files only. A report that is not there (a stage that has not run) leaves its lines out.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.stages.common import Layout
+from engine.stages.layout import Layout
 from engine.tracking.mlflow_links import run_of_version, run_url, version_url
 
 FIGURES = {
@@ -53,10 +54,17 @@ class Summary:
 def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -> Summary:
     """Collect what the stages of `root` reported."""
     layout = Layout(root)
-    validated = {**read_or_nothing(layout.origin("validate")), **read_or_nothing(layout.summary("validate"))}
+    validated = {
+        **read_or_nothing(layout.origin("validate")),
+        **read_or_nothing(layout.summary("validate")),
+    }
     registered = read_or_nothing(layout.summary("register"))
     exported = read_or_nothing(layout.summary("export")).get("files") or {}
-    figures = {short: float(validated[key]) for key, short in FIGURES.items() if validated.get(key) is not None}
+    figures = {
+        short: float(validated[key])
+        for key, short in FIGURES.items()
+        if validated.get(key) is not None
+    }
     weights = ["weights/best.pt"] if layout.best.is_file() else []
     return Summary(
         name=name,
@@ -95,12 +103,18 @@ def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
     if found and mlflow:
         experiment, run = found
         version = version_url(told["model"], told["version"], mlflow)
-        lines.append(f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and tables]"
-                     f"({run_url(experiment, f'{run}/artifacts', mlflow)}), [version {told['version']}]({version})")  # fmt: skip
+        lines.append(
+            f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and "
+            "tables]"
+            f"({run_url(experiment, f'{run}/artifacts', mlflow)}), [version "
+            f"{told['version']}]({version})"
+        )
     elif found:
         lines.append(f"MLflow: run `{found[1]}`; `detectflow ui` in `{root}` opens it")
     host = platform.node()
-    lines += [f"Report on {host}: `{page}`" for page in sorted(Layout(root).reports.rglob("*.html"))]
+    lines += [
+        f"Report on {host}: `{page}`" for page in sorted(Layout(root).reports.rglob("*.html"))
+    ]
     lines.append(f"Reports on {host}: `{Layout(root).reports}`")
     return tuple(lines)
 
@@ -109,7 +123,9 @@ def _model(registered: dict[str, Any]) -> str:
     if not registered.get("model"):
         return ""
     aliases = ", ".join(registered.get("aliases") or [])
-    return f"{registered['model']} version {registered.get('version')}" + (f" ({aliases})" if aliases else "")
+    return f"{registered['model']} version {registered.get('version')}" + (
+        f" ({aliases})" if aliases else ""
+    )
 
 
 def as_text(summary: Summary) -> str:
@@ -136,11 +152,17 @@ def as_markdown(summary: Summary) -> str:
     parts = [f"# {summary.name}"]
     if summary.figures:
         head = f"| figure ({summary.split}) | value |\n|---|---|"
-        parts.append("\n".join([head, *(f"| {name} | {value:.4f} |" for name, value in summary.figures.items())]))
+        parts.append(
+            "\n".join(
+                [head, *(f"| {name} | {value:.4f} |" for name, value in summary.figures.items())]
+            )
+        )
     if summary.model:
         parts.append(f"**{summary.model}** {summary.decision}")
     parts.append(stage_table(summary.rows))
-    made = [f"`{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.pictures))]
+    made = [
+        f"`{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.pictures))
+    ]
     parts.append("\n".join(f"- {line}" for line in (*summary.links, *made)))
     return "\n\n".join(parts)
 
@@ -155,14 +177,18 @@ def stage_table(rows: Sequence[StageRow]) -> str:
     """A Markdown table: stage, what became of it, why, time."""
     lines = ["| stage | how | time | why |", "|---|---|---|---|"]
     for row in rows:
-        why = "; ".join(row.reasons[:3]).replace("|", "\\|") + (" ..." if len(row.reasons) > 3 else "")
+        why = "; ".join(row.reasons[:3]).replace("|", "\\|") + (
+            " ..." if len(row.reasons) > 3 else ""
+        )
         lines.append(f"| {row.stage} | {row.how} | {duration(row.seconds)} | {why} |")
     return "\n".join(lines)
 
 
 def _counts(rows: Sequence[StageRow]) -> str:
     hows = [row.how for row in rows]
-    return ", ".join(f"{hows.count(how)} {how}" for how in ("ran", "restored", "skipped") if how in hows)
+    return ", ".join(
+        f"{hows.count(how)} {how}" for how in ("ran", "restored", "skipped") if how in hows
+    )
 
 
 def duration(seconds: float) -> str:

@@ -1,7 +1,8 @@
-"""Flow sweep: a search for hyper-parameters, each trial a task, run here in turn, in processes or threads, or by Dask.
+"""Flow sweep: a search for hyper-parameters, each trial a task, run here in turn, in processes or
+threads, or by Dask.
 
-The study (engine/tuning) decides what is tried and remembers it; Prefect decides where, and shows it. Plain values travel
-to the tasks, and results back; weights stay where the trial put them.
+The study (engine/tuning) decides what is tried and remembers it; Prefect decides where, and shows
+it. Plain values travel to the tasks, and results back; weights stay where the trial put them.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from prefect.runtime import flow_run as current_run
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from engine.errors import TrainingError
-from engine.tracking.environment import prepare_environment
-from engine.tuning import trial as trials
-from engine.tuning.report import clear_weights, write_report
-from engine.tuning.study import TOKEN, TRACKING, driving, finished, open_study, ranked, why_all_failed
-from engine.tuning.sweep import Sweep, make_sweep
+from engine.hpo import trial as trials
+from engine.hpo.report import clear_weights, write_report
+from engine.hpo.study import TOKEN, TRACKING, driving, finished, open_study, ranked, why_all_failed
+from engine.hpo.sweep import Sweep, make_sweep
+from engine.project.environment import prepare_environment
 from flows.cluster import dask_runner, lent_environment
 from flows.logs import engine_logs, plain_failures
 
@@ -38,18 +39,26 @@ plain_failures()
 Row = dict[str, Any]
 
 
-@flow(name="sweep", flow_run_name=lambda: f"sweep {(current_run.parameters.get('settings') or {}).get('study') or ''}".strip(),
-      persist_result=False)  # fmt: skip
+@flow(
+    name="sweep",
+    flow_run_name=lambda: (
+        f"sweep {(current_run.parameters.get('settings') or {}).get('study') or ''}".strip()
+    ),
+    persist_result=False,
+)
 def sweep(root: str | None = None, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """Search for settings of training; what `detectflow tune` does.
 
     Args:
         root: the workspace; by default the project around the working directory.
-        settings: of the search and of the trainings together, for example {"trials": 30, "epochs": 20, "jobs": 2}. A storage
-            with a password is not given here, where everybody sees it, but in DETECTFLOW_TUNE_STORAGE.
+        settings: of the search and of the trainings together, for example {"trials": 30, "epochs":
+            20, "jobs": 2}. A storage
+            with a password is not given here, where everybody sees it, but in
+            DETECTFLOW_TUNE_STORAGE.
 
     Raises:
-        ConfigError, DataError, WorkspaceError: before the first trial. TrainingError: no trial came to an end.
+        ConfigError, DataError, WorkspaceError: before the first trial. TrainingError: no trial came
+            to an end.
     """
     folder = prepare_environment(root)
     with engine_logs():
@@ -75,12 +84,16 @@ def sweep(root: str | None = None, settings: dict[str, Any] | None = None) -> di
     return result
 
 
-def search(plan: Sweep, token: str, about_study: Row, indices: range, ended: Callable[[Row], None]) -> None:
+def search(
+    plan: Sweep, token: str, about_study: Row, indices: range, ended: Callable[[Row], None]
+) -> None:
     """Run the trials in turn, or several at a time; `ended` is told of each in this process."""
     tune = plan.settings
     minutes = tune.stop_after_minutes
     deadline = time.time() + 60 * minutes if minutes else None
-    if tune.jobs == 1 and tune.runner != "dask":  # called directly: an interrupt reaches the training at once
+    if (
+        tune.jobs == 1 and tune.runner != "dask"
+    ):  # called directly: an interrupt reaches the training at once
         for index in indices:
             row = one_trial(plan.to_plain(), token, index, about_study, deadline)
             if row["number"] is None:
@@ -98,8 +111,9 @@ def search(plan: Sweep, token: str, about_study: Row, indices: range, ended: Cal
 
 @dataclass(frozen=True)
 class Search:
-    """What the flow `trials` works on. Not its parameter: Prefect shows those (a storage may have a password), and pickles
-    them into other processes."""
+    """What the flow `trials` works on. Not its parameter: Prefect shows those (a storage may have a
+    password), and pickles them into other processes.
+    """
 
     plan: Sweep
     about: Row
@@ -112,7 +126,9 @@ _searches: dict[str, Search] = {}  # by token, those of this process
 
 
 def search_of(token: str) -> Search:
-    """A flow's function is pickled with the globals it names, so it must not name what holds a database connection."""
+    """A flow's function is pickled with the globals it names, so it must not name what holds a
+    database connection.
+    """
     return _searches[token]
 
 
@@ -121,17 +137,26 @@ def several(token: str) -> None:
     """Each trial a task of its own; the runner decides how many at a time."""
     work = search_of(token)
     tune = work.plan.settings
-    threads = max(1, (os.cpu_count() or 1) // tune.jobs) if tune.runner != "threads" and tune.scheduler is None else None
+    threads = (
+        max(1, (os.cpu_count() or 1) // tune.jobs)
+        if tune.runner != "threads" and tune.scheduler is None
+        else None
+    )
     plain = work.plan.to_plain()
     trials.LEAVE.clear()
     try:
-        futures = [one_trial.submit(plain, token, index, work.about, work.deadline, threads) for index in work.indices]
+        futures = [
+            one_trial.submit(plain, token, index, work.about, work.deadline, threads)
+            for index in work.indices
+        ]
         for future in as_completed(futures):
             row = future.result(raise_on_failure=False)
             if isinstance(row, dict) and row["state"] != "left":
                 work.ended(row)
             elif not isinstance(row, dict):
-                logger.warning("a trial was lost with its process (%s); its values will be tried again", row)
+                logger.warning(
+                    "a trial was lost with its process (%s); its values will be tried again", row
+                )
     except BaseException:
         trials.LEAVE.set()  # the runner waits for its threads
         with contextlib.suppress(Exception):
@@ -140,13 +165,27 @@ def several(token: str) -> None:
 
 
 def stop_others(plan: Sweep) -> None:
-    """Tell trials in other processes, for which the runner waits before `driving` could do it, that they are to leave."""
+    """Tell trials in other processes, for which the runner waits before `driving` could do it, that
+    they are to leave.
+    """
     open_study(plan).set_user_attr(TOKEN, "")
 
 
-@task(name="trial", task_run_name="trial {index}", cache_policy=NO_CACHE, persist_result=False, retries=0)
-def one_trial(plan: Row, token: str, index: int, about_study: Row, deadline: float | None = None,
-              torch_threads: int | None = None) -> Row:  # fmt: skip
+@task(
+    name="trial",
+    task_run_name="trial {index}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=0,
+)
+def one_trial(
+    plan: Row,
+    token: str,
+    index: int,
+    about_study: Row,
+    deadline: float | None = None,
+    torch_threads: int | None = None,
+) -> Row:
     """Row of the trial; "number" is None where none was begun."""
     if deadline is not None and time.time() > deadline:
         return {"state": "left", "number": None}
@@ -164,7 +203,10 @@ def task_runner(plan: Sweep) -> TaskRunner[Any]:
     """
     tune = plan.settings
     if tune.runner == "threads":
-        logger.warning("threads share their random numbers: trials are not repeatable to the bit, as those of processes are")
+        logger.warning(
+            "threads share their random numbers: trials are not repeatable to the bit, as those "
+            "of processes are"
+        )
         return ThreadPoolTaskRunner(max_workers=tune.jobs)
     if tune.runner == "processes":
         return ProcessPoolTaskRunner(max_workers=tune.jobs)
@@ -174,10 +216,16 @@ def task_runner(plan: Sweep) -> TaskRunner[Any]:
 
 def about(plan: Sweep, study: Any) -> Row:
     """The study as the tracker knows it."""
-    began = min((trial.datetime_start for trial in study.trials if trial.datetime_start), default=None)
+    began = min(
+        (trial.datetime_start for trial in study.trials if trial.datetime_start), default=None
+    )
     tags = {"study": plan.study, "dataset": plan.dataset, "data_digest": plan.digest}
-    return {"key": study.user_attrs[TRACKING], "name": plan.study, "tags": tags,
-            "began_ms": int(1000 * (began.timestamp() if began else time.time()))}  # fmt: skip
+    return {
+        "key": study.user_attrs[TRACKING],
+        "name": plan.study,
+        "tags": tags,
+        "began_ms": int(1000 * (began.timestamp() if began else time.time())),
+    }
 
 
 @contextlib.contextmanager
@@ -186,13 +234,17 @@ def tracked_study(plan: Sweep, study: Any) -> Iterator[Any]:
     from engine.stages.runner import tracking_is_on
 
     if not tracking_is_on():
-        yield trials.Untold()
+        yield trials.NullTracker()
         return
+    from engine.tracking.hpo_runs import SweepRun
     from engine.tracking.stage_run import guarded_run
-    from engine.tracking.sweeps import SweepRun
 
-    space = {f"space.{each.name}": each.in_words() for each in plan.dimensions}
-    params = {**{f"tune.{key}": value for key, value in plan.tune.items()}, **space, "seed": plan.training.seed}
+    space = {f"space.{each.name}": each.describe_error() for each in plan.dimensions}
+    params = {
+        **{f"tune.{key}": value for key, value in plan.tune.items()},
+        **space,
+        "seed": plan.training.seed,
+    }
     with guarded_run(SweepRun(about(plan, study), params, Path(plan.root))) as run:
         yield run
 
@@ -200,15 +252,23 @@ def tracked_study(plan: Sweep, study: Any) -> Iterator[Any]:
 def tell(row: Row, plan: Sweep, study: Any) -> None:
     """One line a trial."""
     best = ranked(study)
-    value = f"{plan.training.monitor} {row['value']:.4f}" if row["value"] is not None else row.get("error", "no value")
+    value = (
+        f"{plan.training.monitor} {row['value']:.4f}"
+        if row["value"] is not None
+        else row.get("error", "no value")
+    )
     of_best = f" (best {best[0].value:.4f}, trial {best[0].number})" if best else ""
-    logger.info("trial %d %s: %s%s, %.0f s", row["number"], row["state"], value, of_best, row["seconds"])
+    logger.info(
+        "trial %d %s: %s%s, %.0f s", row["number"], row["state"], value, of_best, row["seconds"]
+    )
 
 
 def show(result: Row) -> None:
     """The table as an artifact of the run."""
     try:
         commands = "\n".join(f"    {command}" for command in result.get("commands", ()))
-        create_markdown_artifact(f"{result['table']}\n\n{commands}", key="sweep-result", description="the best trials")
+        create_markdown_artifact(
+            f"{result['table']}\n\n{commands}", key="sweep-result", description="the best trials"
+        )
     except Exception as error:
         logger.warning("the Prefect server does not take the result (%s)", type(error).__name__)

@@ -18,9 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(autouse=True)
 def environment_as_before():
-    """What a test, or a command that it calls in this process, sets in the environment ends with the test.
+    """What a test, or a command that it calls in this process, sets in the environment ends with
+    the test.
 
-    But for the time limits that the sender's thread sets around its own requests: without them it waits for minutes.
+    But for the time limits that the sender's thread sets around its own requests: without them it
+    waits for minutes.
     """
     before = dict(os.environ)
     yield

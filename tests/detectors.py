@@ -1,15 +1,17 @@
-"""A detector nobody trained that still finds things: random weights whose scores spread over [0, 1]. For tests."""
+"""A detector nobody trained that still finds things: random weights whose scores spread over [0,
+1]. For tests.
+"""
 
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from engine.core.checkpoint import Checkpoint, save_checkpoint
+from engine.data.manifest import class_hash
 from engine.detect.model_io import model_meta
-from engine.export.pictures import batches
-from engine.kernel.checkpoint import Checkpoint, save_checkpoint
-from engine.parts.data.prepared import class_hash
-from engine.parts.model import build_model
+from engine.export.parity_images import batches
+from engine.models.yolov8 import build_model
 
 NAMES = ("square", "disc")
 SIZE = (64, 64)
@@ -18,8 +20,9 @@ DIGEST = "d" * 64
 
 @torch.no_grad()
 def random_detector(nc: int = 2, seed: int = 0) -> nn.Module:
-    """A yolov8n in eval mode whose batch norms know real statistics, so that no layer is silent; about one score in
-    twenty is above one half."""
+    """A yolov8n in eval mode whose batch norms know real statistics, so that no layer is silent;
+    about one score in twenty is above one half.
+    """
     torch.manual_seed(seed)
     model = build_model("yolov8n", nc)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -1,7 +1,9 @@
-"""The command line: `detectflow MODE key=value ...`. Reads words, calls an executor or the flow, prints what came out.
+"""The command line: `detectflow MODE key=value ...`. Reads words, calls an executor or the flow,
+prints what came out.
 
-Nothing heavy is imported before it is needed: help answers at once. Exit codes: 0 done, 1 could not be finished, 2 a
-wrong request, 130 interrupted, 143 terminated. A mistake of the user is one message; DETECTFLOW_DEBUG=1 shows where it arose.
+Nothing heavy is imported before it is needed: help answers at once. Exit codes: 0 done, 1 could not
+be finished, 2 a wrong request, 130 interrupted, 143 terminated. A mistake of the user is one
+message; DETECTFLOW_DEBUG=1 shows where it arose.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ WRONG_REQUEST = 2
 MODES = {  # mode -> module that has a function of this name, taking the words after it
     "run": "engine.cli.run",
     "ui": "engine.cli.ui",
-    "train": "engine.cli.models",
-    "val": "engine.cli.models",
-    "predict": "engine.cli.models",
-    "export": "engine.cli.models",
+    "train": "engine.cli.modes",
+    "val": "engine.cli.modes",
+    "predict": "engine.cli.modes",
+    "export": "engine.cli.modes",
     "stage": "engine.cli.run",
     "deploy": "engine.cli.deploy",
     "worker": "engine.cli.deploy",
@@ -62,12 +64,14 @@ def _dispatch(words: list[str]) -> int:
         return show_help([word for word in words[1:] if word not in HELP_WORDS])
     mode, *rest = words
     if mode in {"--version", "-V", "version"}:
-        from engine import __version__
+        from engine.version import __version__
 
         print(f"detectflow {__version__}")
         return 0
     if mode not in MODES:
-        raise ConfigError(f"no mode '{mode}'.{nearest(mode, [*MODES, 'help'])} Modes: {', '.join(MODES)}, help")
+        raise ConfigError(
+            f"no mode '{mode}'.{nearest(mode, [*MODES, 'help'])} Modes: {', '.join(MODES)}, help"
+        )
     if any(word in {"-h", "--help"} for word in rest) or rest[:1] == ["help"]:
         return show_help([mode])
     return getattr(importlib.import_module(MODES[mode]), mode)(rest)
@@ -75,7 +79,11 @@ def _dispatch(words: list[str]) -> int:
 
 def _which_process() -> str:
     """`"rank 1: "` where there are several."""
-    return f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ else ""
+    return (
+        f"rank {os.environ['RANK']}: "
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+        else ""
+    )
 
 
 def show_help(words: Sequence[str]) -> int:
@@ -86,6 +94,8 @@ def show_help(words: Sequence[str]) -> int:
         print(OVERVIEW)
         return 0
     if words[0] not in MODES:
-        raise ConfigError(f"no mode '{words[0]}'.{nearest(words[0], MODES)} Modes: {', '.join(MODES)}")
+        raise ConfigError(
+            f"no mode '{words[0]}'.{nearest(words[0], MODES)} Modes: {', '.join(MODES)}"
+        )
     print(help_of(words[0]))
     return 0

@@ -1,4 +1,5 @@
-"""benchmark loader: how many images a second the loader brings to the device, by cache, workers and augmentation.
+"""benchmark loader: how many images a second the loader brings to the device, by cache, workers and
+augmentation.
 
 It measures the loader that training uses, on the user's own images and machine; no model is built.
 """
@@ -45,7 +46,9 @@ class Speed(NamedTuple):
     cache: str
     workers: int
     augment: bool
-    first_batch_s: float  # until the first batch is on the device: the start of the workers is in it
+    first_batch_s: (
+        float  # until the first batch is on the device: the start of the workers is in it
+    )
     first_epoch: float  # images/s, with that start, nothing cached
     later_epochs: float  # images/s
 
@@ -55,12 +58,16 @@ def benchmark(words: Sequence[str]) -> int:
     if not words or words[0] not in WHAT:
         got = f"'{words[0]}'" if words else "nothing"
         hint = nearest(words[0], WHAT) if words else ""
-        raise ConfigError(f"benchmark measures {' or '.join(WHAT)}, not {got}.{hint} Write `detectflow benchmark loader`")
+        raise ConfigError(
+            f"benchmark measures {' or '.join(WHAT)}, not {got}.{hint} Write `detectflow "
+            "benchmark loader`"
+        )
     options, train = _options(parse_overrides(words[1:]))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     config, source = _set_up(options["data"], train)
-    from engine.kernel.device import select_device
-    from engine.parts.data.prepared import open_dataset, read_manifest
+    from engine.core.distributed import select_device
+    from engine.data.manifest import read_manifest
+    from engine.datasets.open import open_dataset
 
     device = select_device(config.device)
     records = read_manifest(open_dataset(source).manifest(options["split"]))
@@ -70,11 +77,18 @@ def benchmark(words: Sequence[str]) -> int:
     for cache in options["cache"]:
         for workers in options["workers"]:
             for augment in options["augment"]:
-                rows.append(measure(records, config, cache, workers, augment, options["epochs"], device))
+                rows.append(
+                    measure(records, config, cache, workers, augment, options["epochs"], device)
+                )
     about = {
-        "data": source, "split": options["split"], "images": len(records), "imgsz": list(config.input_size),
-        "batch": config.batch, "device": str(device), "epochs": options["epochs"],
-    }  # fmt: skip
+        "data": source,
+        "split": options["split"],
+        "images": len(records),
+        "imgsz": list(config.input_size),
+        "batch": config.batch,
+        "device": str(device),
+        "epochs": options["epochs"],
+    }
     if options["format"] == "json":
         print(json.dumps({**about, "rows": [row._asdict() for row in rows]}, indent=2))
     else:
@@ -83,14 +97,22 @@ def benchmark(words: Sequence[str]) -> int:
 
 
 def measure(
-    records: Sequence[ImageRecord], config: Any, cache: str, workers: int, augment: bool, epochs: int, device: Any
+    records: Sequence[ImageRecord],
+    config: Any,
+    cache: str,
+    workers: int,
+    augment: bool,
+    epochs: int,
+    device: Any,
 ) -> Speed:
-    """One loader over `epochs` epochs, each batch brought to `device` as uint8. A disk cache starts empty and is removed."""
+    """One loader over `epochs` epochs, each batch brought to `device` as uint8. A disk cache starts
+    empty and is removed.
+    """
+    from engine.data.dataset import DetectionDataset
+    from engine.data.loader import build_loader
+    from engine.data.transforms import Augment
+    from engine.datasets.source import default_cache_dir
     from engine.detect.trainer import AUGMENT_KEYS
-    from engine.parts.data.dataset import DetectionDataset
-    from engine.parts.data.loader import build_loader
-    from engine.parts.data.prepared import default_cache_dir
-    from engine.parts.data.transforms import Augment
 
     place = default_cache_dir()
     place.mkdir(parents=True, exist_ok=True)
@@ -98,19 +120,34 @@ def measure(
         dataset = DetectionDataset(
             records,
             config.input_size,
-            augment=Augment(**{key: getattr(config, key) for key in AUGMENT_KEYS}) if augment else None,
+            augment=Augment(**{key: getattr(config, key) for key in AUGMENT_KEYS})
+            if augment
+            else None,
             seed=config.seed,
             cache=cache,
             cache_dir=folder if cache == "disk" else None,
         )
-        loader = build_loader(dataset, config.batch, shuffle=augment, workers=workers, seed=config.seed,
-                              pin_memory=device.type == "cuda")  # fmt: skip
+        loader = build_loader(
+            dataset,
+            config.batch,
+            shuffle=augment,
+            workers=workers,
+            seed=config.seed,
+            pin_memory=device.type == "cuda",
+        )
         try:
             passes = [_epoch(loader, epoch, device) for epoch in range(epochs)]
         finally:
             loader.close()
     (first_batch_s, first_s), later_s = passes[0], sum(seconds for _, seconds in passes[1:])
-    return Speed(cache, workers, augment, first_batch_s, len(records) / first_s, (epochs - 1) * len(records) / later_s)
+    return Speed(
+        cache,
+        workers,
+        augment,
+        first_batch_s,
+        len(records) / first_s,
+        (epochs - 1) * len(records) / later_s,
+    )
 
 
 def _epoch(loader: Any, epoch: int, device: Any) -> tuple[float, float]:
@@ -131,14 +168,17 @@ def table(about: Mapping[str, Any], rows: Sequence[Speed]) -> str:
     """What was measured, then a line for each loader."""
     height, width = about["imgsz"]
     lines = [
-        f"{about['images']} images of {about['data']} ({about['split']}), {height} x {width} px, batch {about['batch']}, "
+        f"{about['images']} images of {about['data']} ({about['split']}), {height} x {width} px, "
+        f"batch {about['batch']}, "
         f"uint8 to {about['device']}; images/s",
         "",
-        f"{'cache':<7}{'workers':>8}{'augment':>9}{'first batch, s':>16}{'first epoch':>13}{'later epochs':>14}",
+        f"{'cache':<7}{'workers':>8}{'augment':>9}{'first batch, s':>16}"
+        f"{'first epoch':>13}{'later epochs':>14}",
     ]
     for row in rows:
         lines.append(
-            f"{row.cache:<7}{row.workers:>8}{'yes' if row.augment else 'no':>9}{row.first_batch_s:>16.2f}"
+            f"{row.cache:<7}{row.workers:>8}{'yes' if row.augment else 'no':>9}"
+            f"{row.first_batch_s:>16.2f}"
             f"{row.first_epoch:>13.0f}{row.later_epochs:>14.0f}"
         )
     return "\n".join(lines)
@@ -146,11 +186,13 @@ def table(about: Mapping[str, Any], rows: Sequence[Speed]) -> str:
 
 def _options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The words of this mode with their defaults, and those of section train."""
-    from engine.parts.data.cache import MODES
+    from engine.data.cache import MODES
 
     for key in given:
         if key not in DEFAULTS and key not in TRAIN_KEYS:
-            raise ConfigError(f"benchmark loader: unknown key '{key}'.{nearest(key, [*DEFAULTS, *TRAIN_KEYS])}")
+            raise ConfigError(
+                f"benchmark loader: unknown key '{key}'.{nearest(key, [*DEFAULTS, *TRAIN_KEYS])}"
+            )
     options = {key: given.get(key, default) for key, default in DEFAULTS.items()}
     for key in ("cache", "workers", "augment"):
         options[key] = _several(options[key])
@@ -158,12 +200,20 @@ def _options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     _among("augment", options["augment"], (True, False))
     _among("format", [options["format"]], FORMATS)
     _among("split", [options["split"]], SPLITS)
-    for key, least in (("workers", 0), ("images", 0), ("epochs", 2)):  # one epoch would show no cache at work
+    for key, least in (
+        ("workers", 0),
+        ("images", 0),
+        ("epochs", 2),
+    ):  # one epoch would show no cache at work
         for value in options[key] if key == "workers" else [options[key]]:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"benchmark loader: {key}={value}: expected a whole number, {least} or more")
+                raise ConfigError(
+                    f"benchmark loader: {key}={value}: expected a whole number, {least} or more"
+                )
     if (most := max(options["workers"], default=0)) > MOST_WORKERS:
-        raise ConfigError(f"benchmark loader: workers={most}: expected {MOST_WORKERS} or less, as in training")
+        raise ConfigError(
+            f"benchmark loader: workers={most}: expected {MOST_WORKERS} or less, as in training"
+        )
     return options, {key: given[key] for key in TRAIN_KEYS if key in given}
 
 
@@ -178,15 +228,18 @@ def _among(key: str, values: Sequence[Any], known: Sequence[Any]) -> None:
     for value in values:
         if value not in known:
             shown = ", ".join(str(each).lower() for each in known)
-            raise ConfigError(f"benchmark loader: {key}={value}.{nearest(str(value), map(str, known))} There are: {shown}")
+            raise ConfigError(
+                f"benchmark loader: {key}={value}.{nearest(str(value), map(str, known))} There "
+                f"are: {shown}"
+            )
 
 
 def _set_up(data: Any, train: Mapping[str, Any]) -> tuple[Any, str]:
     """The settings of training, those of the project where there is one, and the dataset."""
     from engine.config import Params
     from engine.config.schema import SECTIONS
-    from engine.stages.common import Layout
-    from engine.tracking.environment import NoProject, prepare_environment
+    from engine.project.environment import NoProject, prepare_environment
+    from engine.stages.layout import Layout
 
     root = None
     with contextlib.suppress(NoProject):  # any dataset can be measured outside a project
@@ -194,12 +247,19 @@ def _set_up(data: Any, train: Mapping[str, Any]) -> tuple[Any, str]:
     base = Params.load(root / "params.yaml").train if root else SECTIONS["train"]()
     config = base.with_overrides(train)
     if config.batch < 1:
-        raise ConfigError(f"benchmark loader: batch={config.batch} is found in training; give a number, for example batch=16")
+        raise ConfigError(
+            f"benchmark loader: batch={config.batch} is found in training; give a number, for "
+            "example batch=16"
+        )
     if data is not None:
         return config, str(data)
     prepared = Layout(root).prepared if root else None
     if prepared is None or not (prepared / "dataset.json").is_file():
-        where = f"{prepared}: no prepared dataset" if prepared else f"{Path.cwd()}: no project here or above"
+        where = (
+            f"{prepared}: no prepared dataset"
+            if prepared
+            else f"{Path.cwd()}: no project here or above"
+        )
         raise ConfigError(
             f"{where}. Prepare it (`detectflow run`) or bring it (`dvc pull`), or name a dataset: "
             "`detectflow benchmark loader data=data/digits.yaml`"

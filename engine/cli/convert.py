@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.words import text_of
+from engine.cli.arguments import text_of
 from engine.config import DataConfig, parse_overrides
 from engine.errors import ConfigError, nearest
 
@@ -15,13 +15,17 @@ SETTINGS = ("path", "options", "policies")  # of the data section
 
 
 def convert(words: Sequence[str]) -> int:
-    """`detectflow convert data=DATASET format=FORMAT out=FOLDER [path=FOLDER] [policies.KIND=POLICY ...]`"""
+    """`detectflow convert data=DATASET format=FORMAT out=FOLDER [path=FOLDER] [policies.KIND=POLICY
+    ...]`
+    """
     given = parse_overrides(words)
     settings: dict[str, Any] = {}
     for key in [key for key in given if key not in REQUIRED]:
         section, dot, entry = key.partition(".")
         if section not in SETTINGS:
-            raise ConfigError(f"convert: unknown key '{key}'.{nearest(key, [*REQUIRED, *SETTINGS])}")
+            raise ConfigError(
+                f"convert: unknown key '{key}'.{nearest(key, [*REQUIRED, *SETTINGS])}"
+            )
         if dot:
             settings.setdefault(section, {})[entry] = given.pop(key)
         else:
@@ -30,7 +34,7 @@ def convert(words: Sequence[str]) -> int:
         if given.get(key) is None:
             raise ConfigError(f"convert: no {key} given, for example {key}={example}")
     source = DataConfig.build({"source": str(given["data"]), **settings}, "convert")
-    from engine.parts.data.convert import convert as write
+    from engine.datasets.convert import convert as write
 
     out = Path(str(text_of("convert", "out", given["out"])))
     done = write(str(text_of("convert", "data", given["data"])), out, str(given["format"]), source)
@@ -38,5 +42,8 @@ def convert(words: Sequence[str]) -> int:
         print(line)
     for what, count in done.lost.items():
         print(f"{given['format']} has no place for {count} x {what}: left out")
-    print(f"{done.images} images, {done.boxes} boxes, {len(done.names)} classes as {given['format']} in {out}/")
+    print(
+        f"{done.images} images, {done.boxes} boxes, {len(done.names)} classes as "
+        f"{given['format']} in {out}/"
+    )
     return 0

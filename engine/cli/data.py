@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.words import folder_to_write, text_of, written_into
+from engine.cli.arguments import folder_to_write, text_of, written_into
 from engine.config import DataConfig, Params, parse_overrides
 from engine.config.sections import PrepareFlowConfig
 from engine.errors import ConfigError, nearest
@@ -18,7 +18,14 @@ from engine.errors import ConfigError, nearest
 REFUSED = 1  # exit code of check where prepare would refuse the dataset
 
 # Words of a mode that are no settings of the data section, with their defaults.
-CHECK_EXTRA = {"data": None, "model": None, "device": "auto", "out": "runs/check", "classes": None, "workers": None}
+CHECK_EXTRA = {
+    "data": None,
+    "model": None,
+    "device": "auto",
+    "out": "runs/check",
+    "classes": None,
+    "workers": None,
+}
 
 
 def check(words: Sequence[str]) -> int:
@@ -27,14 +34,20 @@ def check(words: Sequence[str]) -> int:
     extra = _take(given, "check", CHECK_EXTRA)
     settings, root = _settings(extra["data"], given)
     workers, out = _workers(extra["workers"], root), folder_to_write("check", "out", extra["out"])
+    from engine.datasets.convert import refuse_inside
+    from engine.datasets.description import load_description
+    from engine.datasets.findings import Findings
+    from engine.datasets.reports.check_report import (
+        KEPT_PER_KIND,
+        report_page,
+        report_text,
+        report_values,
+        worst,
+    )
+    from engine.datasets.scan import examine
+    from engine.datasets.workers import LocalWorkers
     from engine.files import write_text
-    from engine.parts.data.check_report import KEPT_PER_KIND, report_page, report_text, report_values, worst
-    from engine.parts.data.checks import Findings
-    from engine.parts.data.convert import refuse_inside
-    from engine.parts.data.description import load_description
-    from engine.parts.data.examine import examine
-    from engine.parts.data.workers import LocalWorkers
-    from engine.stages.common import write_json
+    from engine.stages.layout import write_json
 
     findings = Findings.with_policies(settings.policies, keep=KEPT_PER_KIND)
     description = load_description(settings.source)
@@ -45,7 +58,13 @@ def check(words: Sequence[str]) -> int:
     with _copies(description.generated) as copies:
         schema = _schema(extra["classes"], root)
         found = examine(
-            description, settings, findings, copies=copies, schema=schema, progress=_progress, mapper=LocalWorkers(workers)
+            description,
+            settings,
+            findings,
+            copies=copies,
+            schema=schema,
+            progress=_progress,
+            mapper=LocalWorkers(workers),
         )
         if extra["model"]:
             _ask_model(extra["model"], extra["device"], found, findings)
@@ -53,7 +72,7 @@ def check(words: Sequence[str]) -> int:
             write_json(out / "report.json", report_values(description.name, found, findings))
             write_text(out / "report.html", report_page(description.name, found, findings))
     if extra["classes"] and schema is None and found.names:
-        from engine.parts.data.classes import write_classes
+        from engine.datasets.classes import write_classes
 
         write_classes(Path(extra["classes"]), found.names)
         print(f"classes {extra['classes']}: {', '.join(found.names)}")
@@ -70,7 +89,8 @@ def diff(words: Sequence[str]) -> int:
         wrong = next(iter(given.keys() - {"out", "tell"}), None)
         hint = f", not '{wrong}='" if wrong else ""
         raise ConfigError(
-            f"diff takes one or two versions, out=FOLDER and tell=true{hint}. `detectflow help diff` shows what a version is"
+            f"diff takes one or two versions, out=FOLDER and tell=true{hint}. `detectflow help "
+            "diff` shows what a version is"
         )
     out = folder_to_write("diff", "out", text_of("diff", "out", given.get("out")) or "runs/diff")
     telling = given.get("tell", False)
@@ -80,12 +100,12 @@ def diff(words: Sequence[str]) -> int:
     root = _project()
     if telling:
         _server_to_tell(root)
-    from engine.cli.versions import PREPARED, folder_of, open_version
+    from engine.cli.dataset_versions import PREPARED, folder_of, open_version
+    from engine.datasets.convert import refuse_inside
+    from engine.datasets.reports.diff_report import diff_page, diff_text, diff_values
+    from engine.datasets.version_diff import compare
     from engine.files import write_text
-    from engine.parts.data.compare import compare
-    from engine.parts.data.convert import refuse_inside
-    from engine.parts.data.diff_report import diff_page, diff_text, diff_values
-    from engine.stages.common import write_json
+    from engine.stages.layout import write_json
 
     before, after = [*versions, PREPARED][:2]
     for place in (folder_of(before), folder_of(after), root and root / PREPARED):
@@ -110,17 +130,24 @@ def diff(words: Sequence[str]) -> int:
 
 
 def _server_to_tell(root: Path | None) -> None:
-    """Make the Prefect server the one that events go to. ConfigError, WorkspaceError: there is none; said before the work."""
+    """Make the Prefect server the one that events go to. ConfigError, WorkspaceError: there is
+    none; said before the work.
+    """
     if root is None:
-        raise ConfigError("diff: tell=true needs a project, whose Prefect server is told. Go to the project's folder")
+        raise ConfigError(
+            "diff: tell=true needs a project, whose Prefect server is told. Go to the project's "
+            "folder"
+        )
     from flows.deploy import use_server
 
     use_server(root)
 
 
 def _project() -> Path | None:
-    """The root of the project here, its environment prepared; None outside a project: caches stay in the working directory."""
-    from engine.tracking.environment import NoProject, prepare_environment
+    """The root of the project here, its environment prepared; None outside a project: caches stay
+    in the working directory.
+    """
+    from engine.project.environment import NoProject, prepare_environment
 
     with contextlib.suppress(NoProject):
         return prepare_environment()
@@ -128,20 +155,28 @@ def _project() -> Path | None:
 
 
 def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the words that are no settings of the data section; unknown ones get the nearest of both."""
+    """Remove the words that are no settings of the data section; unknown ones get the nearest of
+    both.
+    """
     for key in given:
         if key not in extra and key.split(".")[0] not in DataConfig.model_fields:
-            raise ConfigError(f"{mode}: unknown key '{key}'.{nearest(key.split('.')[0], [*extra, *DataConfig.model_fields])}")
+            raise ConfigError(
+                f"{mode}: unknown key "
+                f"'{key}'.{nearest(key.split('.')[0], [*extra, *DataConfig.model_fields])}"
+            )
     values = {key: given.pop(key, None) for key in extra}
-    texts = {key: value if key == "workers" else text_of(mode, key, value) for key, value in values.items()}
+    texts = {
+        key: value if key == "workers" else text_of(mode, key, value)
+        for key, value in values.items()
+    }
     return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
 
 def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, Path | None]:
     """The data section to check with, and the project's root where there is a project.
 
-    In a project its params.yaml counts; for another dataset than the project's own only what is not about one dataset:
-    policies and thresholds.
+    In a project its params.yaml counts; for another dataset than the project's own only what is not
+    about one dataset: policies and thresholds.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     root = _project()
@@ -155,18 +190,27 @@ def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, P
 
         base = with_absolute_path(own, root).with_overrides({"source": str(root / own.source)})
     else:
-        general = ("policies", "near_duplicate_bits", "tiny_box_px", "seed", "val_fraction", "test_fraction")
+        general = (
+            "policies",
+            "near_duplicate_bits",
+            "tiny_box_px",
+            "seed",
+            "val_fraction",
+            "test_fraction",
+        )
         base = DataConfig(source=str(data), **{key: getattr(own, key) for key in general})
     return base.with_overrides(_nested(given, base)), root
 
 
 @contextlib.contextmanager
 def _copies(needed: bool) -> Iterator[Path | None]:
-    """A folder for images that are generated, which have no file to look at again. Else None, and nothing is made."""
+    """A folder for images that are generated, which have no file to look at again. Else None, and
+    nothing is made.
+    """
     if not needed:
         yield None
         return
-    from engine.parts.data.prepared import default_cache_dir
+    from engine.datasets.source import default_cache_dir
 
     scratch = default_cache_dir() / "check"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -175,7 +219,9 @@ def _copies(needed: bool) -> Iterator[Path | None]:
 
 
 def _workers(given: Any, root: Path | None) -> int:
-    """Processes that look at images: as said on the command line, else as the project says. ConfigError: no such number."""
+    """Processes that look at images: as said on the command line, else as the project says.
+    ConfigError: no such number.
+    """
     if given is None:
         return Params.load(root / "params.yaml").flows.prepare.workers if root else 0
     return PrepareFlowConfig.build({"workers": given}, where="check").workers
@@ -194,8 +240,10 @@ def _nested(given: Mapping[str, Any], base: DataConfig) -> dict[str, Any]:
 
 
 def _schema(file: str | None, root: Path | None) -> Any:
-    """The fixed classes: of `file`, which may not be there yet, else of the project; None where nothing is fixed."""
-    from engine.parts.data.classes import CLASSES_FILE, load_classes
+    """The fixed classes: of `file`, which may not be there yet, else of the project; None where
+    nothing is fixed.
+    """
+    from engine.datasets.classes import CLASSES_FILE, load_classes
 
     path = Path(file) if file else root / CLASSES_FILE if root else None
     return load_classes(path) if path is not None and path.is_file() else None
@@ -203,11 +251,18 @@ def _schema(file: str | None, root: Path | None) -> Any:
 
 def _ask_model(weights: str, device: str, found: Any, findings: Any) -> None:
     """Findings `label_error`: what a trained model sees in the images, beside their labels."""
+    from engine.datasets.label_errors import LEAST_SCORE, LabelErrors
     from engine.detect import DetectionPredictor
-    from engine.parts.data.label_errors import LEAST_SCORE, LabelErrors
 
     predictor = DetectionPredictor(
-        {"model": weights, "device": device, "conf": LEAST_SCORE, "save": False, "verbose": False, "classes": None}
+        {
+            "model": weights,
+            "device": device,
+            "conf": LEAST_SCORE,
+            "save": False,
+            "verbose": False,
+            "classes": None,
+        }
     )
     errors = LabelErrors(found.names)
     results = predictor([str(record.file) for record in found.records], stream=True)
@@ -216,7 +271,8 @@ def _ask_model(weights: str, device: str, found: Any, findings: Any) -> None:
         classes = {index: number[name] for index, name in enumerate(result.names) if name in number}
         if not classes:
             raise ConfigError(
-                f"{weights}: knows none of the dataset's classes. Model: {', '.join(result.names)}. "
+                f"{weights}: knows none of the dataset's classes. Model: "
+                f"{', '.join(result.names)}. "
                 f"Dataset: {', '.join(found.names)}"
             )
         errors.add(record, result.detections, classes)
@@ -227,4 +283,6 @@ def _progress(values: Mapping[str, Any]) -> None:
     """A line that is written over, on a terminal only."""
     if sys.stderr.isatty():
         end = "\n" if values["done"] == values["total"] else ""
-        print(f"\r{values['done']} of {values['total']} images", end=end, file=sys.stderr, flush=True)
+        print(
+            f"\r{values['done']} of {values['total']} images", end=end, file=sys.stderr, flush=True
+        )

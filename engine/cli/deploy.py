@@ -1,4 +1,6 @@
-"""deploy, worker, serve, prefect: the pipeline as deployments of a Prefect server that stays, and who runs them here."""
+"""deploy, worker, serve, prefect: the pipeline as deployments of a Prefect server that stays, and
+who runs them here.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,18 @@ from pathlib import Path
 
 from engine.config import parse_overrides
 from engine.errors import ConfigError, nearest
-from engine.tracking.environment import prepare_environment
-from engine.tracking.workspace import require_writable
+from engine.project.environment import prepare_environment
+from engine.project.workspace_lock import require_writable
 
 POOL = "detectflow"
-WITHOUT_SERVER = {"server", "config", "profile", "version", "--version", "-v"}  # words of `prefect` that ask none
+WITHOUT_SERVER = {
+    "server",
+    "config",
+    "profile",
+    "version",
+    "--version",
+    "-v",
+}  # words of `prefect` that ask none
 
 
 def deploy(words: Sequence[str]) -> int:
@@ -29,16 +38,26 @@ def deploy(words: Sequence[str]) -> int:
     names, left_out = deployments.deploy(root, words)
     print(f"Registered at {server.removesuffix('/api')}: {', '.join(names)}")
     if left_out:
-        print(f"Left out, as no git remote 'origin' and no {deployments.REPOSITORY} says what to clone: {', '.join(left_out)}")
+        print(
+            f"Left out, as no git remote 'origin' and no {deployments.REPOSITORY} says what to "
+            f"clone: {', '.join(left_out)}"
+        )
     print("Start a worker with `make worker`, and a run from the UI or, for example:")
-    print("""  detectflow prefect deployment run pipeline/train -p overrides='{"train.epochs": 5}'""")
+    print(
+        """  detectflow prefect deployment run pipeline/train -p overrides='{"train.epochs": 5}'"""
+    )
     return 0
 
 
 def worker(words: Sequence[str]) -> int:
-    """`detectflow worker [--pool NAME] [--limit N] ...`: what follows goes to `prefect worker start`."""
+    """`detectflow worker [--pool NAME] [--limit N] ...`: what follows goes to `prefect worker
+    start`.
+    """
     if words and not words[0].startswith("-"):
-        raise ConfigError(f"worker takes options of `prefect worker start`, got '{words[0]}'. `detectflow help worker`")
+        raise ConfigError(
+            f"worker takes options of `prefect worker start`, got '{words[0]}'. `detectflow help "
+            "worker`"
+        )
     root = prepare_environment()
     require_writable(root)
     from flows.deploy import use_server
@@ -47,8 +66,20 @@ def worker(words: Sequence[str]) -> int:
     _check_pool(words)
     _own_programs_first()
     pool = [] if any(word.split("=")[0] in {"--pool", "-p"} for word in words) else ["--pool", POOL]
-    command = [sys.executable, "-m", "prefect", "worker", "start", *pool, "--type", "process", *words]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's `&` leaves it ignored, and Prefect ends by it
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        *pool,
+        "--type",
+        "process",
+        *words,
+    ]
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a script's `&` leaves it ignored, and Prefect ends by it
     sys.stdout.flush()
     os.chdir(root)
     os.execv(sys.executable, command)
@@ -71,7 +102,8 @@ def serve(words: Sequence[str]) -> int:
     limit = given.pop("limit", None)
     if given:
         raise ConfigError(
-            f"serve takes names of deployments and limit=N, got '{next(iter(given))}'.{nearest(next(iter(given)), ['limit'])}"
+            "serve takes names of deployments and limit=N, got "
+            f"'{next(iter(given))}'.{nearest(next(iter(given)), ['limit'])}"
         )
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ConfigError(f"serve: limit={limit}: a number of runs from 1 on")
@@ -99,15 +131,23 @@ def _own_programs_first() -> None:
 
 
 def _check_pool(words: Sequence[str]) -> None:
-    """ConfigError for a pool that the server does not have: `prefect worker start` would make it, and wait for ever."""
-    wanted = next((after for word, after in zip(words, words[1:]) if word in {"--pool", "-p"}), None)
-    wanted = wanted or next((word.partition("=")[2] for word in words if word.startswith("--pool=")), POOL)
+    """ConfigError for a pool that the server does not have: `prefect worker start` would make it,
+    and wait for ever.
+    """
+    wanted = next(
+        (after for word, after in zip(words, words[1:]) if word in {"--pool", "-p"}), None
+    )
+    wanted = wanted or next(
+        (word.partition("=")[2] for word in words if word.startswith("--pool=")), POOL
+    )
     from flows.automations import known_pools
 
     pools = known_pools()
     if wanted not in pools:
         there = f"There are: {', '.join(pools)}. " if pools else "There is none yet. "
         raise ConfigError(
-            f"the Prefect server has no work pool '{wanted}'.{nearest(wanted, pools)} {there}`detectflow deploy` makes those of "
-            "prefect.yaml; another is made with `detectflow prefect work-pool create --type process NAME`."
+            f"the Prefect server has no work pool '{wanted}'.{nearest(wanted, pools)} "
+            f"{there}`detectflow deploy` makes those of "
+            "prefect.yaml; another is made with `detectflow prefect work-pool create --type "
+            "process NAME`."
         )

@@ -1,4 +1,6 @@
-"""What `detectflow help` prints. The settings of a mode are read from its schema, so they are never another list."""
+"""What `detectflow help` prints. The settings of a mode are read from its schema, so they are never
+another list.
+"""
 
 from __future__ import annotations
 

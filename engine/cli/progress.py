@@ -1,4 +1,6 @@
-"""Bars of `val` and `predict`: they follow an executor's events, and show nothing where the output is no terminal."""
+"""Bars of `val` and `predict`: they follow an executor's events, and show nothing where the output
+is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def validation_bar(validator: Any) -> Iterator[None]:
 
 @contextmanager
 def prediction_bar(predictor: Any) -> Iterator[None]:
-    """Counts inputs; without a total for films and cameras. A line per image (`verbose`) shows the same in words."""
+    """Counts inputs; without a total for films and cameras. A line per image (`verbose`) shows the
+    same in words.
+    """
     with _bar("predict", wanted=not predictor.config.verbose) as bar:
         predictor.add_callback("on_predict_start", lambda p: bar.reset(total=p.total))
         predictor.add_callback("on_predict_batch_end", lambda p: bar.update(len(p.results)))
@@ -29,4 +33,10 @@ def prediction_bar(predictor: Any) -> Iterator[None]:
 
 
 def _bar(what: str, wanted: bool = True) -> tqdm:
-    return tqdm(desc=what, unit="image", leave=False, dynamic_ncols=True, disable=not (wanted and sys.stderr.isatty()))
+    return tqdm(
+        desc=what,
+        unit="image",
+        leave=False,
+        dynamic_ncols=True,
+        disable=not (wanted and sys.stderr.isatty()),
+    )

@@ -19,10 +19,12 @@ def run(words: Sequence[str]) -> int:
     """`detectflow run [-S key=value ...] [--force] [--no-wait]`"""
     options = _parser().parse_args(words)
     if importlib.util.find_spec("prefect") is None:
-        raise WorkspaceError("run needs Prefect: pip install prefect. Without it `dvc repro` runs the same stages.")
-    from engine.tracking.environment import prepare_environment
-    from engine.tracking.secrets import hide
-    from engine.tracking.workspace import require_writable
+        raise WorkspaceError(
+            "run needs Prefect: pip install prefect. Without it `dvc repro` runs the same stages."
+        )
+    from engine.project.environment import prepare_environment
+    from engine.project.redaction import hide
+    from engine.project.workspace_lock import require_writable
     from flows import overrides, server
 
     root = prepare_environment()
@@ -42,7 +44,8 @@ def run(words: Sequence[str]) -> int:
         pipeline(str(root), values, force=options.force, wait=not options.no_wait)
     except KeyboardInterrupt:
         print(
-            "Interrupted. Finished stages are recorded, and a training keeps its last complete epoch: "
+            "Interrupted. Finished stages are recorded, and a training keeps its last complete "
+            "epoch: "
             "`detectflow run` goes on from there (so does `dvc repro`).",
             file=sys.stderr,
         )
@@ -54,14 +57,20 @@ def run(words: Sequence[str]) -> int:
             raise
         gone = f"The Prefect server at {hide(connection.api_url)} went away under the run"
         if not finished:
-            raise WorkspaceError(f"{gone}. What was done is kept: start the server, and run again.") from error
-        print(f"{gone}: its page of the run is incomplete. The run itself is complete.", file=sys.stderr)
+            raise WorkspaceError(
+                f"{gone}. What was done is kept: start the server, and run again."
+            ) from error
+        print(
+            f"{gone}: its page of the run is incomplete. The run itself is complete.",
+            file=sys.stderr,
+        )
     print(as_text(finished[-1]))
     return 0
 
 
 def overrides_of(words: Sequence[str]) -> dict[str, Any]:
-    """Dotted key -> value of `key=value` words, and of `@FILE`, a part of a params.yaml; a word wins over a file.
+    """Dotted key -> value of `key=value` words, and of `@FILE`, a part of a params.yaml; a word
+    wins over a file.
 
     Raises:
         ConfigError: a word that is neither, a file that has no sections.
@@ -71,7 +80,8 @@ def overrides_of(words: Sequence[str]) -> dict[str, Any]:
         for section, settings in load_yaml(file).items():
             if not isinstance(settings, dict):
                 raise ConfigError(
-                    f"{file}: expected sections as params.yaml has them, such as `train:`; found '{section}: {settings}'"
+                    f"{file}: expected sections as params.yaml has them, such as `train:`; found "
+                    f"'{section}: {settings}'"
                 )
             values |= {f"{section}.{key}": value for key, value in settings.items()}
     return values | parse_overrides([word for word in words if not word.startswith("@")])
@@ -79,12 +89,14 @@ def overrides_of(words: Sequence[str]) -> dict[str, Any]:
 
 def stage(words: Sequence[str]) -> int:
     """`detectflow stage NAME`"""
-    from engine.stages.common import STAGES
+    from engine.stages.layout import STAGES
 
     if len(words) != 1:
         raise ConfigError(f"stage takes one name: {', '.join(STAGES)}")
     if words[0] not in STAGES:
-        raise ConfigError(f"no stage '{words[0]}'.{nearest(words[0], STAGES)} Stages: {', '.join(STAGES)}")
+        raise ConfigError(
+            f"no stage '{words[0]}'.{nearest(words[0], STAGES)} Stages: {', '.join(STAGES)}"
+        )
     from engine.stages.__main__ import main
 
     return main([words[0]])

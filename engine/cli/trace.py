@@ -19,18 +19,27 @@ def trace(words: Sequence[str]) -> int:
     names = [word for word in words if not word.startswith("format=")]
     given = parse_overrides([word for word in words if word.startswith("format=")])
     if len(names) != 1:
-        raise ConfigError(f"trace takes one thing, not {len(names)}. `detectflow help trace` shows what can be traced")
+        raise ConfigError(
+            f"trace takes one thing, not {len(names)}. `detectflow help trace` shows what can be "
+            "traced"
+        )
     form = str(given.get("format", "text"))
     if form not in FORMATS:
-        raise ConfigError(f"trace: format={form}.{nearest(form, FORMATS)} Formats: {', '.join(FORMATS)}")
+        raise ConfigError(
+            f"trace: format={form}.{nearest(form, FORMATS)} Formats: {', '.join(FORMATS)}"
+        )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    from engine.tracking.environment import NoProject, prepare_environment
-    from engine.tracking.trace import trace as ask
-    from engine.tracking.trace_text import trace_text, trace_values
+    from engine.lineage.graph import trace as ask
+    from engine.lineage.render import trace_text, trace_values
+    from engine.project.environment import NoProject, prepare_environment
 
     root = None
     with contextlib.suppress(NoProject):  # outside a project the file alone is asked
         root = prepare_environment()
     found = ask(names[0], root)
-    print(json.dumps(trace_values(found), indent=2, ensure_ascii=False) if form == "json" else trace_text(found))
+    print(
+        json.dumps(trace_values(found), indent=2, ensure_ascii=False)
+        if form == "json"
+        else trace_text(found)
+    )
     return 0

@@ -19,9 +19,11 @@ def tune(words: Sequence[str]) -> int:
     given = parse_overrides(words)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise WorkspaceError(f"tune needs {' and '.join(missing)}: pip install 'detectflow[cluster]'")
-    from engine.tracking.environment import prepare_environment
-    from engine.tuning.sweep import STORAGE_VARIABLE, make_sweep
+        raise WorkspaceError(
+            f"tune needs {' and '.join(missing)}: pip install 'detectflow[cluster]'"
+        )
+    from engine.hpo.sweep import STORAGE_VARIABLE, make_sweep
+    from engine.project.environment import prepare_environment
     from flows import server
 
     root = prepare_environment()
@@ -38,10 +40,14 @@ def tune(words: Sequence[str]) -> int:
         connection.wait()
         result = sweep(str(root), given)
     except KeyboardInterrupt:
-        print("Interrupted. Trials that ended are kept, and those under way go on from their last complete epoch: "
-              "the same command continues.", file=sys.stderr)  # fmt: skip
+        print(
+            "Interrupted. Trials that ended are kept, and those under way go on from their last "
+            "complete epoch: "
+            "the same command continues.",
+            file=sys.stderr,
+        )
         return INTERRUPTED
-    from engine.tuning.report import lines_of
+    from engine.hpo.report import lines_of
 
     print("\n".join(lines_of(result)))
     return 0

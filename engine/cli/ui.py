@@ -1,7 +1,8 @@
 """ui: the MLflow and the Prefect server of this project, on loopback, until Ctrl-C.
 
-Their output lies in `.cache/ui/`; while they run, their addresses are noted there, so that a run finds them. One that ends
-by itself is started again on its port and does not end the other, on which flows and schedules may depend.
+Their output lies in `.cache/ui/`; while they run, their addresses are noted there, so that a run
+finds them. One that ends by itself is started again on its port and does not end the other, on
+which flows and schedules may depend.
 """
 
 from __future__ import annotations
@@ -18,17 +19,29 @@ from pathlib import Path
 
 from engine.errors import ConfigError, WorkspaceError
 from engine.files import write_text
-from engine.tracking.environment import LOOPBACK, MLFLOW_PORT, PREFECT_PORT, prepare_environment, state_root
-from engine.tracking.mlflow_store import follow_moved_project
-from engine.tracking.secrets import without_user
-from engine.tracking.workspace import require_writable
+from engine.project.environment import (
+    LOOPBACK,
+    MLFLOW_PORT,
+    PREFECT_PORT,
+    prepare_environment,
+    state_root,
+)
+from engine.project.redaction import without_user
+from engine.project.workspace_lock import require_writable
+from engine.tracking.mlflow_client import follow_moved_project
 from flows.processes import Child, answers, is_free
 from flows.server import noted_address, notes_file
 
 START_TIMEOUT_S = 120.0
 LOOK_S = 0.5
 PORTS_TRIED = 20
-PAUSES_S = (2.0, 5.0, 15.0, 30.0, 60.0)  # before each new start of a server that ended; one that ends once more is given up
+PAUSES_S = (
+    2.0,
+    5.0,
+    15.0,
+    30.0,
+    60.0,
+)  # before each new start of a server that ended; one that ends once more is given up
 WELL_S = 600.0  # one that ran so long has all its new starts again
 
 
@@ -50,12 +63,14 @@ MLFLOW = Service("mlflow", "MLflow", "MLFLOW_PORT", MLFLOW_PORT, "/health")
 def ui(words: Sequence[str]) -> int:
     """`detectflow ui`"""
     if words:
-        raise ConfigError(f"ui takes no words, got '{words[0]}'. `detectflow help ui` says what it does")
+        raise ConfigError(
+            f"ui takes no words, got '{words[0]}'. `detectflow help ui` says what it does"
+        )
     root = prepare_environment()
     state = state_root(root)
     require_writable(state)
     team = _team_servers()
-    kept: dict[str, Kept] = {}
+    kept: dict[str, SupervisedServer] = {}
     addresses: dict[str, str] = dict(team)
     try:
         for service in (MLFLOW, PREFECT):
@@ -68,7 +83,7 @@ def ui(words: Sequence[str]) -> int:
                 continue
             if service is MLFLOW:
                 follow_moved_project(state, os.environ["MLFLOW_TRACKING_URI"])
-            kept[service.name] = server = Kept(service, state, choose_port(service))
+            kept[service.name] = server = SupervisedServer(service, state, choose_port(service))
             addresses[service.name] = server.address
         if kept:
             print(f"Starting {_titles(kept.values())} ...", flush=True)
@@ -100,10 +115,12 @@ def _team_servers() -> dict[str, str]:
 
 
 def choose_port(service: Service) -> int:
-    """The usual port, or the one its variable names, or else the next free one, saying by whom the usual one is taken.
+    """The usual port, or the one its variable names, or else the next free one, saying by whom the
+    usual one is taken.
 
     Raises:
-        ConfigError: the variable is no port. WorkspaceError: the port that the variable names is taken, or all are.
+        ConfigError: the variable is no port. WorkspaceError: the port that the variable names is
+            taken, or all are.
     """
     text = os.environ.get(service.port_variable)
     try:
@@ -111,17 +128,24 @@ def choose_port(service: Service) -> int:
         if not 0 < wanted < 65536:
             raise ValueError
     except ValueError:
-        raise ConfigError(f"{service.port_variable}={text} is no port: a number from 1 to 65535") from None
+        raise ConfigError(
+            f"{service.port_variable}={text} is no port: a number from 1 to 65535"
+        ) from None
     if is_free(wanted):
         return wanted
     by = owner_of(wanted)
     if text:
-        raise WorkspaceError(f"{service.port_variable}={wanted}: the port is taken{by}. End that, or name another port.")
+        raise WorkspaceError(
+            f"{service.port_variable}={wanted}: the port is taken{by}. End that, or name another "
+            "port."
+        )
     for port in range(wanted + 1, wanted + PORTS_TRIED):
         if is_free(port):
             print(f"Port {wanted} is taken{by}; {service.title} goes to {port}.")
             return port
-    raise WorkspaceError(f"ports {wanted} to {wanted + PORTS_TRIED - 1} are all taken; set {service.port_variable}")
+    raise WorkspaceError(
+        f"ports {wanted} to {wanted + PORTS_TRIED - 1} are all taken; set {service.port_variable}"
+    )
 
 
 def owner_of(port: int) -> str:
@@ -132,9 +156,16 @@ def owner_of(port: int) -> str:
         return ""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if (
+                connection.status == psutil.CONN_LISTEN
+                and connection.laddr.port == port
+                and connection.pid
+            ):
                 words = psutil.Process(connection.pid).cmdline()
-                return f" by process {connection.pid} ({' '.join(Path(word).name for word in words)[:60]})"
+                return (
+                    f" by process {connection.pid} "
+                    f"({' '.join(Path(word).name for word in words)[:60]})"
+                )
     return ""
 
 
@@ -142,14 +173,42 @@ def _start(service: Service, state: Path, port: int) -> Child:
     log = state / ".cache" / "ui" / f"{service.name}.log"
     title = f"The {service.title} server"
     if service is PREFECT:
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            LOOPBACK,
+            "--port",
+            str(port),
+        ]
         return Child(title, command, log, {"PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api"})
-    # Files as plain paths: a run without a server (the usual one) must find what was logged through one.
+    # Files as plain paths: a run without a server (the usual one) must find what was logged through
+    # one.
     files = str(state / "mlartifacts")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1",
-               "--default-artifact-root", files, "--artifacts-destination", files]  # fmt: skip
-    # Not as a word of the command, which everybody on the machine can read: a database's address has its password in it.
-    return Child(title, command, log, {"MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"]})
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        LOOPBACK,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--default-artifact-root",
+        files,
+        "--artifacts-destination",
+        files,
+    ]
+    # Not as a word of the command, which everybody on the machine can read: a database's address
+    # has its password in it.
+    return Child(
+        title, command, log, {"MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"]}
+    )
 
 
 def _show(addresses: dict[str, str], root: Path) -> None:
@@ -161,8 +220,10 @@ def _show(addresses: dict[str, str], root: Path) -> None:
     print(f"  Prefect   {addresses['prefect']}\n\nCtrl-C ends both.", flush=True)
 
 
-class Kept:
-    """A server of ours: started again where it ends by itself, given up where that does not help."""
+class SupervisedServer:
+    """A server of ours: started again where it ends by itself, given up where that does not
+    help.
+    """
 
     def __init__(self, service: Service, state: Path, port: int):
         self.service, self.state, self.port = service, state, port
@@ -201,18 +262,25 @@ class Kept:
 
     def _has_failed(self, how: str) -> None:
         said = self.child.last_words()
-        self.child.stop()  # also what a dead one has left: MLflow's web server is a process of its own, and has the port
+        # also what a dead one has left: MLflow's web server is a process of its own, and has the
+        # port
+        self.child.stop()
         now = time.monotonic()
         if now - self.started >= WELL_S:
             self.starts = 0
         if self.starts == len(PAUSES_S):
             self.is_given_up = True
-            _say(f"{self.service.title} {how}, after {self.starts} new starts: it is given up.{said}")
+            _say(
+                f"{self.service.title} {how}, after {self.starts} new starts: it is given up.{said}"
+            )
             return
         pause_s = PAUSES_S[self.starts]
         self.starts += 1
         self.due = now + pause_s
-        _say(f"{self.service.title} {how}; it is started again in {pause_s:g} s ({self.starts} of {len(PAUSES_S)}).{said}")
+        _say(
+            f"{self.service.title} {how}; it is started again in {pause_s:g} s ({self.starts} of "
+            f"{len(PAUSES_S)}).{said}"
+        )
 
     def _start_again(self) -> None:
         with contextlib.suppress(ProcessLookupError):  # what had not ended when asked to
@@ -224,7 +292,7 @@ class Kept:
             self._has_failed(f"could not be started ({error})")
 
 
-def _watch(kept: dict[str, Kept], addresses: dict[str, str], state: Path) -> int:
+def _watch(kept: dict[str, SupervisedServer], addresses: dict[str, str], state: Path) -> int:
     """Keep them running until Ctrl-C. WorkspaceError when all are given up."""
     if not kept:
         return 0
@@ -236,7 +304,9 @@ def _watch(kept: dict[str, Kept], addresses: dict[str, str], state: Path) -> int
                 with contextlib.suppress(OSError):  # a full disk is no reason to end the other one
                     _note(state, addresses)
         if all(server.is_given_up for server in kept.values()):
-            raise WorkspaceError(f"{_titles(kept.values())} ended and could not be kept running; why is said above")
+            raise WorkspaceError(
+                f"{_titles(kept.values())} ended and could not be kept running; why is said above"
+            )
         time.sleep(LOOK_S)
 
 
@@ -244,7 +314,7 @@ def _note(state: Path, addresses: dict[str, str]) -> None:
     write_text(notes_file(state), json.dumps(addresses))
 
 
-def _titles(kept: Collection[Kept]) -> str:
+def _titles(kept: Collection[SupervisedServer]) -> str:
     return " and ".join(server.service.title for server in kept)
 
 

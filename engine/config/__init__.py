@@ -1,8 +1,17 @@
-"""The typed, frozen configuration. One schema per executor; each default stands here and nowhere else."""
+"""The typed, frozen configuration. One schema per executor; each default stands here and nowhere
+else.
+"""
 
 from engine.config.base import Frozen, parse_overrides, parse_value
-from engine.config.sections import DataConfig, ExportConfig, Params, PredictConfig, RegisterConfig, ValidateConfig
-from engine.config.tracking import TrackingConfig
+from engine.config.sections import (
+    DataConfig,
+    ExportConfig,
+    Params,
+    PredictConfig,
+    RegisterConfig,
+    TrackingConfig,
+    ValidateConfig,
+)
 from engine.config.train import DetectionTrainConfig, TrainConfig
 
 __all__ = [

@@ -1,7 +1,9 @@
-"""What every configuration section shares: frozen, unknown keys refused with the nearest name, errors in words.
+"""What every configuration section shares: frozen, unknown keys refused with the nearest name,
+errors in words.
 
-Values from the command line are read as YAML scalars (`lr0=0.01`, `imgsz=[160,320]`, `resume=true`); nothing is
-evaluated. What a run derives from a configuration is a new value with its own name, never written back.
+Values from the command line are read as YAML scalars (`lr0=0.01`, `imgsz=[160,320]`,
+`resume=true`); nothing is evaluated. What a run derives from a configuration is a new value with
+its own name, never written back.
 """
 
 from __future__ import annotations
@@ -14,17 +16,22 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from engine.config.kinds import kind_of
-from engine.config.lines import lines_of_file, nearest_line
-from engine.config.yaml_text import NumberLoader, read_yaml
+from engine.config.yaml_io import NumberLoader, lines_of_file, nearest_line, read_yaml
 from engine.errors import ConfigError, nearest, nearest_name
 
 
 class Frozen(BaseModel):
-    """Base of all sections: immutable, no unknown keys, no silent conversion of text or true to numbers, no inf or nan."""
+    """Base of all sections: immutable, no unknown keys, no silent conversion of text or true to
+    numbers, no inf or nan.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
     )
     listed_by: ClassVar[str] = ""
     """The command that lists the keys of a section with too many for a message."""
@@ -36,23 +43,36 @@ class Frozen(BaseModel):
         if not isinstance(values, Mapping):
             return values
         fixed = {key for key, field in fields_by_key(cls).items() if _takes_tuple(field.annotation)}
-        return {key: tuple(value) if key in fixed and isinstance(value, list) else value for key, value in values.items()}
+        return {
+            key: tuple(value) if key in fixed and isinstance(value, list) else value
+            for key, value in values.items()
+        }
 
     @classmethod
     def build(
-        cls, values: Mapping[str, Any] | None = None, where: str = "configuration", file: Path | str | None = None
+        cls,
+        values: Mapping[str, Any] | None = None,
+        where: str = "configuration",
+        file: Path | str | None = None,
     ) -> Self:
-        """Validate `values`; `where` names their origin in the error, with the lines of the YAML `file` if they are its content.
+        """Validate `values`; `where` names their origin in the error, with the lines of the YAML
+        `file` if they are its content.
 
         Raises:
-            ConfigError: names every wrong key with its nearest known one, or its type, range and meaning.
+            ConfigError: names every wrong key with its nearest known one, or its type, range and
+                meaning.
         """
         if values is not None and not isinstance(values, Mapping):
-            raise ConfigError(f"{where}: settings are given by name, {{'name': value}}; got {type(values).__name__} {values!r}")
+            raise ConfigError(
+                f"{where}: settings are given by name, {{'name': value}}; got "
+                f"{type(values).__name__} {values!r}"
+            )
         try:
             return cls.model_validate(dict(values or {}))
         except ValidationError as error:
-            raise ConfigError(cls._explain(error, where, lines_of_file(file) if file else {})) from None
+            raise ConfigError(
+                cls._explain(error, where, lines_of_file(file) if file else {})
+            ) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -60,7 +80,9 @@ class Frozen(BaseModel):
         return cls.build(load_yaml(path), str(path), path)
 
     def with_overrides(self, overrides: Mapping[str, Any], where: str = "overrides") -> Self:
-        """A new section with some values replaced and everything checked again; explicitly given stays given."""
+        """A new section with some values replaced and everything checked again; explicitly given
+        stays given.
+        """
         given = {name: getattr(self, name) for name in self.model_fields_set}
         return type(self).build({**given, **overrides}, where)
 
@@ -89,19 +111,25 @@ class Frozen(BaseModel):
 
     @classmethod
     def _section_at(cls, location: Sequence[Any]) -> tuple[type[Frozen], int]:
-        """The innermost section that `location` leads into, and how many of its parts name sections."""
+        """The innermost section that `location` leads into, and how many of its parts name
+        sections.
+        """
         section: type[Frozen] = cls
         for depth, part in enumerate(location):
             field = fields_by_key(section).get(part)
             annotation = field.annotation if field is not None else None
-            if not (isinstance(annotation, type) and issubclass(annotation, Frozen)) or depth + 1 == len(location):
+            if not (
+                isinstance(annotation, type) and issubclass(annotation, Frozen)
+            ) or depth + 1 == len(location):
                 return section, depth
             section = annotation
         return section, 0
 
     @classmethod
     def _instead_of(cls, key: str) -> str:
-        """What to do about an unknown key: the nearest known one with its meaning, else all of them or who lists them."""
+        """What to do about an unknown key: the nearest known one with its meaning, else all of them
+        or who lists them.
+        """
         known = fields_by_key(cls)
         near = nearest_name(key, known)
         if near:
@@ -113,7 +141,9 @@ class Frozen(BaseModel):
     def _told(cls, key: str) -> str:
         """` (type, range and unit: meaning)` of a setting, or nothing."""
         field = fields_by_key(cls).get(key)
-        if field is None or (isinstance(field.annotation, type) and issubclass(field.annotation, Frozen)):
+        if field is None or (
+            isinstance(field.annotation, type) and issubclass(field.annotation, Frozen)
+        ):
             return ""
         kind = kind_of(cls.model_json_schema(by_alias=True)["properties"][key])
         return f" ({kind}: {field.description})" if field.description else f" ({kind})"
@@ -151,7 +181,9 @@ def parse_value(text: str) -> Any:
         value = yaml.load(text, Loader=NumberLoader)
     except yaml.YAMLError:
         return text
-    return value if isinstance(value, (str, int, float, bool, list, dict)) or value is None else text
+    return (
+        value if isinstance(value, (str, int, float, bool, list, dict)) or value is None else text
+    )
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -169,3 +201,45 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"'{key}' is given twice")
         values[key] = parse_value(text)
     return values
+
+
+def kind_of(schema: Mapping[str, Any]) -> str:
+    """Type, range and unit of a property of a JSON schema: `number 0..1, share`."""
+    return ", ".join(part for part in (_kind(schema), schema.get("unit")) if part)
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """`number 0..1`, `integer >= 1`, `auto | SGD`, `list of text`, from a JSON schema."""
+    if "anyOf" in schema:
+        return " or ".join(
+            dict.fromkeys(_kind(part) for part in schema["anyOf"] if part.get("type") != "null")
+        )
+    if "enum" in schema:
+        return " | ".join(repr(each) if each == "" else str(each) for each in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    kind = schema.get("type", "anything")
+    if kind == "array":
+        fixed = schema.get("prefixItems")
+        return (
+            f"[{', '.join(map(_kind, fixed))}]"
+            if fixed
+            else f"list of {_kind(schema.get('items', {}))}"
+        )
+    if kind == "object":
+        values = schema.get("additionalProperties")
+        return f"mapping to {_kind(values)}" if isinstance(values, Mapping) else "mapping"
+    return " ".join(
+        part
+        for part in ({"boolean": "true | false", "string": "text"}.get(kind, kind), _range(schema))
+        if part
+    )
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f"{low:g}..{high:g}"
+    limits = [(">=", low), (">", above), ("<=", high), ("<", below)]
+    return ", ".join(f"{sign} {limit:g}" for sign, limit in limits if limit is not None)

@@ -1,4 +1,6 @@
-"""The settings told to others: as rows for help and documentation, as a JSON schema for editors and other programs."""
+"""The settings told to others: as rows for help and documentation, as a JSON schema for editors and
+other programs.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from engine.config.base import Frozen, fields_by_key
-from engine.config.kinds import kind_of
+from engine.config.base import Frozen, fields_by_key, kind_of
 from engine.config.sections import (
     DataConfig,
     ExportConfig,
@@ -16,9 +17,9 @@ from engine.config.sections import (
     PredictConfig,
     PrepareFlowConfig,
     RegisterConfig,
+    TrackingConfig,
     ValidateConfig,
 )
-from engine.config.tracking import TrackingConfig
 from engine.config.train import DetectionTrainConfig
 from engine.config.tune import TuneConfig
 from engine.errors import ConfigError, nearest
@@ -63,19 +64,25 @@ def describe_groups(schema: type[Frozen]) -> str:
     """The section as help text: one line per setting with default, meaning, and type or range."""
     groups: dict[str, list[str]] = {}
     for each in settings_of(schema):
-        groups.setdefault(each.group, []).append(f"  {each.key + '=' + each.default:<30} {each.meaning} [{each.kind}]")
+        groups.setdefault(each.group, []).append(
+            f"  {each.key + '=' + each.default:<30} {each.meaning} [{each.kind}]"
+        )
     return "\n\n".join("\n".join([f"{group}:", *lines]) for group, lines in groups.items())
 
 
 def json_schema(section: str = WHOLE) -> dict[str, Any]:
-    """JSON schema of one section, or of the whole params.yaml. Editors complete and check a file with it.
+    """JSON schema of one section, or of the whole params.yaml. Editors complete and check a file
+    with it.
 
     Raises:
         ConfigError: there is no such section; the nearest is named.
     """
     known = [*SECTIONS, WHOLE]
     if section not in known:
-        raise ConfigError(f"schema: no section '{section}'.{nearest(section, known)} There are: {', '.join(known)}")
+        raise ConfigError(
+            f"schema: no section '{section}'.{nearest(section, known)} There are: "
+            f"{', '.join(known)}"
+        )
     schema = Params if section == WHOLE else SECTIONS[section]
     return {"$schema": DIALECT, **schema.model_json_schema(by_alias=True)}
 

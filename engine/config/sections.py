@@ -7,7 +7,6 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from engine.config.base import Frozen, load_yaml
-from engine.config.tracking import TrackingConfig
 from engine.config.train import DetectionTrainConfig, Fraction
 
 Policy = Literal["error", "drop", "fix", "warn"]
@@ -17,44 +16,122 @@ def _in(unit: str) -> dict[str, str]:
     return {"unit": unit}
 
 
+class TrackingConfig(Frozen):
+    """What a training tells MLflow while it goes on."""
+
+    classes: int = Field(
+        20,
+        ge=0,
+        description="classes with figures of their own every epoch, those with most objects in "
+        "val; 0: none",
+        json_schema_extra=_in("classes"),
+    )
+    pictures: int = Field(
+        10,
+        ge=0,
+        description="epochs of which predictions, curves and confusion matrix are drawn, more of "
+        "them early; 0: none",
+        json_schema_extra=_in("epochs"),
+    )
+    machine_every_s: float = Field(
+        10.0,
+        ge=0,
+        description="seconds between two samples of CPU, memory, disk, network and GPU; 0: none",
+        json_schema_extra=_in("seconds"),
+    )
+    checkpoints: Literal["none", "best", "last", "all"] = Field(
+        "best",
+        description="uploaded while it trains: the best weights, the newest state too (last), or "
+        "every state (all)",
+    )
+    checkpoint_every_epochs: int = Field(
+        10,
+        ge=1,
+        description="epochs between two uploads of checkpoints; the end of the training counts as "
+        "well",
+        json_schema_extra=_in("epochs"),
+    )
+    code_diff: bool = Field(True, description="upload what differs from the git commit")
+
+
 class DataConfig(Frozen):
     """The prepare stage: which dataset, and what to do with what is wrong in it."""
 
-    source: str = Field("data/digits.yaml", description="dataset description .yaml, or a folder of labelled images")
-    path: str | None = Field(None, description="local folder to use instead of the description's address")
+    source: str = Field(
+        "data/digits.yaml", description="dataset description .yaml, or a folder of labelled images"
+    )
+    path: str | None = Field(
+        None, description="local folder to use instead of the description's address"
+    )
     seed: int = Field(0, ge=0, description="seed of the split and of generated images")
     val_fraction: Fraction = Field(
-        0.15, description="share of images for validation, where no split is given", json_schema_extra=_in("share")
+        0.15,
+        description="share of images for validation, where no split is given",
+        json_schema_extra=_in("share"),
     )
     test_fraction: Fraction = Field(
-        0.15, description="share of images for the test, where no split is given", json_schema_extra=_in("share")
+        0.15,
+        description="share of images for the test, where no split is given",
+        json_schema_extra=_in("share"),
     )
     group_by: str | None = Field(
-        None, description="one group never parts over splits: a regular expression on the file name, `folder`, or a column"
+        None,
+        description="one group never parts over splits: a regular expression on the file name, "
+        "`folder`, or a column",
     )
-    group_table: str | None = Field(None, description="CSV file in the dataset folder with columns `image` and `group_by`")
-    keep_splits: str | None = Field(None, description="splits.jsonl of an earlier version, whose images stay where they are")
+    group_table: str | None = Field(
+        None, description="CSV file in the dataset folder with columns `image` and `group_by`"
+    )
+    keep_splits: str | None = Field(
+        None, description="splits.jsonl of an earlier version, whose images stay where they are"
+    )
     near_duplicate_bits: int = Field(
-        45, ge=0, le=64, description="near duplicates: 256-bit hashes that differ in so many bits", json_schema_extra=_in("bits")
+        45,
+        ge=0,
+        le=64,
+        description="near duplicates: 256-bit hashes that differ in so many bits",
+        json_schema_extra=_in("bits"),
     )
     tiny_box_px: float = Field(
-        2.0, ge=0, description="boxes with a side of fewer pixels are reported as tiny", json_schema_extra=_in("pixels")
+        2.0,
+        ge=0,
+        description="boxes with a side of fewer pixels are reported as tiny",
+        json_schema_extra=_in("pixels"),
     )
-    class_map: dict[str, str | None] = Field({}, description="class in the source -> class of the project, null: left out")
-    policies: dict[str, Policy] = Field({}, description="finding kind -> error | drop | fix | warn; others as documented")
-    options: dict[str, Any] = Field({}, description="options of a generated dataset, for example {train: 400, size: 160}")
+    class_map: dict[str, str | None] = Field(
+        {}, description="class in the source -> class of the project, null: left out"
+    )
+    policies: dict[str, Policy] = Field(
+        {}, description="finding kind -> error | drop | fix | warn; others as documented"
+    )
+    options: dict[str, Any] = Field(
+        {}, description="options of a generated dataset, for example {train: 400, size: 160}"
+    )
 
 
 class ValidateConfig(Frozen):
     """The validate stage."""
 
     split: Literal["train", "val", "test"] = Field("test", description="images that are evaluated")
-    batch: int = Field(16, ge=1, description="images per step; does not change the figures", json_schema_extra=_in("images"))
-    conf: Fraction = Field(0.001, description="lowest score that is evaluated", json_schema_extra=_in("score"))
-    iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU"))
-    max_det: int = Field(300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes"))
+    batch: int = Field(
+        16,
+        ge=1,
+        description="images per step; does not change the figures",
+        json_schema_extra=_in("images"),
+    )
+    conf: Fraction = Field(
+        0.001, description="lowest score that is evaluated", json_schema_extra=_in("score")
+    )
+    iou: Fraction = Field(
+        0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU")
+    )
+    max_det: int = Field(
+        300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes")
+    )
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
-    workers: int = Field(0, ge=0, le=64, description="loader processes", json_schema_extra=_in("processes"))
+    workers: int = Field(
+        0, ge=0, le=64, description="loader processes", json_schema_extra=_in("processes")
+    )
     plots: bool = Field(True, description="write curves, confusion matrix and sample predictions")
 
 
@@ -62,21 +139,40 @@ class PredictConfig(Frozen):
     """The predictor."""
 
     model: str = Field("weights/best.pt", description="checkpoint: .pt, .safetensors or .onnx")
-    source: Any = Field(None, description="image, folder, list file, glob, URL, video, camera number or array")
+    source: Any = Field(
+        None, description="image, folder, list file, glob, URL, video, camera number or array"
+    )
     imgsz: int | tuple[int, int] | None = Field(
-        None, description="network input in pixels; empty: as trained", json_schema_extra=_in("pixels")
+        None,
+        description="network input in pixels; empty: as trained",
+        json_schema_extra=_in("pixels"),
     )
     batch: int = Field(16, ge=1, description="images per step", json_schema_extra=_in("images"))
-    conf: Fraction = Field(0.25, description="lowest score that is reported", json_schema_extra=_in("score"))
-    iou: Fraction = Field(0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU"))
-    max_det: int = Field(300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes"))
-    classes: tuple[int | str, ...] | None = Field(None, description="only these classes, by number or name")
+    conf: Fraction = Field(
+        0.25, description="lowest score that is reported", json_schema_extra=_in("score")
+    )
+    iou: Fraction = Field(
+        0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU")
+    )
+    max_det: int = Field(
+        300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes")
+    )
+    classes: tuple[int | str, ...] | None = Field(
+        None, description="only these classes, by number or name"
+    )
     agnostic_nms: bool = Field(False, description="NMS over all classes together")
     tile: int | None = Field(
-        None, ge=32, description="side in pixels of tiles for small objects in large images", json_schema_extra=_in("pixels")
+        None,
+        ge=32,
+        description="side in pixels of tiles for small objects in large images",
+        json_schema_extra=_in("pixels"),
     )
     tile_overlap: float = Field(
-        0.2, ge=0, lt=1, description="share by which neighbouring tiles overlap", json_schema_extra=_in("share")
+        0.2,
+        ge=0,
+        lt=1,
+        description="share by which neighbouring tiles overlap",
+        json_schema_extra=_in("share"),
     )
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
     project: str = Field("runs", description="folder that holds the run directories")
@@ -95,17 +191,29 @@ class PredictConfig(Frozen):
 class ExportConfig(Frozen):
     """The export stage."""
 
-    formats: tuple[Literal["onnx", "torchscript", "safetensors"], ...] = Field(("onnx",), description="formats to write")
+    formats: tuple[Literal["onnx", "torchscript", "safetensors"], ...] = Field(
+        ("onnx",), description="formats to write"
+    )
     imgsz: int | tuple[int, int] | None = Field(
-        None, description="network input in pixels; empty: as trained", json_schema_extra=_in("pixels")
+        None,
+        description="network input in pixels; empty: as trained",
+        json_schema_extra=_in("pixels"),
     )
     batch: int = Field(
-        1, ge=1, description="images in the example, and in the file if not dynamic", json_schema_extra=_in("images")
+        1,
+        ge=1,
+        description="images in the example, and in the file if not dynamic",
+        json_schema_extra=_in("images"),
     )
     dynamic: bool = Field(True, description="free batch size")
-    opset: int | None = Field(None, ge=17, description="ONNX operator set; empty: the exporter's own")
+    opset: int | None = Field(
+        None, ge=17, description="ONNX operator set; empty: the exporter's own"
+    )
     check_images: int = Field(
-        8, ge=1, description="images on which the export is compared with PyTorch", json_schema_extra=_in("images")
+        8,
+        ge=1,
+        description="images on which the export is compared with PyTorch",
+        json_schema_extra=_in("images"),
     )
 
 
@@ -113,21 +221,33 @@ class RegisterConfig(Frozen):
     """The register stage."""
 
     model: str = Field("detector", description="name of the registered model")
-    metric: str = Field("metrics/mAP50-95", description="figure on the test split that decides who is champion")
+    metric: str = Field(
+        "metrics/mAP50-95", description="figure on the test split that decides who is champion"
+    )
     experiment: str = Field("detectflow", description="name of the MLflow experiment")
 
 
 class PrepareFlowConfig(Frozen):
-    """Where stage prepare is computed. What it makes does not depend on it: a change runs no stage again."""
+    """Where stage prepare is computed. What it makes does not depend on it: a change runs no stage
+    again.
+    """
 
     runner: Literal["local", "dask"] = Field(
-        "local", description="who looks at the images: processes of this machine, or a Dask cluster (`dvc repro`: always local)"
+        "local",
+        description="who looks at the images: processes of this machine, or a Dask cluster (`dvc "
+        "repro`: always local)",
     )
     workers: int = Field(
-        0, ge=0, le=64, description="worker processes; 0: one for each core, 1: no others", json_schema_extra=_in("processes")
+        0,
+        ge=0,
+        le=64,
+        description="worker processes; 0: one for each core, 1: no others",
+        json_schema_extra=_in("processes"),
     )
     scheduler: str | None = Field(
-        None, description="address of a Dask scheduler, for example tcp://head:8786; empty: a cluster of processes here"
+        None,
+        description="address of a Dask scheduler, for example tcp://head:8786; empty: a cluster "
+        "of processes here",
     )
 
 

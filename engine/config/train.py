@@ -1,6 +1,8 @@
-"""Settings of training. `TrainConfig` is what the kernel reads and knows no boxes; `DetectionTrainConfig` adds them.
+"""Settings of training. `TrainConfig` is what the kernel reads and knows no boxes;
+`DetectionTrainConfig` adds them.
 
-Recipe values are the published ones of the family (see the detector notes); where ours differ the comment says why.
+Recipe values are the published ones of the family (see the detector notes); where ours differ the
+comment says why.
 """
 
 from __future__ import annotations
@@ -22,10 +24,16 @@ def _f(group: str, default: Any, description: str, unit: str = "", **limits: Any
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
-# What a run decides itself where it is asked for this value or not at all. Any other value is taken as it is.
+# What a run decides itself where it is asked for this value or not at all. Any other value is taken
+# as it is.
 AUTOMATIC: dict[str, Any] = {
-    "optimizer": "auto", "batch": -1, "lr0": None, "nbs": None, "warmup_epochs": None, "ema_tau_steps": None,
-}  # fmt: skip
+    "optimizer": "auto",
+    "batch": -1,
+    "lr0": None,
+    "nbs": None,
+    "warmup_epochs": None,
+    "ema_tau_steps": None,
+}
 
 
 class TrainConfig(Frozen):
@@ -34,56 +42,132 @@ class TrainConfig(Frozen):
     listed_by: ClassVar[str] = "`detectflow help train`"
 
     model: str = _f("run", "yolov8n", "model name, model .yaml, or a checkpoint to start from")
-    data: str = _f("run", "data/digits.yaml", "dataset description .yaml, or a prepared dataset folder")
+    data: str = _f(
+        "run", "data/digits.yaml", "dataset description .yaml, or a prepared dataset folder"
+    )
     project: str = _f("run", "runs", "folder that holds the run directories")
-    name: str = _f("run", "train", "name of the run directory; an existing one gets a number appended")
+    name: str = _f(
+        "run", "train", "name of the run directory; an existing one gets a number appended"
+    )
     exist_ok: bool = _f("run", False, "write into an existing run directory of that name")
     resume: bool = _f("run", False, "continue the run in project/name from its last checkpoint")
-    extend: bool = _f("run", False, "with resume: more epochs or patience than the run was planned with")
+    extend: bool = _f(
+        "run", False, "with resume: more epochs or patience than the run was planned with"
+    )
     seed: int = _f("run", 0, "seed of weights, order and augmentation", ge=0, lt=2**63)
-    deterministic: bool = _f("run", True, "only deterministic kernels: same seed, same bits on one machine")
-    trainer: str | None = _f("run", None, "trainer class of your own for `detectflow train`: package.module:Class")
-    callbacks: tuple[str, ...] = _f("run", (), "functions package.module:name that get the trainer and add callbacks to it")
+    deterministic: bool = _f(
+        "run", True, "only deterministic kernels: same seed, same bits on one machine"
+    )
+    trainer: str | None = _f(
+        "run", None, "trainer class of your own for `detectflow train`: package.module:Class"
+    )
+    callbacks: tuple[str, ...] = _f(
+        "run", (), "functions package.module:name that get the trainer and add callbacks to it"
+    )
     device: str = _f("run", "auto", "auto, cpu, cuda, or cuda:N")
-    workers: int = _f("run", 0, "loader processes; 0 loads in the training process", unit="processes", ge=0, le=64)
+    workers: int = _f(
+        "run", 0, "loader processes; 0 loads in the training process", unit="processes", ge=0, le=64
+    )
     verbose: bool = _f("run", True, "progress bars and a line per epoch")
 
-    epochs: int = _f("schedule", 100, "passes over the training images (epochs)", unit="epochs", ge=1)
-    batch: int = _f("schedule", 16, "images per step over all ranks; -1 finds what fits the GPU", unit="images", ge=-1)
+    epochs: int = _f(
+        "schedule", 100, "passes over the training images (epochs)", unit="epochs", ge=1
+    )
+    batch: int = _f(
+        "schedule",
+        16,
+        "images per step over all ranks; -1 finds what fits the GPU",
+        unit="images",
+        ge=-1,
+    )
     nbs: int | None = _f(
-        "schedule", None, "nominal batch in images: gradients add up to it; empty: 64 on long runs", unit="images", ge=1
+        "schedule",
+        None,
+        "nominal batch in images: gradients add up to it; empty: 64 on long runs",
+        unit="images",
+        ge=1,
     )
-    patience: int = _f("schedule", 100, "epochs without a better `monitor` before training stops; 0 never", unit="epochs", ge=0)
+    patience: int = _f(
+        "schedule",
+        100,
+        "epochs without a better `monitor` before training stops; 0 never",
+        unit="epochs",
+        ge=0,
+    )
     time_limit_minutes: float | None = _f(
-        "schedule", None, "minutes after which the run ends cleanly with its epoch", unit="minutes", gt=0
+        "schedule",
+        None,
+        "minutes after which the run ends cleanly with its epoch",
+        unit="minutes",
+        gt=0,
     )
-    val_period: int = _f("schedule", 1, "epochs between validations; the last epoch always validates", unit="epochs", ge=1)
-    save_period: int = _f("schedule", 0, "also keep epochN.pt every so many epochs; 0 never", unit="epochs", ge=0)
-    monitor: str = _f("schedule", "metrics/mAP50-95", "column of results.csv that decides which epoch is best")
-    monitor_mode: Literal["max", "min"] = _f("schedule", "max", "whether a larger or smaller `monitor` is better")
+    val_period: int = _f(
+        "schedule",
+        1,
+        "epochs between validations; the last epoch always validates",
+        unit="epochs",
+        ge=1,
+    )
+    save_period: int = _f(
+        "schedule", 0, "also keep epochN.pt every so many epochs; 0 never", unit="epochs", ge=0
+    )
+    monitor: str = _f(
+        "schedule", "metrics/mAP50-95", "column of results.csv that decides which epoch is best"
+    )
+    monitor_mode: Literal["max", "min"] = _f(
+        "schedule", "max", "whether a larger or smaller `monitor` is better"
+    )
 
-    optimizer: Literal["auto", "SGD", "Adam", "AdamW"] = _f("optimizer", "auto", "auto: AdamW for short runs, else SGD")
-    lr0: float | None = _f("optimizer", None, "peak learning rate; empty: chosen with the optimizer", gt=0)
+    optimizer: Literal["auto", "SGD", "Adam", "AdamW"] = _f(
+        "optimizer", "auto", "auto: AdamW for short runs, else SGD"
+    )
+    lr0: float | None = _f(
+        "optimizer", None, "peak learning rate; empty: chosen with the optimizer", gt=0
+    )
     lrf: Fraction = _f("optimizer", 0.01, "final learning rate as a share of lr0", unit="share")
-    schedule: Literal["cosine", "linear", "constant"] = _f("optimizer", "cosine", "shape from lr0 to lr0*lrf")
+    schedule: Literal["cosine", "linear", "constant"] = _f(
+        "optimizer", "cosine", "shape from lr0 to lr0*lrf"
+    )
     momentum: float = _f("optimizer", 0.937, "SGD momentum, Adam beta1", ge=0, lt=1)
-    weight_decay: float = _f("optimizer", 5e-4, "decay of weights at the nominal batch; norms and biases 0", ge=0)
+    weight_decay: float = _f(
+        "optimizer", 5e-4, "decay of weights at the nominal batch; norms and biases 0", ge=0
+    )
     warmup_epochs: float | None = _f(
-        "optimizer", None, "epochs of warm-up; empty: 3, at most a tenth of the run", unit="epochs", ge=0
+        "optimizer",
+        None,
+        "epochs of warm-up; empty: 3, at most a tenth of the run",
+        unit="epochs",
+        ge=0,
     )
     warmup_momentum: Fraction = _f("optimizer", 0.8, "momentum at the start of warm-up")
-    warmup_bias_lr: float | None = _f("optimizer", None, "bias rate at the start of warm-up; empty: 0.1 SGD, 0 Adam", ge=0)
-    clip_norm: float = _f("optimizer", 10.0, "gradient clip, L2 norm over all parameters; 0 off", ge=0)
-    ema: bool = _f("optimizer", True, "validate and save an exponential moving average of the weights")
+    warmup_bias_lr: float | None = _f(
+        "optimizer", None, "bias rate at the start of warm-up; empty: 0.1 SGD, 0 Adam", ge=0
+    )
+    clip_norm: float = _f(
+        "optimizer", 10.0, "gradient clip, L2 norm over all parameters; 0 off", ge=0
+    )
+    ema: bool = _f(
+        "optimizer", True, "validate and save an exponential moving average of the weights"
+    )
     ema_decay: float = _f("optimizer", 0.9999, "largest decay of the average", gt=0, lt=1)
     ema_tau_steps: float | None = _f(
-        "optimizer", None, "steps until the average is slow; empty: scaled to the run", unit="steps", gt=0
+        "optimizer",
+        None,
+        "steps until the average is slow; empty: scaled to the run",
+        unit="steps",
+        gt=0,
     )
-    freeze: tuple[str, ...] = _f("optimizer", (), "parameters whose name starts with one of these do not learn")
+    freeze: tuple[str, ...] = _f(
+        "optimizer", (), "parameters whose name starts with one of these do not learn"
+    )
 
-    amp: bool = _f("speed", True, "mixed precision on a GPU (bf16, or fp16 with a scaler); never on a CPU")
+    amp: bool = _f(
+        "speed", True, "mixed precision on a GPU (bf16, or fp16 with a scaler); never on a CPU"
+    )
     channels_last: bool = _f("speed", True, "memory layout that takes a tenth off a step on a CPU")
-    nproc: int = _f("speed", 1, "processes for distributed training on this machine", unit="processes", ge=1)
+    nproc: int = _f(
+        "speed", 1, "processes for distributed training on this machine", unit="processes", ge=1
+    )
 
     @field_validator("model", "data", "project", mode="before")
     @classmethod
@@ -93,7 +177,9 @@ class TrainConfig(Frozen):
     @field_validator("name", mode="before")
     @classmethod
     def _a_number_is_a_name(cls, value: Any) -> Any:
-        return str(value) if type(value) is int else value  # a command line gives name=123 as a number
+        return (
+            str(value) if type(value) is int else value
+        )  # a command line gives name=123 as a number
 
     @field_validator("batch")
     @classmethod
@@ -113,7 +199,10 @@ class TrainConfig(Frozen):
         if not value or value in {".", ".."} or any(c in value for c in "/\\\0"):
             raise ValueError("must be a plain folder name, without / or \\")
         if len(value.encode()) > LONGEST_NAME_BYTES:
-            raise ValueError(f"must be shorter: at most {LONGEST_NAME_BYTES} bytes, this has {len(value.encode())}")
+            raise ValueError(
+                f"must be shorter: at most {LONGEST_NAME_BYTES} bytes, this has "
+                f"{len(value.encode())}"
+            )
         return value
 
 
@@ -121,42 +210,72 @@ class DetectionTrainConfig(TrainConfig):
     """One training run of a detector."""
 
     imgsz: int | tuple[int, int] = _f(
-        "images", 640, "network input in pixels: one number, or [height, width]; multiples of 32", unit="pixels"
+        "images",
+        640,
+        "network input in pixels: one number, or [height, width]; multiples of 32",
+        unit="pixels",
     )
-    cache: Literal["ram", "disk", "none"] = _f("images", "ram", "where decoded images are kept between epochs")
-    fraction: float = _f("images", 1.0, "share of the training images to use", unit="share", gt=0, le=1)
+    cache: Literal["ram", "disk", "none"] = _f(
+        "images", "ram", "where decoded images are kept between epochs"
+    )
+    fraction: float = _f(
+        "images", 1.0, "share of the training images to use", unit="share", gt=0, le=1
+    )
     single_cls: bool = _f("images", False, "treat every class as one")
-    multi_scale: Fraction = _f("images", 0.0, "vary the input size of each batch by up to this share", unit="share")
+    multi_scale: Fraction = _f(
+        "images", 0.0, "vary the input size of each batch by up to this share", unit="share"
+    )
     balanced: bool = _f("images", False, "draw images of rare classes more often")
 
-    mosaic: Fraction = _f("augmentation", 1.0, "probability of a mosaic of four images", unit="probability")
-    close_mosaic: float = _f(
-        "augmentation", 0.1, "mosaic and mixup off at the end: epochs, or a share if below 1", unit="epochs", ge=0
+    mosaic: Fraction = _f(
+        "augmentation", 1.0, "probability of a mosaic of four images", unit="probability"
     )
-    mixup: Fraction = _f("augmentation", 0.0, "probability of blending two samples", unit="probability")
+    close_mosaic: float = _f(
+        "augmentation",
+        0.1,
+        "mosaic and mixup off at the end: epochs, or a share if below 1",
+        unit="epochs",
+        ge=0,
+    )
+    mixup: Fraction = _f(
+        "augmentation", 0.0, "probability of blending two samples", unit="probability"
+    )
     degrees: float = _f("augmentation", 0.0, "rotation, +- degrees", unit="degrees", ge=0, le=180)
     translate: Fraction = _f("augmentation", 0.1, "shift, +- share of the size", unit="share")
     scale: float = _f("augmentation", 0.5, "zoom, +- gain", unit="gain", ge=0, lt=1)
     shear: float = _f("augmentation", 0.0, "shear, +- degrees", unit="degrees", ge=0, le=45)
-    perspective: float = _f("augmentation", 0.0, "perspective, +- share", unit="share", ge=0, le=0.001)
+    perspective: float = _f(
+        "augmentation", 0.0, "perspective, +- share", unit="share", ge=0, le=0.001
+    )
     hsv_h: Fraction = _f("augmentation", 0.015, "hue, +- gain", unit="gain")
     hsv_s: Fraction = _f("augmentation", 0.7, "saturation, +- gain", unit="gain")
     hsv_v: Fraction = _f("augmentation", 0.4, "value, +- gain", unit="gain")
-    fliplr: Fraction = _f("augmentation", 0.5, "probability of a left-right flip; 0 for digits and letters", unit="probability")
+    fliplr: Fraction = _f(
+        "augmentation",
+        0.5,
+        "probability of a left-right flip; 0 for digits and letters",
+        unit="probability",
+    )
     flipud: Fraction = _f("augmentation", 0.0, "probability of an up-down flip", unit="probability")
 
     box: float = _f("loss", 7.5, "gain of the box loss (CIoU)", unit="gain", ge=0)
     cls: float = _f("loss", 0.5, "gain of the class loss (BCE)", unit="gain", ge=0)
     dfl: float = _f("loss", 1.5, "gain of the distribution focal loss", unit="gain", ge=0)
-    class_weights: dict[str, Factor] | None = _f("loss", None, "class name -> factor of its class loss; others 1", unit="factor")
-
-    backbone: Literal["", "resnet18", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny"] = _f(
-        "model", "", "torchvision backbone under our neck and head, instead of the family's own"
+    class_weights: dict[str, Factor] | None = _f(
+        "loss", None, "class name -> factor of its class loss; others 1", unit="factor"
     )
-    pretrained: bool | str = _f("model", False, "ImageNet weights of the backbone: true downloads, a path reads a file")
+
+    backbone: Literal["", "resnet18", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny"] = (
+        _f("model", "", "torchvision backbone under our neck and head, instead of the family's own")
+    )
+    pretrained: bool | str = _f(
+        "model", False, "ImageNet weights of the backbone: true downloads, a path reads a file"
+    )
 
     val_conf: Fraction = _f("validation", 0.001, "lowest score that is evaluated", unit="score")
-    val_iou: Fraction = _f("validation", 0.7, "IoU above which NMS removes the weaker box", unit="IoU")
+    val_iou: Fraction = _f(
+        "validation", 0.7, "IoU above which NMS removes the weaker box", unit="IoU"
+    )
     max_det: int = _f("validation", 300, "most boxes per image", unit="boxes", ge=1)
     plots: bool = _f("validation", True, "write pictures: batches, curves, confusion matrix")
 
@@ -166,13 +285,18 @@ class DetectionTrainConfig(TrainConfig):
         for side in value if isinstance(value, tuple) else (value,):
             if side < 32 or side % 32:
                 below, above = max(32, side // 32 * 32), max(32, -(-side // 32) * 32)
-                raise ValueError(f"must be a multiple of 32 (the largest stride), for example {below} or {above}")
+                raise ValueError(
+                    f"must be a multiple of 32 (the largest stride), for example {below} or {above}"
+                )
         return value
 
     @model_validator(mode="after")
     def _pretrained_needs_backbone(self) -> DetectionTrainConfig:
         if self.pretrained and not self.backbone:
-            raise ValueError("pretrained belongs to a torchvision backbone: set backbone too, or give a checkpoint as model")
+            raise ValueError(
+                "pretrained belongs to a torchvision backbone: set backbone too, or give a "
+                "checkpoint as model"
+            )
         return self
 
     @property

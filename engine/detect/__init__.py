@@ -1,4 +1,6 @@
-"""The detector's executors: where the kernel, which knows no boxes, and the parts, which know no trainer, meet."""
+"""The detector's executors: where the kernel, which knows no boxes, and the parts, which know no
+trainer, meet.
+"""
 
 from engine.detect.predictor import DetectionPredictor
 from engine.detect.results import Results

@@ -1,7 +1,9 @@
-"""A batch on its way to the device, and back to what its images were: for trainer and validator alike.
+"""A batch on its way to the device, and back to what its images were: for trainer and validator
+alike.
 
-A loader of the user's own may yield any mapping with `img` (or `imgs`), `cls`, `bboxes` and `batch_idx`; validation
-also wants `im_file`, to tell the images apart. `engine.types.Batch` says what the keys are.
+A loader of the user's own may yield any mapping with `img` (or `imgs`), `cls`, `bboxes` and
+`batch_idx`; validation also wants `im_file`, to tell the images apart. `engine.types.Batch` says
+what the keys are.
 """
 
 from __future__ import annotations
@@ -15,17 +17,19 @@ import torch
 from torch import Tensor
 
 from engine.boxes import xywh_to_xyxy
+from engine.data.transforms import RatioPad, to_original
 from engine.errors import DataError
-from engine.parts.data.transforms import RatioPad, to_original
 from engine.types import Batch, ImageRecord
 
 TARGETS = ("cls", "bboxes", "batch_idx")
 
 
 def to_device(batch: Mapping[str, Any], device: torch.device, channels_last: bool = True) -> Batch:
-    """A new batch on `device`: `img` float in [0, 1], targets beside it. Bytes are scaled, floats taken as they are.
+    """A new batch on `device`: `img` float in [0, 1], targets beside it. Bytes are scaled, floats
+    taken as they are.
 
-    Where a loader does not say how its images came about, they count as what the file shows: same size, no padding.
+    Where a loader does not say how its images came about, they count as what the file shows: same
+    size, no padding.
 
     Raises:
         DataError: a key is missing.
@@ -35,8 +39,11 @@ def to_device(batch: Mapping[str, Any], device: torch.device, channels_last: boo
         ready[key] = value
     missing = [key for key in ("img", *TARGETS) if key not in ready]
     if missing:
-        raise DataError(f"a batch of the loader lacks {', '.join(missing)}; it has {', '.join(map(str, batch))}. "
-                        "engine.types.Batch says what the keys are")  # fmt: skip
+        raise DataError(
+            f"a batch of the loader lacks {', '.join(missing)}; it has "
+            f"{', '.join(map(str, batch))}. "
+            "engine.types.Batch says what the keys are"
+        )
     layout = torch.channels_last if channels_last else torch.contiguous_format
     images = ready["img"].to(device, non_blocking=True)
     floats = images.to(torch.float32, memory_format=layout)
@@ -50,7 +57,8 @@ def to_device(batch: Mapping[str, Any], device: torch.device, channels_last: boo
 
 
 def image_targets(batch: Mapping[str, Any], first_label: int = 1) -> list[dict[str, Tensor]]:
-    """The truth of each image as torchvision's detectors take it: {"boxes" (n, 4) xyxy px of the input, "labels" (n,) int64}.
+    """The truth of each image as torchvision's detectors take it: {"boxes" (n, 4) xyxy px of the
+    input, "labels" (n,) int64}.
 
     first_label: the number of class 0; torchvision keeps 0 for the background.
     """
@@ -58,19 +66,29 @@ def image_targets(batch: Mapping[str, Any], first_label: int = 1) -> list[dict[s
     boxes = xywh_to_xyxy(batch["bboxes"]) * batch["bboxes"].new_tensor([w, h, w, h])
     labels = batch["cls"].reshape(-1).long() + first_label
     owners = batch["batch_idx"].reshape(-1).long()
-    return [{"boxes": boxes[owners == i], "labels": labels[owners == i]} for i in range(len(batch["img"]))]
+    return [
+        {"boxes": boxes[owners == i], "labels": labels[owners == i]}
+        for i in range(len(batch["img"]))
+    ]
 
 
 def file_of(batch: Mapping[str, Any], index: int) -> str:
-    """What tells image `index` of a batch from all others. DataError where the loader does not say."""
+    """What tells image `index` of a batch from all others. DataError where the loader does not
+    say.
+    """
     if "im_file" not in batch:
-        raise DataError("a validation batch of the loader lacks im_file, one path or name for each image: without it an image "
-                        "that comes twice would count twice")  # fmt: skip
+        raise DataError(
+            "a validation batch of the loader lacks im_file, one path or name for each image: "
+            "without it an image "
+            "that comes twice would count twice"
+        )
     return str(batch["im_file"][index])
 
 
 def record_of(batch: Any, index: int) -> ImageRecord:
-    """The truth of image `index` of a batch, in pixels of its file, from the batch alone (a loader of the user's own)."""
+    """The truth of image `index` of a batch, in pixels of its file, from the batch alone (a loader
+    of the user's own).
+    """
     shape, ratio_pad = batch["ori_shape"][index], batch["ratio_pad"][index]
     h, w = batch["img"].shape[-2:]
     mine = batch["batch_idx"] == index

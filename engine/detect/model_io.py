@@ -1,6 +1,8 @@
-"""A detector and its file: what is written beside the weights, and a network built from what a file says of itself.
+"""A detector and its file: what is written beside the weights, and a network built from what a file
+says of itself.
 
-Reads `.pt` (our checkpoints) and `.safetensors` (published weights); both with tensors and plain data only.
+Reads `.pt` (our checkpoints) and `.safetensors` (published weights); both with tensors and plain
+data only.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.core.checkpoint import load_checkpoint
+from engine.data.manifest import class_hash
 from engine.errors import CheckpointError, cause_of
-from engine.kernel.checkpoint import load_checkpoint
-from engine.parts.data.classes import class_hash
-from engine.parts.model import ModelSpec, build_model
+from engine.models.yolov8 import ModelSpec, build_model
 from engine.types import Size
 
 WEIGHT_SUFFIXES = (".pt", ".safetensors")
@@ -34,8 +36,12 @@ class LoadedModel:
     state: Mapping[str, Tensor]  # the weights as trained, on the CPU
 
 
-def model_meta(spec: ModelSpec, names: tuple[str, ...], imgsz: Size, class_hash: str, data_digest: str) -> dict[str, Any]:
-    """What travels with the weights: enough to build the network and to check that classes and data fit."""
+def model_meta(
+    spec: ModelSpec, names: tuple[str, ...], imgsz: Size, class_hash: str, data_digest: str
+) -> dict[str, Any]:
+    """What travels with the weights: enough to build the network and to check that classes and data
+    fit.
+    """
     return {
         "model": spec.name,
         "architecture": spec.to_dict(),
@@ -70,7 +76,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedMo
     """The network of a weight file, in eval mode.
 
     Raises:
-        CheckpointError: missing, damaged, foreign, or weights that do not fit the network the file names.
+        CheckpointError: missing, damaged, foreign, or weights that do not fit the network the file
+            names.
     """
     meta, state = read_weights(path)
     module = build_model(meta["architecture"], len(meta["names"]))
@@ -78,7 +85,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedMo
         module.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: its weights are not those of a {meta['model']}: {cause_of(error)} A network of your own "
+            f"{path}: its weights are not those of a {meta['model']}: {cause_of(error)} A network "
+            "of your own "
             "is loaded by the trainer class that made it: Trainer(...).best_model()"
         ) from None
     module = module.to(device).eval()
@@ -95,7 +103,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, "pt") as stream:
             texts = stream.metadata() or {}
             state = {name: stream.get_tensor(name) for name in stream.keys()}
-        meta = {k: json.loads(v) if k in {"names", "imgsz", "architecture"} else v for k, v in texts.items()}
+        meta = {
+            k: json.loads(v) if k in {"names", "imgsz", "architecture"} else v
+            for k, v in texts.items()
+        }
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
@@ -110,11 +121,16 @@ def check_meta(meta: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """
     missing = [key for key in ("architecture", "names", "imgsz") if not meta.get(key)]
     if missing == ["architecture"]:
-        raise CheckpointError(f"{path}: holds the weights of a network of your own; only the code that made it can build it. "
-                              "In a trainer that is get_model, in a predictor too; validate with "
-                              "trainer.validator(model=trainer.best_model())")  # fmt: skip
+        raise CheckpointError(
+            f"{path}: holds the weights of a network of your own; only the code that made it can "
+            "build it. "
+            "In a trainer that is get_model, in a predictor too; validate with "
+            "trainer.validator(model=trainer.best_model())"
+        )
     if missing:
-        raise CheckpointError(f"{path}: does not say its {', '.join(missing)}: not a detector of this project")
+        raise CheckpointError(
+            f"{path}: does not say its {', '.join(missing)}: not a detector of this project"
+        )
     check_class_hash(meta, path)
     return dict(meta)
 
@@ -124,6 +140,7 @@ def check_class_hash(meta: Mapping[str, Any], path: str | Path) -> None:
     known, found = meta.get("class_hash"), class_hash(meta["names"])
     if known and known != found:
         raise CheckpointError(
-            f"{path}: its class names ({', '.join(map(str, meta['names']))}) have hash {found}, and it says {known}: names or "
+            f"{path}: its class names ({', '.join(map(str, meta['names']))}) have hash {found}, "
+            f"and it says {known}: names or "
             "order were changed after it was written. Take the file as it was written"
         )

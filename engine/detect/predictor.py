@@ -1,7 +1,8 @@
 """Detection on anything that shows pictures: source -> letterbox -> model -> NMS -> `Results`.
 
-The loop, events and skipping of unreadable inputs are `BasePredictor`'s. An image is looked at whole or, with `tile`,
-also in overlapping pieces (small objects in large images); both go the same way, as one or as many `View`s.
+The loop, events and skipping of unreadable inputs are `BasePredictor`'s. An image is looked at
+whole or, with `tile`, also in overlapping pieces (small objects in large images); both go the same
+way, as one or as many `View`s.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from engine.config import PredictConfig
+from engine.core.predictor import BasePredictor
+from engine.data.transforms import RatioPad, letterbox, to_original
 from engine.detect.results import Results
 from engine.detect.runtime import Runtime, load_runtime, split_raw
 from engine.detect.sources import IMAGE_SUFFIXES, Frame, Skipped, Source, open_source
@@ -24,9 +27,7 @@ from engine.detect.tiles import merge_tiles, touches_seam
 from engine.detect.tiles import tile_corners as corners_of
 from engine.errors import ConfigError, nearest
 from engine.files import make_folder
-from engine.kernel.predictor import BasePredictor
-from engine.parts.data.transforms import RatioPad, letterbox, to_original
-from engine.parts.decode import nms, warm_up
+from engine.models.yolov8.decode import nms, warm_up
 from engine.types import Detections, Size
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class View:
-    """A part of a frame as the model sees it: all of it, or a tile. `corner` is its (x, y) in the frame."""
+    """A part of a frame as the model sees it: all of it, or a tile. `corner` is its (x, y) in the
+    frame.
+    """
 
     frame: Frame
     image: np.ndarray  # (h, w, 3) uint8 BGR, a view into the frame's pixels
@@ -47,7 +50,9 @@ class View:
 
 
 class DetectionPredictor(BasePredictor):
-    """Find objects: `DetectionPredictor(overrides={"model": "weights/best.pt", "conf": 0.4})("images/")` -> list of `Results`."""
+    """Find objects: `DetectionPredictor(overrides={"model": "weights/best.pt", "conf":
+    0.4})("images/")` -> list of `Results`.
+    """
 
     config_class = PredictConfig
     config: PredictConfig
@@ -56,16 +61,26 @@ class DetectionPredictor(BasePredictor):
     def __init__(self, overrides: dict[str, Any] | None = None):
         super().__init__(overrides)
         self.out = Path(self.config.project) / self.config.name
-        self.ratio_pads: Sequence[RatioPad] = ()  # of the running batch; set by preprocess, read by postprocess
-        self.total: int | None = None  # inputs of the running source; None: not known (a film, a camera)
+        self.ratio_pads: Sequence[
+            RatioPad
+        ] = ()  # of the running batch; set by preprocess, read by postprocess
+        self.total: int | None = (
+            None  # inputs of the running source; None: not known (a film, a camera)
+        )
         self._size: Size = (0, 0)  # of the network input, known with the model
         self._wanted: tuple[int, ...] | None = None  # class indices to report, None: all
-        self._views: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []  # of the frame under way
+        self._views: list[
+            tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+        ] = []  # of the frame under way
         self._written = 0  # results of this run
-        self._files: dict[str, int] = {}  # file name -> how many of this name were written in this run
+        self._files: dict[
+            str, int
+        ] = {}  # file name -> how many of this name were written in this run
 
     def get_model(self) -> Runtime:
-        """The detector of `config.model`; override to bring any callable with the attributes of `Runtime`."""
+        """The detector of `config.model`; override to bring any callable with the attributes of
+        `Runtime`.
+        """
         return load_runtime(self.config.model, self.config.device)
 
     def setup(self) -> None:
@@ -99,30 +114,45 @@ class DetectionPredictor(BasePredictor):
         yield View(item, item.image, last=False)
         corners = corners_of((h, w), tile, self.config.tile_overlap)
         for number, (x, y) in enumerate(corners, 1):
-            yield View(item, item.image[y : y + tile, x : x + tile], (x, y), last=number == len(corners))
+            yield View(
+                item, item.image[y : y + tile, x : x + tile], (x, y), last=number == len(corners)
+            )
 
     def preprocess(self, batch: Sequence[View]) -> Tensor:
         """(B, 3, H, W) float RGB in [0, 1], each view letterboxed to the network input."""
-        # Images are not enlarged, as in validation; tiles are, they are there to make small things large.
-        boxed, self.ratio_pads = zip(*(letterbox(v.image, self._size, scaleup=v.is_tile) for v in batch))
+        # Images are not enlarged, as in validation; tiles are, they are there to make small things
+        # large.
+        boxed, self.ratio_pads = zip(
+            *(letterbox(v.image, self._size, scaleup=v.is_tile) for v in batch)
+        )
         stacked = np.ascontiguousarray(np.stack(boxed)[..., ::-1].transpose(0, 3, 1, 2))
         return torch.from_numpy(stacked).to(self.model.device).float() / 255
 
     def detections(self, outputs: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Of each view: boxes (K, 4) xyxy px of the network input, scores (K,), classes (K,) int64, best first.
+        """Of each view: boxes (K, 4) xyxy px of the network input, scores (K,), classes (K,) int64,
+        best first.
 
-        outputs: of the model, (B, 4 + nc, A); override it for a network that says it in another way."""
+        outputs: of the model, (B, 4 + nc, A); override it for a network that says it in another
+        way."""
         boxes, scores = split_raw(outputs)
         c = self.config
         return nms(
-            boxes, scores, c.conf, c.iou, max_det=c.max_det, multi_label=False, agnostic=c.agnostic_nms,
+            boxes,
+            scores,
+            c.conf,
+            c.iou,
+            max_det=c.max_det,
+            multi_label=False,
+            agnostic=c.agnostic_nms,
             classes=self._wanted,
-        )  # fmt: skip
+        )
 
     def postprocess(self, outputs: Any, batch: Sequence[View]) -> list[Results]:
         """The results of all frames that are complete with this batch."""
         c, results = self.config, []
-        for view, ratio_pad, (view_boxes, *others) in zip(batch, self.ratio_pads, self.detections(outputs)):
+        for view, ratio_pad, (view_boxes, *others) in zip(
+            batch, self.ratio_pads, self.detections(outputs)
+        ):
             shape = view.image.shape[:2]
             local = to_original(view_boxes.float().cpu().numpy(), ratio_pad, shape)
             in_frame = local + np.array(view.corner * 2, np.float32)
@@ -130,17 +160,26 @@ class DetectionPredictor(BasePredictor):
             self._views.append((in_frame, *(each.cpu().numpy() for each in others), cut))
             if view.last:
                 views, self._views = self._views, []
-                results.append(self._result(view.frame, merge_tiles(views, c.iou, c.max_det, c.agnostic_nms)))
+                results.append(
+                    self._result(view.frame, merge_tiles(views, c.iou, c.max_det, c.agnostic_nms))
+                )
         return results
 
     def retain(self, result: Results) -> Results:
         return result.without_pixels()
 
     def write_results(self, result: Results) -> None:
-        """Under `project/name`: the picture with its boxes (`save`), a line of `detections.jsonl` (`save_json`)."""
+        """Under `project/name`: the picture with its boxes (`save`), a line of `detections.jsonl`
+        (`save_json`).
+        """
         self._written += 1
         if self.config.verbose:
-            log.info("%s", result.summary() if self.total is None else f"{self._written}/{self.total} {result.summary()}")
+            log.info(
+                "%s",
+                result.summary()
+                if self.total is None
+                else f"{self._written}/{self.total} {result.summary()}",
+            )
         if self.config.save or self.config.save_json:
             make_folder(self.out)
         if self.config.save:
@@ -158,23 +197,35 @@ class DetectionPredictor(BasePredictor):
     def _result(self, frame: Frame, detections: Detections) -> Results:
         size = frame.image.shape[:2]
         return Results(
-            detections, self.model.names, frame.name, size, frame.index, frame.path, dict(self.speed_ms), frame.image,
+            detections,
+            self.model.names,
+            frame.name,
+            size,
+            frame.index,
+            frame.path,
+            dict(self.speed_ms),
+            frame.image,
             frame.passing,
-        )  # fmt: skip
+        )
 
     def _picture(self, result: Results) -> Path:
         """Where the plotted picture goes; pictures of one name in one run get numbers."""
         name = Path(result.source.split("?")[0])  # of an address: without its query
         suffix = name.suffix.lower() if name.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
         stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
-        stem = "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in stem) or "image"
+        stem = (
+            "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in stem)
+            or "image"
+        )
         count = self._files.get(stem + suffix, 0) + 1
         self._files[stem + suffix] = count
         return self.out / (f"{stem}{suffix}" if count == 1 else f"{stem}-{count}{suffix}")
 
 
 def class_indices(wanted: Sequence[int | str] | None, names: Sequence[str]) -> list[int] | None:
-    """Indices of classes given by number or name; None, meaning all, stays None. ConfigError for an unknown one."""
+    """Indices of classes given by number or name; None, meaning all, stays None. ConfigError for an
+    unknown one.
+    """
     if wanted is None:
         return None
     indices = []
@@ -185,5 +236,7 @@ def class_indices(wanted: Sequence[int | str] | None, names: Sequence[str]) -> l
             indices.append(int(one))
         else:
             hint = nearest(str(one), names)
-            raise ConfigError(f"classes: the model has no class {one!r}.{hint} It knows: {', '.join(names)}.")
+            raise ConfigError(
+                f"classes: the model has no class {one!r}.{hint} It knows: {', '.join(names)}."
+            )
     return indices

@@ -1,7 +1,8 @@
 """What a prediction gives for one image: boxes in every form, as text, table or picture.
 
-Holds no tensors and no model. An image that came from a file is read again when it is needed, so that a list of a
-thousand results does not hold a thousand pictures. Conventions of boxes and images: `engine/types.py`.
+Holds no tensors and no model. An image that came from a file is read again when it is needed, so
+that a list of a thousand results does not hold a thousand pictures. Conventions of boxes and
+images: `engine/types.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class Box:
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """The detections of one image, best first. `len(results)` boxes; iterating gives `Box` objects."""
+    """The detections of one image, best first. `len(results)` boxes; iterating gives `Box`
+    objects.
+    """
 
     detections: Detections
     names: Sequence[str]  # class names in order of their index
@@ -38,15 +41,21 @@ class Results:
     size: Size  # (h, w) of the original image
     index: int = 0  # frame number in a film, else 0
     path: Path | None = None  # the image file, where there is one
-    speed_ms: dict[str, float] = field(default_factory=dict)  # per image: preprocess, inference, postprocess
+    speed_ms: dict[str, float] = field(
+        default_factory=dict
+    )  # per image: preprocess, inference, postprocess
     pixels: np.ndarray | None = None  # (H, W, 3) uint8 BGR, None where `path` can be read again
-    passing: bool = False  # a frame of a film or camera, whose pixels a list of results does not keep
+    passing: bool = (
+        False  # a frame of a film or camera, whose pixels a list of results does not keep
+    )
 
     def __len__(self) -> int:
         return len(self.detections)
 
     def __iter__(self) -> Iterator[Box]:
-        for xyxy, score, class_id in zip(self.boxes.tolist(), self.scores.tolist(), self.classes.tolist()):
+        for xyxy, score, class_id in zip(
+            self.boxes.tolist(), self.scores.tolist(), self.classes.tolist()
+        ):
             yield Box(tuple(xyxy), score, class_id, self.names[class_id])
 
     def __repr__(self) -> str:
@@ -63,7 +72,9 @@ class Results:
     def xywh(self) -> np.ndarray:
         """(K, 4) float32 centre x, centre y, width, height in pixels."""
         corners = self.boxes
-        return np.concatenate(((corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]), 1)
+        return np.concatenate(
+            ((corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]), 1
+        )
 
     @property
     def xyxyn(self) -> np.ndarray:
@@ -92,17 +103,23 @@ class Results:
 
     @property
     def image(self) -> np.ndarray:
-        """(H, W, 3) uint8 BGR. Raises DataError when the file it came from, or the frame of a film, has gone."""
+        """(H, W, 3) uint8 BGR. Raises DataError when the file it came from, or the frame of a film,
+        has gone.
+        """
         if self.pixels is not None:
             return self.pixels
         if self.path is None:
-            raise DataError(f"{self.source}: the image was not kept; use stream=True and plot within the loop.")
-        from engine.parts.data.images import read_image
+            raise DataError(
+                f"{self.source}: the image was not kept; use stream=True and plot within the loop."
+            )
+        from engine.data.images import read_image
 
         return read_image(self.path)
 
     def without_pixels(self) -> Results:
-        """The same without the picture in memory, where it can be read again from its file or was only passing by."""
+        """The same without the picture in memory, where it can be read again from its file or was
+        only passing by.
+        """
         return replace(self, pixels=None) if self.path is not None or self.passing else self
 
     def summary(self) -> str:
@@ -115,18 +132,21 @@ class Results:
 
     def plot(self) -> np.ndarray:
         """A copy of the image with boxes, names and scores drawn, (H, W, 3) uint8 BGR."""
-        from engine.parts.plots import draw_detections
+        from engine.plots import draw_detections
 
         return draw_detections(self.image, self.detections, self.names)
 
     def save(self, path: str | Path) -> Path:
-        """Write the plotted image; the suffix chooses the format, `.jpg` where there is none. Returns the path."""
-        from engine.parts.plots import write_picture
+        """Write the plotted image; the suffix chooses the format, `.jpg` where there is none.
+        Returns the path.
+        """
+        from engine.plots import write_picture
 
         return write_picture(self.plot(), Path(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: source, size, and one entry per box. Coordinates in pixels, rounded to a hundredth.
+        """Plain data: source, size, and one entry per box. Coordinates in pixels, rounded to a
+        hundredth.
 
         Bytes of a file name that are not UTF-8 become U+FFFD: text that JSON can hold."""
         return {
@@ -150,11 +170,15 @@ class Results:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame with a row per box. Raises DataError with the remedy when pandas is not installed."""
+        """A pandas DataFrame with a row per box. Raises DataError with the remedy when pandas is
+        not installed.
+        """
         try:
             import pandas
         except ImportError:
-            raise DataError("to_dataframe() needs pandas: pip install pandas, or use to_dict().") from None
+            raise DataError(
+                "to_dataframe() needs pandas: pip install pandas, or use to_dict()."
+            ) from None
         columns = {"source": [self.source] * len(self), "index": [self.index] * len(self)}
         columns |= {"class": self.classes, "name": self.labels, "score": self.scores}
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.reshape(-1, 4).T))

@@ -1,7 +1,9 @@
-"""One callable for every weight file: .pt, .safetensors, .onnx, .torchscript -> raw output (B, 4 + nc, A).
+"""One callable for every weight file: .pt, .safetensors, .onnx, .torchscript -> raw output (B, 4 +
+nc, A).
 
-The raw output is that of the exported model: xywh in input pixels and sigmoid scores, before NMS. What a file says of
-itself (class names, input size, digests) is in `meta`, the same keys whatever the format. No image handling here.
+The raw output is that of the exported model: xywh in input pixels and sigmoid scores, before NMS.
+What a file says of itself (class names, input size, digests) is in `meta`, the same keys whatever
+the format. No image handling here.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ RawFunction = Callable[[Tensor], Tensor]  # (B, 3, H, W) float RGB in [0, 1] -> 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded detector. Calling it takes (B, 3, H, W) float RGB in [0, 1] and gives (B, 4 + nc, A) float32."""
+    """A loaded detector. Calling it takes (B, 3, H, W) float RGB in [0, 1] and gives (B, 4 + nc, A)
+    float32.
+    """
 
     function: RawFunction
     names: tuple[str, ...]
@@ -49,26 +53,37 @@ class Runtime:
         for portion in images.split(size):
             padding = images.new_zeros(size - len(portion), *images.shape[1:])
             outputs.append(self.function(torch.cat((portion, padding)))[: len(portion)].float())
-        return torch.cat(outputs) if outputs else self.function(images.new_zeros(size, *images.shape[1:]))[:0].float()
+        return (
+            torch.cat(outputs)
+            if outputs
+            else self.function(images.new_zeros(size, *images.shape[1:]))[:0].float()
+        )
 
     def input_size(self, wanted: int | tuple[int, int] | None) -> Size:
-        """(h, w) to letterbox to: `wanted`, else as trained. ConfigError when the file or the strides forbid it."""
+        """(h, w) to letterbox to: `wanted`, else as trained. ConfigError when the file or the
+        strides forbid it.
+        """
         size = self.fixed_size or self.imgsz
         if wanted is not None:
             size = (wanted, wanted) if isinstance(wanted, int) else (int(wanted[0]), int(wanted[1]))
         if self.fixed_size is not None and size != self.fixed_size:
             raise ConfigError(
-                f"imgsz {size[0]}x{size[1]} does not fit: this exported file takes {self.fixed_size[0]}x"
+                f"imgsz {size[0]}x{size[1]} does not fit: this exported file takes "
+                f"{self.fixed_size[0]}x"
                 f"{self.fixed_size[1]} only. Leave imgsz out, or export again with imgsz={size[0]}."
             )
         if min(size) < self.stride or any(side % self.stride for side in size):
             up = [max(self.stride, -(-side // self.stride) * self.stride) for side in size]
-            raise ConfigError(f"imgsz {size[0]}x{size[1]} is no multiple of the stride {self.stride}: try {up}.")
+            raise ConfigError(
+                f"imgsz {size[0]}x{size[1]} is no multiple of the stride {self.stride}: try {up}."
+            )
         return size
 
 
 class RuntimeModule(nn.Module):
-    """A `Runtime` where a module is asked for: the validator's model. It has no weights to move or to train."""
+    """A `Runtime` where a module is asked for: the validator's model. It has no weights to move or
+    to train.
+    """
 
     def __init__(self, runtime: Runtime):
         super().__init__()
@@ -79,7 +94,9 @@ class RuntimeModule(nn.Module):
 
 
 def split_raw(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 4 + nc, A) -> boxes (B, A, 4) xyxy input pixels, scores (B, A, nc): what `engine.parts.decode.nms` takes."""
+    """(B, 4 + nc, A) -> boxes (B, A, 4) xyxy input pixels, scores (B, A, nc): what
+    `engine.models.yolov8.decode.nms` takes.
+    """
     raw = raw.transpose(1, 2)
     return xywh_to_xyxy(raw[..., :4]), raw[..., 4:]
 
@@ -93,18 +110,26 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"device '{name}' is unknown: use auto, cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}' is not there: {torch.cuda.device_count()} GPUs seen. Use device=cpu.")
+        raise ConfigError(
+            f"device '{name}' is not there: {torch.cuda.device_count()} GPUs seen. Use device=cpu."
+        )
     return device
 
 
 def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
-    """The detector in a file, by its suffix. CheckpointError says what is wrong with a file that cannot be used."""
+    """The detector in a file, by its suffix. CheckpointError says what is wrong with a file that
+    cannot be used.
+    """
     path = Path(path)
     load = LOADERS.get(path.suffix.lower())
     if load is None:
-        raise CheckpointError(f"{path}: cannot run a '{path.suffix}' file; known are {', '.join(LOADERS)}.")
+        raise CheckpointError(
+            f"{path}: cannot run a '{path.suffix}' file; known are {', '.join(LOADERS)}."
+        )
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file. Train a model first, or give model=PATH of a weight file.")
+        raise CheckpointError(
+            f"{path}: no such file. Train a model first, or give model=PATH of a weight file."
+        )
     return load(path, choose_device(device))
 
 
@@ -116,11 +141,13 @@ def _load_module(path: Path, device: torch.device) -> Runtime:
 
 def runtime_of(loaded: LoadedModel, device: torch.device) -> Runtime:
     """A network at hand as a `Runtime`; it computes as trained, nothing is fused."""
-    from engine.parts.decode import ExportModel
+    from engine.models.yolov8.decode import ExportModel
 
     function = ExportModel(loaded.module).to(device).eval()
     stride = int(max(loaded.module.strides))
-    return Runtime(function, loaded.names, loaded.imgsz, device, stride=stride, meta=dict(loaded.meta))
+    return Runtime(
+        function, loaded.names, loaded.imgsz, device, stride=stride, meta=dict(loaded.meta)
+    )
 
 
 def _load_onnx(path: Path, device: torch.device) -> Runtime:
@@ -133,7 +160,9 @@ def _load_onnx(path: Path, device: torch.device) -> Runtime:
     on_gpu = device.type == "cuda" and "CUDAExecutionProvider" in available
     gpu = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if on_gpu else []
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[*gpu, "CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=[*gpu, "CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's own exception types are private
         raise CheckpointError(f"{path}: not a usable ONNX file: {error}") from None
     meta = read_text_meta(session.get_modelmeta().custom_metadata_map, path)
@@ -143,7 +172,9 @@ def _load_onnx(path: Path, device: torch.device) -> Runtime:
 
     def function(images: Tensor) -> Tensor:
         array = images.cpu().numpy()
-        return torch.from_numpy(session.run(None, {name: array.astype("float16") if half else array})[0])
+        return torch.from_numpy(
+            session.run(None, {name: array.astype("float16") if half else array})[0]
+        )
 
     return Runtime(
         function,
@@ -161,16 +192,29 @@ def _load_torchscript(path: Path, device: torch.device) -> Runtime:
     extra = {META_FILE: ""}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch asks to prefer torch.export; old services have no choice
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # torch asks to prefer torch.export; old services have no choice
             module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
         text = extra[META_FILE]
         known = json.loads(text)
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a usable TorchScript file of this project: {error}") from None
+        raise CheckpointError(
+            f"{path}: not a usable TorchScript file of this project: {error}"
+        ) from None
     meta = read_text_meta(known, path)
     batch = meta["batch"] if isinstance(meta.get("batch"), int) else None
     size = _size(meta["imgsz"])
-    return Runtime(module, tuple(meta["names"]), size, device, batch, fixed_size=size, stride=int(meta["stride"]), meta=meta)
+    return Runtime(
+        module,
+        tuple(meta["names"]),
+        size,
+        device,
+        batch,
+        fixed_size=size,
+        stride=int(meta["stride"]),
+        meta=meta,
+    )
 
 
 META_FILE = "detectflow.json"  # within a TorchScript archive
@@ -184,7 +228,9 @@ LOADERS: dict[str, Callable[[Path, torch.device], Runtime]] = {
 
 
 def read_text_meta(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """Metadata of an exported file (text values, JSON where they are lists or numbers) as plain data."""
+    """Metadata of an exported file (text values, JSON where they are lists or numbers) as plain
+    data.
+    """
     missing = [key for key in ("names", "imgsz", "stride") if key not in texts]
     if missing:
         raise CheckpointError(
@@ -196,7 +242,9 @@ def read_text_meta(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
         try:
             meta[key] = json.loads(text) if key in JSON_KEYS else text
         except ValueError:
-            raise CheckpointError(f"{path}: its metadata '{key}' is damaged: {text[:60]!r}. Export it again.") from None
+            raise CheckpointError(
+                f"{path}: its metadata '{key}' is damaged: {text[:60]!r}. Export it again."
+            ) from None
     check_class_hash(meta, path)
     return meta
 
@@ -205,4 +253,8 @@ JSON_KEYS = frozenset({"names", "imgsz", "stride", "batch", "architecture", "ops
 
 
 def _size(imgsz: Any) -> Size:
-    return (int(imgsz), int(imgsz)) if isinstance(imgsz, (int, float)) else (int(imgsz[0]), int(imgsz[1]))
+    return (
+        (int(imgsz), int(imgsz))
+        if isinstance(imgsz, (int, float))
+        else (int(imgsz[0]), int(imgsz[1]))
+    )

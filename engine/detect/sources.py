@@ -1,8 +1,11 @@
-"""Where pictures for a prediction come from: file, list, directory, glob, array, PIL image, URL, video, camera.
+"""Where pictures for a prediction come from: file, list, directory, glob, array, PIL image, URL,
+video, camera.
 
-`open_source` checks at once that there is something to read and returns an iterator which yields frames one by one, so
-that a film of hours needs no more memory than one frame. A picture that cannot be read is yielded as `Skipped`, not
-raised: one broken file in a thousand must not end the job. This module knows nothing of models or boxes.
+`open_source` checks at once that there is something to read and returns an iterator which yields
+frames one by one, so that a film of hours needs no more memory than one frame. A picture that
+cannot be read is yielded as `Skipped`, not
+raised: one broken file in a thousand must not end the job. This module knows nothing of models or
+boxes.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ from typing import Any
 import cv2
 import numpy as np
 
+from engine.data.images import decode_image, from_pillow
 from engine.errors import DataError
 from engine.files import open_regular, refuse_special
-from engine.parts.data.images import decode_image, from_pillow
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"}
+)
 WEB_SCHEMES = ("http://", "https://")
 STREAM_SCHEMES = ("rtsp://", "rtmp://", "udp://", "tcp://")
 URL_TIMEOUT_S = 20
@@ -41,8 +46,11 @@ class Frame:
     image: np.ndarray  # (H, W, 3) uint8 BGR
     name: str  # for people and for output file names: path, address, "array 3", "film.mp4 frame 17"
     path: Path | None = None
-    index: int = 0  # position within its source: the number of the frame in a film, 0 for a single picture
-    passing: bool = False  # a frame of a film or camera: nobody else holds its pixels, and hours of them fit no memory
+    index: int = (
+        0  # position within its source: the number of the frame in a film, 0 for a single picture
+    )
+    # a frame of a film or camera: nobody else holds its pixels, and hours of them fit no memory
+    passing: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,9 @@ class Skipped:
 
 
 class Source:
-    """An iterable of `Frame | Skipped`. `len_hint` is the number of pictures, None for films and cameras."""
+    """An iterable of `Frame | Skipped`. `len_hint` is the number of pictures, None for films and
+    cameras.
+    """
 
     def __init__(self, entries: list[Any], what: str):
         self.entries = entries
@@ -65,7 +75,9 @@ class Source:
 
     @property
     def len_hint(self) -> int | None:
-        return None if any(isinstance(entry, _Film) for entry in self.entries) else len(self.entries)
+        return (
+            None if any(isinstance(entry, _Film) for entry in self.entries) else len(self.entries)
+        )
 
     @property
     def live(self) -> bool:
@@ -80,14 +92,21 @@ class Source:
 def open_source(source: Any) -> Source:
     """A `Source` of anything a person may call a picture or pictures.
 
-    Accepts a path (file, directory, film), a glob pattern, an http(s) address, an rtsp address, a camera index (int or
-    digits), a numpy array (H, W[, C]) or (B, H, W, C) uint8 BGR, a PIL image, or a list of any of these.
-    Raises DataError, before the first frame, when nothing is there: the message says what was looked for and where.
+    Accepts a path (file, directory, film), a glob pattern, an http(s) address, an rtsp address, a
+    camera index (int or digits), a numpy array (H, W[, C]) or (B, H, W, C) uint8 BGR, a PIL image,
+    or a list of any of these.
+    Raises DataError, before the first frame, when nothing is there: the message says what was
+    looked for and where.
     """
     if isinstance(source, (list, tuple)):
         if not source:
-            raise DataError("The list of sources is empty: give at least one image, directory or address.")
-        return Source([entry for item in source for entry in open_source(item).entries], f"{len(source)} sources")
+            raise DataError(
+                "The list of sources is empty: give at least one image, directory or address."
+            )
+        return Source(
+            [entry for item in source for entry in open_source(item).entries],
+            f"{len(source)} sources",
+        )
     return Source(_entries(source), _describe(source))
 
 
@@ -98,10 +117,13 @@ def _entries(source: Any) -> list[Any]:
         return [_Film(source, f"camera {source}")]
     if isinstance(source, (str, Path)):
         return _text_entries(str(source))
-    if hasattr(source, "getexif") and hasattr(source, "convert"):  # a PIL image, without importing PIL for the others
+    if hasattr(source, "getexif") and hasattr(
+        source, "convert"
+    ):  # a PIL image, without importing PIL for the others
         return [_Ready(_from_pil(source), "image")]
     raise DataError(
-        f"Cannot read a source of type {type(source).__name__}. Give a path, a directory, a glob pattern, an address, "
+        f"Cannot read a source of type {type(source).__name__}. Give a path, a directory, a glob "
+        "pattern, an address, "
         "a camera index, a numpy array (BGR, uint8), a PIL image, or a list of these."
     )
 
@@ -124,18 +146,32 @@ def _text_entries(text: str) -> list[Any]:
     if glob.has_magic(text):
         return _glob_entries(path)
     parent = path.absolute().parent
-    where = f"the directory {parent} exists, the file does not" if parent.is_dir() else f"no directory {parent} either"
-    raise DataError(f"Source not found: {text} ({where}). Check the path, or quote a pattern like 'images/*.jpg'.")
+    where = (
+        f"the directory {parent} exists, the file does not"
+        if parent.is_dir()
+        else f"no directory {parent} either"
+    )
+    raise DataError(
+        f"Source not found: {text} ({where}). Check the path, or quote a pattern like "
+        "'images/*.jpg'."
+    )
 
 
 def _list_entries(path: Path) -> list[Any]:
-    """One source a line; relative paths are meant from the list's folder, as it can then be moved with its images."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
+    """One source a line; relative paths are meant from the list's folder, as it can then be moved
+    with its images.
+    """
+    lines = [
+        line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    ]
     entries = []
     for number, line in enumerate(lines, 1):
         if line and not line.startswith("#"):
             if line.endswith(".txt"):
-                raise DataError(f"{path}:{number}: a list file within a list file ({line}); name images or folders.")
+                raise DataError(
+                    f"{path}:{number}: a list file within a list file ({line}); name images or "
+                    "folders."
+                )
             beside = path.parent / line
             entries += _text_entries(str(beside) if "://" not in line and beside.exists() else line)
     if not entries:
@@ -145,13 +181,17 @@ def _list_entries(path: Path) -> list[Any]:
 
 def _directory_entries(path: Path) -> list[Any]:
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    files = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not p.is_dir()]
+    files = [
+        p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not p.is_dir()
+    ]
     if files:
         return [_file_entry(p) for p in files]
     folders = [p.name for p in inside if p.is_dir()]
     hint = f" It has sub-directories: use the pattern '{path}/**/*.jpg'." if folders else ""
     kinds = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-    raise DataError(f"No images in the directory {path} ({len(inside)} entries; looked for {kinds}).{hint}")
+    raise DataError(
+        f"No images in the directory {path} ({len(inside)} entries; looked for {kinds}).{hint}"
+    )
 
 
 def _glob_entries(pattern: Path) -> list[Any]:
@@ -159,23 +199,35 @@ def _glob_entries(pattern: Path) -> list[Any]:
     files = [p for p in found if not p.is_dir()]
     known = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
     if not known:
-        matched = f"matches {len(files)} files, none of them an image or a film" if files else "matches nothing"
-        raise DataError(f"The pattern {pattern} {matched} (looked in {Path.cwd()}). Check it with: ls {pattern}")
+        matched = (
+            f"matches {len(files)} files, none of them an image or a film"
+            if files
+            else "matches nothing"
+        )
+        raise DataError(
+            f"The pattern {pattern} {matched} (looked in {Path.cwd()}). Check it with: ls {pattern}"
+        )
     return [_file_entry(p) for p in known]
 
 
 def _file_entry(path: Path) -> Any:
-    return _Film(str(path), str(path), path) if path.suffix.lower() in VIDEO_SUFFIXES else _File(path)
+    return (
+        _Film(str(path), str(path), path) if path.suffix.lower() in VIDEO_SUFFIXES else _File(path)
+    )
 
 
 def _array_entries(array: np.ndarray) -> list[Any]:
     if array.ndim == 4:
-        return [_Ready(_as_bgr(image), f"array {i}") for i, image in enumerate(array)] or _refuse_array(array)
+        return [
+            _Ready(_as_bgr(image), f"array {i}") for i, image in enumerate(array)
+        ] or _refuse_array(array)
     return [_Ready(_as_bgr(array), "array")]
 
 
 def _as_bgr(array: np.ndarray) -> np.ndarray:
-    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 to (H, W, 3) uint8 BGR; anything else is refused."""
+    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 to (H, W, 3) uint8 BGR; anything else is
+    refused.
+    """
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.size == 0:
         _refuse_array(array)
     channels = 1 if array.ndim == 2 else array.shape[2]
@@ -190,8 +242,10 @@ def _as_bgr(array: np.ndarray) -> np.ndarray:
 
 def _refuse_array(array: np.ndarray) -> Any:
     raise DataError(
-        f"Cannot use an array of shape {array.shape} and type {array.dtype} as an image. Expected uint8 BGR as OpenCV "
-        "reads it: (H, W, 3), (H, W) or (H, W, 4), or a batch (B, H, W, 3); multiply floats in [0, 1] by 255 first."
+        f"Cannot use an array of shape {array.shape} and type {array.dtype} as an image. Expected "
+        "uint8 BGR as OpenCV "
+        "reads it: (H, W, 3), (H, W) or (H, W, 4), or a batch (B, H, W, 3); multiply floats in "
+        "[0, 1] by 255 first."
     )
 
 
@@ -245,14 +299,17 @@ class _Address:
 
 
 def _reason(error: Exception, name: str) -> str:
-    """Why a picture is left out, without its name, which stands before, and without the advice meant for datasets."""
+    """Why a picture is left out, without its name, which stands before, and without the advice
+    meant for datasets.
+    """
     if isinstance(error, DataError):
         return str(error).removeprefix(f"{name}: ").partition("; replace or remove")[0]
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _decode_whole(data: bytes, name: str) -> np.ndarray:
-    # The decoder fills what a cut JPEG lacks with grey and says nothing; detections on that would look like real ones.
+    # The decoder fills what a cut JPEG lacks with grey and says nothing; detections on that would
+    # look like real ones.
     if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-JPEG_TAIL_BYTES:]:
         raise DataError(f"{name}: the JPEG is cut off (no end marker in {len(data)} bytes)")
     return decode_image(data, name)
@@ -296,9 +353,12 @@ class _Film:
             capture.release()
 
     def _read(self, capture: cv2.VideoCapture) -> Iterator[Frame | Skipped]:
-        # The decoder says "no" both at a damaged frame and at the end, and the announced number of frames is often a
-        # few too high: a gap is reported when a good frame follows it, a missing tail when it is more than rounding.
-        expected = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # 0 or negative for cameras and streams
+        # The decoder says "no" both at a damaged frame and at the end, and the announced number of
+        # frames is often a few too high: a gap is reported when a good frame follows it, a missing
+        # tail when it is more than rounding.
+        expected = int(
+            capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        )  # 0 or negative for cameras and streams
         index = good = gap = 0
         while gap <= FRAMES_BROKEN_LIMIT:
             ok, image = capture.read()

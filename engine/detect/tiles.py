@@ -1,7 +1,9 @@
-"""Large images in overlapping pieces: where the tiles lie, and how their detections become one list.
+"""Large images in overlapping pieces: where the tiles lie, and how their detections become one
+list.
 
-An object on a seam is seen cut in one tile and, when it is smaller than the overlap, whole in the next; the cut boxes
-have too little IoU with the whole one for NMS, so they are removed by the share of their own area that is covered.
+An object on a seam is seen cut in one tile and, when it is smaller than the overlap, whole in the
+next; the cut boxes have too little IoU with the whole one for NMS, so they are removed by the share
+of their own area that is covered.
 """
 
 from __future__ import annotations
@@ -14,15 +16,20 @@ import torch
 from engine.types import Detections, Size
 
 SEAM_PX = 2.0  # a box ending this close to a seam counts as cut
-COVERED = 0.7  # a cut box with this share of its area inside another box of its class is a part of that one
+# a cut box with this share of its area inside another box of its class is a part of that one
+COVERED = 0.7
 
-Seen = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # boxes (n, 4), scores (n,), classes (n,), cut (n,) bool
+Seen = tuple[
+    np.ndarray, np.ndarray, np.ndarray, np.ndarray
+]  # boxes (n, 4), scores (n,), classes (n,), cut (n,) bool
 
 
 def tile_corners(size: Size, tile: int, overlap: float) -> list[tuple[int, int]]:
-    """(x, y) of the tiles that cover an image of `size`, row by row; neighbours share at least `overlap` of a tile.
+    """(x, y) of the tiles that cover an image of `size`, row by row; neighbours share at least
+    `overlap` of a tile.
 
-    The last tile of a row ends at the border, all tiles lie inside an image that is larger than one.
+    The last tile of a row ends at the border, all tiles lie inside an image that is larger than
+    one.
     """
     h, w = size
     return [(x, y) for y in _starts(h, tile, overlap) for x in _starts(w, tile, overlap)]
@@ -36,8 +43,12 @@ def _starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
-def touches_seam(boxes: np.ndarray, corner: tuple[int, int], shape: Size, image: Size) -> np.ndarray:
-    """(n,) bool: boxes (n, 4) of the image's pixels that end at a side of the tile which is no border of the image."""
+def touches_seam(
+    boxes: np.ndarray, corner: tuple[int, int], shape: Size, image: Size
+) -> np.ndarray:
+    """(n,) bool: boxes (n, 4) of the image's pixels that end at a side of the tile which is no
+    border of the image.
+    """
     x, y = corner
     right, bottom = x + shape[1], y + shape[0]
     cut = np.zeros(len(boxes), bool)
@@ -52,7 +63,9 @@ def touches_seam(boxes: np.ndarray, corner: tuple[int, int], shape: Size, image:
     return cut
 
 
-def merge_tiles(views: Sequence[Seen], iou: float, max_det: int, agnostic: bool = False) -> Detections:
+def merge_tiles(
+    views: Sequence[Seen], iou: float, max_det: int, agnostic: bool = False
+) -> Detections:
     """One `Detections`, best first, of what was seen in one or more views of the same image."""
     boxes, scores, classes, cut = (np.concatenate(parts) for parts in zip(*views))
     if len(views) > 1 and len(boxes):
@@ -62,19 +75,32 @@ def merge_tiles(views: Sequence[Seen], iou: float, max_det: int, agnostic: bool 
         keep = _nms(boxes, scores, group, iou)[:max_det]
         boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
     order = np.argsort(-scores, kind="stable")[:max_det]
-    return Detections(boxes[order].astype(np.float32), scores[order].astype(np.float32), classes[order].astype(np.int64))
+    return Detections(
+        boxes[order].astype(np.float32),
+        scores[order].astype(np.float32),
+        classes[order].astype(np.int64),
+    )
 
 
 def _nms(boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, iou: float) -> np.ndarray:
-    from torchvision.ops import batched_nms, nms  # takes seconds to import, see `engine.parts.decode`
+    from torchvision.ops import (
+        batched_nms,
+        nms,
+    )  # takes seconds to import, see `engine.models.yolov8.decode`
 
     tensors = torch.from_numpy(boxes).float(), torch.from_numpy(scores).float()
     same = not len(group) or (group == group[0]).all()
-    return (nms(*tensors, iou) if same else batched_nms(*tensors, torch.from_numpy(group), iou)).numpy()
+    return (
+        nms(*tensors, iou) if same else batched_nms(*tensors, torch.from_numpy(group), iou)
+    ).numpy()
 
 
-def _covered(boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, cut: np.ndarray) -> np.ndarray:
-    """(n,) bool: cut boxes that are a part of another box: one that is whole, or cut too but larger."""
+def _covered(
+    boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, cut: np.ndarray
+) -> np.ndarray:
+    """(n,) bool: cut boxes that are a part of another box: one that is whole, or cut too but
+    larger.
+    """
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     covered = np.zeros(len(boxes), bool)
     for i in np.flatnonzero(cut):  # one row at a time: n x n would not fit for a very large image

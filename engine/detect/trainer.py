@@ -1,6 +1,8 @@
-"""Training of a detector: what `BaseTrainer` leaves open, filled with the parts. The only reader of their settings.
+"""Training of a detector: what `BaseTrainer` leaves open, filled with the parts. The only reader of
+their settings.
 
-Override one method to change one thing; the loop, events and checkpoints stay (`docs`: the engine guide).
+Override one method to change one thing; the loop, events and checkpoints stay (`docs`: the engine
+guide).
 """
 
 from __future__ import annotations
@@ -16,20 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config import DetectionTrainConfig, ValidateConfig
+from engine.core.checkpoint import Checkpoint
+from engine.core.train_state import public_config
+from engine.core.trainer import BaseTrainer
+from engine.data.dataset import DetectionDataset
+from engine.data.loader import build_loader, scaled_size
+from engine.data.manifest import PreparedDataset, class_hash, read_manifest
+from engine.data.transforms import Augment
+from engine.datasets.open import open_dataset
 from engine.detect.batches import to_device
 from engine.detect.model_io import check_meta, is_weight_file, model_meta, read_weights
 from engine.detect.transfer import transfer
 from engine.detect.validator import EPOCH_FIGURES, DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
-from engine.kernel.checkpoint import Checkpoint
-from engine.kernel.state import public_config
-from engine.kernel.trainer import BaseTrainer
-from engine.parts.data.dataset import DetectionDataset
-from engine.parts.data.loader import build_loader, scaled_size
-from engine.parts.data.prepared import PreparedDataset, class_hash, open_dataset, read_manifest
-from engine.parts.data.transforms import Augment
-from engine.parts.loss import DetectionLoss
-from engine.parts.model import build_model, find_spec, load_pretrained
+from engine.models.yolov8 import build_model, find_spec, load_pretrained
+from engine.models.yolov8.loss import DetectionLoss
 from engine.types import ImageRecord
 
 log = logging.getLogger("detectflow")
@@ -38,7 +41,9 @@ AUGMENT_KEYS = tuple(Augment.__dataclass_fields__)
 
 
 class DetectionTrainer(BaseTrainer):
-    """Train a detector: `DetectionTrainer(overrides={"model": "yolov8n", "data": "data/digits.yaml", "epochs": 3}).train()`."""
+    """Train a detector: `DetectionTrainer(overrides={"model": "yolov8n", "data":
+    "data/digits.yaml", "epochs": 3}).train()`.
+    """
 
     config_class = DetectionTrainConfig
     validator_class = DetectionValidator  # what `get_validator` makes
@@ -46,16 +51,19 @@ class DetectionTrainer(BaseTrainer):
     live_params = BaseTrainer.live_params | {"box", "cls", "dfl", "class_weights", "multi_scale"}
     args: DetectionTrainConfig
 
-    def __init__(self, overrides: dict[str, Any] | None = None, config: DetectionTrainConfig | None = None):
+    def __init__(
+        self, overrides: dict[str, Any] | None = None, config: DetectionTrainConfig | None = None
+    ):
         super().__init__(overrides, config)
         self.dataset: PreparedDataset | None = None
         self.names: tuple[str, ...] = ()
         self._loss: DetectionLoss | None = None
 
-    # Data ---------------------------------------------------------------------------------------------------------
+    # Data -----------------------------------------------------------------------------------------
 
     def get_dataset(self, data: str) -> dict[str, Any]:
-        """{"train": path of the training manifest, "val": of the validation manifest}; sets `dataset` and `names`.
+        """{"train": path of the training manifest, "val": of the validation manifest}; sets
+        `dataset` and `names`.
 
         Raises:
             DataError, ConfigError: the description or the data cannot be used.
@@ -66,13 +74,24 @@ class DetectionTrainer(BaseTrainer):
         self.dataset = opened if opened is not None else open_dataset(data)
         self.dataset.require("train", "val")
         if len(set(self.world.gather(self.dataset.digest))) > 1:
-            raise DataError(f"{data}: the ranks read different data there; every machine needs the same files")
+            raise DataError(
+                f"{data}: the ranks read different data there; every machine needs the same files"
+            )
         self.names = ("object",) if self.args.single_cls else self.dataset.names
-        self._loss = self._build_loss()  # here, so that a wrong class weight is told before anything is built
-        return {"train": str(self.dataset.manifest("train")), "val": str(self.dataset.manifest("val"))}
+        self._loss = (
+            self._build_loss()
+        )  # here, so that a wrong class weight is told before anything is built
+        return {
+            "train": str(self.dataset.manifest("train")),
+            "val": str(self.dataset.manifest("val")),
+        }
 
-    def get_dataloader(self, dataset_path: Any, batch_size: int, mode: str = "train", rank: int = 0) -> Any:
-        """Batches of the images a manifest lists: shuffled and augmented for `train`, as they are for `val`."""
+    def get_dataloader(
+        self, dataset_path: Any, batch_size: int, mode: str = "train", rank: int = 0
+    ) -> Any:
+        """Batches of the images a manifest lists: shuffled and augmented for `train`, as they are
+        for `val`.
+        """
         a, training = self.args, mode == "train"
         records = read_manifest(Path(dataset_path))
         if training and a.fraction < 1:
@@ -88,24 +107,44 @@ class DetectionTrainer(BaseTrainer):
             mosaic_until_epoch=a.mosaic_until_epoch,
         )
         return build_loader(
-            dataset, batch_size, shuffle=training, workers=a.workers, seed=a.seed, rank=rank,
-            world_size=self.world.size, balanced=training and a.balanced, pin_memory=self.device.type == "cuda",
-        )  # fmt: skip
+            dataset,
+            batch_size,
+            shuffle=training,
+            workers=a.workers,
+            seed=a.seed,
+            rank=rank,
+            world_size=self.world.size,
+            balanced=training and a.balanced,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def preprocess_batch(self, batch: Any) -> Any:
-        """Images to float in [0, 1] on the device; with `multi_scale` resized, the same for every rank."""
+        """Images to float in [0, 1] on the device; with `multi_scale` resized, the same for every
+        rank.
+        """
         batch = to_device(batch, self.device, self.args.channels_last)
         if self.args.multi_scale:
-            size = scaled_size(self.args.input_size, self.args.multi_scale, seed=self.args.seed, epoch=self.epoch,
-                               batch_index=self.batch_index)  # fmt: skip
-            batch["img"] = F.interpolate(batch["img"], size=size, mode="bilinear", align_corners=False)
+            size = scaled_size(
+                self.args.input_size,
+                self.args.multi_scale,
+                seed=self.args.seed,
+                epoch=self.epoch,
+                batch_index=self.batch_index,
+            )
+            batch["img"] = F.interpolate(
+                batch["img"], size=size, mode="bilinear", align_corners=False
+            )
         return batch
 
     def probe_batch(self, batch: Any) -> Any:
         """With `multi_scale` the largest size that may come."""
         batch = to_device(batch, self.device, self.args.channels_last)
-        h, w = (round(side * (1 + self.args.multi_scale) / 32) * 32 for side in self.args.input_size)
-        batch["img"] = F.interpolate(batch["img"], size=(h, w), mode="bilinear", align_corners=False)
+        h, w = (
+            round(side * (1 + self.args.multi_scale) / 32) * 32 for side in self.args.input_size
+        )
+        batch["img"] = F.interpolate(
+            batch["img"], size=(h, w), mode="bilinear", align_corners=False
+        )
         return batch
 
     def batch_names(self, batch: Any) -> list[str]:
@@ -114,27 +153,46 @@ class DetectionTrainer(BaseTrainer):
     def data_digest(self) -> str:
         return self.dataset.digest if self.dataset is not None else ""
 
-    # Model and loss -----------------------------------------------------------------------------------------------
+    # Model and loss -------------------------------------------------------------------------------
 
     def get_model(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
-        """The network `cfg` names, or that of a weight file with its weights, classes found again by name."""
+        """The network `cfg` names, or that of a weight file with its weights, classes found again
+        by name.
+        """
         if not self.names:
-            raise ConfigError("no class names: a get_dataset of your own sets self.names to a tuple of them")
+            raise ConfigError(
+                "no class names: a get_dataset of your own sets self.names to a tuple of them"
+            )
         if is_weight_file(cfg):
             return self._model_of_weights(cfg, weights)
         spec = find_spec(cfg)
-        model = build_model(replace(spec, backbone=self.args.backbone or spec.backbone), len(self.names))
+        model = build_model(
+            replace(spec, backbone=self.args.backbone or spec.backbone), len(self.names)
+        )
         if self.args.pretrained and weights is None:
-            load_pretrained(model.backbone, self.args.pretrained, download_dir=cache_dir() / "pretrained")
+            load_pretrained(
+                model.backbone, self.args.pretrained, download_dir=cache_dir() / "pretrained"
+            )
         return model
 
     def _model_of_weights(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
-        meta, state = (check_meta(weights.meta, cfg), weights.weights) if weights is not None else read_weights(cfg)
+        meta, state = (
+            (check_meta(weights.meta, cfg), weights.weights)
+            if weights is not None
+            else read_weights(cfg)
+        )
         own = meta["architecture"].get("backbone", "")
         if self.args.backbone not in ("", own) or self.args.pretrained:
-            asked = "pretrained" if self.args.backbone in ("", own) else f"backbone={self.args.backbone}"
-            raise ConfigError(f"{asked}: {cfg} brings its own network ({meta['model']}, backbone {own or 'of the family'}) and "
-                              "weights; leave it out, or give a model name such as yolov8n instead of the file")  # fmt: skip
+            asked = (
+                "pretrained"
+                if self.args.backbone in ("", own)
+                else f"backbone={self.args.backbone}"
+            )
+            raise ConfigError(
+                f"{asked}: {cfg} brings its own network ({meta['model']}, backbone "
+                f"{own or 'of the family'}) and "
+                "weights; leave it out, or give a model name such as yolov8n instead of the file"
+            )
         model = build_model(meta["architecture"], len(self.names))
         moved = transfer(model, state, meta["names"], self.names)
         if not (self.args.resume or self.rows):  # else the weights are the run's own
@@ -150,12 +208,16 @@ class DetectionTrainer(BaseTrainer):
     def apply_params(self) -> None:
         self._loss = None  # its gains may have changed
 
-    def val_loss_sums(self, preds: Any, batch: Any, images: int) -> tuple[Tensor, Tensor | float] | None:
+    def val_loss_sums(
+        self, preds: Any, batch: Any, images: int
+    ) -> tuple[Tensor, Tensor | float] | None:
         """The items are means over the target scores, so these count, not the images."""
         before = self._loss.targets if self._loss is not None else None
         items = self.val_loss_items(preds=preds, batch=batch)
         targets = self._loss.targets if self._loss is not None else None
-        if items is None or targets is before:  # a criterion of the user's own, which did not ask ours
+        if (
+            items is None or targets is before
+        ):  # a criterion of the user's own, which did not ask ours
             return None if items is None else (items.detach().float() * images, float(images))
         return items.detach() * targets.clamp(min=1), targets
 
@@ -166,12 +228,24 @@ class DetectionTrainer(BaseTrainer):
         """Validation on the `val` images with this run's settings."""
         a = self.args
         settings = ValidateConfig(
-            split="val", batch=self.batch_size, conf=a.val_conf, iou=a.val_iou, max_det=a.max_det, plots=a.plots
+            split="val",
+            batch=self.batch_size,
+            conf=a.val_conf,
+            iou=a.val_iou,
+            max_det=a.max_det,
+            plots=a.plots,
         )
         per_rank = max(self.batch_size // self.world.size, 1)
-        loader = self.get_dataloader(dataset_path=self.data["val"], batch_size=per_rank, mode="val", rank=self.world.rank)
+        loader = self.get_dataloader(
+            dataset_path=self.data["val"], batch_size=per_rank, mode="val", rank=self.world.rank
+        )
         validator = self.validator_class(
-            settings, save_dir=self.save_dir, loader=loader, names=self.names, device=self.device, world=self.world
+            settings,
+            save_dir=self.save_dir,
+            loader=loader,
+            names=self.names,
+            device=self.device,
+            world=self.world,
         )
         validator.epoch_figures = tuple(dict.fromkeys((*EPOCH_FIGURES, a.monitor)))
         return validator
@@ -179,44 +253,62 @@ class DetectionTrainer(BaseTrainer):
     def checkpoint_meta(self) -> dict[str, Any]:
         spec = getattr(self.model, "spec", None)
         config, size = public_config(self.resolved), self.args.input_size
-        if spec is None:  # a network of the user's own: it cannot be rebuilt from its file, only by its trainer
+        if (
+            spec is None
+        ):  # a network of the user's own: it cannot be rebuilt from its file, only by its trainer
             name = Path(self.args.model).name
             return {"model": name, "names": list(self.names), "imgsz": list(size), "config": config}
-        return {**model_meta(spec, self.names, size, class_hash(self.names), self.data_digest()), "config": config}
+        return {
+            **model_meta(spec, self.names, size, class_hash(self.names), self.data_digest()),
+            "config": config,
+        }
 
     def _build_loss(self) -> DetectionLoss:
         weights = None
         for name in self.args.class_weights or {}:
             if name not in self.names:
                 known = ", ".join(self.names)
-                raise ConfigError(f"class_weights: no class '{name}'.{nearest(name, self.names)} There are: {known}")
+                raise ConfigError(
+                    f"class_weights: no class '{name}'.{nearest(name, self.names)} There are: "
+                    f"{known}"
+                )
         if self.args.class_weights:
             weights = torch.tensor([self.args.class_weights.get(name, 1.0) for name in self.names])
         shared = self.world.size > 1
-        return DetectionLoss(self.args.box, self.args.cls, self.args.dfl, weights, ranks=self.world.size,
-                             sum_over_ranks=self.world.sum if shared else None)  # fmt: skip
+        return DetectionLoss(
+            self.args.box,
+            self.args.cls,
+            self.args.dfl,
+            weights,
+            ranks=self.world.size,
+            sum_over_ranks=self.world.sum if shared else None,
+        )
 
-    # Pictures -----------------------------------------------------------------------------------------------------
+    # Pictures -------------------------------------------------------------------------------------
 
     def plot_training_samples(self, batch: Any, index: int) -> None:
         if self.args.plots:
-            from engine.detect.pictures import plot_batch
+            from engine.detect.batch_plots import plot_batch
 
             plot_batch(batch, self.names, self.save_dir / f"train_batch{index}.jpg")
 
     def plot_metrics(self) -> None:
         if not self.args.plots:
             return
-        from engine.parts.plots import plot_labels, plot_results
+        from engine.plots import plot_labels, plot_results
 
         plot_results(self.rows, self.save_dir / "results.png")
-        records: list[ImageRecord] = getattr(getattr(self.train_loader, "dataset", None), "records", [])
+        records: list[ImageRecord] = getattr(
+            getattr(self.train_loader, "dataset", None), "records", []
+        )
         if records:
             plot_labels(records, self.names, self.save_dir / "labels.png")
 
 
 def some_of(records: list[ImageRecord], fraction: float) -> list[ImageRecord]:
-    """A share of the images, the same whenever it is asked for: those with the smallest content hashes, in their order."""
+    """A share of the images, the same whenever it is asked for: those with the smallest content
+    hashes, in their order.
+    """
     count = max(1, round(len(records) * fraction))
     wanted = {id(r) for r in sorted(records, key=lambda r: (r.sha256, r.name))[:count]}
     return [r for r in records if id(r) in wanted]

@@ -1,8 +1,10 @@
-"""Validation of a detector: COCO AP, precision and recall at the best F1, the same inside training and alone.
+"""Validation of a detector: COCO AP, precision and recall at the best F1, the same inside training
+and alone.
 
-Alone it takes a weight file or an exported one and a dataset; inside training the trainer hands it loader and model.
-Tables and pictures are written for final figures only, into `save_dir` where there is one; `matches.npz` among them
-(`MatchTable`) is what AP of any choice of the images follows from.
+Alone it takes a weight file or an exported one and a dataset; inside training the trainer hands it
+loader and model. Tables and pictures are written for final figures only, into `save_dir` where
+there is one; `matches.npz` among them (`MatchTable`) is what AP of any choice of the images follows
+from.
 """
 
 from __future__ import annotations
@@ -18,21 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import ValidateConfig
+from engine.core.distributed import World, select_device, world_from_environment
+from engine.core.validator import BaseValidator
+from engine.data.dataset import DetectionDataset
+from engine.data.loader import build_loader
+from engine.data.transforms import to_original
+from engine.datasets.open import open_dataset
+from engine.detect.batch_plots import plot_batch, plot_found
 from engine.detect.batches import file_of, record_of, to_device
 from engine.detect.model_io import is_weight_file, load_model
-from engine.detect.pictures import plot_batch, plot_found
 from engine.detect.runtime import RuntimeModule, load_runtime, split_raw
 from engine.errors import ConfigError, DataError
 from engine.files import atomic_write, make_folder
-from engine.kernel.device import select_device
-from engine.kernel.distributed import World, world_from_environment
-from engine.kernel.validator import BaseValidator
-from engine.parts.data.dataset import DetectionDataset
-from engine.parts.data.loader import build_loader
-from engine.parts.data.prepared import open_dataset
-from engine.parts.data.transforms import to_original
-from engine.parts.decode import decode, nms, warm_up
-from engine.parts.metrics import DetectionMetrics, DetectionScores
+from engine.metrics import DetectionMetrics, DetectionScores
+from engine.models.yolov8.decode import decode, nms, warm_up
 from engine.types import SPLITS, Detections, ImageRecord, Size
 
 log = logging.getLogger("detectflow")
@@ -40,23 +41,37 @@ log = logging.getLogger("detectflow")
 PICTURED_BATCHES = 3
 EPOCH_FIGURES = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
 FIGURES = (
-    *EPOCH_FIGURES, "metrics/mAP75", "metrics/mAP-small", "metrics/mAP-medium", "metrics/mAP-large", "metrics/AR1",
-    "metrics/AR10", "metrics/AR100", "metrics/AR-small", "metrics/AR-medium", "metrics/AR-large", "metrics/F1",
+    *EPOCH_FIGURES,
+    "metrics/mAP75",
+    "metrics/mAP-small",
+    "metrics/mAP-medium",
+    "metrics/mAP-large",
+    "metrics/AR1",
+    "metrics/AR10",
+    "metrics/AR100",
+    "metrics/AR-small",
+    "metrics/AR-medium",
+    "metrics/AR-large",
+    "metrics/F1",
     "metrics/confidence",
-)  # fmt: skip
+)
 
-Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes (K, 4) xyxy px of the input, scores (K,), classes (K,)
+Found = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # boxes (K, 4) xyxy px of the input, scores (K,), classes (K,)
 
 
 class DetectionValidator(BaseValidator):
     """Measure a detector.
 
-    `DetectionValidator(overrides={"split": "test"})(model="weights/best.pt", data="data/prepared")` -> metrics by name.
+    `DetectionValidator(overrides={"split": "test"})(model="weights/best.pt", data="data/prepared")`
+    -> metrics by name.
 
     Args:
         config: settings, or `overrides` by name.
         save_dir: where tables and pictures of final figures go; None: nowhere.
-        loader, names, device, world: from a trainer; else made from the model and the dataset of the call.
+        loader, names, device, world: from a trainer; else made from the model and the dataset of
+            the call.
     """
 
     metric_names = FIGURES
@@ -73,11 +88,19 @@ class DetectionValidator(BaseValidator):
     ):
         self.config = config if config is not None else ValidateConfig.build(overrides, "validate")
         world = world if world is not None else world_from_environment()
-        super().__init__(loader, device if device is not None else select_device(self.config.device, world), world)
+        super().__init__(
+            loader,
+            device if device is not None else select_device(self.config.device, world),
+            world,
+        )
         self.save_dir = Path(save_dir) if save_dir is not None else None
         self.names = names
-        self.epoch_figures = EPOCH_FIGURES  # of an epoch's line in results.csv; a trainer adds the one it monitors
-        self.scores: DetectionScores | None = None  # of the last validation: curves, confusion, per class, per image
+        self.epoch_figures = (
+            EPOCH_FIGURES  # of an epoch's line in results.csv; a trainer adds the one it monitors
+        )
+        self.scores: DetectionScores | None = (
+            None  # of the last validation: curves, confusion, per class, per image
+        )
         self._collected = DetectionMetrics(names)  # of this rank
         self._merged = self._collected  # of all ranks
         self._said_empty = False
@@ -95,11 +118,13 @@ class DetectionValidator(BaseValidator):
     ) -> dict[str, float | None]:
         """Metrics by name, None where the images have nothing to say them about.
 
-        model: a module, a weight file or an exported one; inside training the trainer's averaged weights. data: a
-        prepared folder, a dataset description or a folder of labelled images; needed with a file.
+        model: a module, a weight file or an exported one; inside training the trainer's averaged
+        weights. data: a prepared folder, a dataset description or a folder of labelled images;
+        needed with a file.
 
         Raises:
-            CheckpointError: weights that cannot be read. DataError: no images in the split, classes that differ.
+            CheckpointError: weights that cannot be read. DataError: no images in the split, classes
+                that differ.
         """
         imgsz: Size | None = None
         if model is None and trainer is None:
@@ -109,7 +134,9 @@ class DetectionValidator(BaseValidator):
         if data is not None:
             self.loader = self._open(data, imgsz or (640, 640))
         if self.loader is None:
-            raise DataError("nothing to validate on: give data=, a prepared folder or a dataset description")
+            raise DataError(
+                "nothing to validate on: give data=, a prepared folder or a dataset description"
+            )
         self._final = final or trainer is None
         return super().__call__(model=model, trainer=trainer, final=self._final)
 
@@ -128,22 +155,40 @@ class DetectionValidator(BaseValidator):
         dataset = open_dataset(data)
         split = self.config.split
         if not self.names:
-            raise ConfigError("the classes of a model that is no file are not known: DetectionValidator(names=...) says them")
+            raise ConfigError(
+                "the classes of a model that is no file are not known: "
+                "DetectionValidator(names=...) says them"
+            )
         if tuple(dataset.names) != tuple(self.names) and not self._single_cls:
             raise DataError(
-                f"{data}: the model's classes and the dataset's differ. Model: {', '.join(self.names)}. "
-                f"Dataset: {', '.join(dataset.names)}. Order counts: figures would compare one class with another."
+                f"{data}: the model's classes and the dataset's differ. Model: "
+                f"{', '.join(self.names)}. "
+                f"Dataset: {', '.join(dataset.names)}. Order counts: figures would compare one "
+                "class with another."
             )
         records = dataset.records(split)
         if not records:
-            there = [f"{name} ({dataset.counts[name]['images']} images)" for name in SPLITS if dataset.counts[name]["images"]]
-            raise DataError(f"{data}: no images in the split '{split}'. There are: {', '.join(there) or 'none in any split'}. "
-                            "Choose one with split=, or add images to this one")  # fmt: skip
+            there = [
+                f"{name} ({dataset.counts[name]['images']} images)"
+                for name in SPLITS
+                if dataset.counts[name]["images"]
+            ]
+            raise DataError(
+                f"{data}: no images in the split '{split}'. There are: "
+                f"{', '.join(there) or 'none in any split'}. "
+                "Choose one with split=, or add images to this one"
+            )
         samples = DetectionDataset(records, imgsz, cache="none", single_cls=self._single_cls)
-        return build_loader(samples, self.config.batch, shuffle=False, workers=self.config.workers,
-                            rank=self.world.rank, world_size=self.world.size)  # fmt: skip
+        return build_loader(
+            samples,
+            self.config.batch,
+            shuffle=False,
+            workers=self.config.workers,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
 
-    # One validation -------------------------------------------------------------------------------------------------
+    # One validation -------------------------------------------------------------------------------
 
     def init_metrics(self, model: nn.Module) -> None:
         warm_up()
@@ -158,7 +203,9 @@ class DetectionValidator(BaseValidator):
         return to_device(batch, self.device)
 
     def postprocess(self, preds: Any) -> list[Found]:
-        """The detections of each image in pixels of the input. preds: `Preds`, or the raw output of an exported file."""
+        """The detections of each image in pixels of the input. preds: `Preds`, or the raw output of
+        an exported file.
+        """
         boxes, scores = split_raw(preds) if isinstance(preds, Tensor) else decode(preds)
         c = self.config
         found = nms(boxes.float(), scores.float(), c.conf, c.iou, c.max_det, multi_label=True)
@@ -169,15 +216,23 @@ class DetectionValidator(BaseValidator):
             record = self._truth(batch, index)
             mine = to_original(boxes, batch["ratio_pad"][index], batch["ori_shape"][index])
             self._collected.update(Detections(mine, scores, classes), record)
-        if self._final and self.config.plots and self.save_dir and self.world.is_main and self._batches < PICTURED_BATCHES:
+        if (
+            self._final
+            and self.config.plots
+            and self.save_dir
+            and self.world.is_main
+            and self._batches < PICTURED_BATCHES
+        ):
             stem = f"val_batch{self._batches}"
             plot_batch(batch, self.names, self.save_dir / f"{stem}_labels.jpg")
             plot_found(batch, results, self.names, self.save_dir / f"{stem}_pred.jpg")
         self._batches += 1
 
     def get_stats(self) -> dict[str, float | None]:
-        """The figures over all ranks. Final ones hold all there are, an epoch's those of `epoch_figures`. What
-        the images say nothing about (no box to find at all, none of that size) is None, never 0."""
+        """The figures over all ranks. Final ones hold all there are, an epoch's those of
+        `epoch_figures`. What the images say nothing about (no box to find at all, none of that
+        size) is None, never 0.
+        """
         self._merged = own = self._collected
         if self.world.size > 1:
             self._merged = DetectionMetrics(self.names)
@@ -187,11 +242,22 @@ class DetectionValidator(BaseValidator):
         if not scores.instances and self.world.is_main and not self._said_empty:
             self._said_empty = True
             log.warning(
-                "split '%s': no boxes to find in its %d images, so precision, recall and AP are left empty; choose another "
-                "split, or check the labels", self.config.split, scores.images,
-            )  # fmt: skip
-        figures = {**scores.to_dict(), "metrics/F1": scores.f1, "metrics/confidence": scores.confidence}
-        return figures if self._final else {key: figures[key] for key in self.epoch_figures if key in figures}
+                "split '%s': no boxes to find in its %d images, so precision, recall and AP are "
+                "left empty; choose another "
+                "split, or check the labels",
+                self.config.split,
+                scores.images,
+            )
+        figures = {
+            **scores.to_dict(),
+            "metrics/F1": scores.f1,
+            "metrics/confidence": scores.confidence,
+        }
+        return (
+            figures
+            if self._final
+            else {key: figures[key] for key in self.epoch_figures if key in figures}
+        )
 
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:
@@ -200,12 +266,17 @@ class DetectionValidator(BaseValidator):
         table.save(self.save_dir / "matches.npz")
         write_table(self.save_dir / "per_class.csv", self.scores.per_class)
         rows = zip(self.scores.per_image, table.image_ap50(), strict=True)
-        write_table(self.save_dir / "per_image.csv", [{**_without_path(row), "ap50": ap50} for row, ap50 in rows])
+        write_table(
+            self.save_dir / "per_image.csv",
+            [{**_without_path(row), "ap50": ap50} for row, ap50 in rows],
+        )
         if self.config.plots:
-            from engine.parts.plots import plot_confusion, plot_curves
+            from engine.plots import plot_confusion, plot_curves
 
             plot_curves(self.scores, self.save_dir)
-            plot_confusion(self.scores.confusion, self.names, self.save_dir / "confusion_matrix.png")
+            plot_confusion(
+                self.scores.confusion, self.names, self.save_dir / "confusion_matrix.png"
+            )
 
     def _truth(self, batch: Any, index: int) -> ImageRecord:
         record = self._records.get(file_of(batch, index))
@@ -226,4 +297,6 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     with atomic_write(path, "w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows([{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows])
+        writer.writerows(
+            [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+        )

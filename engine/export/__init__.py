@@ -1,4 +1,6 @@
-"""Export of trained detectors: one function per format in a table, each file checked against PyTorch before it counts."""
+"""Export of trained detectors: one function per format in a table, each file checked against
+PyTorch before it counts.
+"""
 
 from engine.export.exporter import FORMATS, Exporter, ExportReport, export
 

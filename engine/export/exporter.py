@@ -1,7 +1,9 @@
-"""From a weight file to a file in another format that is known to say the same: load, fuse, write, check, publish.
+"""From a weight file to a file in another format that is known to say the same: load, fuse, write,
+check, publish.
 
-A file gets its name only after it has agreed with PyTorch (`engine.export.agreement`); until then it lies in a hidden
-folder that goes away with it. A new format is one function and a line in FORMATS. Same weights, same bytes.
+A file gets its name only after it has agreed with PyTorch (`engine.export.parity`); until then it
+lies in a hidden folder that goes away with it. A new format is one function and a line in FORMATS.
+Same weights, same bytes.
 """
 
 from __future__ import annotations
@@ -17,19 +19,19 @@ from typing import Any
 import torch
 
 from engine.config import ExportConfig
+from engine.core.events import EXPORT_EVENTS, Callback, Callbacks
 from engine.detect.model_io import load_model
 from engine.detect.runtime import Runtime, load_runtime, runtime_of
 from engine.errors import ConfigError, ExportError, WorkspaceError, nearest
-from engine.export.agreement import check_agreement
 from engine.export.job import ExportJob, Write, file_meta
 from engine.export.onnx import write_onnx
-from engine.export.pictures import batches
+from engine.export.parity import check_agreement
+from engine.export.parity_images import batches
 from engine.export.safetensors import write_safetensors
 from engine.export.torchscript import write_torchscript
 from engine.files import sha256_file
-from engine.kernel.events import EXPORT_EVENTS, Callback, Callbacks
-from engine.parts.decode import ExportModel
-from engine.parts.model import fuse
+from engine.models.yolov8 import fuse
+from engine.models.yolov8.decode import ExportModel
 
 FORMATS: dict[str, tuple[str, Write]] = {
     "onnx": (".onnx", write_onnx),
@@ -45,13 +47,16 @@ class ExportReport:
     path: Path
     format: str
     sha256: str
-    check: dict[str, Any]  # flat and plain: images, their origin, the largest differences, detections
+    check: dict[
+        str, Any
+    ]  # flat and plain: images, their origin, the largest differences, detections
 
 
 class Exporter:
     """`Exporter(settings)(weights, "onnx", folder, data)` -> ExportReport.
 
-    Events: on_export_start (`exporter.job` is the fused model), on_export_end (`exporter.report`); once per file.
+    Events: on_export_start (`exporter.job` is the fused model), on_export_end (`exporter.report`);
+    once per file.
     """
 
     def __init__(self, settings: ExportConfig | None = None):
@@ -68,23 +73,33 @@ class Exporter:
         """Replace the callbacks of `event`."""
         self.callbacks.set(event, callback)
 
-    def __call__(self, weights: str | Path, format: str, folder: str | Path, data: str | Path | None = None) -> ExportReport:
-        """Write `folder/<name of the weights>.<format>`, checked on images of `data`, else on made ones.
+    def __call__(
+        self, weights: str | Path, format: str, folder: str | Path, data: str | Path | None = None
+    ) -> ExportReport:
+        """Write `folder/<name of the weights>.<format>`, checked on images of `data`, else on made
+        ones.
 
         Raises:
             ConfigError: an unknown format, an input size the strides forbid.
             CheckpointError: weights that are missing, damaged, or of another program.
             WorkspaceError: the folder cannot be written. DataError: `data` cannot be read.
-            ExportError: the model cannot be expressed in the format, or the file differs from PyTorch.
+            ExportError: the model cannot be expressed in the format, or the file differs from
+                PyTorch.
         """
         weights, folder = Path(weights), Path(folder)
         if format not in FORMATS:
-            raise ConfigError(f"no export format '{format}'.{nearest(format, FORMATS)} Formats: {', '.join(FORMATS)}")
+            raise ConfigError(
+                f"no export format '{format}'.{nearest(format, FORMATS)} Formats: "
+                f"{', '.join(FORMATS)}"
+            )
         suffix, write = FORMATS[format]
         target = folder / f"{weights.stem}{suffix}"
         if target.absolute() == weights.absolute():
-            raise ExportError(f"{weights} is in this format already, and an export does not overwrite its source; "
-                              "choose another folder.")  # fmt: skip
+            raise ExportError(
+                f"{weights} is in this format already, and an export does not overwrite its "
+                "source; "
+                "choose another folder."
+            )
         self.job, self.report = None, None
         self.job, reference = self.prepare(weights)
         self.callbacks.run("on_export_start", self)
@@ -103,7 +118,9 @@ class Exporter:
         reference = runtime_of(loaded, torch.device("cpu"))
         size = reference.input_size(self.settings.imgsz)
         batch = None if self.settings.dynamic else self.settings.batch
-        meta = file_meta(loaded.meta, loaded.names, size, reference.stride, batch, sha256_file(weights))
+        meta = file_meta(
+            loaded.meta, loaded.names, size, reference.stride, batch, sha256_file(weights)
+        )
         job = ExportJob(
             module=ExportModel(fuse(loaded.module)).eval(),
             raw_state=loaded.state,
@@ -119,12 +136,21 @@ class Exporter:
         """The figures of the comparison; ExportError where they are too large."""
         exported = load_runtime(file, "cpu")
         size = exported.input_size(self.job.size)
-        agreement = check_agreement(reference, exported, batches(data, self.settings.check_images, size), file.name)
-        return {"origin": "made pictures" if data is None else "images of the dataset", **agreement.figures()}
+        agreement = check_agreement(
+            reference, exported, batches(data, self.settings.check_images, size), file.name
+        )
+        return {
+            "origin": "made pictures" if data is None else "images of the dataset",
+            **agreement.figures(),
+        }
 
 
 def export(
-    weights: str | Path, format: str, folder: str | Path, settings: ExportConfig | None = None, data: str | Path | None = None
+    weights: str | Path,
+    format: str,
+    folder: str | Path,
+    settings: ExportConfig | None = None,
+    data: str | Path | None = None,
 ) -> ExportReport:
     """`Exporter` in one call."""
     return Exporter(settings)(weights, format, folder, data)
@@ -132,13 +158,18 @@ def export(
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A hidden folder within `folder`, on the same file system, that is gone afterwards whatever happens."""
+    """A hidden folder within `folder`, on the same file system, that is gone afterwards whatever
+    happens.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        stage = tempfile.TemporaryDirectory(prefix=".export-", dir=folder, ignore_cleanup_errors=True)
+        stage = tempfile.TemporaryDirectory(
+            prefix=".export-", dir=folder, ignore_cleanup_errors=True
+        )
     except OSError as error:
         raise WorkspaceError(
-            f"{folder}: cannot be written ({error.strerror or error}). Check who owns it and whether it is a folder, or "
+            f"{folder}: cannot be written ({error.strerror or error}). Check who owns it and "
+            "whether it is a folder, or "
             "choose another one."
         ) from error
     with stage as path:

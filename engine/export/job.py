@@ -1,6 +1,7 @@
 """What every format is given: the fused model, its input and what the file should say of itself.
 
-Metadata are texts, as ONNX wants them; `engine.detect.runtime.read_text_meta` reads them back. They hold no time and no
+Metadata are texts, as ONNX wants them; `engine.detect.runtime.read_text_meta` reads them back. They
+hold no time and no
 path: the same weights give the same bytes.
 """
 
@@ -34,10 +35,17 @@ Write = Callable[[ExportJob, Path], None]
 
 
 def file_meta(
-    meta: Mapping[str, Any], names: tuple[str, ...], size: Size, stride: int, batch: int | None, weights_sha256: str
+    meta: Mapping[str, Any],
+    names: tuple[str, ...],
+    size: Size,
+    stride: int,
+    batch: int | None,
+    weights_sha256: str,
 ) -> dict[str, str]:
-    """The metadata of an exported file; `meta` is the checkpoint's, `batch` None where the file takes any."""
-    from engine import __version__
+    """The metadata of an exported file; `meta` is the checkpoint's, `batch` None where the file
+    takes any.
+    """
+    from engine.version import __version__
 
     return {
         "names": json.dumps(list(names), ensure_ascii=False),
@@ -52,10 +60,14 @@ def file_meta(
         "weights_sha256": weights_sha256,
         "detectflow_version": __version__,
         "input": "images (B, 3, H, W) float RGB in [0, 1]",
-        "output": "(B, 4 + classes, A): centre x, y, width, height in input pixels, then sigmoid scores",
+        "output": "(B, 4 + classes, A): centre x, y, width, height in input pixels, then sigmoid "
+        "scores",
     }
 
 
 def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the training; of files that it started from the names only."""
-    return {key: Path(value).name if isinstance(value, str) and "/" in value else value for key, value in settings.items()}
+    return {
+        key: Path(value).name if isinstance(value, str) and "/" in value else value
+        for key, value in settings.items()
+    }

@@ -1,7 +1,9 @@
-"""ONNX through torch.export (the dynamo exporter): a free batch size, metadata, and nothing of the machine it was made on.
+"""ONNX through torch.export (the dynamo exporter): a free batch size, metadata, and nothing of the
+machine it was made on.
 
-The exporter writes a stack trace with absolute paths to every node and is talkative; both are taken away here. The
-file's bytes depend on the weights, the settings and the versions of torch and onnxscript, on nothing else.
+The exporter writes a stack trace with absolute paths to every node and is talkative; both are taken
+away here. The file's bytes depend on the weights, the settings and the versions of torch and
+onnxscript, on nothing else.
 """
 
 from __future__ import annotations
@@ -48,12 +50,18 @@ def write_onnx(job: ExportJob, path: Path) -> None:
             proto = program.model_proto
     except Exception as error:  # the exporter raises a dozen private types
         raise ExportError(
-            f"onnx: the model cannot be exported: {first_reason(error)}. Layers of your own must be made of torch "
+            f"onnx: the model cannot be exported: {first_reason(error)}. Layers of your own must "
+            "be made of torch "
             "operations; try another opset."
         ) from error
-    made_for = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    made_for = next(
+        entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")
+    )
     if job.opset is not None and made_for != job.opset:
-        raise ExportError(f"onnx: opset {job.opset} cannot be made, the exporter gives {made_for}: use opset={made_for}.")
+        raise ExportError(
+            f"onnx: opset {job.opset} cannot be made, the exporter gives {made_for}: use "
+            f"opset={made_for}."
+        )
     tidy(proto)
     onnx.helper.set_model_props(proto, dict(sorted({**job.meta, "opset": str(made_for)}.items())))
     try:
@@ -85,7 +93,9 @@ def tidy(proto: Any) -> None:
 
 def _tidy_graph(graph: Any) -> None:
     _forget(graph)
-    del graph.value_info[:]  # shapes in between, which every reader infers; kept they would keep their notes
+    del graph.value_info[
+        :
+    ]  # shapes in between, which every reader infers; kept they would keep their notes
     for each in (*graph.input, *graph.output, *graph.initializer):
         _forget(each)
     for node in graph.node:
@@ -113,7 +123,11 @@ def quiet(said: io.StringIO) -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,7 +1,8 @@
-"""TorchScript by tracing: for C++ and old services. Torch calls it deprecated; new work should take ONNX.
+"""TorchScript by tracing: for C++ and old services. Torch calls it deprecated; new work should take
+ONNX.
 
-Torch writes source paths and a process-wide counter into the archive; it is written anew without them, so that the
-same weights give the same bytes.
+Torch writes source paths and a process-wide counter into the archive; it is written anew without
+them, so that the same weights give the same bytes.
 """
 
 from __future__ import annotations
@@ -32,9 +33,15 @@ def write_torchscript(job: ExportJob, path: Path) -> None:
     try:
         with quiet(io.StringIO()), torch.no_grad():
             traced = torch.jit.freeze(torch.jit.trace(job.module, example, check_trace=False))
-            torch.jit.save(traced, archive, _extra_files={META_FILE: json.dumps(dict(job.meta), sort_keys=True)})
+            torch.jit.save(
+                traced,
+                archive,
+                _extra_files={META_FILE: json.dumps(dict(job.meta), sort_keys=True)},
+            )
     except Exception as error:  # tracing runs any code of the model
-        raise ExportError(f"torchscript: the model cannot be traced: {first_reason(error)}.") from error
+        raise ExportError(
+            f"torchscript: the model cannot be traced: {first_reason(error)}."
+        ) from error
     write_bytes(path, canonical(archive.getvalue()))
 
 
@@ -46,10 +53,15 @@ def canonical(archive: bytes) -> bytes:
         return numbers.setdefault(match[0], b"___torch_mangle_%d" % len(numbers))
 
     target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(archive)) as old,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new,
+    ):
         for info in old.infolist():
             name = info.filename.partition("/")[2]
-            if name.endswith(".debug_pkl") or name.startswith(".data/"):  # source positions; an id of all this
+            if name.endswith(".debug_pkl") or name.startswith(
+                ".data/"
+            ):  # source positions; an id of all this
                 continue
             content = old.read(info)
             if name.endswith((".py", "data.pkl", "constants.pkl")):

@@ -1,7 +1,8 @@
-"""`python -m engine.stages NAME`: what dvc.yaml calls. Runs one stage, and ends with the command that started it.
+"""`python -m engine.stages NAME`: what dvc.yaml calls. Runs one stage, and ends with the command
+that started it.
 
-DVC leaves its children behind when it is killed, and the next `dvc repro` would train beside the orphan; so the stage ends
-with its parent, and the workspace lock keeps a second one out.
+DVC leaves its children behind when it is killed, and the next `dvc repro` would train beside the
+orphan; so the stage ends with its parent, and the workspace lock keeps a second one out.
 """
 
 from __future__ import annotations
@@ -14,23 +15,28 @@ import sys
 from types import FrameType
 
 from engine.errors import INTERRUPTED, TERMINATED, EngineError, Terminated
-from engine.stages.common import STAGES
-from engine.stages.parent import end_with_parent
-from engine.tracking.environment import prepare_environment
-from engine.tracking.inputs import load_definition, run_checked
-from engine.tracking.workspace import workspace_lock
+from engine.project.environment import prepare_environment
+from engine.project.parent_process import end_with_parent
+from engine.project.workspace_lock import workspace_lock
+from engine.stages.layout import STAGES
+from engine.versioning.stage_inputs import load_definition, run_checked
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one stage; 0, or the error as one message and its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m engine.stages", description="Run one stage of dvc.yaml.")
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.stages", description="Run one stage of dvc.yaml."
+    )
     parser.add_argument("stage", help=", ".join(STAGES))
-    parser.add_argument("--no-wait", action="store_true", help="fail at once when somebody else holds the workspace")
+    parser.add_argument(
+        "--no-wait", action="store_true", help="fail at once when somebody else holds the workspace"
+    )
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
-    # Under DVC waiting could last for ever: DVC keeps this stage's outputs locked, which the holder may need to record its own.
+    # Under DVC waiting could last for ever: DVC keeps this stage's outputs locked, which the holder
+    # may need to record its own.
     wait = not options.no_wait and "DVC_STAGE" not in os.environ
     try:
         from engine.stages.runner import run_stage
@@ -44,13 +50,20 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as signalled:
-        kept = "what was prepared before is kept" if options.stage == "prepare" else "what it had finished is kept"
-        print(f"stage {options.stage} was interrupted; {kept}, run it again to go on", file=sys.stderr)
+        kept = (
+            "what was prepared before is kept"
+            if options.stage == "prepare"
+            else "what it had finished is kept"
+        )
+        print(
+            f"stage {options.stage} was interrupted; {kept}, run it again to go on", file=sys.stderr
+        )
         return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
-    # A second one (the parent's, then the kernel's) would only break into the ending that the first has begun.
+    # A second one (the parent's, then the kernel's) would only break into the ending that the first
+    # has begun.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 

@@ -1,4 +1,6 @@
-"""Stage export: the best weights in the formats that are asked for, each checked against PyTorch."""
+"""Stage export: the best weights in the formats that are asked for, each checked against
+PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,12 @@ from typing import Any
 
 from engine.config import Params
 from engine.files import sha256_file
-from engine.stages.common import Attached, Layout, Progress, publish_folder, write_json
+from engine.stages.layout import Attached, Layout, Progress, publish_folder, write_json
 
 
-def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
+def run(
+    params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
+) -> dict[str, Any]:
     """Write `export/` and `reports/export.json`.
 
     Raises:
@@ -27,8 +31,19 @@ def run(params: Params, root: Path, progress: Progress | None = None, callbacks:
     with publish_folder(layout.export) as folder:
         for number, name in enumerate(params.export.formats, 1):
             report = exporter(layout.best, name, folder, data=layout.prepared)
-            files[name] = {"file": f"export/{report.path.name}", "sha256": report.sha256, **report.check}
+            files[name] = {
+                "file": f"export/{report.path.name}",
+                "sha256": report.sha256,
+                **report.check,
+            }
             if progress is not None:
-                progress({"stage": "export", "done": number, "total": len(params.export.formats), "metrics": {}})
+                progress(
+                    {
+                        "stage": "export",
+                        "done": number,
+                        "total": len(params.export.formats),
+                        "metrics": {},
+                    }
+                )
     summary = {"weights_sha256": sha256_file(layout.best), "files": files}
     return write_json(layout.summary("export"), summary)

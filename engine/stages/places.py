@@ -1,18 +1,21 @@
-"""Where files may be put that belong to no stage: an output of a stage is DVC's, which removes what else lies there."""
+"""Where files may be put that belong to no stage: an output of a stage is DVC's, which removes what
+else lies there.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from engine.errors import ConfigError
-from engine.stages.start import maker_of
-from engine.tracking.environment import NoProject, find_root
+from engine.project.environment import NoProject, find_root
+from engine.stages.start_weights import maker_of
 
 EXPORTS = "runs/export"  # of a project
 
 
 def export_folder(weights: Path, asked: str | Path | None) -> Path:
-    """The folder for an exported model: `asked`, else beside the weights; for those of the pipeline `runs/export/`.
+    """The folder for an exported model: `asked`, else beside the weights; for those of the pipeline
+    `runs/export/`.
 
     Raises:
         ConfigError: `asked` lies in an output of a stage.
@@ -28,6 +31,8 @@ def export_folder(weights: Path, asked: str | Path | None) -> Path:
     if asked is None:
         return root / EXPORTS
     raise ConfigError(
-        f"export: folder={asked} lies in {owner[1]}, which stage {owner[0]} makes anew: DVC would not go on, or remove the file. "
-        f"Give another folder, for example {EXPORTS}; the pipeline itself exports with -S export.formats=[onnx]"
+        f"export: folder={asked} lies in {owner[1]}, which stage {owner[0]} makes anew: DVC would "
+        "not go on, or remove the file. "
+        f"Give another folder, for example {EXPORTS}; the pipeline itself exports with -S "
+        "export.formats=[onnx]"
     )

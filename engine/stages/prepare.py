@@ -1,7 +1,8 @@
-"""Stage prepare: a dataset description, or a folder of labelled images, becomes the prepared dataset.
+"""Stage prepare: a dataset description, or a folder of labelled images, becomes the prepared
+dataset.
 
-Reading, checking and splitting is the work of `engine.parts.data`; this names the paths, keeps the summary, and says whether
-a source that DVC does not watch has changed.
+Reading, checking and splitting is the work of `engine.datasets`; this names the paths, keeps the
+summary, and says whether a source that DVC does not watch has changed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 from engine.config import DataConfig, Params
 from engine.errors import EngineError
-from engine.stages.common import Attached, Layout, Progress, write_json
-from engine.tracking.environment import state_root
+from engine.project.environment import state_root
+from engine.stages.layout import Attached, Layout, Progress, write_json
 
 
 def run(
@@ -27,33 +28,40 @@ def run(
 ) -> dict[str, Any]:
     """Write `data/prepared/` and `reports/data.json`.
 
-    mapper: who looks at the images (`engine.parts.data.looks.Mapper`); by default `flows.prepare.workers` processes here.
+    mapper: who looks at the images (`engine.datasets.image_scan.Mapper`); by default
+    `flows.prepare.workers` processes here.
 
     Raises:
-        ConfigError, DataError: the description or the data cannot be used. WorkspaceError: disk full, a worker was killed.
+        ConfigError, DataError: the description or the data cannot be used. WorkspaceError: disk
+            full, a worker was killed.
     """
-    from engine.parts.data.description import load_description
-    from engine.parts.data.prepare import prepare
-    from engine.parts.data.workers import LocalWorkers
+    from engine.datasets.description import load_description
+    from engine.datasets.prepare import prepare
+    from engine.datasets.workers import LocalWorkers
 
     layout = Layout(root)
     settings = with_absolute_path(params.data, root)
     mapper = mapper or LocalWorkers(params.flows.prepare.workers)
     description = load_description(root / settings.source)
-    report = prepare(description, layout.prepared, settings, progress, project_classes(root), mapper)
+    report = prepare(
+        description, layout.prepared, settings, progress, project_classes(root), mapper
+    )
     return write_json(layout.summary("prepare"), report.summary())
 
 
 def project_classes(root: Path) -> Any:
-    """The `ClassSchema` of this project's data/classes.yaml, None where there is none. ConfigError: it is not right."""
-    from engine.parts.data.classes import CLASSES_FILE, load_classes
+    """The `ClassSchema` of this project's data/classes.yaml, None where there is none. ConfigError:
+    it is not right.
+    """
+    from engine.datasets.classes import CLASSES_FILE, load_classes
 
     file = root / CLASSES_FILE
     return load_classes(file, CLASSES_FILE) if file.is_file() else None
 
 
 def with_absolute_path(settings: DataConfig, root: Path) -> DataConfig:
-    """`settings` whose `path` and `keep_splits` do not depend on the current folder: they are relative to the workspace.
+    """`settings` whose `path` and `keep_splits` do not depend on the current folder: they are
+    relative to the workspace.
 
     In the temporary copy of a DVC experiment the workspace that counts is the project's own.
     """
@@ -67,17 +75,19 @@ def with_absolute_path(settings: DataConfig, root: Path) -> DataConfig:
 
 
 def source_changed(params: Params, root: Path) -> bool:
-    """Whether a source outside DVC's view holds something else than what was prepared, so that prepare must run.
+    """Whether a source outside DVC's view holds something else than what was prepared, so that
+    prepare must run.
 
-    DVC watches the description, `data/raw` and the code. What is left is a local folder elsewhere: `data.path`, or the path
-    in a description. If it is not there (a fresh clone with pulled data), what was prepared stands.
+    DVC watches the description, `data/raw` and the code. What is left is a local folder elsewhere:
+    `data.path`, or the path in a description. If it is not there (a fresh clone with pulled data),
+    what was prepared stands.
 
     Raises:
         ConfigError, DataError: the description cannot be used.
     """
-    from engine.parts.data.description import load_description
-    from engine.parts.data.fingerprint import Snapshot, recall, remember
-    from engine.parts.data.source import read_source_digest
+    from engine.datasets.description import load_description
+    from engine.datasets.source import read_source_digest
+    from engine.datasets.source_digest import Snapshot, recall, remember
 
     settings = with_absolute_path(params.data, root)
     source = root / settings.source
@@ -95,8 +105,13 @@ def source_changed(params: Params, root: Path) -> bool:
         return True
     if not folder.is_dir():
         return False
-    about = [str(folder.resolve()), description.content.model_dump(mode="json"), settings.policies, settings.group_by,
-             settings.group_table]  # fmt: skip
+    about = [
+        str(folder.resolve()),
+        description.content.model_dump(mode="json"),
+        settings.policies,
+        settings.group_by,
+        settings.group_table,
+    ]
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     index = state_root(root) / ".cache" / "sources" / f"{key}.json"
     found = recall(index, folder)
@@ -104,7 +119,9 @@ def source_changed(params: Params, root: Path) -> bool:
         before = Snapshot.of(folder)
         try:
             schema = project_classes(root)
-            content, layout = read_source_digest(description, settings, folder, schema.names if schema else ())
+            content, layout = read_source_digest(
+                description, settings, folder, schema.names if schema else ()
+            )
         except EngineError:
             return True  # prepare says what is wrong with it
         found = {"content": content, "layout": layout}
@@ -113,10 +130,14 @@ def source_changed(params: Params, root: Path) -> bool:
 
 
 def _classes_changed(root: Path) -> bool:
-    """Whether data/classes.yaml, which DVC does not watch because it need not be there, names other classes than prepared."""
+    """Whether data/classes.yaml, which DVC does not watch because it need not be there, names other
+    classes than prepared.
+    """
     try:
         schema = project_classes(root)
-        prepared = json.loads((Layout(root).prepared / "dataset.json").read_text(encoding="utf-8"))["names"]
+        prepared = json.loads((Layout(root).prepared / "dataset.json").read_text(encoding="utf-8"))[
+            "names"
+        ]
     except EngineError:
         return True  # prepare says what is wrong with it
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,8 @@
-"""Stage register: the exported ONNX becomes a version in the MLflow registry, and champion if it is better.
+"""Stage register: the exported ONNX becomes a version in the MLflow registry, and champion if it is
+better.
 
-The same weights in the same file are registered once; running the stage again only sets the aliases again.
+The same weights in the same file are registered once; running the stage again only sets the aliases
+again.
 """
 
 from __future__ import annotations
@@ -13,21 +15,23 @@ from typing import Any
 from engine.config import Params
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.files import sha256_file
-from engine.stages.common import Attached, Layout, Progress, read_json, read_report, write_json
+from engine.stages.layout import Attached, Layout, Progress, read_json, read_report, write_json
 
 EXAMPLE_BYTES = 200_000  # a larger image is made smaller for the example
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
-def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
+def run(
+    params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
+) -> dict[str, Any]:
     """Register, decide, and write `reports/registration.json`.
 
     Raises:
         ConfigError: no ONNX was exported, or the deciding figure is not measured.
         WorkspaceError: reports and weights do not belong together; the registry cannot be reached.
     """
+    from engine.registry.registry import register
     from engine.stages.runner import tracking_is_on
-    from engine.tracking.registry import register
 
     layout = Layout(root)
     candidate = make_candidate(params, layout)
@@ -53,10 +57,12 @@ def run(params: Params, root: Path, progress: Progress | None = None, callbacks:
 
 
 def make_candidate(params: Params, layout: Layout) -> Any:
-    """What the reports of the stages before say of the exported model, checked to be about the same weights."""
-    from engine.tracking import facts
-    from engine.tracking.promotion import Figures
-    from engine.tracking.registry import Candidate
+    """What the reports of the stages before say of the exported model, checked to be about the same
+    weights.
+    """
+    from engine.registry.candidate import Candidate
+    from engine.registry.gates import Figures
+    from engine.tracking import run_metadata
 
     trained, validated = read_report(layout, "train"), read_report(layout, "validate")
     exported = read_json(layout.summary("export"), "export")
@@ -64,14 +70,16 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     for stage, report in (("validate", validated), ("export", exported)):
         if report.get("weights_sha256") != weights:
             raise WorkspaceError(
-                f"{layout.summary(stage)} is about other weights ({str(report.get('weights_sha256'))[:12]}) than those of "
+                f"{layout.summary(stage)} is about other weights "
+                f"({str(report.get('weights_sha256'))[:12]}) than those of "
                 f"the last training ({weights[:12]}). Run stage {stage} again: `detectflow run`."
             )
     onnx = exported.get("files", {}).get("onnx")
     if onnx is None:
         formats = ", ".join(params.export.formats)
         raise ConfigError(
-            f"the registered model is the ONNX file, and params.yaml has export.formats: [{formats}]. "
+            "the registered model is the ONNX file, and params.yaml has export.formats: "
+            f"[{formats}]. "
             "Add onnx there and run again."
         )
     path = layout.root / onnx["file"]
@@ -80,15 +88,16 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     known = [key for key in validated if key.startswith("metrics/")]
     if metric not in known:
         raise ConfigError(
-            f"params.yaml: register.metric = '{metric}' is not measured by stage validate.{nearest(metric, known)} "
+            f"params.yaml: register.metric = '{metric}' is not measured by stage "
+            f"validate.{nearest(metric, known)} "
             f"There are: {', '.join(known)}"
         )
-    dataset = facts.dataset_facts(layout.root)
+    dataset = run_metadata.dataset_facts(layout.root)
     figures = Figures(
         metric=metric,
         value=validated[metric],  # None where the split holds nothing to find
         split=split,
-        data_digest=facts.split_digest(layout.root, split),
+        data_digest=run_metadata.split_digest(layout.root, split),
         class_hash=_class_hash(path, str(dataset.get("class_hash", "")), layout),
         weights_sha256=weights,
     )
@@ -106,9 +115,12 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         onnx=path,
         onnx_sha256=digest,
         figures=figures,
-        metrics=facts.figures({k: v for k, v in validated.items() if k.startswith("metrics/")}, split),
+        metrics=run_metadata.figures(
+            {k: v for k, v in validated.items() if k.startswith("metrics/")}, split
+        ),
         facts=about,
-        tags={"data_digest": str(about["data_digest"]), "dataset": str(about["dataset"])} | facts.dvc_tags(layout.root),
+        tags={"data_digest": str(about["data_digest"]), "dataset": str(about["dataset"])}
+        | run_metadata.dvc_tags(layout.root),
         example=_example(layout, split, params.train.input_size),
         per_class=_per_class(layout),
         best_conf=validated.get("metrics/confidence"),
@@ -119,7 +131,9 @@ def make_candidate(params: Params, layout: Layout) -> Any:
 def _per_class(layout: Layout) -> tuple[dict[str, str], ...]:
     """The rows of stage validate's table; none where it has not written one."""
     try:
-        with (layout.reports / "validate" / "per_class.csv").open(encoding="utf-8", newline="") as file:
+        with (layout.reports / "validate" / "per_class.csv").open(
+            encoding="utf-8", newline=""
+        ) as file:
             return tuple(csv.DictReader(file))
     except OSError:
         return ()
@@ -127,12 +141,13 @@ def _per_class(layout: Layout) -> tuple[dict[str, str], ...]:
 
 def _class_hash(onnx: Path, of_data: str, layout: Layout) -> str:
     """What the model's numbers mean, as its own file says, where that is what the data say too."""
-    from engine.tracking.trace_files import READERS
+    from engine.lineage.from_files import READERS
 
     of_model = str(READERS[".onnx"](onnx).get("class_hash", ""))
     if of_model and of_data and of_model != of_data:
         raise WorkspaceError(
-            f"{onnx}: its classes have hash {of_model}, those of {layout.prepared} have {of_data}: the data were prepared again "
+            f"{onnx}: its classes have hash {of_model}, those of {layout.prepared} have "
+            f"{of_data}: the data were prepared again "
             "since it was trained. Run all stages: `detectflow run`."
         )
     return of_model or of_data
@@ -147,16 +162,24 @@ def _checked(path: Path, sha256: str) -> str:
 
 
 def _example(layout: Layout, split: str, size: tuple[int, int]) -> bytes:
-    """One encoded image of the split, as it is where it is small; a grey one where the data are not at hand."""
+    """One encoded image of the split, as it is where it is small; a grey one where the data are not
+    at hand.
+    """
     import cv2
     import numpy as np
 
-    from engine.parts.data.images import read_image
-    from engine.parts.data.transforms import GREY, letterbox
+    from engine.data.images import read_image
+    from engine.data.transforms import GREY, letterbox
 
-    files = [p for p in sorted((layout.prepared / "images" / split).glob("*")) if p.suffix.lower() in SUFFIXES]
+    files = [
+        p
+        for p in sorted((layout.prepared / "images" / split).glob("*"))
+        if p.suffix.lower() in SUFFIXES
+    ]
     for file in files:
         if file.stat().st_size <= EXAMPLE_BYTES:
             return file.read_bytes()
-    image = letterbox(read_image(files[0]), size)[0] if files else np.full((*size, 3), GREY, np.uint8)
+    image = (
+        letterbox(read_image(files[0]), size)[0] if files else np.full((*size, 3), GREY, np.uint8)
+    )
     return cv2.imencode(".jpg", image)[1].tobytes()

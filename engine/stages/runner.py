@@ -1,7 +1,8 @@
-"""Runs one stage with what belongs around it: environment, parameters, tracking. Both drivers come through here.
+"""Runs one stage with what belongs around it: environment, parameters, tracking. Both drivers come
+through here.
 
-`dvc repro` calls it by `python -m engine.stages NAME`, the flow calls `run_stage` in process. MLflow is imported only
-when tracking is on, and then in a thread of its own.
+`dvc repro` calls it by `python -m engine.stages NAME`, the flow calls `run_stage` in process.
+MLflow is imported only when tracking is on, and then in a thread of its own.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ from typing import Any
 
 from engine.config import Params
 from engine.errors import ConfigError, nearest
-from engine.files import full_disk_in_words
-from engine.stages.common import STAGES, Progress
-from engine.tracking.devices import gpu_of_stage
-from engine.tracking.environment import prepare_environment
+from engine.files import described_full_disk
+from engine.project.environment import prepare_environment
+from engine.project.gpu_lock import gpu_of_stage
+from engine.stages.layout import STAGES, Progress
 
 logger = logging.getLogger("detectflow")
 
 
-def run_stage(name: str, root: Path, *, progress: Progress | None = None, **more: Any) -> dict[str, Any]:
-    """Run stage `name` of the workspace `root` with its params.yaml and return its JSON summary. more: what only it takes.
+def run_stage(
+    name: str, root: Path, *, progress: Progress | None = None, **more: Any
+) -> dict[str, Any]:
+    """Run stage `name` of the workspace `root` with its params.yaml and return its JSON summary.
+    more: what only it takes.
 
     Raises:
         ConfigError: unknown stage, wrong params.yaml. EngineError: whatever stops the stage.
@@ -38,10 +42,10 @@ def run_stage(name: str, root: Path, *, progress: Progress | None = None, **more
         from engine.stages.train import remove_published
 
         remove_published(root)  # the next stage runs: the training before it has been recorded
-    with full_disk_in_words(f"stage {name}"), gpu_of_stage(name, params, root):
+    with described_full_disk(f"stage {name}"), gpu_of_stage(name, params, root):
         if not tracking_is_on():
             return module.run(params, root, progress=progress, **more)
-        from engine.tracking.stages import tracked
+        from engine.tracking.stage_runs import tracked
 
         with tracked(name, params, root, epoch_artist() if name == "train" else None) as run:
             summary = module.run(params, root, progress=progress, callbacks=run.callbacks, **more)
@@ -50,7 +54,7 @@ def run_stage(name: str, root: Path, *, progress: Progress | None = None, **more
 
 
 def epoch_artist() -> Any:
-    from engine.stages.epoch_pictures import EpochArtist
+    from engine.detect.epoch_images import EpochArtist
 
     return EpochArtist()
 
@@ -58,4 +62,6 @@ def epoch_artist() -> Any:
 def tracking_is_on() -> bool:
     """Off with DETECTFLOW_TRACKING=off, or where MLflow is not installed."""
     wanted = os.environ.get("DETECTFLOW_TRACKING", "on").lower()
-    return wanted not in {"off", "0", "false", "no"} and importlib.util.find_spec("mlflow") is not None
+    return (
+        wanted not in {"off", "0", "false", "no"} and importlib.util.find_spec("mlflow") is not None
+    )

@@ -1,8 +1,9 @@
 """Stage train: the prepared dataset becomes `weights/` and `reports/train/`.
 
-The run itself, with everything needed to resume it, lies in `runs/ckpt/<fingerprint>/` (not a stage output: DVC would
-delete it). The fingerprint covers parameters, data and code, so an interrupted training goes on only where it would
-have come to the same weights. The folder is removed once the result is recorded.
+The run itself, with everything needed to resume it, lies in `runs/ckpt/<fingerprint>/` (not a stage
+output: DVC would delete it). The fingerprint covers parameters, data and code, so an interrupted
+training goes on only where it would have come to the same weights. The folder is removed once the
+result is recorded.
 """
 
 from __future__ import annotations
@@ -16,18 +17,49 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import DetectionTrainConfig, Params
+from engine.core.results import read_results, write_results
 from engine.files import sha256_file, write_text
-from engine.kernel.results import read_results, write_results
-from engine.stages.common import Attached, Layout, Progress, figure, publish_folder, read_json, write_json
-from engine.stages.start import start_digests
+from engine.stages.layout import (
+    Attached,
+    Layout,
+    Progress,
+    figure,
+    publish_folder,
+    read_json,
+    write_json,
+)
+from engine.stages.start_weights import start_digests
 
 PUBLISHED = "published"  # marks a run folder whose result has been handed over
-SPEED_ONLY = {"device", "workers", "verbose", "project", "name", "exist_ok", "resume", "cache", "nproc", "data"}
-CODE = ("engine/boxes.py", "engine/kernel", "engine/parts", "engine/detect", "engine/config", "engine/stages/start.py",
-        "engine/stages/train.py")  # fmt: skip
+SPEED_ONLY = {
+    "device",
+    "workers",
+    "verbose",
+    "project",
+    "name",
+    "exist_ok",
+    "resume",
+    "cache",
+    "nproc",
+    "data",
+}
+CODE = (
+    "engine/boxes.py",
+    "engine/core",
+    "engine/data",
+    "engine/datasets",
+    "engine/metrics",
+    "engine/models",
+    "engine/detect",
+    "engine/config",
+    "engine/stages/start_weights.py",
+    "engine/stages/train.py",
+)
 
 
-def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
+def run(
+    params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
+) -> dict[str, Any]:
     """Train, or go on training, and publish the best weights.
 
     Raises:
@@ -42,7 +74,9 @@ def run(params: Params, root: Path, progress: Progress | None = None, callbacks:
     settings = run_settings(params.train, layout, folder)
     trainer = DetectionTrainer(config=settings)
     if progress is not None:
-        trainer.add_callback("on_fit_epoch_end", lambda t: progress(epoch_progress(t)), may_fail=True)
+        trainer.add_callback(
+            "on_fit_epoch_end", lambda t: progress(epoch_progress(t)), may_fail=True
+        )
     for event, function in callbacks:
         trainer.add_callback(event, function, may_fail=True)
     with contextlib.chdir(root):  # params.yaml names files as they are seen from the workspace
@@ -51,13 +85,17 @@ def run(params: Params, root: Path, progress: Progress | None = None, callbacks:
 
 
 def fingerprint(config: DetectionTrainConfig, layout: Layout, start: Mapping[str, str]) -> str:
-    """What the weights depend on, in 16 hex digits: settings, data, code, content of the files it starts from."""
+    """What the weights depend on, in 16 hex digits: settings, data, code, content of the files it
+    starts from.
+    """
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in SPEED_ONLY}
     parts = {
         "settings": settings,
         "data": read_json(layout.prepared / "dataset.json", "prepare").get("digest"),
         "start": dict(start),
-        "code": [sha256_file(file) for entry in CODE for file in _python_files(layout.root / entry)],
+        "code": [
+            sha256_file(file) for entry in CODE for file in _python_files(layout.root / entry)
+        ],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -66,7 +104,9 @@ def _python_files(path: Path) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [p for p in (path,) if p.is_file()]
 
 
-def run_settings(config: DetectionTrainConfig, layout: Layout, folder: Path) -> DetectionTrainConfig:
+def run_settings(
+    config: DetectionTrainConfig, layout: Layout, folder: Path
+) -> DetectionTrainConfig:
     """The stage's settings with its own paths; resumes where the folder holds a checkpoint."""
     resume = (folder / "args.yaml").is_file() and (folder / "weights" / "last.pt").is_file()
     if folder.exists() and not resume:
@@ -74,11 +114,15 @@ def run_settings(config: DetectionTrainConfig, layout: Layout, folder: Path) -> 
     paths = {"data": str(layout.prepared), "project": str(folder.parent), "name": folder.name}
     if resume:
         _follow_moved_project(folder / "args.yaml", str(layout.prepared))
-    return config.with_overrides({**paths, "exist_ok": True, "resume": resume}, where="params.yaml: train")
+    return config.with_overrides(
+        {**paths, "exist_ok": True, "resume": resume}, where="params.yaml: train"
+    )
 
 
 def _follow_moved_project(args: Path, prepared: str) -> None:
-    """The fingerprint vouches for the data; only its address may be another after the project was moved."""
+    """The fingerprint vouches for the data; only its address may be another after the project was
+    moved.
+    """
     saved = DetectionTrainConfig.load(args)
     if saved.data != prepared:
         write_text(args, json.dumps({**saved.model_dump(mode="json"), "data": prepared}))
@@ -87,15 +131,35 @@ def _follow_moved_project(args: Path, prepared: str) -> None:
 def epoch_progress(trainer: Any) -> dict[str, Any]:
     """One epoch in plain values, for whoever shows it."""
     done = trainer.epoch + 1
-    left = trainer.elapsed_s() / done * (trainer.args.epochs - done)  # both count the epochs before a resume too
-    metrics = {key: float(value) for key, value in trainer.metrics.items() if isinstance(value, (int, float))}
-    return {"stage": "train", "done": done, "total": trainer.args.epochs, "left_s": round(left, 1), "metrics": metrics}
+    left = (
+        trainer.elapsed_s() / done * (trainer.args.epochs - done)
+    )  # both count the epochs before a resume too
+    metrics = {
+        key: float(value)
+        for key, value in trainer.metrics.items()
+        if isinstance(value, (int, float))
+    }
+    return {
+        "stage": "train",
+        "done": done,
+        "total": trainer.args.epochs,
+        "left_s": round(left, 1),
+        "metrics": metrics,
+    }
 
 
-def publish(result: Any, params: Params, layout: Layout, start: Mapping[str, str]) -> dict[str, Any]:
-    """Put best weights, figures and pictures where DVC expects them; without times, so that equal runs hash alike."""
+def publish(
+    result: Any, params: Params, layout: Layout, start: Mapping[str, str]
+) -> dict[str, Any]:
+    """Put best weights, figures and pictures where DVC expects them; without times, so that equal
+    runs hash alike.
+    """
     dataset = read_json(layout.prepared / "dataset.json", "prepare")
-    metrics = {key: figure(value) for key, value in result.metrics.items() if key.startswith(("metrics/", "val/"))}
+    metrics = {
+        key: figure(value)
+        for key, value in result.metrics.items()
+        if key.startswith(("metrics/", "val/"))
+    }
     figures = {"best_epoch": result.best_epoch + 1, "epochs": result.epochs, **metrics}
     origin = {
         "model": params.train.model,
@@ -105,9 +169,15 @@ def publish(result: Any, params: Params, layout: Layout, start: Mapping[str, str
     }
     with publish_folder(layout.weights) as folder:
         shutil.copyfile(result.best, folder / "best.pt")
-        write_json(folder / "best.json", {"sha256": result.best_sha256, "epoch": result.best_epoch, "metrics": metrics})
+        write_json(
+            folder / "best.json",
+            {"sha256": result.best_sha256, "epoch": result.best_epoch, "metrics": metrics},
+        )
     with publish_folder(layout.reports / "train") as folder:
-        rows = [{k: v for k, v in row.items() if k != "time_s"} for row in read_results(result.save_dir / "results.csv")]
+        rows = [
+            {k: v for k, v in row.items() if k != "time_s"}
+            for row in read_results(result.save_dir / "results.csv")
+        ]
         write_results(folder / "results.csv", rows)
         for picture in sorted(p for p in result.save_dir.iterdir() if p.suffix in {".png", ".jpg"}):
             shutil.copyfile(picture, folder / picture.name)

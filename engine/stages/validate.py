@@ -1,4 +1,6 @@
-"""Stage validate: the figures of the best weights on the deciding split, and the pictures that explain them."""
+"""Stage validate: the figures of the best weights on the deciding split, and the pictures that
+explain them.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
-from engine.stages.common import Attached, Layout, Progress, figure, publish_folder, read_report, write_json
+from engine.stages.layout import (
+    Attached,
+    Layout,
+    Progress,
+    figure,
+    publish_folder,
+    read_report,
+    write_json,
+)
 
 
-def run(params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()) -> dict[str, Any]:
+def run(
+    params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
+) -> dict[str, Any]:
     """Write `reports/validate/`.
 
     Raises:
-        WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit the data.
+        WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit
+            the data.
     """
     from engine.detect import DetectionValidator
 

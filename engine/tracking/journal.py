@@ -1,8 +1,11 @@
-"""What a stage has to tell the tracker, on disk first: records are appended, sent later, and may be sent twice.
+"""What a stage has to tell the tracker, on disk first: records are appended, sent later, and may be
+sent twice.
 
-One journal belongs to one execution of one stage and is deleted once all of it is sent. It holds its own copies of files
-that are to be uploaded, so the stage's results may be replaced meanwhile. Its writer, later its sender, holds a lock on
-it that dies with the process: a journal that can be locked was left behind. Knows nothing of MLflow.
+One journal belongs to one execution of one stage and is deleted once all of it is sent. It holds
+its own copies of files that are to be uploaded, so the stage's results may be replaced meanwhile.
+Its writer, later its sender, holds a lock on
+it that dies with the process: a journal that can be locked was left behind. Knows nothing of
+MLflow.
 """
 
 from __future__ import annotations
@@ -21,13 +24,17 @@ from typing import Any
 
 logger = logging.getLogger("detectflow.tracking")
 
-Record = dict[str, Any]  # "do": what to do, see engine.tracking.mlflow_run; the rest is its arguments
+Record = dict[
+    str, Any
+]  # "do": what to do, see engine.tracking.mlflow_recorder; the rest is its arguments
 
 RECORDS, CURSOR, FILES, LOCK = "journal.jsonl", "cursor.json", "files", "lock"
 
 
 class Journal:
-    """A locked journal folder: `Journal.create` for a new one, `Journal.take` for one that was left behind."""
+    """A locked journal folder: `Journal.create` for a new one, `Journal.take` for one that was left
+    behind.
+    """
 
     def __init__(self, folder: Path, lock: int, closed: bool):
         self.folder = folder
@@ -47,7 +54,8 @@ class Journal:
         now = time.time()
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + f"-{int(now % 1 * 1000):03}"
         folder = home / f"{stamp}-{name}-{secrets.token_hex(3)}"
-        # Under a hidden name until it is locked, so that nobody takes it for one that was left behind.
+        # Under a hidden name until it is locked, so that nobody takes it for one that was left
+        # behind.
         hidden = home / f".{folder.name}"
         (hidden / FILES).mkdir(parents=True)
         lock = _lock(hidden)
@@ -75,8 +83,12 @@ class Journal:
         return self.folder.name
 
     def append(self, *records: Record) -> None:
-        """Write records, all or none, and wait until they are on the disk. OSError when it is full."""
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+        """Write records, all or none, and wait until they are on the disk. OSError when it is
+        full.
+        """
+        lines = "".join(
+            json.dumps(record, ensure_ascii=False) + "\n" for record in records
+        ).encode()
         with self._appending, open(self.folder / RECORDS, "ab", buffering=0) as stream:
             end = stream.seek(0, os.SEEK_END)
             try:
@@ -88,7 +100,9 @@ class Journal:
                 raise
 
     def keep(self, file: Path, name: str | None = None) -> str:
-        """Keep the content of `file` for upload, under its own name or `name`; returns its path within the journal."""
+        """Keep the content of `file` for upload, under its own name or `name`; returns its path
+        within the journal.
+        """
         target = self._place(name or file.name)
         try:
             os.link(file.resolve(), target)  # results are replaced, never written into
@@ -114,7 +128,9 @@ class Journal:
         (self.folder / kept).unlink(missing_ok=True)
 
     def unsent(self) -> list[tuple[Record, int]]:
-        """Records after the cursor, each with the offset of its end; a line cut by a crash is left out."""
+        """Records after the cursor, each with the offset of its end; a line cut by a crash is left
+        out.
+        """
         with open(self.folder / RECORDS, "rb") as stream:
             stream.seek(self.offset)
             content = stream.read()
@@ -127,7 +143,11 @@ class Journal:
                 record = json.loads(line)
                 found.append((record if isinstance(record, dict) else {}, end))
             except ValueError:
-                logger.warning("%s: a damaged record at byte %d is left out", self.folder / RECORDS, end - len(line))
+                logger.warning(
+                    "%s: a damaged record at byte %d is left out",
+                    self.folder / RECORDS,
+                    end - len(line),
+                )
                 found.append(({}, end))
         return found
 
@@ -140,7 +160,9 @@ class Journal:
         return {}
 
     def sent(self, offset: int) -> None:
-        """Remember that all up to `offset` was sent. Lost in a crash, it only means that something is sent twice."""
+        """Remember that all up to `offset` was sent. Lost in a crash, it only means that something
+        is sent twice.
+        """
         self.offset = offset
         temporary = self.folder / f".{CURSOR}"
         temporary.write_text(json.dumps({"offset": offset, "run_id": self.run_id}))

@@ -1,7 +1,9 @@
-"""Addresses within the MLflow UI, and cheap questions to its database. Never imports MLflow (3 s): used by the CLI.
+"""Addresses within the MLflow UI, and cheap questions to its database. Never imports MLflow (3 s):
+used by the CLI.
 
-A SQLite file is read directly, a server is asked over REST with a short time limit. Answers are courtesies: where the
-question cannot be answered, a general address, or "yes, still there", is given.
+A SQLite file is read directly, a server is asked over REST with a short time limit. Answers are
+courtesies: where the question cannot be answered, a general address, or "yes, still there", is
+given.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
-from engine.tracking.environment import LOOPBACK, MLFLOW_PORT, state_root
-from engine.tracking.mlflow_store import VIEW, tracking_uri
-from engine.tracking.secrets import mlflow_login, without_user
+from engine.project.environment import LOOPBACK, MLFLOW_PORT, state_root
+from engine.project.redaction import mlflow_login, without_user
+from engine.tracking.mlflow_client import VIEW, tracking_uri
 
 ASK_TIMEOUT_S = 3.0
 TRAINING = "workflowType=machine_learning"  # else the UI opens as one for language models
@@ -61,14 +63,25 @@ def experiment_id(name: str, root: Path | None = None) -> str | None:
 
 
 def run_of_version(root: Path, model: str, version: int | str) -> tuple[str, str] | None:
-    """(experiment id, run id) of the training that a registered version comes from; None where nobody knows."""
+    """(experiment id, run id) of the training that a registered version comes from; None where
+    nobody knows.
+    """
     uri = tracking_uri(state_root(root))
     if uri.startswith("http"):
-        found = (_get(uri, "model-versions/get", name=model, version=str(version)) or {}).get("model_version", {})
-        run = (_get(uri, "runs/get", run_id=found["run_id"]) or {}).get("run") if found.get("run_id") else None
+        found = (_get(uri, "model-versions/get", name=model, version=str(version)) or {}).get(
+            "model_version", {}
+        )
+        run = (
+            (_get(uri, "runs/get", run_id=found["run_id"]) or {}).get("run")
+            if found.get("run_id")
+            else None
+        )
         return (run["info"]["experiment_id"], run["info"]["run_id"]) if run else None
-    query = ("SELECT runs.experiment_id, runs.run_uuid FROM model_versions JOIN runs ON runs.run_uuid = model_versions.run_id "
-             "WHERE model_versions.name = ? AND model_versions.version = ?")  # fmt: skip
+    query = (
+        "SELECT runs.experiment_id, runs.run_uuid FROM model_versions JOIN runs ON runs.run_uuid "
+        "= model_versions.run_id "
+        "WHERE model_versions.name = ? AND model_versions.version = ?"
+    )
     rows = _query(uri, query, [model, int(version)])
     return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
@@ -76,12 +89,16 @@ def run_of_version(root: Path, model: str, version: int | str) -> tuple[str, str
 def registered(root: Path, params: Params) -> bool:
     """Whether the version that `reports/registration.json` tells of is still in the registry.
 
-    False: stage register has to run although DVC says that it is up to date, as after `mlflow.db` was deleted. A server
-    that does not answer is believed to have it.
+    False: stage register has to run although DVC says that it is up to date, as after `mlflow.db`
+    was deleted. A server that does not answer is believed to have it.
     """
     try:
         told = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
-        name, version, weights = str(told["model"]), str(told["version"]), str(told["weights_sha256"])
+        name, version, weights = (
+            str(told["model"]),
+            str(told["version"]),
+            str(told["weights_sha256"]),
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False
     if name != params.register_.model:
@@ -91,22 +108,32 @@ def registered(root: Path, params: Params) -> bool:
         answer = _get(uri, "model-versions/get", name=name, version=version)
         if answer is None:
             return True
-        tags = {tag.get("key"): tag.get("value") for tag in answer.get("model_version", {}).get("tags", [])}
+        tags = {
+            tag.get("key"): tag.get("value")
+            for tag in answer.get("model_version", {}).get("tags", [])
+        }
         return tags.get("weights_sha256") == weights
-    query = "SELECT value FROM model_version_tags WHERE name = ? AND version = ? AND key = 'weights_sha256'"
+    query = (
+        "SELECT value FROM model_version_tags WHERE name = ? AND version = ? AND key = "
+        "'weights_sha256'"
+    )
     rows = _query(uri, query, [name, int(version)])
     return rows is None or bool(rows) and rows[0][0] == weights
 
 
 def _query(uri: str, query: str, values: Sequence[Any]) -> list[tuple] | None:
-    """Rows of a SQLite tracker: none where the file or its tables are missing. None: another kind of database, or locked."""
+    """Rows of a SQLite tracker: none where the file or its tables are missing. None: another kind
+    of database, or locked.
+    """
     if not uri.startswith("sqlite:///"):
         return None
     path = Path(uri.removeprefix("sqlite:///"))
     if not path.is_file():
         return []
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=ASK_TIMEOUT_S)) as db:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=ASK_TIMEOUT_S)
+        ) as db:
             return db.execute(query, values).fetchall()
     except sqlite3.OperationalError as error:
         return [] if "no such table" in str(error) else None
@@ -115,11 +142,15 @@ def _query(uri: str, query: str, values: Sequence[Any]) -> list[tuple] | None:
 
 
 def _get(uri: str, what: str, **query: str) -> dict[str, Any] | None:
-    """MLflow's answer over REST; {} where it says that there is no such thing, None where it does not answer."""
+    """MLflow's answer over REST; {} where it says that there is no such thing, None where it does
+    not answer.
+    """
     address, login = mlflow_login(uri)
     address = f"{address.rstrip('/')}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(query)}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, headers=login), timeout=ASK_TIMEOUT_S) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(address, headers=login), timeout=ASK_TIMEOUT_S
+        ) as answer:
             return json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return {} if error.code == 404 else None

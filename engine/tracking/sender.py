@@ -1,7 +1,9 @@
-"""The thread that sends journals to MLflow, oldest first, and keeps trying while the tracker does not answer.
+"""The thread that sends journals to MLflow, oldest first, and keeps trying while the tracker does
+not answer.
 
-The stage only appends to its journal; whatever happens here cannot end it or hold it up. What could not be sent when the
-process ends stays on disk and goes out with the next stage, or by `python -m engine.tracking.sender`.
+The stage only appends to its journal; whatever happens here cannot end it or hold it up. What could
+not be sent when the process ends stays on disk and goes out with the next stage, or by `python -m
+engine.tracking.sender`.
 """
 
 from __future__ import annotations
@@ -13,10 +15,19 @@ import time
 from pathlib import Path
 
 from engine.errors import EngineError
+from engine.project.redaction import hide
 from engine.tracking.journal import Journal, Record, journal_home, left_behind
-from engine.tracking.mlflow_run import METRICS_PER_CALL, Recorder
-from engine.tracking.mlflow_store import Store, is_forgotten, is_refusal, open_store, patience_s, quick, reason, tracking_uri
-from engine.tracking.secrets import hide
+from engine.tracking.mlflow_client import (
+    Store,
+    is_forgotten,
+    is_refusal,
+    open_store,
+    patience_s,
+    quick,
+    reason,
+    tracking_uri,
+)
+from engine.tracking.mlflow_recorder import METRICS_PER_CALL, Recorder
 
 logger = logging.getLogger("detectflow.tracking")
 
@@ -46,7 +57,9 @@ class Sender:
             self._queue += [journal for journal in taken if journal is not None]
             self._wake.notify_all()
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="detectflow-tracking", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._work, name="detectflow-tracking", daemon=True
+                )
                 self._thread.start()
 
     def submit(self, journal: Journal) -> None:
@@ -61,7 +74,9 @@ class Sender:
             self._wake.notify_all()
 
     def wait(self, journal: Journal | None = None, timeout_s: float = CLOSE_S) -> bool:
-        """Wait until `journal`, or everything, is sent; False when time is up or a further attempt failed."""
+        """Wait until `journal`, or everything, is sent; False when time is up or a further attempt
+        failed.
+        """
         started = time.monotonic()
         with self._wake:
             attempts = self._attempts
@@ -76,7 +91,9 @@ class Sender:
         return True
 
     def drain(self, idle_s: float = CLOSE_S) -> bool:
-        """Wait until everything is sent, however slow the tracker is, as long as it takes something every `idle_s`."""
+        """Wait until everything is sent, however slow the tracker is, as long as it takes something
+        every `idle_s`.
+        """
         while True:
             before = self._sent
             if self.wait(timeout_s=idle_s):
@@ -97,16 +114,27 @@ class Sender:
                     self._wake.notify_all()
         except Exception as error:  # ours, or a missing MLflow; journals stay where they are
             self._failed(error)
-            logger.warning("tracking is off in this process: %s: %s", type(error).__name__, reason(error))
+            logger.warning(
+                "tracking is off in this process: %s: %s", type(error).__name__, reason(error)
+            )
 
     def _send_journal(self, journal: Journal) -> None:
         while True:
             unsent = journal.unsent()
             if unsent:
                 try:
-                    journal.sent(self._persist(lambda recorder, some=unsent: _send_some(recorder, some), journal))
+                    journal.sent(
+                        self._persist(
+                            lambda recorder, some=unsent: _send_some(recorder, some), journal
+                        )
+                    )
                 except Unsendable as error:
-                    logger.warning("MLflow at %s makes no run for %s: %s. It stays there.", self.shown, journal.folder, error)
+                    logger.warning(
+                        "MLflow at %s makes no run for %s: %s. It stays there.",
+                        self.shown,
+                        journal.folder,
+                        error,
+                    )
                     return journal.release()
             elif journal.closed:
                 break
@@ -115,11 +143,15 @@ class Sender:
                     if not journal.closed and not journal.unsent():
                         self._wake.wait()
         if journal.first() and not _has_end(journal):
-            self._persist(lambda recorder: recorder.finish_for_the_dead(int(time.time() * 1000)), journal)
+            self._persist(
+                lambda recorder: recorder.finish_for_the_dead(int(time.time() * 1000)), journal
+            )
         journal.remove()
 
     def _persist(self, action, journal: Journal):
-        """Do `action(recorder)` until the tracker has answered, whatever it takes; returns its value."""
+        """Do `action(recorder)` until the tracker has answered, whatever it takes; returns its
+        value.
+        """
         pause, fresh = 0, False
         while True:
             began = time.monotonic()
@@ -131,18 +163,26 @@ class Sender:
                 if self.failure:
                     logger.info("MLflow at %s answers again", self.shown)
                 self.failure, self._sent = "", self._sent + 1
-                if time.monotonic() - began < patience_s():  # else it is still as slow, and the patience needed
+                if (
+                    time.monotonic() - began < patience_s()
+                ):  # else it is still as slow, and the patience needed
                     self._failed_in_a_row = 0
                 return value
             except (ImportError, Unsendable):
                 raise
-            except Exception as error:  # what a network, a server or a locked database can do has no common type
+            except (
+                Exception
+            ) as error:  # what a network, a server or a locked database can do has no common type
                 was_open, self._store = self._store is not None, None
                 if was_open and not fresh and not self.failure:
                     fresh = True  # a new connection may do
                     continue
                 if not self.failure:
-                    logger.warning("MLflow at %s: %s. Nothing is lost, it is tried again.", self.shown, reason(error))
+                    logger.warning(
+                        "MLflow at %s: %s. Nothing is lost, it is tried again.",
+                        self.shown,
+                        reason(error),
+                    )
                 self._failed(error)
             with self._wake:
                 self._wake.wait(RETRY_S[min(pause, len(RETRY_S) - 1)])
@@ -161,7 +201,9 @@ class Unsendable(Exception):
 
 
 def _send_some(recorder: Recorder, unsent: list[tuple[Record, int]]) -> int:
-    """Send the first record, with the metrics that follow it if it is one; returns the offset reached."""
+    """Send the first record, with the metrics that follow it if it is one; returns the offset
+    reached.
+    """
     kind, count, values = unsent[0][0].get("do"), 1, len(unsent[0][0].get("values", ()))
     if kind == "metrics":
         for record, _ in unsent[1:]:
@@ -174,7 +216,9 @@ def _send_some(recorder: Recorder, unsent: list[tuple[Record, int]]) -> int:
         recorder.perform([record for record, _ in unsent[:count]])
     except Exception as error:
         if is_forgotten(error) and journal.run_id is not None and not journal.rewound:
-            logger.warning("MLflow has forgotten the run of %s; it is told from the beginning", journal.name)
+            logger.warning(
+                "MLflow has forgotten the run of %s; it is told from the beginning", journal.name
+            )
             journal.run_id, journal.rewound = None, True
             return 0
         if is_refusal(error) and kind in {"start", "attach"}:
@@ -200,7 +244,8 @@ _guard = threading.Lock()
 def sender_of(state: Path, lane: str = "") -> Sender:
     """The sender of this workspace to the tracker of the environment.
 
-    Journals of one lane go out one after the other: what is open for long, beside others, needs a lane of its own.
+    Journals of one lane go out one after the other: what is open for long, beside others, needs a
+    lane of its own.
     """
     key = (state, tracking_uri(state), lane)
     with _guard:
@@ -217,7 +262,7 @@ def send_left_behind(state: Path, timeout_s: float = 600.0) -> int:
 
 def main() -> int:
     """`python -m engine.tracking.sender`: send now what is waiting in this workspace."""
-    from engine.tracking.environment import prepare_environment, state_root
+    from engine.project.environment import prepare_environment, state_root
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -226,7 +271,11 @@ def main() -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     left = send_left_behind(state)
-    print(f"{left} journals are waiting" if left else f"everything was sent to {hide(tracking_uri(state))}")
+    print(
+        f"{left} journals are waiting"
+        if left
+        else f"everything was sent to {hide(tracking_uri(state))}"
+    )
     return 1 if left else 0
 
 

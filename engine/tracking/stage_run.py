@@ -1,4 +1,5 @@
-"""The frame of a stage that tells MLflow: opened, closed, or told why not, without ever ending or holding up the stage.
+"""The frame of a stage that tells MLflow: opened, closed, or told why not, without ever ending or
+holding up the stage.
 
 All that is told is written to a journal; `engine.tracking.sender` sends it.
 """
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.config import Params
-from engine.tracking import facts
-from engine.tracking.environment import state_root
-from engine.tracking.inputs import load_definition
+from engine.project.environment import state_root
+from engine.tracking import run_metadata
 from engine.tracking.journal import Journal, Record, journal_home
 from engine.tracking.sender import Sender
+from engine.versioning.stage_inputs import load_definition
 
 logger = logging.getLogger("detectflow.tracking")
 
@@ -56,9 +57,13 @@ class StageRun:
             return
         try:
             action()
-        except Exception as error:  # a full disk, a damaged file, a mistake of ours: none is the stage's business
+        except (
+            Exception
+        ) as error:  # a full disk, a damaged file, a mistake of ours: none is the stage's business
             self._broken = True
-            logger.warning("stage %s goes on without tracking: %s: %s", self.name, type(error).__name__, error)
+            logger.warning(
+                "stage %s goes on without tracking: %s: %s", self.name, type(error).__name__, error
+            )
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """The stage has succeeded with this summary."""
@@ -76,7 +81,7 @@ class StageRun:
     def close(self) -> None:
         """After `finish`."""
 
-    # For those that do tell something -------------------------------------------------------------------------------
+    # For those that do tell something -------------------------------------------------------------
 
     def begin(self, *records: Record) -> None:
         """Open the journal with these records and let it be sent."""
@@ -99,10 +104,14 @@ class StageRun:
         self.sender.notify()
         if not self.sender.wait(self.journal, wait_s):
             logger.warning(
-                "MLflow at %s did not take everything of stage %s (%s); the rest waits in %s and goes out with the next "
+                "MLflow at %s did not take everything of stage %s (%s); the rest waits in %s and "
+                "goes out with the next "
                 "stage, or with `python -m engine.tracking.sender`",
-                self.sender.shown, self.name, self.sender.failure or "time is up", self.journal.folder,
-            )  # fmt: skip
+                self.sender.shown,
+                self.name,
+                self.sender.failure or "time is up",
+                self.journal.folder,
+            )
 
     def identity(self, key: str, at_ms: int) -> Record:
         """What is needed to make a run."""
@@ -110,24 +119,29 @@ class StageRun:
             "at": at_ms,
             "key": key,
             "experiment": self.params.register_.experiment,
-            "run_name": facts.run_name(self.root, self.params),
-            "workspace": facts.workspace_id(self.state),
-            "tags": facts.origin_tags(self.root, self.params),
+            "run_name": run_metadata.run_name(self.root, self.params),
+            "workspace": run_metadata.workspace_id(self.state),
+            "tags": run_metadata.origin_tags(self.root, self.params),
         }
 
     def reports(self, stage: str) -> list[Record]:
-        """The pictures and tables a stage declares in dvc.yaml, to be uploaded into a folder of its name."""
+        """The pictures and tables a stage declares in dvc.yaml, to be uploaded into a folder of its
+        name.
+        """
         records = []
         for out in load_definition(self.root, stage).outs:
             place = self.root / out
             files = sorted(place.iterdir()) if place.is_dir() else [place]
             if out.startswith("reports/"):
                 found = [file for file in files if file.is_file() and file.suffix in PICTURES]
-                records += [{"do": "artifact", "file": self.journal.keep(file), "folder": stage} for file in found]
+                records += [
+                    {"do": "artifact", "file": self.journal.keep(file), "folder": stage}
+                    for file in found
+                ]
         return records
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,4 +1,6 @@
-"""benchmark loader: every combination that was asked for is measured, nothing is left behind, wrong words are told."""
+"""benchmark loader: every combination that was asked for is measured, nothing is left behind, wrong
+words are told.
+"""
 
 import json
 
@@ -17,7 +19,13 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("train: {imgsz: 64, batch: 4, device: cpu}\n")
     (tmp_path / "data").mkdir()
-    tiny = {"name": "tiny", "format": "generated", "generator": "digits", "options": TINY, "names": list("0123456789")}
+    tiny = {
+        "name": "tiny",
+        "format": "generated",
+        "generator": "digits",
+        "options": TINY,
+        "names": list("0123456789"),
+    }
     (tmp_path / "data" / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -30,15 +38,28 @@ def test_each_combination_is_a_row_and_the_disk_cache_is_gone_afterwards(project
     assert (told["images"], told["imgsz"], told["batch"], told["device"]) == (6, [64, 64], 4, "cpu")
     asked = [(c, w, a) for c in ("ram", "disk") for w in (0, 1) for a in (True, False)]
     assert [(row["cache"], row["workers"], row["augment"]) for row in told["rows"]] == asked
-    assert all(row["first_epoch"] > 0 and row["later_epochs"] > 0 and row["first_batch_s"] > 0 for row in told["rows"])
+    assert all(
+        row["first_epoch"] > 0 and row["later_epochs"] > 0 and row["first_batch_s"] > 0
+        for row in told["rows"]
+    )
     assert not list(project.rglob("benchmark-*")) and not list(project.rglob("*.bin"))
 
 
 def test_the_table_says_what_was_measured(project, capsys):
-    words = ["data=data/tiny.yaml", "workers=0", "cache=none", "augment=false", "images=5", "epochs=2", "imgsz=32"]
+    words = [
+        "data=data/tiny.yaml",
+        "workers=0",
+        "cache=none",
+        "augment=false",
+        "images=5",
+        "epochs=2",
+        "imgsz=32",
+    ]
     assert main(["benchmark", "loader", *words]) == 0
     first, _, heads, row = capsys.readouterr().out.splitlines()
-    assert first == "5 images of data/tiny.yaml (train), 32 x 32 px, batch 4, uint8 to cpu; images/s"
+    assert (
+        first == "5 images of data/tiny.yaml (train), 32 x 32 px, batch 4, uint8 to cpu; images/s"
+    )
     assert heads.split()[:3] == ["cache", "workers", "augment"]
     assert row.split()[:3] == ["none", "0", "no"]
 
@@ -58,7 +79,11 @@ def test_the_table_says_what_was_measured(project, capsys):
         (["loader", "format=csv"], "There are: text, json"),
         (["loader", "batch=-1"], "for example batch=16"),
         (["loader", "imgsz=33"], "imgsz"),
-        (["loader"], "data/prepared: no prepared dataset. Prepare it (`detectflow run`) or bring it (`dvc pull`)"),
+        (
+            ["loader"],
+            "data/prepared: no prepared dataset. Prepare it (`detectflow run`) or bring it (`dvc "
+            "pull`)",
+        ),
     ],
 )
 def test_wrong_words(project, capsys, words, said):

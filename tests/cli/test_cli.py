@@ -1,4 +1,6 @@
-"""What the command line says to right and wrong words, and with which exit code. No training here."""
+"""What the command line says to right and wrong words, and with which exit code. No training
+here.
+"""
 
 import json
 import os
@@ -18,8 +20,14 @@ HELP_WITHIN_S = 0.5
 
 
 def cli(*words, cwd=None, **env):
-    return subprocess.run([sys.executable, "-m", "engine", *words], capture_output=True, text=True, cwd=cwd,
-                          env={**os.environ, **env}, timeout=60)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "engine", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **env},
+        timeout=60,
+    )
 
 
 @pytest.fixture
@@ -32,7 +40,8 @@ def project(tmp_path):
 def test_help_answers_at_once_and_imports_nothing_heavy():
     code = (
         "import sys; from engine.cli import main; main(['--help']);"
-        "print(sorted({'torch', 'numpy', 'pydantic', 'prefect', 'mlflow', 'dvc'} & set(sys.modules)), file=sys.stderr)"
+        "print(sorted({'torch', 'numpy', 'pydantic', 'prefect', 'mlflow', 'dvc'} & "
+        "set(sys.modules)), file=sys.stderr)"
     )
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -41,24 +50,50 @@ def test_help_answers_at_once_and_imports_nothing_heavy():
     assert took < HELP_WITHIN_S or os.getloadavg()[0] > 2, took
 
 
-@pytest.mark.parametrize("words", [["help", "train"], ["train", "--help"], ["train", "help"], ["train", "epochs=3", "-h"]])
+@pytest.mark.parametrize(
+    "words",
+    [["help", "train"], ["train", "--help"], ["train", "help"], ["train", "epochs=3", "-h"]],
+)
 def test_help_of_a_mode_lists_its_settings(words):
     done = cli(*words)
     assert done.returncode == 0
-    assert "epochs=100" in done.stdout and "passes over the training images" in done.stdout and "augmentation:" in done.stdout
+    assert (
+        "epochs=100" in done.stdout
+        and "passes over the training images" in done.stdout
+        and "augmentation:" in done.stdout
+    )
 
 
 def test_help_needs_no_torch():
     code = "import sys; from engine.cli import main; main(['help', 'train']); main(['help', 'run'])"
-    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True
+    )
     imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
     assert not imported & {"torch", "prefect", "mlflow", "dvc"}
 
 
 def test_importing_the_executors_takes_little_more_than_torch():
-    slow = {"torchvision", "torch._dynamo", "matplotlib", "pandas", "sklearn", "onnx", "prefect", "mlflow"}
-    code = f"import sys, engine, engine.yolo, engine.detect, engine.export; print(sorted({slow} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    slow = {
+        "torchvision",
+        "torch._dynamo",
+        "matplotlib",
+        "pandas",
+        "sklearn",
+        "onnx",
+        "prefect",
+        "mlflow",
+    }
+    code = (
+        f"import sys, engine, engine.yolo, engine.detect, engine.export; print(sorted({slow} & "
+        "set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -128,7 +163,11 @@ def test_an_editor_can_check_params_yaml_with_what_schema_prints():
     checker.validate(params)
     params["train"] |= {"epocs": 3, "epochs": 0}
     said = sorted(error.message for error in checker.iter_errors(params))
-    assert len(said) == 2 and "0 is less than the minimum of 1" in said[0] and "'epocs' was unexpected" in said[1]
+    assert (
+        len(said) == 2
+        and "0 is less than the minimum of 1" in said[0]
+        and "'epocs' was unexpected" in said[1]
+    )
 
 
 def test_version():
@@ -136,5 +175,10 @@ def test_version():
 
 
 def test_a_reader_that_leaves_early_is_no_error():
-    done = subprocess.run(f"{sys.executable} -m engine help train | head -1", shell=True, capture_output=True, text=True)
+    done = subprocess.run(
+        f"{sys.executable} -m engine help train | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout and not done.stderr

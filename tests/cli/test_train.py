@@ -29,8 +29,14 @@ def folder(tmp_path):
 
 def start(folder, log, *words):
     with log.open("w") as out:
-        return subprocess.Popen([sys.executable, "-m", "engine", *words], cwd=folder, stdout=out, stderr=subprocess.STDOUT,
-                                env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True)  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "engine", *words],
+            cwd=folder,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
 
 
 def wait_for(process, log, text, within_s=60):
@@ -49,7 +55,10 @@ def test_ctrl_c_says_what_is_kept_and_the_command_it_names_goes_on(folder):
     assert process.wait(30) == 130
     told = log.read_text()
     assert "Traceback" not in told and "epochs are kept in runs/train/" in told
-    assert told.rsplit("Go on with: ", 1)[1].strip() == "detectflow train project=runs name=train resume=true"
+    assert (
+        told.rsplit("Go on with: ", 1)[1].strip()
+        == "detectflow train project=runs name=train resume=true"
+    )
     assert (folder / "runs" / "train" / "weights" / "last.pt").is_file()
 
 
@@ -61,5 +70,10 @@ def test_train_then_val_name_what_they_made(folder, monkeypatch, capsys):
     assert "weights runs/train/weights/best.pt" in told and "best epoch 1 of 1" in told
     command = told.rsplit("next: detectflow ", 1)[1].split()
     assert main([*command, "plots=false"]) == 0
-    assert "metrics/mAP50-95" in capsys.readouterr().out and (folder / "runs" / "val" / "per_class.csv").is_file()
-    assert main(["train", "project=runs", "name=train", "resume=true"]) == 0  # there is nothing left to do
+    assert (
+        "metrics/mAP50-95" in capsys.readouterr().out
+        and (folder / "runs" / "val" / "per_class.csv").is_file()
+    )
+    assert (
+        main(["train", "project=runs", "name=train", "resume=true"]) == 0
+    )  # there is nothing left to do

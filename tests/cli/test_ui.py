@@ -1,4 +1,6 @@
-"""`detectflow ui`: both servers answer, are found by a run, come back, end with it; ports that are taken, servers that die."""
+"""`detectflow ui`: both servers answer, are found by a run, come back, end with it; ports that are
+taken, servers that die.
+"""
 
 import contextlib
 import json
@@ -38,7 +40,9 @@ def test_the_usual_port_or_the_one_that_is_named(monkeypatch):
 
 def test_a_taken_port_is_passed_over_saying_by_whom(taken, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_PORT", raising=False)
-    chosen = command.choose_port(command.Service("mlflow", "MLflow", "MLFLOW_PORT", taken, "/health"))
+    chosen = command.choose_port(
+        command.Service("mlflow", "MLflow", "MLFLOW_PORT", taken, "/health")
+    )
     assert chosen > taken and is_free(chosen)
     told = capsys.readouterr().out
     assert f"Port {taken} is taken" in told and f"MLflow goes to {chosen}" in told
@@ -62,7 +66,9 @@ print("listening", flush=True)
 http.server.HTTPServer(("{LOOPBACK}", int(sys.argv[1])), Well).serve_forever()
 """
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN){SERVER}"
-IN_A_PROCESS_BELOW = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}, sys.argv[1]])"
+IN_A_PROCESS_BELOW = (
+    f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}, sys.argv[1]])"
+)
 DIES = "raise SystemExit('database is locked')"
 
 
@@ -75,11 +81,13 @@ def keep(tmp_path, monkeypatch):
 
     def start(service, state, port):
         program = programs[service.name]
-        return Child(service.title, [sys.executable, "-c", program, str(port)], state / f"{service.name}.log")
+        return Child(
+            service.title, [sys.executable, "-c", program, str(port)], state / f"{service.name}.log"
+        )
 
     def keep_one(service, program):
         programs[service.name] = program
-        made.append(command.Kept(service, tmp_path, free_port()))
+        made.append(command.SupervisedServer(service, tmp_path, free_port()))
         return made[-1]
 
     monkeypatch.setattr(command, "_start", start)
@@ -106,10 +114,22 @@ def test_a_server_that_is_killed_comes_back_on_its_port_and_the_other_stays(keep
     before, other = mlflow.child, prefect.child
     os.kill(before.process.pid, signal.SIGKILL)
     look_until(lambda: mlflow.child is not before and mlflow.answers, mlflow, prefect)
-    assert prefect.child is other and other.is_alive and mlflow.child.is_alive and answers(mlflow.address + "/health")
+    assert (
+        prefect.child is other
+        and other.is_alive
+        and mlflow.child.is_alive
+        and answers(mlflow.address + "/health")
+    )
     told = capsys.readouterr().out
-    assert "MLflow ended by itself with exit code -9; it is started again in 0 s (1 of 3). It said last" in told
-    assert "listening" in told and f"MLflow answers again: {mlflow.address}" in told and "Prefect" not in told
+    assert (
+        "MLflow ended by itself with exit code -9; it is started again in 0 s (1 of 3). It said "
+        "last" in told
+    )
+    assert (
+        "listening" in told
+        and f"MLflow answers again: {mlflow.address}" in told
+        and "Prefect" not in told
+    )
 
 
 def test_one_that_keeps_dying_is_given_up_alone(keep, capsys):
@@ -118,7 +138,10 @@ def test_one_that_keeps_dying_is_given_up_alone(keep, capsys):
     look_until(lambda: mlflow.is_given_up, mlflow, prefect)
     assert prefect.child.is_alive and prefect.starts == 0
     told = capsys.readouterr().out
-    assert told.count("MLflow ended by itself with exit code 1") == 4 and told.count("database is locked") == 4
+    assert (
+        told.count("MLflow ended by itself with exit code 1") == 4
+        and told.count("database is locked") == 4
+    )
     assert "exit code 1, after 3 new starts: it is given up." in told
 
 
@@ -144,10 +167,14 @@ def test_one_that_comes_back_without_a_word_counts_as_ended(keep, monkeypatch, c
 def test_notes_are_true_and_it_ends_when_all_are_given_up(keep, tmp_path):
     kept = {each.name: keep(each, DIES) for each in (command.MLFLOW, command.PREFECT)}
     notes = []
-    addresses = {name: each.address for name, each in kept.items()} | {"team": "http://mlflow.example"}
+    addresses = {name: each.address for name, each in kept.items()} | {
+        "team": "http://mlflow.example"
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "_note", lambda state, noted: notes.append(list(noted)))
-        with pytest.raises(WorkspaceError, match="MLflow and Prefect ended and could not be kept running"):
+        with pytest.raises(
+            WorkspaceError, match="MLflow and Prefect ended and could not be kept running"
+        ):
             command._watch(kept, addresses, tmp_path)
     assert len(notes) == 2 and notes[-1] == ["team"]
 
@@ -163,7 +190,10 @@ def test_servers_of_a_team_are_shown_and_not_started(tmp_path, monkeypatch, caps
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4200/api")
     assert command.ui([]) == 0
     told = capsys.readouterr().out
-    assert f"MLflow    {nobody}/#/experiments" in told and "Prefect   http://prefect.example:4200" in told
+    assert (
+        f"MLflow    {nobody}/#/experiments" in told
+        and "Prefect   http://prefect.example:4200" in told
+    )
 
 
 @pytest.mark.slow
@@ -171,11 +201,21 @@ def test_both_answer_are_noted_come_back_and_end_with_ctrl_c(tmp_path):
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("train: {}\n")
     ports = {"MLFLOW_PORT": str(free_port()), "PREFECT_SERVER_API_PORT": str(free_port())}
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_", "DETECTFLOW_"))}
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_", "DETECTFLOW_"))
+    }
     log = tmp_path / "ui.log"
     with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "-m", "engine", "ui"], cwd=tmp_path, env={**clean, **ports}, stdout=out,
-                                   stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engine", "ui"],
+            cwd=tmp_path,
+            env={**clean, **ports},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def wait_for(text):
         deadline = time.monotonic() + 120
@@ -189,12 +229,21 @@ def test_both_answer_are_noted_come_back_and_end_with_ctrl_c(tmp_path):
         "mlflow": f"http://{LOOPBACK}:{ports['MLFLOW_PORT']}",
         "prefect": f"http://{LOOPBACK}:{ports['PREFECT_SERVER_API_PORT']}",
     }
-    assert answers(addresses["mlflow"] + "/health") and server.find_running(tmp_path) == addresses["prefect"] + "/api"
+    assert (
+        answers(addresses["mlflow"] + "/health")
+        and server.find_running(tmp_path) == addresses["prefect"] + "/api"
+    )
     assert (tmp_path / "mlflow.db").is_file() and (tmp_path / ".prefect").is_dir()
-    servers = {"prefect" if "prefect" in each.cmdline() else "mlflow": each for each in psutil.Process(process.pid).children()}
+    servers = {
+        "prefect" if "prefect" in each.cmdline() else "mlflow": each
+        for each in psutil.Process(process.pid).children()
+    }
     servers["mlflow"].kill()
     wait_for(f"MLflow answers again: {addresses['mlflow']}")
-    assert servers["prefect"].is_running() and json.loads(server.notes_file(tmp_path).read_text()) == addresses
+    assert (
+        servers["prefect"].is_running()
+        and json.loads(server.notes_file(tmp_path).read_text()) == addresses
+    )
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 0
     assert not server.notes_file(tmp_path).exists()

@@ -1,4 +1,6 @@
-"""A configuration is refused with the nearest key, its type, range and meaning, or it is what was asked for."""
+"""A configuration is refused with the nearest key, its type, range and meaning, or it is what was
+asked for.
+"""
 
 import re
 from pathlib import Path
@@ -10,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.config import DetectionTrainConfig, ExportConfig, Params, PredictConfig, parse_overrides
-from engine.config.lines import key_lines, lines_of_file, nearest_line
 from engine.config.schema import SECTIONS, describe_groups, json_schema, settings_of
+from engine.config.yaml_io import key_lines, lines_of_file, nearest_line
 from engine.errors import ConfigError
 
 EPOCHS = "(integer >= 1, epochs: passes over the training images (epochs))"
@@ -29,25 +31,55 @@ RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
         ({"lr0": "fast"}, f"lr0: Input should be a valid number, got 'fast' {RATE}"),
         ({"lr0": float("inf")}, f"lr0: Input should be a finite number, got inf {RATE}"),
         ({"lr0": float("nan")}, f"lr0: Input should be a finite number, got nan {RATE}"),
-        ({"imgsz": 100}, "imgsz: must be a multiple of 32 (the largest stride), for example 96 or 128, got 100 (integer or "),
-        ({"imgsz": "big"}, "imgsz: Input should be of one of these types, got 'big' (integer or [integer, integer], pixels: "),
+        (
+            {"imgsz": 100},
+            "imgsz: must be a multiple of 32 (the largest stride), for example 96 or 128, got 100 "
+            "(integer or ",
+        ),
+        (
+            {"imgsz": "big"},
+            "imgsz: Input should be of one of these types, got 'big' (integer or [integer, "
+            "integer], pixels: ",
+        ),
         (
             {"optimizer": "sgd"},
-            "optimizer: Input should be 'auto', 'SGD', 'Adam' or 'AdamW', got 'sgd' (auto | SGD | Adam | AdamW",
+            "optimizer: Input should be 'auto', 'SGD', 'Adam' or 'AdamW', got 'sgd' (auto | SGD | "
+            "Adam | AdamW",
         ),
-        ({"ema": 1}, "ema: Input should be a valid boolean, got 1 (true | false: validate and save"),
-        ({"freeze": [1]}, "freeze: Input should be a valid string, got 1 (list of text: parameters whose name"),
+        (
+            {"ema": 1},
+            "ema: Input should be a valid boolean, got 1 (true | false: validate and save",
+        ),
+        (
+            {"freeze": [1]},
+            "freeze: Input should be a valid string, got 1 (list of text: parameters whose name",
+        ),
         (
             {"class_weights": {"a": "x"}},
-            "class_weights: Input should be a valid number, got 'x' (mapping to number >= 0, factor: ",
+            "class_weights: Input should be a valid number, got 'x' (mapping to number >= 0, "
+            "factor: ",
         ),
-        ({"name": "../evil"}, "name: must be a plain folder name, without / or \\, got '../evil' (text: name of the run"),
+        (
+            {"name": "../evil"},
+            "name: must be a plain folder name, without / or \\, got '../evil' (text: name of the "
+            "run",
+        ),
         ({"name": "x" * 201}, "name: must be shorter: at most 200 bytes, this has 201"),
         ({"seed": 2**63}, "seed: Input should be less than 9223372036854775808"),
         ({"momentum": 1.0}, "momentum: Input should be less than 1, got 1.0"),
-        ({"class_weights": {"a": -1}}, "class_weights: Input should be greater than or equal to 0, got -1"),
-        ("epochs=3", "configuration: settings are given by name, {'name': value}; got str 'epochs=3'"),
-        ({"batch": 0}, "batch: must be at least 1, or -1 to find one that fits the GPU, got 0 (integer >= -1, images: "),
+        (
+            {"class_weights": {"a": -1}},
+            "class_weights: Input should be greater than or equal to 0, got -1",
+        ),
+        (
+            "epochs=3",
+            "configuration: settings are given by name, {'name': value}; got str 'epochs=3'",
+        ),
+        (
+            {"batch": 0},
+            "batch: must be at least 1, or -1 to find one that fits the GPU, got 0 (integer >= "
+            "-1, images: ",
+        ),
         ({"pretrained": True}, "pretrained belongs to a torchvision backbone: set backbone too"),
     ],
 )
@@ -63,18 +95,27 @@ def test_a_file_means_numbers_as_people_write_them(tmp_path):
 
 
 def test_paths_are_taken_as_text():
-    config = DetectionTrainConfig.build({"model": Path("a.pt"), "data": Path("d"), "project": Path("p")})
+    config = DetectionTrainConfig.build(
+        {"model": Path("a.pt"), "data": Path("d"), "project": Path("p")}
+    )
     assert (config.model, config.data, config.project) == ("a.pt", "d", "p")
 
 
 def test_all_mistakes_are_told_at_once_each_in_a_line():
     with pytest.raises(ConfigError) as error:
         Params.build(
-            {"train": {"epochz": 3, "lr0": -1, "imgsz": "big"}, "export": {"formats": ["onnx", "tflite"]}}, "params.yaml"
+            {
+                "train": {"epochz": 3, "lr0": -1, "imgsz": "big"},
+                "export": {"formats": ["onnx", "tflite"]},
+            },
+            "params.yaml",
         )
     lines = str(error.value).splitlines()
     assert len(lines) == 4 and lines[0].startswith("params.yaml: ")
-    assert all(any(f"{key}" in line for line in lines) for key in ("train.epochz", "train.lr0", "train.imgsz", "export.formats"))
+    assert all(
+        any(f"{key}" in line for line in lines)
+        for key in ("train.epochz", "train.lr0", "train.imgsz", "export.formats")
+    )
 
 
 @pytest.mark.parametrize("schema", [each for each in SECTIONS.values()])
@@ -89,7 +130,10 @@ def test_lists_of_yaml_are_taken_where_several_values_are_meant():
     config = DetectionTrainConfig.build({"imgsz": [64, 96], "freeze": ["backbone."], "lr0": 1})
     assert config.imgsz == (64, 96) and config.freeze == ("backbone.",) and config.lr0 == 1
     assert ExportConfig.build({"formats": ["onnx"]}).formats == ("onnx",)
-    assert PredictConfig.build({"source": ["a.png", "b.png"], "classes": [0, "cat"]}).source == ["a.png", "b.png"]
+    assert PredictConfig.build({"source": ["a.png", "b.png"], "classes": [0, "cat"]}).source == [
+        "a.png",
+        "b.png",
+    ]
 
 
 @pytest.mark.parametrize("schema", SECTIONS.values())
@@ -100,7 +144,9 @@ def test_what_is_written_is_read_again(schema):
 
 
 def test_a_wrong_key_of_params_names_its_section():
-    with pytest.raises(ConfigError, match=r"params.yaml: unknown key 'train.epochz'. Did you mean 'epochs'"):
+    with pytest.raises(
+        ConfigError, match=r"params.yaml: unknown key 'train.epochz'. Did you mean 'epochs'"
+    ):
         Params.build({"train": {"epochz": 3}}, "params.yaml")
 
 
@@ -116,11 +162,19 @@ def test_wrong_keys_of_sections_with_another_name_in_python_are_explained_too():
     [
         (
             "seed:\noldsection:\n  x: 1\n",
-            "line 2: unknown key 'oldsection'. Remove it, or take one of: data, train, validate, export, register, tracking, "
+            "line 2: unknown key 'oldsection'. Remove it, or take one of: data, train, validate, "
+            "export, register, tracking, "
             "flows.",
         ),
-        ("train:\n  qqqq: 1\n", "line 2: unknown key 'train.qqqq'. Remove it, or take one that `detectflow help train` lists."),
-        ("register:\n  qqqq: 1\n", "unknown key 'register.qqqq'. Remove it, or take one of: model, metric, experiment."),
+        (
+            "train:\n  qqqq: 1\n",
+            "line 2: unknown key 'train.qqqq'. Remove it, or take one that `detectflow help "
+            "train` lists.",
+        ),
+        (
+            "register:\n  qqqq: 1\n",
+            "unknown key 'register.qqqq'. Remove it, or take one of: model, metric, experiment.",
+        ),
         ("registr:\n", "unknown key 'registr'. Did you mean 'register'?"),
     ],
 )
@@ -133,8 +187,18 @@ def test_an_unknown_key_says_what_to_do_whether_one_is_near_or_not(tmp_path, tex
 
 def test_help_tells_type_range_and_default():
     text = describe_groups(DetectionTrainConfig)
-    assert "epochs=100" in text and "[integer >= 1, epochs]" in text and "[number 0..1]" in text and "[number > 0, < 1]" in text
-    assert "optimizer=auto" in text and "[auto | SGD | Adam | AdamW]" in text and "lr0= " in text and "None" not in text
+    assert (
+        "epochs=100" in text
+        and "[integer >= 1, epochs]" in text
+        and "[number 0..1]" in text
+        and "[number > 0, < 1]" in text
+    )
+    assert (
+        "optimizer=auto" in text
+        and "[auto | SGD | Adam | AdamW]" in text
+        and "lr0= " in text
+        and "None" not in text
+    )
 
 
 def test_given_values_are_remembered_and_survive_overrides():
@@ -144,9 +208,15 @@ def test_given_values_are_remembered_and_survive_overrides():
 
 
 def test_words_of_the_command_line_are_plain_values():
-    assert parse_overrides(["lr0=1e-3", "imgsz=[64, 96]", "resume=true", "model=yolov8s", "name="]) == {
-        "lr0": 0.001, "imgsz": [64, 96], "resume": True, "model": "yolov8s", "name": None,
-    }  # fmt: skip
+    assert parse_overrides(
+        ["lr0=1e-3", "imgsz=[64, 96]", "resume=true", "model=yolov8s", "name="]
+    ) == {
+        "lr0": 0.001,
+        "imgsz": [64, 96],
+        "resume": True,
+        "model": "yolov8s",
+        "name": None,
+    }
     with pytest.raises(ConfigError, match="twice"):
         parse_overrides(["a=1", "a=2"])
     with pytest.raises(ConfigError, match="not key=value"):
@@ -165,15 +235,20 @@ def test_every_field_has_a_group_and_a_sentence():
     assert "augmentation:" in describe_groups(DetectionTrainConfig)
 
 
-@pytest.mark.parametrize(("epochs", "close", "first_without"), [(100, 10, 90), (10, 0.1, 9), (3, 10, 0), (5, 0, 5)])
+@pytest.mark.parametrize(
+    ("epochs", "close", "first_without"), [(100, 10, 90), (10, 0.1, 9), (3, 10, 0), (5, 0, 5)]
+)
 def test_close_mosaic_counts_epochs_or_a_share(epochs, close, first_without):
     config = DetectionTrainConfig.build({"epochs": epochs, "close_mosaic": close})
     assert config.mosaic_until_epoch == first_without
 
 
-# --- units and the JSON schema --------------------------------------------------------------------------------------
+# --- units and the JSON schema --------------------------------------------------------------------
 
-PLAIN = set("seed momentum weight_decay warmup_momentum warmup_bias_lr lr0 clip_norm ema_decay opset classes".split())
+PLAIN = set(
+    "seed momentum weight_decay warmup_momentum warmup_bias_lr lr0 clip_norm ema_decay opset "
+    "classes".split()
+)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -181,7 +256,9 @@ def test_every_number_has_a_unit_that_its_sentence_names(section):
     properties = json_schema(section)["properties"]
     for setting in settings_of(SECTIONS[section]):
         unit = properties[setting.key].get("unit", "")
-        assert unit or setting.key in PLAIN or not re.search("integer|number", setting.kind), setting
+        assert unit or setting.key in PLAIN or not re.search("integer|number", setting.kind), (
+            setting
+        )
         assert unit.rstrip("s") in setting.meaning, setting
         assert not unit or setting.kind.endswith(f", {unit}"), setting
 
@@ -191,7 +268,9 @@ def test_the_json_schema_accepts_what_we_accept_and_refuses_what_we_refuse():
     jsonschema.Draft202012Validator.check_schema(schema)
     check = jsonschema.Draft202012Validator(schema)
     assert check.is_valid(DetectionTrainConfig().model_dump(mode="json"))
-    assert check.is_valid({"imgsz": [64, 96], "lr0": 0.1, "class_weights": {"a": 2}, "freeze": ["head."]})
+    assert check.is_valid(
+        {"imgsz": [64, 96], "lr0": 0.1, "class_weights": {"a": 2}, "freeze": ["head."]}
+    )
     for wrong in (
         {"epoch": 3},
         {"epochs": 0},
@@ -205,14 +284,29 @@ def test_the_json_schema_accepts_what_we_accept_and_refuses_what_we_refuse():
         with pytest.raises(ConfigError):
             DetectionTrainConfig.build(wrong)
     epochs = schema["properties"]["epochs"]
-    assert (epochs["group"], epochs["unit"], epochs["minimum"], epochs["default"]) == ("schedule", "epochs", 1, 100)
-    assert epochs["description"] and all(each["description"] and each["group"] for each in schema["properties"].values())
+    assert (epochs["group"], epochs["unit"], epochs["minimum"], epochs["default"]) == (
+        "schedule",
+        "epochs",
+        1,
+        100,
+    )
+    assert epochs["description"] and all(
+        each["description"] and each["group"] for each in schema["properties"].values()
+    )
 
 
 def test_the_json_schema_of_the_whole_file_knows_its_sections():
     schema = json_schema()
     check = jsonschema.Draft202012Validator(schema)
-    assert set(schema["properties"]) == {"data", "train", "validate", "export", "register", "tracking", "flows"}
+    assert set(schema["properties"]) == {
+        "data",
+        "train",
+        "validate",
+        "export",
+        "register",
+        "tracking",
+        "flows",
+    }
     assert check.is_valid(Params().model_dump(mode="json", by_alias=True))
     assert not check.is_valid({"train": {"epochz": 3}}) and not check.is_valid({"trian": {}})
     with pytest.raises(ConfigError, match="no section 'trian'. Did you mean 'train'"):
@@ -220,7 +314,12 @@ def test_the_json_schema_of_the_whole_file_knows_its_sections():
 
 
 @pytest.mark.parametrize(
-    "values", [{"flows": {"prepare": {"workers": 65}}}, {"validate": {"workers": 65}}, {"train": {"workers": 65}}]
+    "values",
+    [
+        {"flows": {"prepare": {"workers": 65}}},
+        {"validate": {"workers": 65}},
+        {"train": {"workers": 65}},
+    ],
 )
 def test_processes_that_a_slip_of_the_hand_asks_for_are_not_started(values):
     with pytest.raises(ConfigError, match="workers: Input should be less than or equal to 64"):
@@ -235,14 +334,31 @@ def test_the_line_of_every_mistake_in_a_file_is_told(tmp_path):
         Params.load(file)
     said = str(error.value)
     assert said.startswith(f"{file}: line ")
-    lines = {key: re.search(rf"line (\d+): (unknown key ')?{re.escape(key)}", said)[1] for key in
-             ("train.lr0", "train.class_weights", "train.epochz", "export.formats")}  # fmt: skip
-    assert lines == {"train.lr0": "3", "train.class_weights": "5", "train.epochz": "7", "export.formats": "11"}
+    lines = {
+        key: re.search(rf"line (\d+): (unknown key ')?{re.escape(key)}", said)[1]
+        for key in ("train.lr0", "train.class_weights", "train.epochz", "export.formats")
+    }
+    assert lines == {
+        "train.lr0": "3",
+        "train.class_weights": "5",
+        "train.epochz": "7",
+        "export.formats": "11",
+    }
 
 
 def test_lines_of_keys_with_anchors_quotes_and_one_that_holds_itself():
     text = "a: &a\n  x: 1\n'b c':\n  <<: *a\n  y: [1,\n    2]\nc: &c\n  me: *c\n"
     lines = key_lines(text)
-    assert (lines["a.x"], lines["b c"], lines["b c.y"], lines["b c.y.1"], lines["c.me"]) == (2, 3, 5, 6, 8)
+    assert (lines["a.x"], lines["b c"], lines["b c.y"], lines["b c.y.1"], lines["c.me"]) == (
+        2,
+        3,
+        5,
+        6,
+        8,
+    )
     assert nearest_line(lines, "c.me.me") == 8 and nearest_line(lines, "nothing.there") is None
-    assert key_lines("a: [") == {} and key_lines("") == {} and lines_of_file(Path("nowhere.yaml")) == {}
+    assert (
+        key_lines("a: [") == {}
+        and key_lines("") == {}
+        and lines_of_file(Path("nowhere.yaml")) == {}
+    )

@@ -1,4 +1,6 @@
-"""The smallest things a contract can be kept on: a few pictures with one coloured square each, trivially easy to learn."""
+"""The smallest things a contract can be kept on: a few pictures with one coloured square each,
+trivially easy to learn.
+"""
 
 import os
 from pathlib import Path
@@ -13,8 +15,12 @@ SIZE_PX = 64
 COUNTS = {"train": 8, "val": 4, "test": 4}
 
 
-def draw_squares(folder: Path, names: tuple[str, ...] = NAMES, counts: dict[str, int] = COUNTS) -> Path:
-    """A YOLO folder: images/<split>, labels/<split>, data.yaml. Picture i holds a square of class names[i % len(names)]."""
+def draw_squares(
+    folder: Path, names: tuple[str, ...] = NAMES, counts: dict[str, int] = COUNTS
+) -> Path:
+    """A YOLO folder: images/<split>, labels/<split>, data.yaml. Picture i holds a square of class
+    names[i % len(names)].
+    """
     rng = np.random.default_rng(0)
     for split, count in counts.items():
         for kind in ("images", "labels"):
@@ -23,9 +29,20 @@ def draw_squares(folder: Path, names: tuple[str, ...] = NAMES, counts: dict[str,
             image = rng.integers(90, 140, (SIZE_PX, SIZE_PX, 3), np.uint8)
             number, side = i % len(names), int(rng.integers(28, 36))
             x, y = (int(v) for v in rng.integers(4, SIZE_PX - side - 4, 2))
-            cv2.rectangle(image, (x, y), (x + side - 1, y + side - 1), COLOURS.get(names[number], (40, 200, 40)), -1)
+            cv2.rectangle(
+                image,
+                (x, y),
+                (x + side - 1, y + side - 1),
+                COLOURS.get(names[number], (40, 200, 40)),
+                -1,
+            )
             cv2.imwrite(str(folder / "images" / split / f"{split}{i}.png"), image)
-            box = [(x + side / 2) / SIZE_PX, (y + side / 2) / SIZE_PX, side / SIZE_PX, side / SIZE_PX]
+            box = [
+                (x + side / 2) / SIZE_PX,
+                (y + side / 2) / SIZE_PX,
+                side / SIZE_PX,
+                side / SIZE_PX,
+            ]
             line = " ".join(map(str, [number, *box]))
             (folder / "labels" / split / f"{split}{i}.txt").write_text(line + "\n")
     entries = "".join(f"{split}: images/{split}\n" for split in counts)
@@ -55,8 +72,19 @@ def tiny(squares, tmp_path):
     """The settings of a run of a second; `tiny(epochs=2)` changes some."""
 
     def settings(**changes):
-        return {"model": "yolov8n", "data": str(squares), "imgsz": SIZE_PX, "epochs": 1, "batch": 4, "project": str(tmp_path),
-                "mosaic": 0.0, "verbose": False, "device": "cpu", "plots": False, **changes}  # fmt: skip
+        return {
+            "model": "yolov8n",
+            "data": str(squares),
+            "imgsz": SIZE_PX,
+            "epochs": 1,
+            "batch": 4,
+            "project": str(tmp_path),
+            "mosaic": 0.0,
+            "verbose": False,
+            "device": "cpu",
+            "plots": False,
+            **changes,
+        }
 
     return settings
 
@@ -67,7 +95,16 @@ def trained(squares, tmp_path_factory):
     from engine.detect import DetectionTrainer
 
     os.environ["DETECTFLOW_STATE"] = str(tmp_path_factory.getbasetemp() / "state")
-    return DetectionTrainer(overrides={
-        "model": "yolov8n", "data": str(squares), "imgsz": SIZE_PX, "epochs": 1, "batch": 4, "verbose": False, "device": "cpu",
-        "project": str(tmp_path_factory.mktemp("trained")), "plots": False,
-    }).train()  # fmt: skip
+    return DetectionTrainer(
+        overrides={
+            "model": "yolov8n",
+            "data": str(squares),
+            "imgsz": SIZE_PX,
+            "epochs": 1,
+            "batch": 4,
+            "verbose": False,
+            "device": "cpu",
+            "project": str(tmp_path_factory.mktemp("trained")),
+            "plots": False,
+        }
+    ).train()

@@ -1,4 +1,6 @@
-"""docs/engine/custom-models.md, run from the page itself: models of the user's own train, validate, save, resume and predict."""
+"""docs/engine/custom-models.md, run from the page itself: models of the user's own train, validate,
+save, resume and predict.
+"""
 
 import re
 from pathlib import Path
@@ -6,18 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine.core.checkpoint import load_checkpoint
 from engine.detect import DetectionTrainer
 from engine.errors import CheckpointError, TrainingError
-from engine.kernel.checkpoint import load_checkpoint
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "engine" / "custom-models.md"
 CHAPTERS = re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-BLOCKS = {title: re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for title, text in CHAPTERS}
+BLOCKS = {
+    title: re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for title, text in CHAPTERS
+}
 BACKBONE, OWN_LOSS = "Another backbone under our head", "A detector that computes its own loss"
 
 
 def run_page(section: str, settings: dict, names: dict | None = None) -> dict:
-    """Run the blocks of a section in their order; the one that chooses `settings` is answered with other ones."""
+    """Run the blocks of a section in their order; the one that chooses `settings` is answered with
+    other ones.
+    """
     values = {"__name__": "page", **(names or {})}
     for block in BLOCKS[section]:
         exec(compile(block, f"{PAGE.name}: {section}", "exec"), values)
@@ -32,7 +39,9 @@ def test_a_torchvision_backbone_of_ones_own_under_our_head(tiny):
     trainer, model = page["trainer"], page["model"]
     assert [path for path in model.state_dict() if path.startswith("backbone.body.features.")]
     saved = load_checkpoint(trainer.best)
-    assert all(torch.equal(tensor, saved.weights[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, saved.weights[name]) for name, tensor in model.state_dict().items()
+    )
     assert saved.meta["names"] == ["red", "blue"] and "architecture" not in saved.meta
     with pytest.raises(CheckpointError, match="a network of your own; only the code that made it"):
         DetectionTrainer(overrides=tiny(model=str(trainer.best))).train()
@@ -42,9 +51,21 @@ def test_a_torchvision_backbone_of_ones_own_under_our_head(tiny):
 def ssd(tmp_path_factory, squares):
     """The page's second section with a stock SSD, which is the fastest of them on 320 px."""
     folder = tmp_path_factory.mktemp("ssd")
-    settings = {"model": "ssdlite320_mobilenet_v3_large", "data": str(squares), "imgsz": 64, "epochs": 9, "val_period": 3,
-                "batch": 4, "lr0": 4e-3, "mosaic": 0.0, "scale": 0.1, "hsv_h": 0.0, "project": str(folder), "verbose": False,
-                "device": "cpu"}  # fmt: skip
+    settings = {
+        "model": "ssdlite320_mobilenet_v3_large",
+        "data": str(squares),
+        "imgsz": 64,
+        "epochs": 9,
+        "val_period": 3,
+        "batch": 4,
+        "lr0": 4e-3,
+        "mosaic": 0.0,
+        "scale": 0.1,
+        "hsv_h": 0.0,
+        "project": str(folder),
+        "verbose": False,
+        "device": "cpu",
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         (folder / "images").symlink_to(squares / "images" / "train")
@@ -60,7 +81,9 @@ def test_a_stock_ssd_learns_with_its_own_loss(ssd):
 
 
 def test_its_best_weights_validate_alone_with_the_same_figures(ssd):
-    assert ssd["metrics"]["metrics/mAP50"] == pytest.approx(ssd["result"].metrics["metrics/mAP50"], abs=0.01)
+    assert ssd["metrics"]["metrics/mAP50"] == pytest.approx(
+        ssd["result"].metrics["metrics/mAP50"], abs=0.01
+    )
 
 
 def test_its_predictor_finds_the_squares(ssd):
@@ -71,11 +94,19 @@ def test_its_predictor_finds_the_squares(ssd):
 
 
 @pytest.mark.parametrize(
-    ("name", "trainer_class"), [("retinanet_resnet50_fpn", "TorchvisionTrainer"), ("fcos_resnet50_fpn", "FCOSTrainer")]
+    ("name", "trainer_class"),
+    [("retinanet_resnet50_fpn", "TorchvisionTrainer"), ("fcos_resnet50_fpn", "FCOSTrainer")],
 )
 def test_a_stock_detector_trains_on_a_rectangle_and_its_loss_falls(ssd, tiny, name, trainer_class):
     settings = tiny(
-        model=name, epochs=3, val_period=3, imgsz=[64, 96], optimizer="SGD", lr0=0.01, ema=False, freeze="backbone.body."
+        model=name,
+        epochs=3,
+        val_period=3,
+        imgsz=[64, 96],
+        optimizer="SGD",
+        lr0=0.01,
+        ema=False,
+        freeze="backbone.body.",
     )
     trainer = ssd[trainer_class](overrides=settings)
     trainer.train()
@@ -109,7 +140,10 @@ def test_it_resumes_to_the_same_bits(ssd, tiny):
     [
         (lambda loss, items: loss, "Tensor"),
         (lambda loss, items: (loss, items.tolist()), "tuple of Tensor, list"),
-        (lambda loss, items: (loss, items[:1]), r"shapes \(\) and \(1,\). Other terms\? Set loss_names"),
+        (
+            lambda loss, items: (loss, items[:1]),
+            r"shapes \(\) and \(1,\). Other terms\? Set loss_names",
+        ),
         (lambda loss, items: (items, items), r"shapes \(3,\) and \(3,\)"),
     ],
 )
@@ -118,5 +152,7 @@ def test_a_criterion_that_answers_otherwise_is_told_what_is_wanted(tiny, answer,
         def criterion(self, preds, batch):
             return answer(*super().criterion(preds, batch))
 
-    with pytest.raises(TrainingError, match=f"box_loss, cls_loss, dfl_loss; Mistaken.criterion returned {said}"):
+    with pytest.raises(
+        TrainingError, match=f"box_loss, cls_loss, dfl_loss; Mistaken.criterion returned {said}"
+    ):
         Mistaken(overrides=tiny()).train()

@@ -1,4 +1,6 @@
-"""Events: the whole order of one run as one list for each executor, what is guaranteed at each, and how runs end."""
+"""Events: the whole order of one run as one list for each executor, what is guaranteed at each, and
+how runs end.
+"""
 
 import json
 import signal
@@ -6,12 +8,12 @@ import signal
 import pytest
 import torch
 
+from engine.core.checkpoint import load_checkpoint
+from engine.core.events import EXPORT_EVENTS, PREDICT_EVENTS, TRAIN_EVENTS, VAL_EVENTS
+from engine.core.results import read_results
 from engine.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from engine.errors import ConfigError
 from engine.export import Exporter
-from engine.kernel.checkpoint import load_checkpoint
-from engine.kernel.events import EXPORT_EVENTS, PREDICT_EVENTS, TRAIN_EVENTS, VAL_EVENTS
-from engine.kernel.results import read_results
 
 VALIDATION = ["on_val_start", "on_val_batch_start", "on_val_batch_end", "on_val_end"]
 
@@ -21,7 +23,7 @@ def listen(executor, events, seen: list) -> None:
         executor.add_callback(name, lambda _, name=name: seen.append(name))
 
 
-# The order ------------------------------------------------------------------------------------------------------------
+# The order ----------------------------------------------------------------------------------------
 
 
 def test_training_as_one_list(tiny):
@@ -29,21 +31,38 @@ def test_training_as_one_list(tiny):
     listen(trainer, TRAIN_EVENTS, seen)
     trainer.train()
     batch = ["on_train_batch_start", "optimizer_step", "on_before_zero_grad", "on_train_batch_end"]
-    start, end = ["on_train_epoch_start", *batch * 2, "on_train_epoch_end"], ["on_model_save", "on_fit_epoch_end"]
+    start, end = (
+        ["on_train_epoch_start", *batch * 2, "on_train_epoch_end"],
+        ["on_model_save", "on_fit_epoch_end"],
+    )
     assert seen == [
-        "on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start",
-        *start, *end,
-        *start, *VALIDATION, *end,
-        *start, *VALIDATION, *end,
-        *VALIDATION, "on_final_eval_end", "on_train_end", "teardown",
-    ]  # fmt: skip
+        "on_pretrain_routine_start",
+        "on_pretrain_routine_end",
+        "on_train_start",
+        *start,
+        *end,
+        *start,
+        *VALIDATION,
+        *end,
+        *start,
+        *VALIDATION,
+        *end,
+        *VALIDATION,
+        "on_final_eval_end",
+        "on_train_end",
+        "teardown",
+    ]
     assert seen.count("on_fit_epoch_end") == 3
     assert set(TRAIN_EVENTS) - set(seen) == {"on_params_update"}  # nobody changed any
 
 
 def test_with_accumulation_the_optimizer_events_come_once_a_real_step(tiny):
     trainer, seen = DetectionTrainer(overrides=tiny(nbs=8, warmup_epochs=0)), []
-    listen(trainer, ["on_train_batch_start", "optimizer_step", "on_before_zero_grad", "on_train_batch_end"], seen)
+    listen(
+        trainer,
+        ["on_train_batch_start", "optimizer_step", "on_before_zero_grad", "on_train_batch_end"],
+        seen,
+    )
     trainer.train()
     start, end = "on_train_batch_start", "on_train_batch_end"
     assert seen == [start, end, start, "optimizer_step", "on_before_zero_grad", end]
@@ -61,7 +80,11 @@ def test_a_predictor_as_one_list(trained, squares):
     predictor, seen = DetectionPredictor(settings), []
     listen(predictor, PREDICT_EVENTS, seen)
     predictor(squares / "images" / "val")
-    assert seen == ["on_predict_start", *["on_predict_batch_start", "on_predict_batch_end"] * 2, "on_predict_end"]
+    assert seen == [
+        "on_predict_start",
+        *["on_predict_batch_start", "on_predict_batch_end"] * 2,
+        "on_predict_end",
+    ]
 
 
 def test_an_exporter_as_one_list(trained, tmp_path):
@@ -72,7 +95,7 @@ def test_an_exporter_as_one_list(trained, tmp_path):
     assert seen == ["on_export_start", "on_export_end"] * 2
 
 
-# What is guaranteed ---------------------------------------------------------------------------------------------------
+# What is guaranteed -------------------------------------------------------------------------------
 
 
 class Witness:
@@ -100,7 +123,10 @@ class Witness:
 
     def on_pretrain_routine_end(self, t):
         assert all(p.device == t.device for p in t.model.parameters())
-        assert None not in (t.optimizer, t.scheduler, t.train_loader, t.validator, t.ema) and t.args.lr0 is not None
+        assert (
+            None not in (t.optimizer, t.scheduler, t.train_loader, t.validator, t.ema)
+            and t.args.lr0 is not None
+        )
         assert t.start_epoch == 0 and (t.save_dir / "args.yaml").is_file()
 
     def on_train_start(self, t):
@@ -115,23 +141,35 @@ class Witness:
 
     def optimizer_step(self, t):
         gradients = [p.grad for p in t.model.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in gradients]))
+        norm = torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(g) for g in gradients])
+        )
         assert gradients and torch.isfinite(norm) and norm <= t.args.clip_norm * 1.001
         self.weight_before = self.a_weight().detach().clone()
 
     def on_before_zero_grad(self, t):
-        assert not torch.equal(self.a_weight(), self.weight_before) and self.a_weight().grad is not None
+        assert (
+            not torch.equal(self.a_weight(), self.weight_before)
+            and self.a_weight().grad is not None
+        )
 
     def on_train_batch_end(self, t):
         self.items.append(t.loss_items)
-        assert torch.isfinite(t.loss) and t.loss_items.shape == (3,) and self.a_weight().grad is None
+        assert (
+            torch.isfinite(t.loss) and t.loss_items.shape == (3,) and self.a_weight().grad is None
+        )
         assert torch.allclose(t.tloss, torch.stack(self.items).mean(0))
 
     def on_train_epoch_end(self, t):
         saved = load_checkpoint(t.last)
         assert saved.training["epoch"] == t.epoch and len(self.items) == len(t.train_loader)
-        assert all(torch.equal(saved.model[name], tensor) for name, tensor in t.model.state_dict().items())
-        assert all(torch.equal(saved.ema[name], tensor) for name, tensor in t.ema.module.state_dict().items())
+        assert all(
+            torch.equal(saved.model[name], tensor) for name, tensor in t.model.state_dict().items()
+        )
+        assert all(
+            torch.equal(saved.ema[name], tensor)
+            for name, tensor in t.ema.module.state_dict().items()
+        )
 
     def on_val_start(self, v):
         assert v.loader is not None and v.images == 0 and not self.trainer.ema.module.training
@@ -145,25 +183,42 @@ class Witness:
         assert v.images == self.counted
 
     def on_val_end(self, v):
-        assert set(v.metrics) >= {"metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95"}
+        assert set(v.metrics) >= {
+            "metrics/precision",
+            "metrics/recall",
+            "metrics/mAP50",
+            "metrics/mAP50-95",
+        }
 
     def on_model_save(self, t):
         assert load_checkpoint(t.last).training["epoch"] == t.epoch
         assert json.loads(t.best.with_suffix(".json").read_text())["epoch"] == t.best_epoch
         if t.best_epoch == t.epoch:
             weights = load_checkpoint(t.best).weights
-            assert all(torch.equal(weights[name], tensor) for name, tensor in t.ema.module.state_dict().items())
+            assert all(
+                torch.equal(weights[name], tensor)
+                for name, tensor in t.ema.module.state_dict().items()
+            )
 
     def on_fit_epoch_end(self, t):
         assert t.metrics["epoch"] == t.epoch and t.fitness == t.metrics["metrics/mAP50-95"]
-        assert [row["epoch"] for row in read_results(t.paths.results_csv)] == list(range(t.epoch + 1))
+        assert [row["epoch"] for row in read_results(t.paths.results_csv)] == list(
+            range(t.epoch + 1)
+        )
 
     def on_final_eval_end(self, t):
         assert len(t.rows) == 2 and "epoch" not in t.metrics and "metrics/mAP50-95" in t.metrics
 
     def on_train_end(self, t):
         written = {path.name for path in t.save_dir.iterdir()}
-        assert written >= {"results.csv", "results.png", "labels.png", "confusion_matrix.png", "PR_curve.png", "per_class.csv"}
+        assert written >= {
+            "results.csv",
+            "results.png",
+            "labels.png",
+            "confusion_matrix.png",
+            "PR_curve.png",
+            "per_class.csv",
+        }
 
     def teardown(self, t):
         assert t.stop_reason == "done"
@@ -173,15 +228,22 @@ def test_each_event_keeps_its_promise(tiny):
     trainer = DetectionTrainer(overrides=tiny(epochs=2, plots=True))
     witness = Witness(trainer)
     trainer.train()
-    assert set(TRAIN_EVENTS) - set(witness.seen) == {"on_params_update"} and "added late, reached" in witness.seen
+    assert (
+        set(TRAIN_EVENTS) - set(witness.seen) == {"on_params_update"}
+        and "added late, reached" in witness.seen
+    )
 
 
 def test_the_promises_of_predictor_and_exporter(trained, squares, tmp_path):
-    predictor = DetectionPredictor({"model": str(trained.best), "batch": 3, "save": False, "verbose": False})
+    predictor = DetectionPredictor(
+        {"model": str(trained.best), "batch": 3, "save": False, "verbose": False}
+    )
     seen = []
     predictor.add_callback("on_predict_start", lambda p: seen.append(p.model.names))
     predictor.add_callback("on_predict_batch_start", lambda p: seen.append(len(p.batch)))
-    predictor.add_callback("on_predict_batch_end", lambda p: seen.append([r.source for r in p.results]))
+    predictor.add_callback(
+        "on_predict_batch_end", lambda p: seen.append([r.source for r in p.results])
+    )
     predictor.add_callback("on_predict_end", lambda p: seen.append((p.seen, len(p.skipped))))
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -190,7 +252,9 @@ def test_the_promises_of_predictor_and_exporter(trained, squares, tmp_path):
     (folder / "2.png").write_bytes(b"no picture")
     predictor(folder)
     names = [str(folder / f"{i}.png") for i in (0, 1, 3)]
-    assert [seen[0], seen[1], len(seen[2]), *seen[3:]] == [("red", "blue"), 3, 3, (3, 1)] and seen[2] == names
+    assert [seen[0], seen[1], len(seen[2]), *seen[3:]] == [("red", "blue"), 3, 3, (3, 1)] and seen[
+        2
+    ] == names
 
     exporter = Exporter()
     exporter.add_callback("on_export_start", lambda e: seen.append((e.job.size, e.report)))
@@ -200,7 +264,9 @@ def test_the_promises_of_predictor_and_exporter(trained, squares, tmp_path):
 
 
 def test_params_changed_during_a_run_hold_from_then_on_and_say_so(tiny):
-    trainer = DetectionTrainer(overrides=tiny(epochs=3, lr0=1e-3, schedule="constant", warmup_epochs=0))
+    trainer = DetectionTrainer(
+        overrides=tiny(epochs=3, lr0=1e-3, schedule="constant", warmup_epochs=0)
+    )
     seen = []
 
     def change(t):
@@ -208,7 +274,9 @@ def test_params_changed_during_a_run_hold_from_then_on_and_say_so(tiny):
             t.update_params(lr0=5e-4, box=0.0)
 
     trainer.add_callback("on_train_epoch_start", change)
-    trainer.add_callback("on_params_update", lambda t: seen.append((t.epoch, t.args.lr0, t.args.box)))
+    trainer.add_callback(
+        "on_params_update", lambda t: seen.append((t.epoch, t.args.lr0, t.args.box))
+    )
     trainer.train()
     assert seen == [(1, 5e-4, 0.0)]
     assert [row["lr/weight"] for row in trainer.rows] == [1e-3, 5e-4, 5e-4]
@@ -230,11 +298,14 @@ def test_params_that_cannot_change_are_refused(tiny, changes, said):
         trainer.update_params(**changes)
 
 
-# Belonging ------------------------------------------------------------------------------------------------------------
+# Belonging ----------------------------------------------------------------------------------------
 
 
 def test_nothing_leaks_between_two_trainers(tiny):
-    one, two = DetectionTrainer(overrides=tiny(name="one")), DetectionTrainer(overrides=tiny(name="two"))
+    one, two = (
+        DetectionTrainer(overrides=tiny(name="one")),
+        DetectionTrainer(overrides=tiny(name="two")),
+    )
     heard = {"one": [], "two": []}
     listen(one, TRAIN_EVENTS, heard["one"])
     was = torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
@@ -244,7 +315,9 @@ def test_nothing_leaks_between_two_trainers(tiny):
     one.train()
     assert heard["one"].count("teardown") == 1 and heard["two"] == []
     assert (torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()) == was
-    assert one.best.read_bytes() == two.best.read_bytes()  # the first run left nothing that moves the second
+    assert (
+        one.best.read_bytes() == two.best.read_bytes()
+    )  # the first run left nothing that moves the second
 
 
 def test_callbacks_of_the_validator_itself_are_called_in_training_too(tiny):
@@ -257,7 +330,9 @@ def test_callbacks_of_the_validator_itself_are_called_in_training_too(tiny):
             return validator
 
     trainer = Trainer(overrides=tiny())
-    trainer.add_callback("on_val_end", lambda v: seen.append("the trainer's, after the validator's own"))
+    trainer.add_callback(
+        "on_val_end", lambda v: seen.append("the trainer's, after the validator's own")
+    )
     trainer.train()
     assert [type(one) for one in seen] == [float, str] * 2
 
@@ -288,19 +363,23 @@ def test_an_unknown_event_is_refused_with_the_nearest_name(make, wrong, right):
             put(wrong, print)
 
 
-# The end --------------------------------------------------------------------------------------------------------------
+# The end ------------------------------------------------------------------------------------------
 
 
 def test_ctrl_c_reaches_teardown_and_the_last_checkpoint_is_safe(tiny):
     trainer, ends = DetectionTrainer(overrides=tiny(epochs=3)), []
     trainer.add_callback("teardown", lambda t: ends.append(t.stop_reason))
-    trainer.add_callback("on_train_batch_end", lambda t: signal.raise_signal(signal.SIGINT) if t.epoch == 1 else None)
+    trainer.add_callback(
+        "on_train_batch_end", lambda t: signal.raise_signal(signal.SIGINT) if t.epoch == 1 else None
+    )
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert ends == ["interrupted"] and load_checkpoint(trainer.last).training["epoch"] == 0
 
 
-@pytest.mark.parametrize("event", [name for name in TRAIN_EVENTS if name not in {"on_params_update", "teardown"}])
+@pytest.mark.parametrize(
+    "event", [name for name in TRAIN_EVENTS if name not in {"on_params_update", "teardown"}]
+)
 def test_an_exception_in_a_callback_ends_the_run_with_its_own_traceback(tiny, event):
     trainer, ends = DetectionTrainer(overrides=tiny()), []
 

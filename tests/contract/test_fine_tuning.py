@@ -1,4 +1,6 @@
-"""Starting from what was learnt before: class rows by name, torchvision backbones without network; settings of the data."""
+"""Starting from what was learnt before: class rows by name, torchvision backbones without network;
+settings of the data.
+"""
 
 import logging
 import re
@@ -9,17 +11,19 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
+from engine.core.checkpoint import load_checkpoint
 from engine.detect import DetectionTrainer, DetectionValidator
 from engine.errors import CheckpointError, ConfigError
-from engine.kernel.checkpoint import load_checkpoint
-from engine.parts.model import build_model
-from engine.parts.model.backbones import LAYERS, TorchvisionBackbone, load_pretrained
-from engine.parts.model.spec import find_spec
+from engine.models.yolov8 import build_model
+from engine.models.yolov8.backbones import LAYERS, TorchvisionBackbone, load_pretrained
+from engine.models.yolov8.spec import find_spec
 
-ROWS = [f"head.cls.{i}.2.{part}" for i in range(3) for part in ("weight", "bias")]  # one row per class
+ROWS = [
+    f"head.cls.{i}.2.{part}" for i in range(3) for part in ("weight", "bias")
+]  # one row per class
 
 
-# From one's own checkpoint --------------------------------------------------------------------------------------------
+# From one's own checkpoint ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -46,12 +50,22 @@ def start_weights(tiny):
         (("red", "blue"), {0: 0, 1: 1}, "classes by name: red, blue"),
         (("blue", "red"), {0: 1, 1: 0}, r"classes by name: blue \(1 -> 0\), red \(0 -> 1\)"),
         (("blue",), {0: 1}, r"classes by name: blue \(1 -> 0\); classes left behind: red"),
-        (("green", "blue", "red"), {1: 1, 2: 0}, r"classes by name: blue, red \(0 -> 2\); new classes: green"),
-        (("green", "white"), {}, "none in common; new classes: green, white; classes left behind: red, blue"),
+        (
+            ("green", "blue", "red"),
+            {1: 1, 2: 0},
+            r"classes by name: blue, red \(0 -> 2\); new classes: green",
+        ),
+        (
+            ("green", "white"),
+            {},
+            "none in common; new classes: green, white; classes left behind: red, blue",
+        ),
     ],
     ids=["same", "permuted", "subset", "superset", "disjoint"],
 )
-def test_class_rows_are_found_by_name(trained, make_squares, start_weights, tmp_path, caplog, names, moved, said):
+def test_class_rows_are_found_by_name(
+    trained, make_squares, start_weights, tmp_path, caplog, names, moved, said
+):
     data = make_squares(tmp_path / "data", names, counts={"train": 3, "val": 3})
     with caplog.at_level(logging.INFO, "detectflow"):
         mine = start_weights(model=str(trained.best), data=str(data))
@@ -68,7 +82,9 @@ def test_class_rows_are_found_by_name(trained, make_squares, start_weights, tmp_
 def test_a_run_from_a_checkpoint_goes_on_where_it_was(trained, tiny):
     """With a rate of almost nothing the figures stay those of the checkpoint."""
     result = DetectionTrainer(overrides=tiny(model=str(trained.best), lr0=1e-9)).train()
-    assert result.metrics["metrics/mAP50"] == pytest.approx(trained.metrics["metrics/mAP50"], abs=0.02)
+    assert result.metrics["metrics/mAP50"] == pytest.approx(
+        trained.metrics["metrics/mAP50"], abs=0.02
+    )
 
 
 def test_the_weights_of_a_run_start_another_from_safetensors_too(trained, tmp_path, start_weights):
@@ -82,8 +98,14 @@ def test_the_weights_of_a_run_start_another_from_safetensors_too(trained, tmp_pa
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"backbone": "resnet18"}, "backbone=resnet18: .*best.pt brings its own network .yolov8n, backbone of the family."),
-        ({"backbone": "resnet18", "pretrained": True}, "backbone=resnet18: .*leave it out, or give a model name"),
+        (
+            {"backbone": "resnet18"},
+            "backbone=resnet18: .*best.pt brings its own network .yolov8n, backbone of the family.",
+        ),
+        (
+            {"backbone": "resnet18", "pretrained": True},
+            "backbone=resnet18: .*leave it out, or give a model name",
+        ),
     ],
 )
 def test_a_checkpoint_and_another_backbone_contradict_each_other(trained, tiny, changes, said):
@@ -91,7 +113,7 @@ def test_a_checkpoint_and_another_backbone_contradict_each_other(trained, tiny, 
         DetectionTrainer(overrides=tiny(model=str(trained.best), **changes)).train()
 
 
-# From an ImageNet backbone --------------------------------------------------------------------------------------------
+# From an ImageNet backbone ------------------------------------------------------------------------
 
 
 def whole_network(name: str) -> dict[str, torch.Tensor]:
@@ -112,7 +134,11 @@ def test_a_local_file_fills_the_backbone(tmp_path, name, suffix):
 
 
 def test_an_old_file_without_batch_counters_will_do(tmp_path):
-    state = {key: tensor for key, tensor in whole_network("resnet18").items() if not key.endswith("num_batches_tracked")}
+    state = {
+        key: tensor
+        for key, tensor in whole_network("resnet18").items()
+        if not key.endswith("num_batches_tracked")
+    }
     torch.save(state, tmp_path / "old.pth")
     backbone = TorchvisionBackbone("resnet18")
     load_pretrained(backbone, str(tmp_path / "old.pth"))
@@ -123,7 +149,9 @@ def test_an_old_file_without_batch_counters_will_do(tmp_path):
 def test_training_on_a_local_backbone_starts_from_it_and_resumes_without_it(tiny, tmp_path, name):
     state, file = whole_network(name), tmp_path / "weights.pth"
     torch.save(state, file)
-    plan = tiny(backbone=name, pretrained=str(file), freeze="backbone.", epochs=2, fraction=0.5, name="run")
+    plan = tiny(
+        backbone=name, pretrained=str(file), freeze="backbone.", epochs=2, fraction=0.5, name="run"
+    )
     trainer = DetectionTrainer(overrides=plan)
 
     def check(t):
@@ -147,13 +175,18 @@ def test_training_on_a_local_backbone_starts_from_it_and_resumes_without_it(tiny
 
 
 def test_without_network_the_error_names_the_file_and_the_way_out(tiny, monkeypatch):
-    monkeypatch.setattr(urllib.request, "_opener", None)  # it is made once, and would remember the proxy for other tests
+    monkeypatch.setattr(
+        urllib.request, "_opener", None
+    )  # it is made once, and would remember the proxy for other tests
     for variable in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody answers there
     with pytest.raises(ConfigError) as caught:
         DetectionTrainer(overrides=tiny(backbone="resnet18", pretrained=True)).train()
     said = str(caught.value)
-    assert said.startswith("pretrained: resnet18-f37072fd.pth, the ImageNet weights of resnet18, could not be downloaded (")
+    assert said.startswith(
+        "pretrained: resnet18-f37072fd.pth, the ImageNet weights of resnet18, could not be "
+        "downloaded ("
+    )
     assert said.endswith("give it as pretrained=path/to/resnet18-f37072fd.pth") and "\n" not in said
 
 
@@ -172,12 +205,20 @@ def test_what_was_downloaded_once_needs_no_network(tiny, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("write", "said"),
     [
-        (lambda file: torch.save(whole_network("resnet18"), file), r"does not fit mobilenet_v3_large: \d+ of \d+ tensors"),
+        (
+            lambda file: torch.save(whole_network("resnet18"), file),
+            r"does not fit mobilenet_v3_large: \d+ of \d+ tensors",
+        ),
         (
             lambda file: torch.save(
-                {**whole_network("mobilenet_v3_large"), "features.0.0.weight": torch.zeros(8, 3, 3, 3)}, file
+                {
+                    **whole_network("mobilenet_v3_large"),
+                    "features.0.0.weight": torch.zeros(8, 3, 3, 3),
+                },
+                file,
             ),
-            r"1 of \d+ tensors.*first features.0.0.weight \(\(8, 3, 3, 3\) instead of \(16, 3, 3, 3\)\)",
+            r"1 of \d+ tensors.*first features.0.0.weight \(\(8, 3, 3, 3\) instead of \(16, 3, 3, "
+            r"3\)\)",
         ),
         (
             lambda file: torch.save({"epoch": 3, "model": {}}, file),
@@ -201,11 +242,13 @@ def test_pretrained_wants_a_backbone_that_can_have_it(tiny):
         DetectionTrainer(overrides=tiny(pretrained=True))
     with pytest.raises(ConfigError, match="torchvision backbone"):
         load_pretrained(build_model("yolov8n", 2).backbone, True)
-    with pytest.raises(ConfigError, match="backbone='resnet19' is not known. Did you mean 'resnet18'"):
+    with pytest.raises(
+        ConfigError, match="backbone='resnet19' is not known. Did you mean 'resnet18'"
+    ):
         TorchvisionBackbone("resnet19")
 
 
-# Settings of data and loss, each as training shows it ---------------------------------------------------------------------
+# Settings of data and loss, each as training shows it ---------------------------------------------
 
 
 def test_class_weights_reach_the_loss(tiny, start_weights):
@@ -224,7 +267,10 @@ def test_class_weights_scale_the_class_term(tiny):
     losses = []
     for weights in (None, {"red": 3.0, "blue": 3.0}):
         trainer = DetectionTrainer(overrides=tiny(class_weights=weights))
-        trainer.add_callback("on_train_batch_end", lambda t: losses.append(t.loss_items) if t.batch_index == 0 else None)
+        trainer.add_callback(
+            "on_train_batch_end",
+            lambda t: losses.append(t.loss_items) if t.batch_index == 0 else None,
+        )
         trainer.train()
     plain, weighted = losses
     assert weighted[1] == pytest.approx(3 * float(plain[1]), rel=1e-5)
@@ -233,12 +279,22 @@ def test_class_weights_scale_the_class_term(tiny):
 
 def test_single_cls_makes_one_class_of_all(tiny, squares):
     trainer, classes = DetectionTrainer(overrides=tiny(single_cls=True)), set()
-    trainer.add_callback("on_train_batch_end", lambda t: classes.update(t.batch["cls"].reshape(-1).tolist()))
+    trainer.add_callback(
+        "on_train_batch_end", lambda t: classes.update(t.batch["cls"].reshape(-1).tolist())
+    )
     result = trainer.train()
-    assert classes == {0.0} and trainer.model.nc == 1 and load_checkpoint(result.best).meta["names"] == ["object"]
+    assert (
+        classes == {0.0}
+        and trainer.model.nc == 1
+        and load_checkpoint(result.best).meta["names"] == ["object"]
+    )
     validator = DetectionValidator(overrides={"split": "val", "plots": False})
-    assert validator(model=result.best, data=squares)["metrics/mAP50"] == pytest.approx(result.metrics["metrics/mAP50"], abs=0.02)
-    assert [row["name"] for row in validator.scores.per_class] == ["object"] and validator.scores.instances == 4
+    assert validator(model=result.best, data=squares)["metrics/mAP50"] == pytest.approx(
+        result.metrics["metrics/mAP50"], abs=0.02
+    )
+    assert [row["name"] for row in validator.scores.per_class] == [
+        "object"
+    ] and validator.scores.instances == 4
 
 
 @pytest.mark.parametrize(("fraction", "images"), [(1.0, 8), (0.5, 4), (0.25, 2), (0.01, 1)])
@@ -246,7 +302,9 @@ def test_fraction_takes_the_same_share_of_the_training_images(tiny, fraction, im
     seen = []
     for seed in (0, 1):
         trainer, files = DetectionTrainer(overrides=tiny(fraction=fraction, seed=seed)), set()
-        trainer.add_callback("on_train_batch_end", lambda t, files=files: files.update(t.batch["im_file"]))
+        trainer.add_callback(
+            "on_train_batch_end", lambda t, files=files: files.update(t.batch["im_file"])
+        )
         trainer.train()
         seen.append(files)
         assert len(trainer.validator.loader.dataset) == 4  # validation is whole
@@ -254,8 +312,13 @@ def test_fraction_takes_the_same_share_of_the_training_images(tiny, fraction, im
 
 
 def test_multi_scale_varies_the_input_of_each_batch(tiny):
-    trainer, sizes = DetectionTrainer(overrides=tiny(imgsz=128, multi_scale=0.5, batch=1, epochs=2)), []
-    trainer.add_callback("on_train_batch_end", lambda t: sizes.append(tuple(t.batch["img"].shape[-2:])))
+    trainer, sizes = (
+        DetectionTrainer(overrides=tiny(imgsz=128, multi_scale=0.5, batch=1, epochs=2)),
+        [],
+    )
+    trainer.add_callback(
+        "on_train_batch_end", lambda t: sizes.append(tuple(t.batch["img"].shape[-2:]))
+    )
     trainer.add_callback("on_val_batch_start", lambda v: sizes.append(v.batch["img"].shape[-1]))
     trainer.train()
     trained = [size for size in sizes if isinstance(size, tuple)]
@@ -271,11 +334,16 @@ def test_a_rectangle_is_a_rectangle_everywhere(tiny, squares, size):
     trainer.add_callback("on_val_batch_end", lambda v: shapes.add(tuple(v.batch["img"].shape)))
     result = trainer.train()
     assert shapes == {(4, 3, *size)} and load_checkpoint(result.best).meta["imgsz"] == list(size)
-    alone = DetectionValidator(overrides={"split": "val", "plots": False})(model=result.best, data=squares)
+    alone = DetectionValidator(overrides={"split": "val", "plots": False})(
+        model=result.best, data=squares
+    )
     assert alone["metrics/mAP50"] == pytest.approx(result.metrics["metrics/mAP50"], abs=0.02)
 
 
 def test_a_model_file_of_ones_own_can_name_a_backbone(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("depth: 0.33\nwidth: 0.25\nmax_channels: 1024\nbackbone: resnet18\n")
-    assert find_spec(str(file)).backbone == "resnet18" and build_model(str(file), 2).backbone.name == "resnet18"
+    assert (
+        find_spec(str(file)).backbone == "resnet18"
+        and build_model(str(file), 2).backbone.name == "resnet18"
+    )

@@ -1,4 +1,6 @@
-"""Every method that the contract calls overridable is called: by keyword, with its documented arguments and no others."""
+"""Every method that the contract calls overridable is called: by keyword, with its documented
+arguments and no others.
+"""
 
 import inspect
 from pathlib import Path
@@ -7,11 +9,11 @@ import pytest
 import torch
 
 from engine.config import TrainConfig
+from engine.core.predictor import BasePredictor
+from engine.core.trainer import BaseTrainer
+from engine.core.validator import BaseValidator
 from engine.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from engine.export import FORMATS, Exporter
-from engine.kernel.predictor import BasePredictor
-from engine.kernel.trainer import BaseTrainer
-from engine.kernel.validator import BaseValidator
 
 # The contract's table; None: "..." in it, the names are those of the base class.
 TRAINER = {
@@ -52,7 +54,9 @@ PREDICTOR = {
 
 
 def recording(base: type, table: dict[str, set[str] | None]) -> tuple[type, dict[str, list]]:
-    """A subclass of `base` that overrides every method of `table`, and what each was called with: (args, names)."""
+    """A subclass of `base` that overrides every method of `table`, and what each was called with:
+    (args, names).
+    """
     calls: dict[str, list] = {name: [] for name in table}
 
     def override(name: str):
@@ -73,7 +77,9 @@ def check(calls: dict[str, list], table: dict[str, set[str] | None], documented:
         for args, names in seen:
             assert args == (), f"{name} was called with {len(args)} positional arguments"
             wanted = table[name]
-            assert names == wanted if wanted is not None else names and names <= known, f"{name} was called with {names}"
+            assert names == wanted if wanted is not None else names and names <= known, (
+                f"{name} was called with {names}"
+            )
 
 
 def test_the_trainers_methods(tiny):
@@ -81,10 +87,23 @@ def test_the_trainers_methods(tiny):
     trainer_class(overrides=tiny(epochs=2)).train()
     check(calls, TRAINER, BaseTrainer)
     assert {name: len(seen) for name, seen in calls.items()} == {
-        "get_model": 1, "get_dataloader": 2, "get_validator": 1, "criterion": 2 * (2 + 1), "get_dataset": 1, "build_optimizer": 1,
-        "build_scheduler": 1, "preprocess_batch": 4, "optimizer_step": 4, "validate": 2, "label_loss_items": 4, "save_model": 2,
-        "plot_training_samples": 2, "plot_metrics": 1, "forward": 2 * (2 + 1) + 1, "val_loss_items": 2,
-    }  # fmt: skip
+        "get_model": 1,
+        "get_dataloader": 2,
+        "get_validator": 1,
+        "criterion": 2 * (2 + 1),
+        "get_dataset": 1,
+        "build_optimizer": 1,
+        "build_scheduler": 1,
+        "preprocess_batch": 4,
+        "optimizer_step": 4,
+        "validate": 2,
+        "label_loss_items": 4,
+        "save_model": 2,
+        "plot_training_samples": 2,
+        "plot_metrics": 1,
+        "forward": 2 * (2 + 1) + 1,
+        "val_loss_items": 2,
+    }
 
 
 def test_the_validators_methods_in_training_and_alone(tiny, squares, trained):
@@ -92,7 +111,9 @@ def test_the_validators_methods_in_training_and_alone(tiny, squares, trained):
     trainer_class = type("Trainer", (DetectionTrainer,), {"validator_class": validator_class})
     trainer_class(overrides=tiny(epochs=2)).train()
     check(calls, VALIDATOR, BaseValidator)
-    assert len(calls["init_metrics"]) == 3 and len(calls["plot_metrics"]) == 1  # two epochs and the best one, which is final
+    assert (
+        len(calls["init_metrics"]) == 3 and len(calls["plot_metrics"]) == 1
+    )  # two epochs and the best one, which is final
     for seen in calls.values():
         seen.clear()
     validator_class(overrides={"plots": False})(model=trained.best, data=squares)
@@ -102,7 +123,13 @@ def test_the_validators_methods_in_training_and_alone(tiny, squares, trained):
 
 def test_the_predictors_methods(trained, squares, tmp_path):
     predictor_class, calls = recording(DetectionPredictor, PREDICTOR)
-    settings = {"model": str(trained.best), "batch": 3, "verbose": False, "project": str(tmp_path), "device": "cpu"}
+    settings = {
+        "model": str(trained.best),
+        "batch": 3,
+        "verbose": False,
+        "project": str(tmp_path),
+        "device": "cpu",
+    }
     results = predictor_class(overrides=settings)(squares / "images" / "val")
     check(calls, PREDICTOR, BasePredictor)
     assert len(results) == len(calls["write_results"]) == 4 and len(calls["preprocess"]) == 2
@@ -117,7 +144,11 @@ def test_an_export_format_is_one_function_in_a_table(trained, tmp_path, monkeypa
 
     monkeypatch.setitem(FORMATS, "mine", (".torchscript", write_mine))
     report = Exporter()(trained.best, "mine", tmp_path)
-    assert seen == [("ExportModel", ".torchscript")] and report.path == tmp_path / "best.torchscript" and report.path.is_file()
+    assert (
+        seen == [("ExportModel", ".torchscript")]
+        and report.path == tmp_path / "best.torchscript"
+        and report.path.is_file()
+    )
 
 
 def test_an_override_need_not_name_what_it_does_not_use(tiny):
@@ -167,7 +198,9 @@ def test_a_plain_optimizer_of_torch_will_do(tiny, split):
     class OwnOptimizer(DetectionTrainer):
         def build_optimizer(self, model, name, lr, momentum, decay):
             parameters = list(model.parameters())
-            return torch.optim.RMSprop([{"params": parameters[i::split]} for i in range(split)], lr=lr)
+            return torch.optim.RMSprop(
+                [{"params": parameters[i::split]} for i in range(split)], lr=lr
+            )
 
     trainer = OwnOptimizer(overrides=tiny(lr0=1e-3, schedule="constant", warmup_epochs=0))
     trainer.train()

@@ -1,4 +1,6 @@
-"""Samples and the image cache: reading every kind of file, the same pixels in every cache mode, damage noticed."""
+"""Samples and the image cache: reading every kind of file, the same pixels in every cache mode,
+damage noticed.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.data import cache as image_cache
+from engine.data.cache import ImageCache
+from engine.data.dataset import DetectionDataset, collate
+from engine.data.images import decode_with_pillow, read_image
+from engine.data.transforms import GREY, Augment, to_original
 from engine.errors import ConfigError, DataError
-from engine.parts.data import cache as image_cache
-from engine.parts.data.cache import ImageCache
-from engine.parts.data.dataset import DetectionDataset, collate
-from engine.parts.data.images import decode_with_pillow, read_image
-from engine.parts.data.transforms import GREY, Augment, to_original
 from engine.types import Batch, ImageRecord
 
 
@@ -46,7 +48,7 @@ def records(tmp_path):
     return made
 
 
-# --- reading ----------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def test_colour_order_is_bgr(tmp_path):
@@ -94,7 +96,9 @@ def test_exif_rotation_is_applied(tmp_path):
     assert image[:14].min() > 200 and image[18:].max() < 50
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 broken"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 broken"]
+)
 def test_what_is_no_image_is_named(tmp_path, content):
     file = tmp_path / "broken.jpg"
     file.write_bytes(content)
@@ -107,11 +111,14 @@ def test_a_missing_image_is_named(tmp_path):
         read_image(tmp_path / "nowhere.jpg")
 
 
-# --- cache ------------------------------------------------------------------------------------------------------
+# --- cache ----------------------------------------------------------------------------------------
 
 
 def test_every_mode_gives_the_same_images_of_the_fitted_size(records, tmp_path):
-    modes = [ImageCache(records, (64, 96), mode=m, cache_dir=tmp_path / "cache") for m in image_cache.MODES]
+    modes = [
+        ImageCache(records, (64, 96), mode=m, cache_dir=tmp_path / "cache")
+        for m in image_cache.MODES
+    ]
     for _ in range(2):  # decoded, then from the cache
         for i, shape in enumerate([(64, 85), (64, 40), (64, 64), (32, 96), (64, 64)]):
             images = [cache[i] for cache in modes]
@@ -148,7 +155,13 @@ def test_a_damaged_cache_file_is_made_again(records, tmp_path, damage):
     good = path.read_bytes()
     other = image_cache.disk_path(tmp_path / "cache", records[4].sha256, (32, 32)).read_bytes()
     flipped = good[:500] + bytes([good[500] ^ 1]) + good[501:]
-    bad = {"cut": good[:-7], "flipped bit": flipped, "other image": other, "older format": b"x" + good[1:], "empty": b""}
+    bad = {
+        "cut": good[:-7],
+        "flipped bit": flipped,
+        "other image": other,
+        "older format": b"x" + good[1:],
+        "empty": b"",
+    }
     path.write_bytes(bad[damage])
     np.testing.assert_array_equal(cache[2], want)
     assert path.read_bytes() == good
@@ -186,7 +199,7 @@ def test_wrong_modes_are_refused(records):
         ImageCache(records, (32, 32), mode="disk")
 
 
-# --- samples ----------------------------------------------------------------------------------------------------
+# --- samples --------------------------------------------------------------------------------------
 
 
 def test_validation_samples_map_back_to_the_original_boxes(records):
@@ -215,7 +228,9 @@ def samples_equal(a, b) -> bool:
     return all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ("image", "boxes", "classes"))
 
 
-@pytest.mark.parametrize("augment", [Augment(), Augment(mixup=1.0), Augment(mosaic=0.5, mixup=0.5, degrees=10)])
+@pytest.mark.parametrize(
+    "augment", [Augment(), Augment(mixup=1.0), Augment(mosaic=0.5, mixup=0.5, degrees=10)]
+)
 def test_a_sample_depends_on_seed_epoch_and_index_only(records, augment):
     make = lambda seed=0: DetectionDataset(records, 64, augment, seed=seed)  # noqa: E731
     a, b = make(), make()
@@ -239,12 +254,16 @@ def test_augmented_boxes_are_sane(records):
 
 
 def test_mosaic_and_mixup_end_with_their_epoch(records, monkeypatch):
-    from engine.parts.data import transforms
+    from engine.data import transforms
 
     calls = []
     for name in ("mosaic_affine", "mixup"):
         original = getattr(transforms, name)
-        monkeypatch.setattr(transforms, name, lambda *a, _n=name, _f=original, **k: (calls.append(_n), _f(*a, **k))[1])
+        monkeypatch.setattr(
+            transforms,
+            name,
+            lambda *a, _n=name, _f=original, **k: (calls.append(_n), _f(*a, **k))[1],
+        )
     dataset = DetectionDataset(records, 64, Augment(mixup=1.0), mosaic_until_epoch=3)
     dataset[2, 0]
     assert calls == ["mosaic_affine", "mosaic_affine", "mixup"]
@@ -255,7 +274,15 @@ def test_mosaic_and_mixup_end_with_their_epoch(records, monkeypatch):
 
 def test_crowd_boxes_stay_out_and_single_cls_is_zero(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((32, 32, 3), np.uint8))
-    source = [record(tmp_path / "a.png", (32, 32), [[0, 0, 8, 8], [4, 4, 30, 30]], [2, 1], crowd=[False, True])]
+    source = [
+        record(
+            tmp_path / "a.png",
+            (32, 32),
+            [[0, 0, 8, 8], [4, 4, 30, 30]],
+            [2, 1],
+            crowd=[False, True],
+        )
+    ]
     assert DetectionDataset(source, 32)[0].classes.tolist() == [2]
     assert DetectionDataset(source, 32, single_cls=True)[0].classes.tolist() == [0]
 
@@ -265,7 +292,7 @@ def test_no_records_is_an_error():
         DetectionDataset([], 32)
 
 
-# --- collation --------------------------------------------------------------------------------------------------
+# --- collation ------------------------------------------------------------------------------------
 
 
 def test_batch_has_exactly_the_documented_keys(records):
@@ -273,13 +300,33 @@ def test_batch_has_exactly_the_documented_keys(records):
     samples = [dataset[i] for i in range(5)]
     batch = collate(samples)
     assert isinstance(batch, Batch)
-    assert set(batch) == {"img", "cls", "bboxes", "batch_idx", "im_file", "ori_shape", "resized_shape", "ratio_pad"}
+    assert set(batch) == {
+        "img",
+        "cls",
+        "bboxes",
+        "batch_idx",
+        "im_file",
+        "ori_shape",
+        "resized_shape",
+        "ratio_pad",
+    }
     assert batch["imgs"] is batch["img"]
-    assert batch["img"].dtype == torch.uint8 and batch["img"].shape == (5, 3, 64, 64) and batch["img"].is_contiguous()
-    assert batch["cls"].shape == (8, 1) and batch["bboxes"].shape == (8, 4) and batch["batch_idx"].shape == (8,)
+    assert (
+        batch["img"].dtype == torch.uint8
+        and batch["img"].shape == (5, 3, 64, 64)
+        and batch["img"].is_contiguous()
+    )
+    assert (
+        batch["cls"].shape == (8, 1)
+        and batch["bboxes"].shape == (8, 4)
+        and batch["batch_idx"].shape == (8,)
+    )
     assert all(batch[k].dtype == torch.float32 for k in ("cls", "bboxes", "batch_idx"))
     assert batch["batch_idx"].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert all(isinstance(batch[k], tuple) and len(batch[k]) == 5 for k in ("im_file", "ori_shape", "ratio_pad"))
+    assert all(
+        isinstance(batch[k], tuple) and len(batch[k]) == 5
+        for k in ("im_file", "ori_shape", "ratio_pad")
+    )
     rgb = np.stack([cv2.cvtColor(s.image, cv2.COLOR_BGR2RGB).transpose(2, 0, 1) for s in samples])
     np.testing.assert_array_equal(batch["img"].numpy(), rgb)
     assert batch["im_file"][0] == str(records[0].file) and batch["ori_shape"][0] == (48, 64)
@@ -296,4 +343,8 @@ def test_batch_boxes_by_hand(tmp_path):
 
 def test_a_batch_without_any_box(records):
     batch = collate([DetectionDataset(records, 64)[4]] * 2)
-    assert batch["cls"].shape == (0, 1) and batch["bboxes"].shape == (0, 4) and batch["batch_idx"].shape == (0,)
+    assert (
+        batch["cls"].shape == (0, 1)
+        and batch["bboxes"].shape == (0, 4)
+        and batch["batch_idx"].shape == (0,)
+    )

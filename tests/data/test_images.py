@@ -1,4 +1,6 @@
-"""Image files: every kind comes out of the one decoder as it is shown, and boxes stay on what they were drawn on."""
+"""Image files: every kind comes out of the one decoder as it is shown, and boxes stay on what they
+were drawn on.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +15,28 @@ from dataset_builders import put, voc_xml
 from PIL import EpsImagePlugin, Image
 
 from engine.config import DataConfig
+from engine.data.images import decode_image, decode_with_pillow
+from engine.data.manifest import load_prepared
+from engine.datasets.convert import convert
+from engine.datasets.description import load_description
+from engine.datasets.formats.writers import WRITERS
+from engine.datasets.image_scan import inspect_image
+from engine.datasets.prepare import prepare
 from engine.detect.sources import open_source
 from engine.errors import DataError
-from engine.parts.data.convert import convert
-from engine.parts.data.description import load_description
-from engine.parts.data.formats.writers import WRITERS
-from engine.parts.data.images import decode_image, decode_with_pillow, inspect_image
-from engine.parts.data.prepare import prepare
-from engine.parts.data.prepared import load_prepared
 
 H, W = 24, 40
 BLOCK = (4, 2, 14, 10)  # xyxy of the bright block of `scene`
 TURNS = {  # EXIF orientation -> the array as shown, from the array as stored
-    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-    5: lambda a: a.transpose(1, 0, 2), 6: lambda a: np.rot90(a, -1), 7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: np.rot90(a, 1),
-}  # fmt: skip
+}
 WRITE = {
     "jpg": {"format": "JPEG", "quality": 100, "subsampling": 0},
     "png": {"format": "PNG"},
@@ -73,14 +81,19 @@ def sizes(data: bytes) -> tuple:
 KINDS = [
     (suffix, mode)
     for suffix, modes in {
-        "jpg": "RGB L CMYK", "png": "RGB L RGBA P 1 LA I;16", "webp": "RGB RGBA", "tif": "RGB L RGBA P 1 CMYK I;16",
+        "jpg": "RGB L CMYK",
+        "png": "RGB L RGBA P 1 LA I;16",
+        "webp": "RGB RGBA",
+        "tif": "RGB L RGBA P 1 CMYK I;16",
         "bmp": "RGB L P 1",
     }.items()
     for mode in modes.split()
-]  # fmt: skip
+]
 
 
-@pytest.mark.parametrize(("suffix", "mode"), KINDS, ids=[f"{suffix}-{mode}" for suffix, mode in KINDS])
+@pytest.mark.parametrize(
+    ("suffix", "mode"), KINDS, ids=[f"{suffix}-{mode}" for suffix, mode in KINDS]
+)
 def test_every_kind_and_depth_comes_out_as_it_is_shown(suffix, mode):
     data = encoded(suffix, mode)
     for decode in (decode_image, decode_with_pillow):
@@ -88,7 +101,9 @@ def test_every_kind_and_depth_comes_out_as_it_is_shown(suffix, mode):
         assert image.shape == (H, W, 3) and image.dtype == np.uint8
         assert np.array_equal(bright(image), BLOCK)
         if mode in ("RGB", "RGBA"):
-            assert np.abs(image.astype(int) - scene()).max() <= 3, "blue first, and no value shifted"
+            assert np.abs(image.astype(int) - scene()).max() <= 3, (
+                "blue first, and no value shifted"
+            )
     assert sizes(data) == ((H, W), (H, W), 1)
 
 
@@ -126,7 +141,9 @@ def test_the_first_of_several_frames_is_turned_too(suffix, orientation):
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_rotation_noted_where_nobody_looks_turns_nothing(orientation):
-    """In XMP alone, or as a number of four bytes, most significant first: the decoder heeds neither."""
+    """In XMP alone, or as a number of four bytes, most significant first: the decoder heeds
+    neither.
+    """
     number = struct.pack(">HIHHHI", 42, 8, 1, 0x0112, 4, 1) + struct.pack(">II", orientation, 0)
     xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
     for options in ({"exif": b"Exif\0\0MM" + number}, {"exif": b"", "xmp": xmp}):
@@ -146,7 +163,9 @@ def test_the_further_pictures_of_a_camera_are_no_pages():
 
 def test_nothing_but_the_formats_of_images_is_opened(monkeypatch):
     """EPS would start Ghostscript, whatever the file is called."""
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called")
+    )
     for format in ("EPS", "GIF", "PPM", "TGA"):
         buffer = io.BytesIO()
         Image.fromarray(scene()).save(buffer, format)
@@ -163,7 +182,9 @@ def test_what_cannot_be_scaled_or_read_is_refused():
         inspect_image(buffer.getvalue())
     with pytest.raises(DataError, match=r"x\.tif: not a readable image \(its pixels are floats"):
         decode_image(buffer.getvalue(), "x.tif")
-    with pytest.raises(DataError, match=r"x\.tif: not a readable image \(its pixels are 32-bit numbers"):
+    with pytest.raises(
+        DataError, match=r"x\.tif: not a readable image \(its pixels are 32-bit numbers"
+    ):
         decode_image(cv2.imencode(".tif", np.full((4, 4), 99, np.int32))[1].tobytes(), "x.tif")
     for suffix in WRITE:
         with pytest.raises(ValueError):
@@ -180,15 +201,22 @@ def test_prediction_sees_the_same_pixels_as_training(tmp_path):
             assert np.abs(frame.image.astype(int) - expected).max() <= 3
 
 
-# --- boxes --------------------------------------------------------------------------------------------------------
+# --- boxes ----------------------------------------------------------------------------------------
 
 
-def one_image_set(root: Path, suffix: str, orientation: int, box: tuple, size: tuple[int, int] | None) -> Path:
+def one_image_set(
+    root: Path, suffix: str, orientation: int, box: tuple, size: tuple[int, int] | None
+) -> Path:
     """A VOC set of which only image `a` matters; `b` and `c` fill val and test."""
     put(root / f"JPEGImages/a.{suffix}", encoded(suffix, orientation=orientation))
-    put(root / "Annotations/a.xml", voc_xml("a", [("cat", box)], size).replace(".png", f".{suffix}"))
+    put(
+        root / "Annotations/a.xml", voc_xml("a", [("cat", box)], size).replace(".png", f".{suffix}")
+    )
     for name, split in (("b", "val"), ("c", "test")):
-        put(root / f"JPEGImages/{name}.png", cv2.imencode(".png", np.full((32, 64, 3), ord(name), np.uint8))[1].tobytes())
+        put(
+            root / f"JPEGImages/{name}.png",
+            cv2.imencode(".png", np.full((32, 64, 3), ord(name), np.uint8))[1].tobytes(),
+        )
         put(root / f"Annotations/{name}.xml", voc_xml(name, [("cat", (1, 1, 9, 9))]))
         put(root / f"ImageSets/Main/{split}.txt", name)
     put(root / "ImageSets/Main/train.txt", "a")
@@ -197,9 +225,15 @@ def one_image_set(root: Path, suffix: str, orientation: int, box: tuple, size: t
 
 def prepared_box(root: Path, target: Path, **policies: str) -> tuple[tuple, np.ndarray, dict]:
     """(box of image `a`, its pixels, what was found)."""
-    report = prepare(load_description(root), target, DataConfig(source=str(root), policies=policies))
+    report = prepare(
+        load_description(root), target, DataConfig(source=str(root), policies=policies)
+    )
     (record,) = load_prepared(target).records("train")
-    return tuple(record.boxes[0]), decode_image(record.file.read_bytes(), "a"), report.findings.counts
+    return (
+        tuple(record.boxes[0]),
+        decode_image(record.file.read_bytes(), "a"),
+        report.findings.counts,
+    )
 
 
 @pytest.mark.parametrize("orientation", TURNS)
@@ -214,7 +248,9 @@ def test_boxes_are_those_of_the_image_as_shown(suffix, orientation, tmp_path):
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_a_stated_size_that_is_the_stored_one_tells_that_boxes_were_not_turned(suffix, orientation, tmp_path):
+def test_a_stated_size_that_is_the_stored_one_tells_that_boxes_were_not_turned(
+    suffix, orientation, tmp_path
+):
     root = one_image_set(tmp_path / "set", suffix, orientation, BLOCK, (H, W))
     box, image, found = prepared_box(root, tmp_path / "out")
     assert np.array_equal(box, bright(image)) and found == {"exif_rotation": 1}
@@ -228,13 +264,33 @@ def test_without_a_size_boxes_are_those_of_the_image_as_shown(tmp_path):
 
 @pytest.mark.parametrize("format", WRITERS)
 def test_boxes_stay_on_their_object_through_every_writer(format, tmp_path):
-    """Whatever kind of image: deep, grey, palette, transparent, turned by its EXIF; as written, and read again."""
-    kinds = [("jpg", "CMYK", 6), ("jpg", "L", 7), ("png", "I;16", 1), ("png", "P", 1), ("png", "RGBA", 8), ("tif", "RGB", 5),
-             ("tif", "I;16", 1), ("webp", "RGBA", 3), ("bmp", "P", 1), ("bmp", "RGB", 1)]  # fmt: skip
+    """Whatever kind of image: deep, grey, palette, transparent, turned by its EXIF; as written, and
+    read again.
+    """
+    kinds = [
+        ("jpg", "CMYK", 6),
+        ("jpg", "L", 7),
+        ("png", "I;16", 1),
+        ("png", "P", 1),
+        ("png", "RGBA", 8),
+        ("tif", "RGB", 5),
+        ("tif", "I;16", 1),
+        ("webp", "RGBA", 3),
+        ("bmp", "P", 1),
+        ("bmp", "RGB", 1),
+    ]
     for number, (suffix, mode, orientation) in enumerate(kinds):
         shown = TURNS[orientation](scene())
-        root = one_image_set(tmp_path / f"{number}", suffix, orientation, bright(shown), shown.shape[:2])
+        root = one_image_set(
+            tmp_path / f"{number}", suffix, orientation, bright(shown), shown.shape[:2]
+        )
         put(root / f"JPEGImages/a.{suffix}", encoded(suffix, mode, orientation))
         convert(root, tmp_path / f"{number}-out", format, DataConfig(source=str(root)))
-        box, image, found = prepared_box(tmp_path / f"{number}-out", tmp_path / f"{number}-prepared")
-        assert np.abs(np.subtract(box, bright(image))).max() <= 0.01 and found == {}, (suffix, mode, orientation)
+        box, image, found = prepared_box(
+            tmp_path / f"{number}-out", tmp_path / f"{number}-prepared"
+        )
+        assert np.abs(np.subtract(box, bright(image))).max() <= 0.01 and found == {}, (
+            suffix,
+            mode,
+            orientation,
+        )

@@ -1,4 +1,6 @@
-"""The order of batches (seed, epoch, rank, resume), the same bytes from any number of workers, and their clean end."""
+"""The order of batches (seed, epoch, rank, resume), the same bytes from any number of workers, and
+their clean end.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.data.dataset import DetectionDataset
+from engine.data.loader import EpochSampler, build_loader, class_balance_weights, scaled_size
+from engine.data.transforms import Augment
 from engine.errors import ConfigError, DataError
-from engine.parts.data.dataset import DetectionDataset
-from engine.parts.data.loader import EpochSampler, build_loader, class_balance_weights, scaled_size
-from engine.parts.data.transforms import Augment
 from engine.types import ImageRecord
 
 
@@ -45,15 +47,21 @@ def batches(loader, epoch: int, start: int = 0) -> list[tuple]:
     loader.sampler.set_epoch(epoch)
     loader.sampler.set_start(start)
     return [
-        tuple(v.numpy().tobytes() if isinstance(v, torch.Tensor) else v for _, v in sorted(batch.items())) for batch in loader
+        tuple(
+            v.numpy().tobytes() if isinstance(v, torch.Tensor) else v
+            for _, v in sorted(batch.items())
+        )
+        for batch in loader
     ]
 
 
 def training(records, **options) -> DetectionDataset:
-    return DetectionDataset(records, 48, Augment(mixup=0.3), **{"seed": 5, "mosaic_until_epoch": 2, **options})
+    return DetectionDataset(
+        records, 48, Augment(mixup=0.3), **{"seed": 5, "mosaic_until_epoch": 2, **options}
+    )
 
 
-# --- order ------------------------------------------------------------------------------------------------------
+# --- order ----------------------------------------------------------------------------------------
 
 
 def sampler(n, batch_size, epoch=0, **options) -> EpochSampler:
@@ -95,7 +103,10 @@ def chunks(keys: list, size: int) -> list:
 def test_slices_of_the_ranks_make_up_the_global_batches(n, b, world, epoch, shuffle, drop_last):
     options = {"shuffle": shuffle, "drop_last": drop_last}
     whole = chunks(list(sampler(n, b * world, epoch, **options)), b * world)
-    ranks = [chunks(list(sampler(n, b, epoch, rank=r, world_size=world, **options)), b) for r in range(world)]
+    ranks = [
+        chunks(list(sampler(n, b, epoch, rank=r, world_size=world, **options)), b)
+        for r in range(world)
+    ]
     for k, batch in enumerate(whole):
         union = [key for rank in ranks for key in (rank[k] if k < len(rank) else [])]
         if shuffle and len(batch) < world:  # filled up, so that no rank stays without a batch
@@ -104,7 +115,10 @@ def test_slices_of_the_ranks_make_up_the_global_batches(n, b, world, epoch, shuf
             assert union == batch
     if shuffle:
         assert {len(rank) for rank in ranks} == {len(whole)}
-    assert all(sum(map(len, ranks[r])) == len(sampler(n, b, rank=r, world_size=world, **options)) for r in range(world))
+    assert all(
+        sum(map(len, ranks[r])) == len(sampler(n, b, rank=r, world_size=world, **options))
+        for r in range(world)
+    )
 
 
 def test_two_ranks_by_hand():
@@ -144,7 +158,9 @@ def test_balanced_epochs_show_rare_classes_more_often():
     classes = [[0]] * 90 + [[0, 1]] * 10 + [[]] * 10
     records = [ImageRecord(Path("x"), "", (8, 8), empty, np.array(c, np.int64)) for c in classes]
     weights = class_balance_weights(records)
-    np.testing.assert_allclose(weights[[0, 90, 100]] / weights[0], [1, 10, 1])  # 100 boxes of class 0, 10 of class 1
+    np.testing.assert_allclose(
+        weights[[0, 90, 100]] / weights[0], [1, 10, 1]
+    )  # 100 boxes of class 0, 10 of class 1
     drawn = [i for epoch in range(20) for _, i in sampler(110, 8, epoch, weights=weights)]
     rare = np.mean([90 <= i < 100 for i in drawn])
     assert abs(rare - 0.5) < 0.05  # 10 * 10 / (90 + 100 + 10)
@@ -153,13 +169,17 @@ def test_balanced_epochs_show_rare_classes_more_often():
 
 def test_multi_scale_sizes():
     sizes = [scaled_size((320, 480), 0.5, seed=0, epoch=1, batch_index=k) for k in range(100)]
-    assert sizes == [scaled_size((320, 480), 0.5, seed=0, epoch=1, batch_index=k) for k in range(100)]
-    assert len(set(sizes)) > 4 and all(h % 32 == 0 == w % 32 and 160 <= h <= 480 and 240 <= w <= 736 for h, w in sizes)
+    assert sizes == [
+        scaled_size((320, 480), 0.5, seed=0, epoch=1, batch_index=k) for k in range(100)
+    ]
+    assert len(set(sizes)) > 4 and all(
+        h % 32 == 0 == w % 32 and 160 <= h <= 480 and 240 <= w <= 736 for h, w in sizes
+    )
     assert scaled_size((320, 480), 0, seed=0, epoch=1, batch_index=3) == (320, 480)
     assert scaled_size((32, 32), 0.9, seed=0, epoch=1, batch_index=3) >= (32, 32)
 
 
-# --- batches ----------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +188,20 @@ def expected(records):
     return [batches(loader, epoch) for epoch in range(3)]
 
 
-@pytest.mark.parametrize("workers, cache", [(0, "ram"), (0, "disk"), (1, "none"), (2, "ram"), (2, "disk")])
-def test_the_same_bytes_from_any_number_of_workers_and_any_cache(records, expected, tmp_path, workers, cache):
-    loader = build_loader(training(records, cache=cache, cache_dir=tmp_path), 4, shuffle=True, seed=5, workers=workers)
+@pytest.mark.parametrize(
+    "workers, cache", [(0, "ram"), (0, "disk"), (1, "none"), (2, "ram"), (2, "disk")]
+)
+def test_the_same_bytes_from_any_number_of_workers_and_any_cache(
+    records, expected, tmp_path, workers, cache
+):
+    loader = build_loader(
+        training(records, cache=cache, cache_dir=tmp_path), 4, shuffle=True, seed=5, workers=workers
+    )
     try:
         assert [batches(loader, epoch) for epoch in range(3)] == expected
-        assert batches(loader, 1, start=1) == expected[1][1:]  # resumed within epoch 1, in an old process
+        assert (
+            batches(loader, 1, start=1) == expected[1][1:]
+        )  # resumed within epoch 1, in an old process
     finally:
         loader.close()
     fresh = build_loader(training(records), 4, shuffle=True, seed=5)
@@ -203,7 +231,10 @@ def test_iterating_leaves_the_global_generators_alone(records):
     loader = build_loader(training(records), 4, shuffle=True)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     batches(loader, 0)
-    assert torch.equal(torch.get_rng_state(), before[0]) and (np.random.get_state()[1] == before[1]).all()
+    assert (
+        torch.equal(torch.get_rng_state(), before[0])
+        and (np.random.get_state()[1] == before[1]).all()
+    )
 
 
 def test_an_unreadable_image_is_named_in_one_line_also_from_a_worker(records, tmp_path):
@@ -218,7 +249,7 @@ def test_an_unreadable_image_is_named_in_one_line_also_from_a_worker(records, tm
         loader.close()
 
 
-# --- processes --------------------------------------------------------------------------------------------------
+# --- processes ------------------------------------------------------------------------------------
 
 
 def test_workers_stay_over_epochs_and_end_with_close(records):
@@ -226,7 +257,9 @@ def test_workers_stay_over_epochs_and_end_with_close(records):
     alive = []
     for epoch in range(2):
         batches(loader, epoch)
-        alive.append({p.pid for p in multiprocessing.active_children() if "detectflow-loader" in p.name})
+        alive.append(
+            {p.pid for p in multiprocessing.active_children() if "detectflow-loader" in p.name}
+        )
     assert len(alive[0]) == 2 and alive[0] == alive[1]
     loader.close()
     assert not [p for p in multiprocessing.active_children() if p.pid in alive[0]]
@@ -240,8 +273,8 @@ SCRIPT = """
     import multiprocessing, sys, time
     import cv2, numpy as np
     from pathlib import Path
-    from engine.parts.data.dataset import DetectionDataset
-    from engine.parts.data.loader import build_loader
+    from engine.data.dataset import DetectionDataset
+    from engine.data.loader import build_loader
     from engine.types import ImageRecord
 
     file = Path(sys.argv[1]) / "a.png"
@@ -278,7 +311,9 @@ def test_a_plain_script_works_and_leaves_no_worker_behind(tmp_path, end):
     script.write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, str(script), str(tmp_path), "hang" if end == "killed" else "finish"]
     root = str(Path(__file__).parents[2])
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
+    ) as process:
         pids = [int(word) for word in process.stdout.readline().split()[1:]]
         assert len(pids) == 2
         if end == "killed":

@@ -1,4 +1,6 @@
-"""Boxes and pixels must move together: painted rectangles are found again by colour after each transform."""
+"""Boxes and pixels must move together: painted rectangles are found again by colour after each
+transform.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.parts.data import transforms as t
-from engine.parts.data.transforms import Augment
+from engine.data import transforms as t
+from engine.data.transforms import Augment
 
 COLOURS = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 0], [0, 255, 255]], np.uint8)
 STILL = Augment(translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
@@ -41,12 +43,14 @@ def assert_boxes_fit(image, boxes, classes, tolerance: float = 1.01) -> None:
         np.testing.assert_allclose(box, found, atol=tolerance)
 
 
-# --- letterbox --------------------------------------------------------------------------------------------------
+# --- letterbox ------------------------------------------------------------------------------------
 
 
 def test_letterbox_by_hand():
     image, boxes, _ = painted((50, 100), [[10, 10, 50, 40]])
-    out, ratio_pad = t.letterbox(image, (65, 64), scaleup=False)  # r = .64: 32 x 64, 33 rows left: 16 above, 17 below
+    out, ratio_pad = t.letterbox(
+        image, (65, 64), scaleup=False
+    )  # r = .64: 32 x 64, 33 rows left: 16 above, 17 below
     assert out.shape == (65, 64, 3)
     assert ratio_pad == ((0.64, 0.64), (16, 0))
     assert (out[:16] == t.GREY).all() and (out[48:] == t.GREY).all() and (out[16] == 0).all()
@@ -82,13 +86,16 @@ def test_letterbox_keeps_boxes_on_their_pixels():
         assert_boxes_fit(out, t.to_input(boxes, ratio_pad), classes)
 
 
-# --- mosaic and affine ------------------------------------------------------------------------------------------
+# --- mosaic and affine ----------------------------------------------------------------------------
 
 
 def tiles(size: tuple[int, int]):
     h, w = size
     shapes = [(h, w), (h // 2, w), (h, w // 2), (h, w)]
-    return [painted((a, b), [[b // 4, a // 4, b // 4 * 3, a // 4 * 3]], first_colour=i) for i, (a, b) in enumerate(shapes)]
+    return [
+        painted((a, b), [[b // 4, a // 4, b // 4 * 3, a // 4 * 3]], first_colour=i)
+        for i, (a, b) in enumerate(shapes)
+    ]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 96)])
@@ -96,7 +103,11 @@ def tiles(size: tuple[int, int]):
 def test_mosaic_boxes_stay_inside_and_cover_their_pixels(size, seed):
     image, boxes, classes = t.mosaic(tiles(size), size, rng(seed))
     assert image.shape == (2 * size[0], 2 * size[1], 3)
-    assert (boxes >= 0).all() and (boxes[:, 2] <= 2 * size[1]).all() and (boxes[:, 3] <= 2 * size[0]).all()
+    assert (
+        (boxes >= 0).all()
+        and (boxes[:, 2] <= 2 * size[1]).all()
+        and (boxes[:, 3] <= 2 * size[0]).all()
+    )
     assert_boxes_fit(image, boxes, classes, tolerance=0)  # tiles are copied, not interpolated
     gone = set(range(4)) - set(classes.tolist())
     assert all(extent(image, COLOURS[i]) is None for i in gone)
@@ -119,14 +130,18 @@ def test_affine_at_rest_changes_nothing():
 def test_affine_translation_by_hand():
     image, boxes, classes = painted((64, 64), [[8, 8, 30, 20]])
     matrix = t._translation(4, 10)
-    np.testing.assert_array_equal(t.warp_boxes(boxes, classes, matrix, (64, 64))[0], [[18, 12, 40, 24]])
+    np.testing.assert_array_equal(
+        t.warp_boxes(boxes, classes, matrix, (64, 64))[0], [[18, 12, 40, 24]]
+    )
     moved = t.warp_image(image, matrix, (64, 64))
     np.testing.assert_array_equal(moved[4:, 10:], image[:-4, :-10])
     assert (moved[:4] == t.GREY).all() and (moved[:, :10] == t.GREY).all()
 
 
 def test_scaling_is_exact_in_corner_coordinates():
-    """Twice the size: every pixel becomes 2 x 2. A warp that counts pixel centres would be half a pixel off."""
+    """Twice the size: every pixel becomes 2 x 2. A warp that counts pixel centres would be half a
+    pixel off.
+    """
     image, boxes, classes = painted((32, 32), [[4, 6, 20, 26]])
     matrix = np.diag([2.0, 2.0, 1.0])
     out = t.warp_image(image, matrix, (64, 64))
@@ -146,10 +161,14 @@ def test_rotated_sheared_boxes_enclose_their_pixels(seed):
     image, boxes, classes = painted((96, 96), [[30, 30, 66, 50]])
     wild = Augment(degrees=40, shear=10, perspective=0.0005, translate=0, scale=0.1)
     out, boxes, classes = t.random_affine(image, boxes, classes, (96, 96), rng(seed), wild)
-    assert_boxes_fit(out, boxes, classes, tolerance=2.5)  # sharp corners of a turned box cover less than half a pixel
+    assert_boxes_fit(
+        out, boxes, classes, tolerance=2.5
+    )  # sharp corners of a turned box cover less than half a pixel
 
 
-@pytest.mark.parametrize("augment", [Augment(), Augment(degrees=20, shear=5), Augment(perspective=0.001)])
+@pytest.mark.parametrize(
+    "augment", [Augment(), Augment(degrees=20, shear=5), Augment(perspective=0.001)]
+)
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])
 def test_lean_mosaic_equals_the_plain_one(augment, size):
     for seed in range(10):
@@ -165,9 +184,34 @@ def test_lean_mosaic_equals_the_plain_one(augment, size):
 
 
 def test_box_filter_by_hand():
-    whole = np.array([[0, 0, 10, 10], [0, 0, 2, 10], [-90, 0, 10, 10], [-89, 0, 10, 10], [0, 0, 300, 3], [0, 0, 303, 3]])
-    clipped = np.array([[0, 0, 10, 10], [0, 0, 2, 10], [0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 299, 3], [0, 0, 303, 3]])
-    assert t.keep_boxes(whole * 1.0, clipped * 1.0).tolist() == [True, False, False, True, True, False]
+    whole = np.array(
+        [
+            [0, 0, 10, 10],
+            [0, 0, 2, 10],
+            [-90, 0, 10, 10],
+            [-89, 0, 10, 10],
+            [0, 0, 300, 3],
+            [0, 0, 303, 3],
+        ]
+    )
+    clipped = np.array(
+        [
+            [0, 0, 10, 10],
+            [0, 0, 2, 10],
+            [0, 0, 10, 10],
+            [0, 0, 10, 10],
+            [0, 0, 299, 3],
+            [0, 0, 303, 3],
+        ]
+    )
+    assert t.keep_boxes(whole * 1.0, clipped * 1.0).tolist() == [
+        True,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_no_boxes_pass_through_everything():
@@ -183,7 +227,7 @@ def test_no_boxes_pass_through_everything():
         assert boxes.shape == (0, 4) and classes.shape == (0,) and image.dtype == np.uint8
 
 
-# --- colour, flips, mixup ---------------------------------------------------------------------------------------
+# --- colour, flips, mixup -------------------------------------------------------------------------
 
 
 def test_flips_move_boxes_with_pixels_and_undo_themselves():
@@ -210,7 +254,10 @@ def test_hsv_gains():
 
 
 def test_mixup_keeps_all_boxes_and_blends_by_halves():
-    first, second = painted((32, 32), [[4, 4, 20, 20]]), painted((32, 32), [[10, 10, 30, 30]], first_colour=1)
+    first, second = (
+        painted((32, 32), [[4, 4, 20, 20]]),
+        painted((32, 32), [[10, 10, 30, 30]], first_colour=1),
+    )
     image, boxes, classes = t.mixup(first, second, rng())
     assert classes.tolist() == [0, 1] and boxes.shape == (2, 4)
     red, green = int(image[5, 5, 2]), int(image[25, 25, 1])
@@ -219,5 +266,8 @@ def test_mixup_keeps_all_boxes_and_blends_by_halves():
 
 def test_the_same_generator_state_gives_the_same_bytes():
     for seed in range(3):
-        a, b = (t.mosaic_affine(tiles((64, 64)), (64, 64), rng(seed), Augment(degrees=5)) for _ in range(2))
+        a, b = (
+            t.mosaic_affine(tiles((64, 64)), (64, 64), rng(seed), Augment(degrees=5))
+            for _ in range(2)
+        )
         assert a[0].tobytes() == b[0].tobytes() and a[1].tobytes() == b[1].tobytes()

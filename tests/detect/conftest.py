@@ -1,4 +1,6 @@
-"""A dataset of coloured squares and discs, small enough to learn in seconds, real enough to go every real way."""
+"""A dataset of coloured squares and discs, small enough to learn in seconds, real enough to go
+every real way.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,9 @@ import pytest
 COUNTS = {"train": 12, "val": 6, "test": 6}
 
 
-def draw_shapes(folder: Path, counts: dict[str, int], names=("square", "disc"), size: int = 64, seed: int = 0) -> Path:
+def draw_shapes(
+    folder: Path, counts: dict[str, int], names=("square", "disc"), size: int = 64, seed: int = 0
+) -> Path:
     """A YOLO folder: images/<split>, labels/<split>, data.yaml."""
     rng = np.random.default_rng(seed)
     for split, count in counts.items():
@@ -26,8 +30,20 @@ def draw_shapes(folder: Path, counts: dict[str, int], names=("square", "disc"), 
                 if kind == 0:
                     cv2.rectangle(image, (x, y), (x + side - 1, y + side - 1), colour, -1)
                 else:
-                    cv2.ellipse(image, (x + side // 2, y + side // 2), (side // 2, side // 2), 0, 0, 360, colour, -1)
-                lines.append(f"{kind} {(x + side / 2) / size} {(y + side / 2) / size} {side / size} {side / size}")
+                    cv2.ellipse(
+                        image,
+                        (x + side // 2, y + side // 2),
+                        (side // 2, side // 2),
+                        0,
+                        0,
+                        360,
+                        colour,
+                        -1,
+                    )
+                lines.append(
+                    f"{kind} {(x + side / 2) / size} {(y + side / 2) / size} {side / size} "
+                    f"{side / size}"
+                )
             cv2.imwrite(str(folder / "images" / split / f"{split}{i}.png"), image)
             (folder / "labels" / split / f"{split}{i}.txt").write_text("\n".join(lines) + "\n")
     entries = "".join(f"{split}: images/{split}\n" for split in counts)
@@ -60,8 +76,19 @@ def trained(shapes, tmp_path_factory):
     from engine.detect import DetectionTrainer
 
     os.environ["DETECTFLOW_STATE"] = str(tmp_path_factory.getbasetemp() / "state")
-    trainer = DetectionTrainer(overrides={
-        "model": "yolov8n", "data": str(shapes), "imgsz": 64, "epochs": 30, "batch": 4, "mosaic": 0.0, "lr0": 0.004,
-        "project": str(tmp_path_factory.mktemp("run")), "verbose": False, "device": "cpu", "fliplr": 0.0,
-    })  # fmt: skip
+    trainer = DetectionTrainer(
+        overrides={
+            "model": "yolov8n",
+            "data": str(shapes),
+            "imgsz": 64,
+            "epochs": 30,
+            "batch": 4,
+            "mosaic": 0.0,
+            "lr0": 0.004,
+            "project": str(tmp_path_factory.mktemp("run")),
+            "verbose": False,
+            "device": "cpu",
+            "fliplr": 0.0,
+        }
+    )
     return trainer, trainer.train()

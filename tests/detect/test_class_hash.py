@@ -1,4 +1,6 @@
-"""What the numbers of a model mean travels with it: the hash of the class names, from the data into every file of the model."""
+"""What the numbers of a model mean travels with it: the hash of the class names, from the data into
+every file of the model.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,20 @@ import json
 import pytest
 import torch
 
+from engine.core.checkpoint import load_checkpoint
+from engine.data.manifest import class_hash
+from engine.datasets.open import open_dataset
 from engine.detect.model_io import load_model
 from engine.detect.runtime import load_runtime
 from engine.errors import CheckpointError
 from engine.export import export
-from engine.kernel.checkpoint import load_checkpoint
-from engine.parts.data.classes import class_hash
-from engine.parts.data.prepared import open_dataset
 
 SWAPPED = ["disc", "square"]
 
 
-def test_the_hash_of_the_data_is_that_of_the_checkpoint_and_of_every_export(trained, shapes, tmp_path):
+def test_the_hash_of_the_data_is_that_of_the_checkpoint_and_of_every_export(
+    trained, shapes, tmp_path
+):
     best, known = trained[1].best, open_dataset(shapes).class_hash
     assert known == class_hash(["square", "disc"]) != class_hash(SWAPPED)
     assert load_checkpoint(best).meta["class_hash"] == known
@@ -41,9 +45,14 @@ def test_names_that_were_changed_in_the_file_are_refused(trained, tmp_path):
 
     file = export(best, "onnx", tmp_path).path
     model = onnx.load(file)
-    next(entry for entry in model.metadata_props if entry.key == "names").value = json.dumps(SWAPPED)
+    next(entry for entry in model.metadata_props if entry.key == "names").value = json.dumps(
+        SWAPPED
+    )
     onnx.save(model, file)
-    with pytest.raises(CheckpointError, match=rf"disc, square\) have hash {class_hash(SWAPPED)}, and it says .*were changed"):
+    with pytest.raises(
+        CheckpointError,
+        match=rf"disc, square\) have hash {class_hash(SWAPPED)}, and it says .*were changed",
+    ):
         load_runtime(file, "cpu")
 
     file = export(best, "safetensors", tmp_path).path
@@ -51,6 +60,8 @@ def test_names_that_were_changed_in_the_file_are_refused(trained, tmp_path):
 
     with safe_open(file, "pt") as stream:
         texts = stream.metadata()
-    save_file(load_file(file), tmp_path / "swapped.safetensors", {**texts, "names": json.dumps(SWAPPED)})
+    save_file(
+        load_file(file), tmp_path / "swapped.safetensors", {**texts, "names": json.dumps(SWAPPED)}
+    )
     with pytest.raises(CheckpointError, match="were changed after it was written"):
         load_model(tmp_path / "swapped.safetensors")

@@ -1,4 +1,6 @@
-"""`detectflow val`, `predict` and `export` as a person types them: what is printed, written and returned."""
+"""`detectflow val`, `predict` and `export` as a person types them: what is printed, written and
+returned.
+"""
 
 import io
 import json
@@ -13,9 +15,9 @@ from detectors import save_detector
 
 from engine import YOLO
 from engine.cli import main
-from engine.cli.models import _own
+from engine.cli.modes import _own
 from engine.errors import ConfigError
-from engine.export.pictures import made_picture
+from engine.export.parity_images import made_picture
 
 
 class Terminal(io.StringIO):
@@ -42,13 +44,26 @@ def here(weights, tmp_path, monkeypatch):
 
 def test_predict_says_what_it_found_and_each_run_has_its_folder(here, capsys, caplog):
     with caplog.at_level("INFO"):
-        assert main(["predict", "model=best.pt", "source=images", "save_json=true", "device=cpu"]) == 0
+        assert (
+            main(["predict", "model=best.pt", "source=images", "save_json=true", "device=cpu"]) == 0
+        )
     said = capsys.readouterr().out
     assert "objects in 4 images, pictures and detections.jsonl in runs/predict/" in said
-    assert [message.split()[0] for message in caplog.messages if "/4 " in message] == ["1/4", "2/4", "3/4", "4/4"]
-    rows = [json.loads(line) for line in (here / "runs/predict/detections.jsonl").read_text().splitlines()]
+    assert [message.split()[0] for message in caplog.messages if "/4 " in message] == [
+        "1/4",
+        "2/4",
+        "3/4",
+        "4/4",
+    ]
+    rows = [
+        json.loads(line)
+        for line in (here / "runs/predict/detections.jsonl").read_text().splitlines()
+    ]
     assert sum(len(row["detections"]) for row in rows) == int(said.split()[0]) > 0
-    assert main(["predict", "model=best.pt", "source=images/0.png", "verbose=false", "device=cpu"]) == 0
+    assert (
+        main(["predict", "model=best.pt", "source=images/0.png", "verbose=false", "device=cpu"])
+        == 0
+    )
     assert [p.name for p in (here / "runs/predict2").iterdir()] == ["0.png"]
     assert len(list((here / "runs/predict").iterdir())) == 5
 
@@ -56,7 +71,19 @@ def test_predict_says_what_it_found_and_each_run_has_its_folder(here, capsys, ca
 def test_a_broken_image_is_named_counted_and_told_by_the_exit_code(here, capsys, caplog):
     (here / "images" / "1.png").write_bytes(b"not a picture")
     with caplog.at_level("WARNING"):
-        assert main(["predict", "model=best.pt", "source=images", "save=false", "verbose=false", "device=cpu"]) == 1
+        assert (
+            main(
+                [
+                    "predict",
+                    "model=best.pt",
+                    "source=images",
+                    "save=false",
+                    "verbose=false",
+                    "device=cpu",
+                ]
+            )
+            == 1
+        )
     said = capsys.readouterr().out
     assert "in 3 images, 1 could not be read" in said and "runs/" not in said
     assert "skipped images/1.png: not a readable image (cannot identify image file)" in caplog.text
@@ -67,8 +94,18 @@ def test_val_prints_every_figure_the_counts_and_the_speed(here, shapes, capsys):
     assert main(["val", "model=best.pt", f"data={shapes}", "batch=4", "device=cpu"]) == 0
     said = capsys.readouterr().out
     lines = dict(line.split() for line in said.splitlines() if line.startswith("  metrics/"))
-    assert "test: 6 images, 18 objects" in said and "ms per image: preprocess " in said and "in runs/val/" not in said
-    assert {"metrics/mAP50-95", "metrics/AR100", "metrics/mAP-small", "metrics/F1", "metrics/confidence"} <= set(lines)
+    assert (
+        "test: 6 images, 18 objects" in said
+        and "ms per image: preprocess " in said
+        and "in runs/val/" not in said
+    )
+    assert {
+        "metrics/mAP50-95",
+        "metrics/AR100",
+        "metrics/mAP-small",
+        "metrics/F1",
+        "metrics/confidence",
+    } <= set(lines)
     assert lines["metrics/mAP-large"] == "-" and 0 <= float(lines["metrics/mAP50"]) <= 1
     assert (here / "runs/val/matches.npz").is_file() and (here / "runs/val/per_image.csv").is_file()
 
@@ -76,13 +113,18 @@ def test_val_prints_every_figure_the_counts_and_the_speed(here, shapes, capsys):
 def test_export_says_how_close_the_file_is(here, capsys):
     assert main(["export", "model=best.pt", "format=torchscript", "check_images=2"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("best.torchscript   origin made pictures  images 2  max_box_px ") and "flips 0" in said
+    assert (
+        said.startswith("best.torchscript   origin made pictures  images 2  max_box_px ")
+        and "flips 0" in said
+    )
 
 
 @pytest.fixture
 def pipeline(here):
     """The working directory as a project, with weights that its pipeline made."""
-    (here / "dvc.yaml").write_text("stages: {train: {cmd: x, outs: [weights]}, export: {cmd: x, outs: [export]}}\n")
+    (here / "dvc.yaml").write_text(
+        "stages: {train: {cmd: x, outs: [weights]}, export: {cmd: x, outs: [export]}}\n"
+    )
     (here / "params.yaml").write_text("")
     (here / "weights").mkdir()
     (here / "best.pt").rename(here / "weights/best.pt")
@@ -92,26 +134,54 @@ def pipeline(here):
 def test_what_a_stage_made_stays_as_it_is_when_its_weights_are_exported(pipeline, capsys):
     words = ["export", "format=safetensors", "check_images=1"]
     assert main(words) == 0 and capsys.readouterr().out.startswith("runs/export/best.safetensors ")
-    assert YOLO("weights/best.pt").export("safetensors", check_images=1) == pipeline / "runs/export/best.safetensors"
+    assert (
+        YOLO("weights/best.pt").export("safetensors", check_images=1)
+        == pipeline / "runs/export/best.safetensors"
+    )
     for folder in ("weights", "export/mine"):
         assert main([*words, f"folder={folder}"]) == 2
-        assert f"folder={folder} lies in {folder.split('/')[0]}, which stage" in capsys.readouterr().err
+        assert (
+            f"folder={folder} lies in {folder.split('/')[0]}, which stage"
+            in capsys.readouterr().err
+        )
     assert main([*words, "folder=mine"]) == 0 and (pipeline / "mine/best.safetensors").is_file()
-    assert [file.name for file in (pipeline / "weights").iterdir()] == ["best.pt"] and not (pipeline / "export").exists()
+    assert [file.name for file in (pipeline / "weights").iterdir()] == ["best.pt"] and not (
+        pipeline / "export"
+    ).exists()
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["predict", "source=images/none.jpg"], 1, "Source not found: images/none.jpg"),
-        (["predict", "source=images", "imgsz=100"], 2, "imgsz 100x100 is no multiple of the stride 32"),
-        (["predict", "source=images", "classes=[disk]"], 2, "no class 'disk'. Did you mean 'disc'?"),
+        (
+            ["predict", "source=images", "imgsz=100"],
+            2,
+            "imgsz 100x100 is no multiple of the stride 32",
+        ),
+        (
+            ["predict", "source=images", "classes=[disk]"],
+            2,
+            "no class 'disk'. Did you mean 'disc'?",
+        ),
         (["predict", "source=images", "model=images/0.png"], 1, "cannot run a '.png' file"),
         (["val", "data=nowhere.yaml"], 1, "nowhere.yaml: no such description or folder"),
-        (["val", "data=images", "split=testing"], 2, "split: Input should be 'train', 'val' or 'test'"),
+        (
+            ["val", "data=images", "split=testing"],
+            2,
+            "split: Input should be 'train', 'val' or 'test'",
+        ),
         (["val", "data=images", "model=gone.onnx"], 1, "gone.onnx: no such file"),
-        (["predict", "source=images", "project=best.pt"], 1, "best.pt/predict: this folder cannot be made (Not a directory)"),
-        (["predict", "source=images", "save=false", "save_json=true", "project=/proc"], 1, "/proc/predict: this folder"),
+        (
+            ["predict", "source=images", "project=best.pt"],
+            1,
+            "best.pt/predict: this folder cannot be made (Not a directory)",
+        ),
+        (
+            ["predict", "source=images", "save=false", "save_json=true", "project=/proc"],
+            1,
+            "/proc/predict: this folder",
+        ),
         (["val", "data=[1]"], 2, "val: data=[1]: expected one name or path, not a list"),
         (["val", "data=images", "name=[1]"], 2, "val: name=[1]"),
         (["export", "format=tflite"], 2, "no export format 'tflite'"),
@@ -124,7 +194,10 @@ def test_wrong_words_get_one_message_and_leave_nothing(here, capsys, words, code
     assert main(given) == code
     said = capsys.readouterr()
     assert message in said.err and len(said.err.strip().splitlines()) == 1 and not said.out
-    assert sorted(p.name for p in here.iterdir() if not p.name.startswith(".")) == ["best.pt", "images"]
+    assert sorted(p.name for p in here.iterdir() if not p.name.startswith(".")) == [
+        "best.pt",
+        "images",
+    ]
 
 
 def test_commands_at_once_have_a_folder_each_and_leave_none_empty(tmp_path):
@@ -141,7 +214,9 @@ def test_commands_at_once_have_a_folder_each_and_leave_none_empty(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         names = list(pool.map(claim, range(8)))
     assert sorted(names) == ["val", *(f"val{n}" for n in range(2, 9))]
-    assert sorted(path.name for path in (tmp_path / "a/b").iterdir()) == sorted(set(names) - {names[0]})
+    assert sorted(path.name for path in (tmp_path / "a/b").iterdir()) == sorted(
+        set(names) - {names[0]}
+    )
     with pytest.raises(ConfigError), _own(tmp_path / "c/d/val"):
         raise ConfigError("wrong")
     assert not (tmp_path / "c").exists()
@@ -158,14 +233,27 @@ def test_a_file_name_that_is_not_utf8_goes_into_the_json(here):
     os.rename(b"images/0.png", b"images/caf\xe9.png")
     words = ["predict", "model=best.pt", "source=images", "save_json=true", "device=cpu"]
     assert main([*words, "verbose=false"]) == 0  # pytest-xdist cannot carry a line with such a name
-    rows = [json.loads(line) for line in (here / "runs/predict/detections.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["source"] for row in rows] == ["images/1.png", "images/2.png", "images/3.png", "images/caf\ufffd.png"]
+    rows = [
+        json.loads(line)
+        for line in (here / "runs/predict/detections.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    ]
+    assert [row["source"] for row in rows] == [
+        "images/1.png",
+        "images/2.png",
+        "images/3.png",
+        "images/caf\ufffd.png",
+    ]
 
 
 @pytest.mark.parametrize("where", ["terminal", "file"])
 def test_a_bar_counts_images_on_a_terminal_only(here, shapes, monkeypatch, where):
     for words, total in (
-        (["predict", "model=best.pt", "source=images", "save=false", "verbose=false", "batch=2"], "/4 ["),
+        (
+            ["predict", "model=best.pt", "source=images", "save=false", "verbose=false", "batch=2"],
+            "/4 [",
+        ),
         (["val", "model=best.pt", f"data={shapes}", "plots=false"], "/6 ["),
     ):
         monkeypatch.setattr(sys, "stderr", Terminal() if where == "terminal" else io.StringIO())

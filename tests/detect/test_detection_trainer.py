@@ -1,4 +1,6 @@
-"""The detection trainer as a user meets it: the contract's scripts, what a run leaves behind, fine-tuning, determinism."""
+"""The detection trainer as a user meets it: the contract's scripts, what a run leaves behind,
+fine-tuning, determinism.
+"""
 
 import csv
 import json
@@ -11,18 +13,28 @@ from torch import nn
 
 from engine import YOLO
 from engine.config import DetectionTrainConfig
+from engine.core.checkpoint import load_checkpoint
+from engine.core.results import read_results
 from engine.detect import DetectionTrainer
 from engine.detect.transfer import transfer
 from engine.detect.validator import EPOCH_FIGURES
 from engine.errors import CheckpointError, ConfigError, TrainingError, cause_of
-from engine.kernel.checkpoint import load_checkpoint
-from engine.kernel.results import read_results
-from engine.parts.model import build_model
+from engine.models.yolov8 import build_model
 
 
 def settings(shapes, tmp_path, **changes):
-    return {"model": "yolov8n", "data": str(shapes), "imgsz": 64, "epochs": 1, "batch": 4, "project": str(tmp_path),
-            "verbose": False, "device": "cpu", "plots": False, **changes}  # fmt: skip
+    return {
+        "model": "yolov8n",
+        "data": str(shapes),
+        "imgsz": 64,
+        "epochs": 1,
+        "batch": 4,
+        "project": str(tmp_path),
+        "verbose": False,
+        "device": "cpu",
+        "plots": False,
+        **changes,
+    }
 
 
 def test_it_learns_and_the_run_directory_is_as_promised(trained):
@@ -32,14 +44,45 @@ def test_it_learns_and_the_run_directory_is_as_promised(trained):
         rows = list(csv.DictReader(stream))
     assert len(rows) == 30
     assert list(rows[0]) == [
-        "epoch", "time_s", "train/box_loss", "train/cls_loss", "train/dfl_loss", "metrics/precision", "metrics/recall",
-        "metrics/mAP50", "metrics/mAP50-95", "val/box_loss", "val/cls_loss", "val/dfl_loss", "lr/bias", "lr/weight", "lr/norm",
-    ]  # fmt: skip
-    promised = {"args.yaml", "weights", "results.csv", "per_class.csv", "train_batch0.jpg", "val_batch0_labels.jpg",
-                "val_batch0_pred.jpg", "results.png", "confusion_matrix.png", "PR_curve.png", "F1_curve.png", "P_curve.png",
-                "R_curve.png", "labels.png"}  # fmt: skip
+        "epoch",
+        "time_s",
+        "train/box_loss",
+        "train/cls_loss",
+        "train/dfl_loss",
+        "metrics/precision",
+        "metrics/recall",
+        "metrics/mAP50",
+        "metrics/mAP50-95",
+        "val/box_loss",
+        "val/cls_loss",
+        "val/dfl_loss",
+        "lr/bias",
+        "lr/weight",
+        "lr/norm",
+    ]
+    promised = {
+        "args.yaml",
+        "weights",
+        "results.csv",
+        "per_class.csv",
+        "train_batch0.jpg",
+        "val_batch0_labels.jpg",
+        "val_batch0_pred.jpg",
+        "results.png",
+        "confusion_matrix.png",
+        "PR_curve.png",
+        "F1_curve.png",
+        "P_curve.png",
+        "R_curve.png",
+        "labels.png",
+    }
     assert promised <= {p.name for p in result.save_dir.iterdir()}
-    assert {p.name for p in (result.save_dir / "weights").iterdir()} >= {"last.pt", "last.json", "best.pt", "best.json"}
+    assert {p.name for p in (result.save_dir / "weights").iterdir()} >= {
+        "last.pt",
+        "last.json",
+        "best.pt",
+        "best.json",
+    }
     again = DetectionTrainConfig.load(result.save_dir / "args.yaml")
     assert again.lr0 == trainer.args.lr0 and again.optimizer == "AdamW"
 
@@ -47,7 +90,11 @@ def test_it_learns_and_the_run_directory_is_as_promised(trained):
 def test_the_weights_say_what_they_are_and_hold_no_path(trained, tmp_path):
     trainer, result = trained
     meta = load_checkpoint(result.best).meta
-    assert meta["names"] == ["square", "disc"] and meta["imgsz"] == [64, 64] and meta["model"] == "yolov8n"
+    assert (
+        meta["names"] == ["square", "disc"]
+        and meta["imgsz"] == [64, 64]
+        and meta["model"] == "yolov8n"
+    )
     assert meta["data_digest"] == result.data_digest != ""
     assert str(trainer.args.data) not in str(meta) and str(result.save_dir) not in str(meta)
 
@@ -67,9 +114,11 @@ def test_a_custom_trainer_with_a_torchvision_backbone_and_its_own_criterion(shap
         def get_model(self, cfg, weights):
             from dataclasses import replace
 
-            from engine.parts.model import find_spec
+            from engine.models.yolov8 import find_spec
 
-            return build_model(replace(find_spec(cfg), backbone="mobilenet_v3_large"), len(self.names))
+            return build_model(
+                replace(find_spec(cfg), backbone="mobilenet_v3_large"), len(self.names)
+            )
 
         def get_dataloader(self, dataset_path, batch_size, mode="train", rank=0):
             seen.append((mode, batch_size, rank))
@@ -97,19 +146,35 @@ def test_a_custom_trainer_with_a_torchvision_backbone_and_its_own_criterion(shap
 
 def test_workers_and_a_second_run_give_the_same_bits(shapes, tmp_path):
     for name, workers in (("a", 0), ("b", 2), ("c", 0)):
-        changes = {"name": name, "workers": workers, "seed": 1 if name == "c" else 0, "mixup": 0.2, "multi_scale": 0.5}
+        changes = {
+            "name": name,
+            "workers": workers,
+            "seed": 1 if name == "c" else 0,
+            "mixup": 0.2,
+            "multi_scale": 0.5,
+        }
         DetectionTrainer(overrides=settings(shapes, tmp_path, **changes)).train()
     a, b, c = (load_checkpoint(tmp_path / name / "weights/last.pt") for name in "abc")
-    assert all(torch.equal(a.model[k], b.model[k]) and torch.equal(a.ema[k], b.ema[k]) for k in a.model)
+    assert all(
+        torch.equal(a.model[k], b.model[k]) and torch.equal(a.ema[k], b.ema[k]) for k in a.model
+    )
     assert not all(torch.equal(a.model[k], c.model[k]) for k in a.model)
-    assert (tmp_path / "a/weights/best.pt").read_bytes() == (tmp_path / "b/weights/best.pt").read_bytes()
+    assert (tmp_path / "a/weights/best.pt").read_bytes() == (
+        tmp_path / "b/weights/best.pt"
+    ).read_bytes()
 
 
 def test_an_interrupted_detector_resumes_to_the_same_bits(shapes, tmp_path):
-    """Within an epoch, and exactly where mosaic ends: with processes, which are asked for the next epoch early, and without."""
+    """Within an epoch, and exactly where mosaic ends: with processes, which are asked for the next
+    epoch early, and without.
+    """
     plan = settings(shapes, tmp_path, epochs=3, batch=6, close_mosaic=1, mixup=0.5)
     DetectionTrainer(overrides={**plan, "name": "whole"}).train()
-    for event, workers in (("on_train_batch_end", 0), ("on_fit_epoch_end", 0), ("on_fit_epoch_end", 2)):
+    for event, workers in (
+        ("on_train_batch_end", 0),
+        ("on_fit_epoch_end", 0),
+        ("on_fit_epoch_end", 2),
+    ):
         name = f"{event}{workers}"
         cut = DetectionTrainer(overrides={**plan, "name": name, "workers": workers})
 
@@ -121,9 +186,13 @@ def test_an_interrupted_detector_resumes_to_the_same_bits(shapes, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             cut.train()
         assert cut.train_loader.dataset.mosaic_until_epoch == 2
-        DetectionTrainer(overrides={**plan, "name": name, "workers": workers, "resume": True}).train()
+        DetectionTrainer(
+            overrides={**plan, "name": name, "workers": workers, "resume": True}
+        ).train()
         a, b = (load_checkpoint(tmp_path / run / "weights/last.pt") for run in ("whole", name))
-        assert all(torch.equal(a.model[k], b.model[k]) and torch.equal(a.ema[k], b.ema[k]) for k in a.model)
+        assert all(
+            torch.equal(a.model[k], b.model[k]) and torch.equal(a.ema[k], b.ema[k]) for k in a.model
+        )
 
 
 def test_the_short_way_resumes_by_a_checkpoint(shapes, tmp_path):
@@ -134,15 +203,21 @@ def test_the_short_way_resumes_by_a_checkpoint(shapes, tmp_path):
     model = YOLO(cut.last)
     result = model.train(resume=True, device="cpu")
     assert result.save_dir == cut.save_dir and result.epochs == 2 and model.weights == cut.best
-    with pytest.raises(ConfigError, match=r"the model is '.*last\.pt'; for another one make YOLO\('yolov8s'\)"):
+    with pytest.raises(
+        ConfigError, match=r"the model is '.*last\.pt'; for another one make YOLO\('yolov8s'\)"
+    ):
         model.train(model="yolov8s")
 
 
 def test_mosaic_ends_when_it_should(shapes, tmp_path):
-    """The last epoch of a run that closes mosaic shows single pictures: less is filled with others."""
+    """The last epoch of a run that closes mosaic shows single pictures: less is filled with
+    others.
+    """
     shown = {}
     for close in (0, 1):
-        trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, epochs=2, close_mosaic=close, lr0=1e-9, fliplr=0))
+        trainer = DetectionTrainer(
+            overrides=settings(shapes, tmp_path, epochs=2, close_mosaic=close, lr0=1e-9, fliplr=0)
+        )
         boxes = shown.setdefault(close, [0, 0])
 
         def count(t, boxes=boxes):
@@ -162,12 +237,19 @@ def test_fine_tuning_finds_class_rows_by_name():
         assert torch.equal(mine.weight[0], theirs.weight[2])
         assert torch.equal(mine.weight[1], fresh[f"head.cls.{i}.2.weight"][1])
     assert torch.equal(new.backbone.stem.conv.weight, old.backbone.stem.conv.weight)
-    assert said.classes == (("cow", 2, 0),) and said.new == ("hen",) and said.left == ("cat", "dog") and said.fresh == ()
+    assert (
+        said.classes == (("cow", 2, 0),)
+        and said.new == ("hen",)
+        and said.left == ("cat", "dog")
+        and said.fresh == ()
+    )
 
 
 def test_starting_from_a_checkpoint_keeps_what_it_knew(trained, shapes, tmp_path):
     _, result = trained
-    trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, model=str(result.best), lr0=1e-7, epochs=1))
+    trainer = DetectionTrainer(
+        overrides=settings(shapes, tmp_path, model=str(result.best), lr0=1e-7, epochs=1)
+    )
     assert trainer.train().metrics["metrics/mAP50"] > 0.8 * result.metrics["metrics/mAP50"]
     assert load_checkpoint(trainer.best).meta["model"] == "yolov8n"
 
@@ -191,7 +273,11 @@ def test_the_short_way(shapes, tmp_path, trained):
         ({"model": "nowhere/best.pt"}, CheckpointError, "no such checkpoint"),
         ({"class_weights": {"sqare": 2.0}}, ConfigError, "Did you mean 'square'"),
         ({"freeze": ["backbonne"]}, ConfigError, "no parameter starts with 'backbonne'"),
-        ({"lr0": 1e9, "optimizer": "SGD", "clip_norm": 0, "epochs": 3, "warmup_epochs": 0}, TrainingError, "not finite"),
+        (
+            {"lr0": 1e9, "optimizer": "SGD", "clip_norm": 0, "epochs": 3, "warmup_epochs": 0},
+            TrainingError,
+            "not finite",
+        ),
         ({"monitor": "metrics/map"}, ConfigError, "Did you mean 'metrics/mAP50'"),
     ],
 )
@@ -202,7 +288,9 @@ def test_mistakes_are_explained(shapes, tmp_path, changes, error, said):
 
 def test_a_rate_far_too_high_ends_in_a_sentence_with_the_images(shapes, tmp_path):
     trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, lr0=1e20, warmup_epochs=0))
-    said = r"at epoch 1, batch 2: box_loss nan.* was [\d.]+e\+19: lower lr0 \(now 1e\+20; try 0\.002\)"
+    said = (
+        r"at epoch 1, batch 2: box_loss nan.* was [\d.]+e\+19: lower lr0 \(now 1e\+20; try 0\.002\)"
+    )
     with pytest.raises(TrainingError, match=said):
         trainer.train()
     written = json.loads((trainer.save_dir / "failed_batch.json").read_text())
@@ -228,19 +316,28 @@ def test_any_figure_of_validation_may_decide(shapes, tmp_path):
     result = trainer.train()
     columns = read_results(trainer.paths.results_csv)[0]
     assert list(columns)[5:10] == [*EPOCH_FIGURES, "metrics/F1"]
-    assert result.metrics["metrics/F1"] == pytest.approx(max(row["metrics/F1"] for row in trainer.rows))
+    assert result.metrics["metrics/F1"] == pytest.approx(
+        max(row["metrics/F1"] for row in trainer.rows)
+    )
 
 
 def test_weights_that_do_not_fit_are_named():
     with pytest.raises(RuntimeError) as caught:
         build_model("yolov8n", 2).load_state_dict({"extra.weight": torch.zeros(1)}, strict=True)
-    assert cause_of(caught.value).startswith(("Missing key(s) in state_dict", "Unexpected key(s) in state_dict"))
+    assert cause_of(caught.value).startswith(
+        ("Missing key(s) in state_dict", "Unexpected key(s) in state_dict")
+    )
 
 
 def test_frozen_parts_do_not_move(shapes, tmp_path):
-    trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, freeze=["backbone."], ema=False))
+    trainer = DetectionTrainer(
+        overrides=settings(shapes, tmp_path, freeze=["backbone."], ema=False)
+    )
     seen = {}
-    trainer.add_callback("on_train_start", lambda t: seen.update({k: v.clone() for k, v in t.model.state_dict().items()}))
+    trainer.add_callback(
+        "on_train_start",
+        lambda t: seen.update({k: v.clone() for k, v in t.model.state_dict().items()}),
+    )
     trainer.train()
     after = trainer.model.state_dict()
     assert all(torch.equal(seen[k], after[k]) for k in seen if k.startswith("backbone."))

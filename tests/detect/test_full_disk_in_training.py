@@ -1,5 +1,7 @@
-"""A disk that fills at any moment of a run: one sentence that names the file, and after space is made the run goes on to
-the same weights. A tiny file system of its own where this may be mounted, else a limit on the size of files."""
+"""A disk that fills at any moment of a run: one sentence that names the file, and after space is
+made the run goes on to the same weights. A tiny file system of its own where this may be mounted,
+else a limit on the size of files.
+"""
 
 import os
 import resource
@@ -9,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.core.checkpoint import load_checkpoint
 from engine.detect import DetectionTrainer
 from engine.errors import WorkspaceError
-from engine.kernel.checkpoint import load_checkpoint
 
 
 class Mounted:
@@ -20,7 +22,9 @@ class Mounted:
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir()
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)], capture_output=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=60m", "tmpfs", str(folder)], capture_output=True
+        )
         if done.returncode:
             raise PermissionError(done.stderr)
 
@@ -73,9 +77,19 @@ def plan(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plan")
     os.environ["DETECTFLOW_STATE"] = str(folder / "state")
     (folder / "tiny.yaml").write_text("depth: 0.1\nwidth: 0.06\nmax_channels: 1024\n")
-    settings = {"model": str(folder / "tiny.yaml"), "data": str(shapes), "imgsz": 64, "epochs": 2, "batch": 4, "verbose": False,
-                "device": "cpu", "save_period": 1}  # fmt: skip
-    return settings, DetectionTrainer({**settings, "project": str(folder), "plots": False}).train().best_sha256
+    settings = {
+        "model": str(folder / "tiny.yaml"),
+        "data": str(shapes),
+        "imgsz": 64,
+        "epochs": 2,
+        "batch": 4,
+        "verbose": False,
+        "device": "cpu",
+        "save_period": 1,
+    }
+    return settings, DetectionTrainer(
+        {**settings, "project": str(folder), "plots": False}
+    ).train().best_sha256
 
 
 MOMENTS = {  # event, how often it must have fired -> what cannot be written then
@@ -91,7 +105,9 @@ MOMENTS = {  # event, how often it must have fired -> what cannot be written the
 }
 
 
-@pytest.mark.parametrize(("moment", "file"), MOMENTS.items(), ids=[f"{event}-{count}" for event, count in MOMENTS])
+@pytest.mark.parametrize(
+    ("moment", "file"), MOMENTS.items(), ids=[f"{event}-{count}" for event, count in MOMENTS]
+)
 def test_a_disk_that_fills_costs_no_epoch_that_was_complete(disk, plan, moment, file):
     settings, weights = plan
     event, left = moment
@@ -115,8 +131,15 @@ def test_a_disk_that_fills_costs_no_epoch_that_was_complete(disk, plan, moment, 
     assert "ree some disk space" in said or "Free space there" in said
     complete = trainer.last.exists()
     if complete:
-        assert load_checkpoint(trainer.last).training["epoch"] == trainer.epoch - (file == "last.pt")
+        assert load_checkpoint(trainer.last).training["epoch"] == trainer.epoch - (
+            file == "last.pt"
+        )
     assert not list(trainer.save_dir.rglob("*.tmp"))
     how = {"resume": True} if complete else {"exist_ok": True}
-    assert DetectionTrainer({**settings, "project": str(disk.folder), "name": name, **how}).train().best_sha256 == weights
+    assert (
+        DetectionTrainer({**settings, "project": str(disk.folder), "name": name, **how})
+        .train()
+        .best_sha256
+        == weights
+    )
     shutil.rmtree(trainer.save_dir)

@@ -1,4 +1,6 @@
-"""Detection end to end: from any source and any weight file to boxes in the pixels of the original image."""
+"""Detection end to end: from any source and any weight file to boxes in the pixels of the original
+image.
+"""
 
 import functools
 import http.server
@@ -19,7 +21,7 @@ from engine.detect.runtime import Runtime
 from engine.detect.sources import open_source
 from engine.errors import ConfigError, DataError
 from engine.export import export
-from engine.export.pictures import made_picture
+from engine.export.parity_images import made_picture
 
 SUFFIXES = (".safetensors", ".torchscript", ".onnx")
 
@@ -62,14 +64,29 @@ def assert_same(first, second, px=0.1, score=1e-3):
 def test_results_are_in_order_within_their_images_and_best_first(weights, folder):
     results = predictor(weights)(folder)
     assert [r.source for r in results] == [str(folder / f"{i}.png") for i in range(6)]
-    assert [r.size for r in results] == [(64, 64), (40, 90), (90, 40), (200, 120), (64, 64), (30, 30)]
+    assert [r.size for r in results] == [
+        (64, 64),
+        (40, 90),
+        (90, 40),
+        (200, 120),
+        (64, 64),
+        (30, 30),
+    ]
     assert sum(map(len, results)) > 20
     for result in results:
         h, w = result.size
-        assert result.names == NAMES and (result.boxes >= 0).all() and (result.boxes <= [w, h, w, h]).all()
+        assert (
+            result.names == NAMES
+            and (result.boxes >= 0).all()
+            and (result.boxes <= [w, h, w, h]).all()
+        )
         assert (np.diff(result.scores) <= 0).all() and (result.scores > 0.25).all()
         assert set(result.speed_ms) == {"preprocess", "inference", "postprocess"}
-        assert result.pixels is None and result.plot().shape == (h, w, 3)  # read again when it is needed
+        assert result.pixels is None and result.plot().shape == (
+            h,
+            w,
+            3,
+        )  # read again when it is needed
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -91,11 +108,15 @@ def test_a_path_an_array_and_a_list_are_the_same_picture(weights, folder):
     (from_path,), (from_array,) = task(folder / "3.png"), task(image)
     np.testing.assert_array_equal(from_path.boxes, from_array.boxes)
     assert [len(r) for r in task([image, folder / "3.png"])] == [len(from_path)] * 2
-    np.testing.assert_array_equal(from_array.image, image)  # an array cannot be read again, so it is kept
+    np.testing.assert_array_equal(
+        from_array.image, image
+    )  # an array cannot be read again, so it is kept
 
 
 def test_every_kind_of_source_gives_the_boxes_of_its_pictures(weights, folder):
-    """File, list, directory, pattern, list file, array, batch of arrays, PIL image, address; in batches of several."""
+    """File, list, directory, pattern, list file, array, batch of arrays, PIL image, address; in
+    batches of several.
+    """
     files = [folder / "0.png", folder / "4.png"]
     images = [cv2.imread(str(file)) for file in files]
     task = predictor(weights, batch=4)
@@ -106,8 +127,15 @@ def test_every_kind_of_source_gives_the_boxes_of_its_pictures(weights, folder):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         addresses = [f"http://127.0.0.1:{server.server_port}/{file.name}" for file in files]
-        sources = [files, [str(file) for file in files], str(folder / "[04].png"), folder / "list.txt", np.stack(images),
-                   [Image.open(file) for file in files], addresses]  # fmt: skip
+        sources = [
+            files,
+            [str(file) for file in files],
+            str(folder / "[04].png"),
+            folder / "list.txt",
+            np.stack(images),
+            [Image.open(file) for file in files],
+            addresses,
+        ]
         found = [task(source) for source in sources]
     finally:
         server.shutdown()
@@ -133,7 +161,9 @@ def test_a_film_is_looked_at_frame_by_frame_and_its_pixels_pass_by(weights, tmp_
     assert task.total is None and [r.index for r in results] == [0, 1, 2, 3, 4]
     for one, other in zip(results, truth, strict=True):
         np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
-    assert all(r.pixels is None for r in results) and all(r.pixels is not None for r in task(film, stream=True))
+    assert all(r.pixels is None for r in results) and all(
+        r.pixels is not None for r in task(film, stream=True)
+    )
     with pytest.raises(DataError, match="film.avi frame 2: .* use stream=True"):
         results[2].plot()
     names = {f"film.avi_frame_{i}.jpg" for i in range(5)}
@@ -198,32 +228,55 @@ def test_broken_images_are_left_out_counted_and_named(weights, folder, tmp_path,
 def test_a_stream_works_while_it_is_read_and_ends_when_it_is_left(weights, folder):
     seen = []
     task = predictor(weights, batch=2)
-    for event in ("on_predict_start", "on_predict_batch_start", "on_predict_batch_end", "on_predict_end"):
-        task.add_callback(event, lambda p, event=event: seen.append((event, len(p.batch), len(p.results))))
+    for event in (
+        "on_predict_start",
+        "on_predict_batch_start",
+        "on_predict_batch_end",
+        "on_predict_end",
+    ):
+        task.add_callback(
+            event, lambda p, event=event: seen.append((event, len(p.batch), len(p.results)))
+        )
     stream = task(folder, stream=True)
     assert seen == []
     first = next(stream)
-    assert seen == [("on_predict_start", 0, 0), ("on_predict_batch_start", 2, 0), ("on_predict_batch_end", 2, 2)]
+    assert seen == [
+        ("on_predict_start", 0, 0),
+        ("on_predict_batch_start", 2, 0),
+        ("on_predict_batch_end", 2, 2),
+    ]
     assert first.pixels is not None and task.seen == 2  # the rest has not been read
     stream.close()
     assert seen[3:] == [("on_predict_end", 0, 0)]
     seen.clear()
     assert len(list(task(folder, stream=True))) == 6
     assert [event for event, *_ in seen] == [
-        "on_predict_start", *["on_predict_batch_start", "on_predict_batch_end"] * 3, "on_predict_end",
-    ]  # fmt: skip
+        "on_predict_start",
+        *["on_predict_batch_start", "on_predict_batch_end"] * 3,
+        "on_predict_end",
+    ]
 
 
 def test_pictures_and_lines_are_written_where_they_belong(weights, folder, tmp_path):
     settings = {"save": True, "save_json": True, "project": str(tmp_path), "name": "out"}
     task = predictor(weights, **settings)
-    results = task([folder / "0.png", folder / "3.png", folder / "0.png", made_picture(9, (64, 64))])
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0-2.png", "0.png", "3.png", "array.jpg", "detections.jsonl"]
+    results = task(
+        [folder / "0.png", folder / "3.png", folder / "0.png", made_picture(9, (64, 64))]
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "0-2.png",
+        "0.png",
+        "3.png",
+        "array.jpg",
+        "detections.jsonl",
+    ]
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "out" / "3.png")), results[1].plot())
     lines = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [result.to_dict() for result in results]
     task(folder / "0.png")
-    assert len((tmp_path / "out" / "detections.jsonl").read_text().splitlines()) == 1  # of this run, not of the last
+    assert (
+        len((tmp_path / "out" / "detections.jsonl").read_text().splitlines()) == 1
+    )  # of this run, not of the last
 
 
 def test_mistakes_are_explained_before_anything_runs(weights, folder, tmp_path):
@@ -235,11 +288,13 @@ def test_mistakes_are_explained_before_anything_runs(weights, folder, tmp_path):
         predictor(weights)(tmp_path / "none.jpg", stream=True)
 
 
-# -- a detector whose answers are known: it finds the white blobs ------------------------------------------------------
+# -- a detector whose answers are known: it finds the white blobs ----------------------------------
 
 
 def find_blobs(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) -> (B, 5, 40): the bounding box of each white blob, score .9; the other points say nothing."""
+    """(B, 3, H, W) -> (B, 5, 40): the bounding box of each white blob, score .9; the other points
+    say nothing.
+    """
     raw = torch.zeros(len(images), 5, 40)
     for image, out in zip((images[:, 1] > 0.6).numpy().astype(np.uint8), raw):
         _, _, stats, _ = cv2.connectedComponentsWithStats(image)
@@ -265,9 +320,13 @@ def sorted_boxes(result):
     return np.array(sorted(result.boxes.tolist())).reshape(-1, 4)
 
 
-@pytest.mark.parametrize("size, px", [((96, 96), 0.01), ((40, 70), 0.01), ((192, 96), 1.1), ((96, 384), 4.1)])
+@pytest.mark.parametrize(
+    "size, px", [((96, 96), 0.01), ((40, 70), 0.01), ((192, 96), 1.1), ((96, 384), 4.1)]
+)
 def test_boxes_are_mapped_back_to_the_pixels_of_the_original(size, px):
-    """Images are never enlarged; a smaller one keeps its pixels, a larger one is exact to one pixel of the input."""
+    """Images are never enlarged; a smaller one keeps its pixels, a larger one is exact to one pixel
+    of the input.
+    """
     truth = [[8, 12, 24, 32], [40, 8, 64, 36]]
     (result,) = BlobFinder({"save": False, "verbose": False})(blobs(size, *truth))
     np.testing.assert_allclose(sorted_boxes(result), truth, atol=px)
@@ -277,13 +336,17 @@ def test_tiles_find_what_is_too_small_for_the_whole_picture():
     small = [[100, 100, 104, 104], [250, 30, 254, 34], [300, 380, 303, 383]]
     picture = blobs((400, 500), *small)
     settings = {"save": False, "verbose": False, "batch": 3}
-    (whole,), (tiled,) = BlobFinder(settings)(picture), BlobFinder({**settings, "tile": 96})(picture)
+    (whole,), (tiled,) = (
+        BlobFinder(settings)(picture),
+        BlobFinder({**settings, "tile": 96})(picture),
+    )
     np.testing.assert_allclose(sorted_boxes(tiled), small, atol=0.01)
     assert len(whole) < 3 or np.abs(sorted_boxes(whole) - small).max() > 1
 
 
 def test_an_object_on_a_seam_is_one_object():
-    # Tiles of 96 with a fifth of overlap begin at 0, 75, 149, 224, .. in x: the boxes lie across their borders.
+    # Tiles of 96 with a fifth of overlap begin at 0, 75, 149, 224, .. in x: the boxes lie across
+    # their borders.
     crossing = [[60, 40, 100, 60], [140, 140, 165, 180], [200, 20, 260, 44]]
     picture = blobs((300, 320), *crossing)
     (result,) = BlobFinder({"save": False, "verbose": False, "tile": 96})(picture)
@@ -302,10 +365,14 @@ def test_a_tile_as_large_as_the_picture_is_no_tile():
 def test_frames_and_their_tiles_stay_together_over_batches():
     pictures = [blobs((200, 200), [20 * i, 30, 20 * i + 8, 50]) for i in range(1, 6)]
     for batch in (1, 4, 64):
-        results = BlobFinder({"save": False, "verbose": False, "tile": 96, "batch": batch})(pictures)
+        results = BlobFinder({"save": False, "verbose": False, "tile": 96, "batch": batch})(
+            pictures
+        )
         assert [len(r) for r in results] == [1] * 5
         for i, result in enumerate(results, 1):
-            np.testing.assert_allclose(result.boxes, [[20 * i, 30, 20 * i + 8, 50]], atol=2.1)  # a pixel of the input
+            np.testing.assert_allclose(
+                result.boxes, [[20 * i, 30, 20 * i + 8, 50]], atol=2.1
+            )  # a pixel of the input
 
 
 def test_tiles_with_a_real_network_stay_inside_and_keep_the_class_filter(weights):

@@ -14,9 +14,17 @@ from engine.types import Detections
 @pytest.fixture
 def result():
     detections = Detections(
-        np.array([[10, 20, 30, 60], [0, 0, 100, 50]], np.float32), np.array([0.9, 0.5], np.float32), np.array([1, 0])
+        np.array([[10, 20, 30, 60], [0, 0, 100, 50]], np.float32),
+        np.array([0.9, 0.5], np.float32),
+        np.array([1, 0]),
     )
-    return Results(detections, ("cat", "dög"), "shelf.jpg", (80, 100), pixels=np.full((80, 100, 3), 50, np.uint8))
+    return Results(
+        detections,
+        ("cat", "dög"),
+        "shelf.jpg",
+        (80, 100),
+        pixels=np.full((80, 100, 3), 50, np.uint8),
+    )
 
 
 @pytest.fixture
@@ -42,15 +50,32 @@ def test_length_iteration_and_labels(result):
 def test_json_can_be_read_back(result):
     data = json.loads(result.to_json())
     assert (data["height"], data["width"]) == (80, 100)
-    assert data["detections"][0] == {"class": 1, "name": "dög", "score": 0.9, "xyxy": [10, 20, 30, 60]}
+    assert data["detections"][0] == {
+        "class": 1,
+        "name": "dög",
+        "score": 0.9,
+        "xyxy": [10, 20, 30, 60],
+    }
 
 
 def test_a_dataframe_has_a_row_per_box(result, empty):
     pytest.importorskip("pandas")
     frame = result.to_dataframe()
-    assert list(frame.columns) == ["source", "index", "class", "name", "score", "x1", "y1", "x2", "y2"]
+    assert list(frame.columns) == [
+        "source",
+        "index",
+        "class",
+        "name",
+        "score",
+        "x1",
+        "y1",
+        "x2",
+        "y2",
+    ]
     assert frame.loc[1, "x2"] == 100 and frame.loc[0, "name"] == "dög"
-    assert list(empty.to_dataframe().columns) == list(frame.columns) and len(empty.to_dataframe()) == 0
+    assert (
+        list(empty.to_dataframe().columns) == list(frame.columns) and len(empty.to_dataframe()) == 0
+    )
 
 
 def test_nothing_found_is_a_result_too(empty):

@@ -9,7 +9,7 @@ from detectors import NAMES, SIZE, save_detector
 
 from engine.detect.runtime import Runtime, choose_device, load_runtime, read_text_meta, split_raw
 from engine.errors import CheckpointError, ConfigError
-from engine.parts.decode import decode
+from engine.models.yolov8.decode import decode
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,13 @@ def runtime(**other):
 def test_a_checkpoint_runs_as_it_was_trained(tmp_path):
     path = save_detector(tmp_path / "best.pt")
     loaded = load_runtime(path, "cpu")
-    assert (loaded.names, loaded.imgsz, loaded.stride, loaded.fixed_batch, loaded.fixed_size) == (NAMES, SIZE, 32, None, None)
+    assert (loaded.names, loaded.imgsz, loaded.stride, loaded.fixed_batch, loaded.fixed_size) == (
+        NAMES,
+        SIZE,
+        32,
+        None,
+        None,
+    )
     assert loaded.meta["model"] == "yolov8n"
     images = torch.rand(3, 3, 64, 96)
     raw = loaded(images)
@@ -40,7 +46,9 @@ def test_a_checkpoint_runs_as_it_was_trained(tmp_path):
 
 
 def test_raw_output_by_hand():
-    raw = torch.tensor([[[10.0, 50], [20, 60], [4, 2], [6, 8], [0.9, 0.1], [0.2, 0.3]]])  # two points, two classes
+    raw = torch.tensor(
+        [[[10.0, 50], [20, 60], [4, 2], [6, 8], [0.9, 0.1], [0.2, 0.3]]]
+    )  # two points, two classes
     boxes, scores = split_raw(raw)
     assert boxes.tolist() == [[[8, 17, 12, 23], [49, 56, 51, 64]]]
     torch.testing.assert_close(scores, torch.tensor([[[0.9, 0.2], [0.1, 0.3]]]))
@@ -56,9 +64,15 @@ def test_a_fixed_batch_is_filled_up_and_cut_again(count):
 
 def test_the_input_size_is_as_trained_unless_wanted_otherwise():
     free, fixed = runtime(), runtime(fixed_size=(64, 64))
-    assert free.input_size(None) == (64, 96) and free.input_size(128) == (128, 128) and free.input_size((32, 64)) == (32, 64)
+    assert (
+        free.input_size(None) == (64, 96)
+        and free.input_size(128) == (128, 128)
+        and free.input_size((32, 64)) == (32, 64)
+    )
     assert fixed.input_size(None) == fixed.input_size(64) == (64, 64)
-    with pytest.raises(ConfigError, match="128x128 does not fit.*64x64 only.*export again with imgsz=128"):
+    with pytest.raises(
+        ConfigError, match="128x128 does not fit.*64x64 only.*export again with imgsz=128"
+    ):
         fixed.input_size(128)
     for wrong, hint in ((100, r"\[128, 128\]"), ((16, 64), r"\[32, 64\]"), (0, r"\[32, 32\]")):
         with pytest.raises(ConfigError, match=f"no multiple of the stride 32: try {hint}"):
@@ -79,7 +93,8 @@ def bare_onnx(path, **props):
     out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, 32, 32])
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "g", [one], [out]), opset_imports=[onnx.helper.make_opsetid("", 17)]
+        onnx.helper.make_graph([node], "g", [one], [out]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
     )
     model.ir_version = 8
     onnx.helper.set_model_props(model, props)
@@ -96,7 +111,10 @@ def test_files_that_cannot_be_run_say_why(tmp_path):
         with pytest.raises(CheckpointError, match=match):
             load_runtime(path, "cpu")
 
-    refused("best.tflite", r"cannot run a '.tflite' file; known are .pt, .safetensors, .onnx, .torchscript")
+    refused(
+        "best.tflite",
+        r"cannot run a '.tflite' file; known are .pt, .safetensors, .onnx, .torchscript",
+    )
     refused("best.onnx", "no such file. Train a model first")
     for suffix in ("pt", "safetensors", "onnx", "torchscript"):
         refused(f"text.{suffix}", rf"text\.{suffix}: (not a|damaged)", b"this is no model at all")
@@ -107,7 +125,9 @@ def test_files_that_cannot_be_run_say_why(tmp_path):
     refused("damaged.onnx", r"its metadata 'names' is damaged: '\[1, 2'")
     script = torch.jit.trace(torch.nn.ReLU(), torch.zeros(1))
     torch.jit.save(script, str(tmp_path / "foreign.torchscript"))
-    refused("foreign.torchscript", "not a usable TorchScript file of this project|lacks the metadata")
+    refused(
+        "foreign.torchscript", "not a usable TorchScript file of this project|lacks the metadata"
+    )
 
 
 def test_what_a_file_says_of_its_shape_is_kept(tmp_path):
@@ -120,5 +140,8 @@ def test_what_a_file_says_of_its_shape_is_kept(tmp_path):
 
 
 def test_text_metadata_become_plain_data(tmp_path):
-    meta = read_text_meta({"names": json.dumps(["a", "ä"]), "imgsz": "[64, 96]", "stride": "32", "batch": "null"}, tmp_path)
+    meta = read_text_meta(
+        {"names": json.dumps(["a", "ä"]), "imgsz": "[64, 96]", "stride": "32", "batch": "null"},
+        tmp_path,
+    )
     assert meta == {"names": ["a", "ä"], "imgsz": [64, 96], "stride": 32, "batch": None}

@@ -1,4 +1,6 @@
-"""Everything a person may call a picture becomes frames; what is not there is named, what is broken is left out."""
+"""Everything a person may call a picture becomes frames; what is not there is named, what is broken
+is left out.
+"""
 
 import functools
 import http.server
@@ -101,9 +103,14 @@ def test_a_pil_image_is_turned_as_its_exif_says(picture):
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), np.zeros((4, 4, 2), np.uint8), np.zeros(3, np.uint8),
-     np.zeros((0, 4, 4, 3), np.uint8)],
-)  # fmt: skip
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros(3, np.uint8),
+        np.zeros((0, 4, 4, 3), np.uint8),
+    ],
+)
 def test_other_arrays_are_refused_with_their_shape(array):
     with pytest.raises(DataError, match=r"shape \(.*uint8 BGR"):
         open_source(array)
@@ -144,7 +151,9 @@ def test_broken_images_are_left_out_and_say_why(folder, picture):
     (folder / "cut.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes()[:-200])
     (folder / "folder.jpg").mkdir()
     items = list(open_source(folder))
-    reasons = {item.name.rsplit("/", 1)[-1]: item.reason for item in items if isinstance(item, Skipped)}
+    reasons = {
+        item.name.rsplit("/", 1)[-1]: item.reason for item in items if isinstance(item, Skipped)
+    }
     assert reasons.keys() == {"a.png", "b.png", "cut.jpg"}
     assert "empty" in reasons["a.png"] and "cut off" in reasons["cut.jpg"]
     assert len(items) == 4
@@ -190,11 +199,15 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 def test_an_address_is_fetched_and_a_dead_one_skipped(folder, picture):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         base = f"http://127.0.0.1:{server.server_port}"
-        good, missing, text = open_source([f"{base}/a.png?size=1", f"{base}/gone.png", f"{base}/notes.md"])
+        good, missing, text = open_source(
+            [f"{base}/a.png?size=1", f"{base}/gone.png", f"{base}/notes.md"]
+        )
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,6 @@
-"""What the distributed tests train: two clouds of points and a small classifier, and what they add to it by dotted path."""
+"""What the distributed tests train: two clouds of points and a small classifier, and what they add
+to it by dotted path.
+"""
 
 import os
 import signal
@@ -8,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from engine.core.trainer import BaseTrainer
+from engine.core.validator import BaseValidator
+from engine.data.loader import EpochSampler
 from engine.errors import TrainingError
-from engine.kernel.trainer import BaseTrainer
-from engine.kernel.validator import BaseValidator
-from engine.parts.data.loader import EpochSampler
 
 POINTS = {"train": 42, "val": 9}
 
@@ -44,7 +46,10 @@ class Accuracy(BaseValidator):
         self.seen += batch["index"].tolist()
 
     def get_stats(self):
-        return {"metrics/accuracy": sum(self.world.gather(self.right)) / sum(self.world.gather(self.images))}
+        return {
+            "metrics/accuracy": sum(self.world.gather(self.right))
+            / sum(self.world.gather(self.images))
+        }
 
 
 class Classifier(BaseTrainer):
@@ -55,13 +60,21 @@ class Classifier(BaseTrainer):
         return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), drop, nn.Linear(8, 2))
 
     def get_dataloader(self, dataset_path, batch_size, mode="train", rank=0):
-        sampler = EpochSampler(POINTS[mode], batch_size, shuffle=mode == "train", seed=self.args.seed, rank=rank,
-                               world_size=self.world.size)  # fmt: skip
+        sampler = EpochSampler(
+            POINTS[mode],
+            batch_size,
+            shuffle=mode == "train",
+            seed=self.args.seed,
+            rank=rank,
+            world_size=self.world.size,
+        )
         return DataLoader(Clouds(mode), batch_size, sampler=sampler)
 
     def get_validator(self):
         share = self.args.batch // self.world.size
-        return Accuracy(self.get_dataloader(None, share, mode="val", rank=self.world.rank), world=self.world)
+        return Accuracy(
+            self.get_dataloader(None, share, mode="val", rank=self.world.rank), world=self.world
+        )
 
     def criterion(self, preds, batch):
         loss = nn.functional.cross_entropy(preds, batch["label"])
@@ -69,10 +82,23 @@ class Classifier(BaseTrainer):
 
 
 def settings(project, **changes):
-    # SGD, for Adam makes whole steps of gradients that are nothing but rounding (a bias before a norm)
-    return {"model": "linear", "data": "clouds", "optimizer": "SGD", "epochs": 4, "batch": 8, "project": str(project),
-            "lr0": 0.05, "verbose": False, "monitor": "metrics/accuracy", "channels_last": False, "device": "cpu",
-            "patience": 0, **changes}  # fmt: skip
+    # SGD, for Adam makes whole steps of gradients that are nothing but rounding (a bias before a
+    # norm)
+    return {
+        "model": "linear",
+        "data": "clouds",
+        "optimizer": "SGD",
+        "epochs": 4,
+        "batch": 8,
+        "project": str(project),
+        "lr0": 0.05,
+        "verbose": False,
+        "monitor": "metrics/accuracy",
+        "channels_last": False,
+        "device": "cpu",
+        "patience": 0,
+        **changes,
+    }
 
 
 class Broken(Classifier):
@@ -91,8 +117,12 @@ class Broken(Classifier):
 def say_events(trainer):
     """For `callbacks=`: what tests look for in the output."""
     rank = trainer.world.rank
-    trainer.add_callback("on_train_start", lambda t: print(f"rank {rank} is process {os.getpid()}", flush=True))
-    trainer.add_callback("teardown", lambda t: print(f"rank {rank} left: {t.stop_reason}", flush=True))
+    trainer.add_callback(
+        "on_train_start", lambda t: print(f"rank {rank} is process {os.getpid()}", flush=True)
+    )
+    trainer.add_callback(
+        "teardown", lambda t: print(f"rank {rank} left: {t.stop_reason}", flush=True)
+    )
 
 
 def fail_at_the_save(trainer):
@@ -105,7 +135,9 @@ def fail_at_the_save(trainer):
 def slowly(trainer):
     trainer.add_callback("on_train_batch_end", lambda t: time.sleep(0.05))
     if trainer.world.is_main:
-        trainer.add_callback("on_fit_epoch_end", lambda t: print(f"epoch {t.epoch + 1} is done", flush=True))
+        trainer.add_callback(
+            "on_fit_epoch_end", lambda t: print(f"epoch {t.epoch + 1} is done", flush=True)
+        )
 
 
 not_a_class = 3

@@ -1,5 +1,6 @@
-"""The command line in several processes: it works with a trainer and callbacks of the user's own, and when one process fails
-all of them leave soon, one error is told, and nothing is left running."""
+"""The command line in several processes: it works with a trainer and callbacks of the user's own,
+and when one process fails all of them leave soon, one error is told, and nothing is left running.
+"""
 
 import json
 import os
@@ -19,23 +20,49 @@ from engine.cli import main
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-LEAVE_WITHIN_S = 30.0  # from the failure of one process to the end of the launcher, on a busy machine
-SETTINGS = ["data=clouds", "model=linear", "batch=8", "lr0=0.05", "monitor=metrics/accuracy", "channels_last=false", "device=cpu",
-            "verbose=false"]  # fmt: skip
+LEAVE_WITHIN_S = (
+    30.0  # from the failure of one process to the end of the launcher, on a busy machine
+)
+SETTINGS = [
+    "data=clouds",
+    "model=linear",
+    "batch=8",
+    "lr0=0.05",
+    "monitor=metrics/accuracy",
+    "channels_last=false",
+    "device=cpu",
+    "verbose=false",
+]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 
 
 def start(folder, log, command, **environment):
     with open(folder / log, "w") as out:
-        return subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                                env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", **environment})  # fmt: skip
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", **environment},
+        )
 
 
 def train(*words, trainer="ddp_toys:Classifier", callbacks="ddp_toys:say_events", nproc=2):
     many = [f"nproc={nproc}"] if nproc else []
     own = {word.partition("=")[0] for word in words}
     usual = [word for word in SETTINGS if word.partition("=")[0] not in own]
-    return [sys.executable, "-m", "engine", "train", f"trainer={trainer}", f"callbacks=[{callbacks}]", *usual, *many, *words]
+    return [
+        sys.executable,
+        "-m",
+        "engine",
+        "train",
+        f"trainer={trainer}",
+        f"callbacks=[{callbacks}]",
+        *usual,
+        *many,
+        *words,
+    ]
 
 
 def wait_for(process, log, text, within_s=120):
@@ -47,7 +74,10 @@ def wait_for(process, log, text, within_s=120):
 
 def processes(log):
     """Process ids of the ranks, as `say_events` prints them."""
-    return {int(rank): int(pid) for rank, pid in re.findall(r"rank (\d+) is process (\d+)", log.read_text())}
+    return {
+        int(rank): int(pid)
+        for rank, pid in re.findall(r"rank (\d+) is process (\d+)", log.read_text())
+    }
 
 
 def assert_gone(pids, within_s=2.0):
@@ -70,7 +100,10 @@ def test_nproc_trains_with_a_trainer_and_callbacks_by_dotted_path(tmp_path):
     told = log.read_text()
     assert told.count("best epoch") == 1 and "weights runs/train/weights/best.pt" in told
     assert "rank 0 left: done" in told and "rank 1 left: done" in told
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "runs"]  # no script was generated here
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "log",
+        "runs",
+    ]  # no script was generated here
     saved = (tmp_path / "runs/train/args.yaml").read_text()
     assert "trainer: ddp_toys:Classifier" in saved and "nproc: 2" in saved
     assert_gone(processes(log).values())
@@ -92,7 +125,9 @@ def test_an_error_of_one_rank_is_told_once_and_all_leave(tmp_path, fate, code, t
     print(f"{fate}: all left within {time.monotonic() - since:.1f} s of the start of training")
     text = log.read_text()
     assert text.count(told.format(*[pid for _, pid in sorted(processes(log).items())])) == 1, text
-    assert "Traceback" not in text and "Error" not in text.replace("TrainingError: the data of", "", 1), text
+    assert "Traceback" not in text and "Error" not in text.replace(
+        "TrainingError: the data of", "", 1
+    ), text
     # By its own broken connection, or told by the launcher: whichever is faster.
     assert "rank 0 left: exception" in text or "rank 0 left: interrupted" in text
     assert_gone(processes(log).values())
@@ -100,7 +135,11 @@ def test_an_error_of_one_rank_is_told_once_and_all_leave(tmp_path, fate, code, t
 
 def test_ctrl_c_ends_all_and_the_command_it_names_goes_on(tmp_path):
     log = tmp_path / "log"
-    process = start(tmp_path, "log", train("epochs=200", "patience=0", callbacks="ddp_toys:say_events,ddp_toys:slowly"))
+    process = start(
+        tmp_path,
+        "log",
+        train("epochs=200", "patience=0", callbacks="ddp_toys:say_events,ddp_toys:slowly"),
+    )
     wait_for(process, log, "epoch 2 is done")
     process.send_signal(signal.SIGINT)
     assert process.wait(LEAVE_WITHIN_S) == 130
@@ -110,7 +149,9 @@ def test_ctrl_c_ends_all_and_the_command_it_names_goes_on(tmp_path):
     assert_gone(processes(log).values())
     words = told.rsplit("Go on with: detectflow ", 1)[1].split("\n")[0].split()
     again = start(tmp_path, "again", [sys.executable, "-m", "engine", *words])
-    wait_for(again, tmp_path / "again", "epoch 5 is done")  # the trainer, its callbacks and two processes again
+    wait_for(
+        again, tmp_path / "again", "epoch 5 is done"
+    )  # the trainer, its callbacks and two processes again
     assert set(processes(tmp_path / "again")) == {0, 1}
     again.send_signal(signal.SIGTERM)
     assert again.wait(LEAVE_WITHIN_S) == 128 + signal.SIGTERM
@@ -120,54 +161,108 @@ def test_ctrl_c_ends_all_and_the_command_it_names_goes_on(tmp_path):
 
 def test_sigterm_ends_a_single_process_in_the_same_way(tmp_path):
     log = tmp_path / "log"
-    process = start(tmp_path, "log", train("epochs=200", "patience=0", callbacks="ddp_toys:say_events,ddp_toys:slowly", nproc=0))
+    process = start(
+        tmp_path,
+        "log",
+        train("epochs=200", "patience=0", callbacks="ddp_toys:say_events,ddp_toys:slowly", nproc=0),
+    )
     wait_for(process, log, "epoch 2 is done")
     process.send_signal(signal.SIGTERM)
     assert process.wait(LEAVE_WITHIN_S) == 128 + signal.SIGTERM
     told = log.read_text()
-    assert "Traceback" not in told and "rank 0 left: interrupted" in told and "Go on with: detectflow train" in told, told
+    assert (
+        "Traceback" not in told
+        and "rank 0 left: interrupted" in told
+        and "Go on with: detectflow train" in told
+    ), told
 
 
 def test_two_machines_by_torchruns_own_flags(tmp_path):
-    """Two launchers of one process each, on loopback; first to the end, then with a failing callback on rank 0."""
+    """Two launchers of one process each, on loopback; first to the end, then with a failing
+    callback on rank 0.
+    """
     for name, more, code in (("good", "", 0), ("bad", ",ddp_toys:fail_at_the_save", 1)):
         port = str(free_port())
-        flags = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "127.0.0.1", "--master-port", port]
-        words = train("epochs=2", f"name={name}", callbacks="ddp_toys:say_events" + more, nproc=None)[1:]
-        nodes = [start(tmp_path, f"{name}{rank}", [*TORCHRUN, *flags, "--node-rank", str(rank), *words]) for rank in (0, 1)]
+        flags = [
+            "--nnodes",
+            "2",
+            "--nproc-per-node",
+            "1",
+            "--master-addr",
+            "127.0.0.1",
+            "--master-port",
+            port,
+        ]
+        words = train(
+            "epochs=2", f"name={name}", callbacks="ddp_toys:say_events" + more, nproc=None
+        )[1:]
+        nodes = [
+            start(tmp_path, f"{name}{rank}", [*TORCHRUN, *flags, "--node-rank", str(rank), *words])
+            for rank in (0, 1)
+        ]
         logs = [tmp_path / f"{name}{rank}" for rank in (0, 1)]
-        assert [bool(node.wait(120)) for node in nodes] == [bool(code)] * 2, [log.read_text() for log in logs]
+        assert [bool(node.wait(120)) for node in nodes] == [bool(code)] * 2, [
+            log.read_text() for log in logs
+        ]
         told = [log.read_text() for log in logs]
         for rank in (0, 1):
             assert f"rank {rank} left: {'exception' if code else 'done'}" in told[rank]
             assert_gone(processes(logs[rank]).values())
     assert "RuntimeError: the upload failed" in told[0] and "raised by rank 0 of 2" in told[0]
-    assert "rank 1: PeerError: this process ended because rank 0 failed: RuntimeError: the upload failed" in told[1]
+    assert (
+        "rank 1: PeerError: this process ended because rank 0 failed: RuntimeError: the upload "
+        "failed" in told[1]
+    )
 
 
 def test_a_users_mistake_is_one_message(tmp_path):
-    """Found by rank 0 alone while the other waits; by both at once; and, under plain torchrun, before they are joined."""
-    command = [sys.executable, "-m", "engine", "train", "data=nowhere.yaml", "device=cpu", "nproc=2", "batch=4"]
+    """Found by rank 0 alone while the other waits; by both at once; and, under plain torchrun,
+    before they are joined.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "engine",
+        "train",
+        "data=nowhere.yaml",
+        "device=cpu",
+        "nproc=2",
+        "batch=4",
+    ]
     missing = start(tmp_path, "missing", command)
-    torchrun = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *train("epoch=2", nproc=None)[1:]]
+    torchrun = [
+        *TORCHRUN,
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        *train("epoch=2", nproc=None)[1:],
+    ]
     misspelt = start(tmp_path, "misspelt", torchrun)
     uneven = start(tmp_path, "uneven", train("batch=3"))
-    assert (missing.wait(120), uneven.wait(120), misspelt.wait(120)) == (1, 2, 1)  # torchrun itself always says 1
+    assert (missing.wait(120), uneven.wait(120), misspelt.wait(120)) == (
+        1,
+        2,
+        1,
+    )  # torchrun itself always says 1
     told = (tmp_path / "uneven").read_text()
-    assert told.count("Error") == told.count("batch=3 images cannot be shared by 2 processes") == 1, told
+    assert (
+        told.count("Error") == told.count("batch=3 images cannot be shared by 2 processes") == 1
+    ), told
     told = (tmp_path / "missing").read_text()
-    assert told.count("nowhere.yaml") == 1 and told.count("Error") == 1 and "Traceback" not in told, told
+    assert (
+        told.count("nowhere.yaml") == 1 and told.count("Error") == 1 and "Traceback" not in told
+    ), told
     told = (tmp_path / "misspelt").read_text()
     assert told.count("ConfigError: train: unknown key 'epoch'. Did you mean 'epochs'?") == 1, told
 
 
 WATCHED = """
 import signal, sys, time
-from engine.kernel import failure
+from engine.core import failure
 failure.GRACE_S = failure.POLL_S = failure.NOTICE_S = 0.5
 if sys.argv[1] == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-failure.Watch(failure.Board(1, 2)).start()
+failure.FailureWatcher(failure.FailureStore(1, 2)).start()
 print("watching", flush=True)
 try:
     time.sleep(60)
@@ -177,19 +272,31 @@ except KeyboardInterrupt:
 
 
 def test_a_process_that_does_not_notice_is_interrupted_and_one_that_cannot_is_ended(tmp_path):
-    """Its main thread waits elsewhere: for a GPU, in a callback. One hears of a failure, the other loses the launcher."""
-    stores = [dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(2)]
+    """Its main thread waits elsewhere: for a GPU, in a callback. One hears of a failure, the other
+    loses the launcher.
+    """
+    stores = [
+        dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) for _ in range(2)
+    ]
     watched = []
     for i, (store, how) in enumerate(zip(stores, ("deaf", "asleep"), strict=True)):
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
-        watched.append(start(tmp_path, f"watched{i}", [sys.executable, "-c", WATCHED, how], **address))
+        watched.append(
+            start(tmp_path, f"watched{i}", [sys.executable, "-c", WATCHED, how], **address)
+        )
     for i, process in enumerate(watched):
         wait_for(process, tmp_path / f"watched{i}", "watching")
-    stores[0].set("detectflow//0/0/failure", json.dumps({"rank": 0, "node": 0, "text": "DataError: bad", "exit_code": 2}))
+    stores[0].set(
+        "detectflow//0/0/failure",
+        json.dumps({"rank": 0, "node": 0, "text": "DataError: bad", "exit_code": 2}),
+    )
     time.sleep(2)  # the second one has looked by then
     del stores[1], store
     assert [process.wait(10) for process in watched] == [2, 1]
-    assert "rank 1: this process ended because rank 0 failed: DataError: bad" in (tmp_path / "watched0").read_text()
+    assert (
+        "rank 1: this process ended because rank 0 failed: DataError: bad"
+        in (tmp_path / "watched0").read_text()
+    )
     assert "came to itself" in (tmp_path / "watched1").read_text()
 
 
@@ -202,10 +309,15 @@ def test_a_process_that_does_not_notice_is_interrupted_and_one_that_cannot_is_en
         ("trainer=ddp_toys:not_a_class", "is a int, not a class derived from a trainer"),
         ("callbacks=ddp_toys:nothing", "has no 'nothing'"),
         ("callbacks=ddp_toys:not_a_class", "is a int, not a function"),
-        ("callbacks=json:dumps", "raised TypeError: Object of type Classifier is not JSON serializable (/"),
+        (
+            "callbacks=json:dumps",
+            "raised TypeError: Object of type Classifier is not JSON serializable (/",
+        ),
     ],
 )
-def test_a_dotted_path_that_leads_nowhere_says_what_was_not_found(tmp_path, monkeypatch, capsys, word, said):
+def test_a_dotted_path_that_leads_nowhere_says_what_was_not_found(
+    tmp_path, monkeypatch, capsys, word, said
+):
     monkeypatch.chdir(tmp_path)
     more = [] if word.startswith("trainer") else ["trainer=ddp_toys:Classifier"]
     assert main(["train", word, *more, *SETTINGS]) == 2

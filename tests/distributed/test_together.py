@@ -1,6 +1,8 @@
-"""Two processes do what one does: the same losses, weights and figures; events on both, files from one, one decision to stop.
+"""Two processes do what one does: the same losses, weights and figures; events on both, files from
+one, one decision to stop.
 
-`together.py` runs once under torchrun and once alone; every test looks at what the processes wrote down.
+`together.py` runs once under torchrun and once alone; every test looks at what the processes wrote
+down.
 """
 
 import json
@@ -15,8 +17,8 @@ import torch
 from ddp_toys import Classifier, settings
 from detectors import random_detector, save_detector
 
-from engine.kernel.checkpoint import load_checkpoint
-from engine.kernel.results import read_results
+from engine.core.checkpoint import load_checkpoint
+from engine.core.results import read_results
 
 pytestmark = pytest.mark.slow
 
@@ -38,13 +40,30 @@ def runs(tmp_path_factory):
     (folder / "digits.yaml").write_text(DIGITS)
     names = tuple("0123456789")
     save_detector(folder / "random.pt", random_detector(len(names)), names)
-    environment = {**os.environ, "DETECTFLOW_STATE": str(folder / "state"), "OMP_NUM_THREADS": "1",
-                   "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}  # fmt: skip
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {
+        **os.environ,
+        "DETECTFLOW_STATE": str(folder / "state"),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]),
+    }
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     for name, start in (("alone", [sys.executable]), ("both", torchrun)):
         (folder / name).mkdir()
-        done = subprocess.run([*start, str(HERE / "together.py"), str(folder / name)], cwd=folder, env=environment,
-                              capture_output=True, text=True, timeout=500)  # fmt: skip
+        done = subprocess.run(
+            [*start, str(HERE / "together.py"), str(folder / name)],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
         assert done.returncode == 0, done.stderr[-4000:]
     files = ("alone/rank0.pt", "both/rank0.pt", "both/rank1.pt")
     alone, *both = (torch.load(folder / name, weights_only=False) for name in files)
@@ -66,9 +85,13 @@ def worst(a, b):
 def test_a_detector_learns_the_same_from_the_same_images(runs):
     alone, both, _ = runs
     one, two = alone["detector"], both[0]["detector"]
-    assert len(one["steps"]) == 10 and len(one["names"][4]) == 3  # 19 images in batches of 4: the last is shared 2 and 1
+    assert (
+        len(one["steps"]) == 10 and len(one["names"][4]) == 3
+    )  # 19 images in batches of 4: the last is shared 2 and 1
     for step, names in enumerate(one["names"]):
-        assert sorted(both[0]["detector"]["names"][step] + both[1]["detector"]["names"][step]) == names
+        assert (
+            sorted(both[0]["detector"]["names"][step] + both[1]["detector"]["names"][step]) == names
+        )
     differences = {key: worst(one[key], two[key]) for key in ("steps", "rows", "weights", "ema")}
     print(json.dumps(differences))
     assert worst(one["steps"][0], two["steps"][0]) < 1e-12
@@ -92,7 +115,9 @@ def test_sharded_validation_gives_the_same_figures_to_the_bit(runs):
 def test_a_classifier_of_the_kernel_learns_the_same(runs):
     alone, both, folder = runs
     assert worst(alone["linear"][0], both[0]["linear"][0]) < 1e-4
-    one, two = (read_results(folder / name / "runs/linear/results.csv") for name in ("alone", "both"))
+    one, two = (
+        read_results(folder / name / "runs/linear/results.csv") for name in ("alone", "both")
+    )
     assert worst(one, two) < 1e-4
 
 
@@ -105,7 +130,10 @@ def test_events_fire_on_every_rank_and_the_save_on_rank_0(runs):
     alone, both, _ = runs
     epoch, events = both[0]["events"]
     assert (epoch, events) == alone["events"]
-    own_batches = {"on_val_batch_start", "on_val_batch_end"}  # 9 images in shares of 4: rank 1 has one batch less
+    own_batches = {
+        "on_val_batch_start",
+        "on_val_batch_end",
+    }  # 9 images in shares of 4: rank 1 has one batch less
     expected = [event for event in events if event not in own_batches | {"on_model_save"}]
     assert [event for event in both[1]["events"][1] if event not in own_batches] == expected
     assert [each["events"][1].count("on_val_batch_end") for each in both] == [3 * 2, 3 * 1]
@@ -116,7 +144,17 @@ def test_only_rank_0_writes(runs):
     assert both[1]["written"] == []
     assert any(path.endswith("results.csv") or "results" in path for path in both[0]["written"])
     names = {path.name for path in (folder / "both" / "runs").iterdir()}
-    assert names == {"events", "linear", "half", "dropout", "resumed", "left_out", "one_fails", "stopped", "detector"}
+    assert names == {
+        "events",
+        "linear",
+        "half",
+        "dropout",
+        "resumed",
+        "left_out",
+        "one_fails",
+        "stopped",
+        "detector",
+    }
 
 
 def test_a_stop_that_one_rank_asks_for_is_made_by_all(runs):
@@ -126,20 +164,33 @@ def test_a_stop_that_one_rank_asks_for_is_made_by_all(runs):
 
 def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one_to_the_bit(runs):
     _, _, folder = runs
-    whole, resumed = (load_checkpoint(folder / "both/runs" / name / "weights/last.pt") for name in ("dropout", "resumed"))
+    whole, resumed = (
+        load_checkpoint(folder / "both/runs" / name / "weights/last.pt")
+        for name in ("dropout", "resumed")
+    )
     for part in ("model", "ema"):
         ours, theirs = getattr(whole, part), getattr(resumed, part)
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), part
-    rows = [[{k: v for k, v in row.items() if k != "time_s"} for row in read_results(folder / "both/runs" / name / "results.csv")]
-            for name in ("dropout", "resumed")]  # fmt: skip
+    rows = [
+        [
+            {k: v for k, v in row.items() if k != "time_s"}
+            for row in read_results(folder / "both/runs" / name / "results.csv")
+        ]
+        for name in ("dropout", "resumed")
+    ]
     assert rows[0] == rows[1]
-    best = [(folder / "both/runs" / name / "weights/best.pt").read_bytes() for name in ("dropout", "resumed")]
+    best = [
+        (folder / "both/runs" / name / "weights/best.pt").read_bytes()
+        for name in ("dropout", "resumed")
+    ]
     assert best[0] == best[1]
 
 
 def test_one_process_goes_on_with_a_run_of_two(runs, tmp_path):
     _, _, folder = runs
-    shutil.copytree(folder / "both/runs/one_fails", tmp_path / "one_fails")  # one epoch of it is done
+    shutil.copytree(
+        folder / "both/runs/one_fails", tmp_path / "one_fails"
+    )  # one epoch of it is done
     trainer = Classifier(overrides=settings(tmp_path, name="one_fails", resume=True))
     assert trainer.train().epochs == 4
     assert worst(trainer.model.state_dict(), runs[1][0]["linear"][0]) < 1e-4

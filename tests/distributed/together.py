@@ -1,6 +1,8 @@
-"""A user's script: several trainings one after another, started by `torchrun together.py OUT` or by `python` alone.
+"""A user's script: several trainings one after another, started by `torchrun together.py OUT` or by
+`python` alone.
 
-Each process writes what it saw to OUT/rank<N>.pt. Under `python` OUT is another folder; the test compares them.
+Each process writes what it saw to OUT/rank<N>.pt. Under `python` OUT is another folder; the test
+compares them.
 """
 
 import contextlib
@@ -11,17 +13,21 @@ from pathlib import Path
 import torch
 from ddp_toys import Classifier, settings
 
+from engine.core.distributed import world_from_environment
+from engine.core.events import TRAIN_EVENTS
 from engine.detect import DetectionTrainer, DetectionValidator
 from engine.errors import EngineError
-from engine.kernel.distributed import world_from_environment
-from engine.kernel.events import TRAIN_EVENTS
 
 OUT = Path(sys.argv[1])
 written: list[str] = []
 
 
 def note_writes(event, args):
-    if event == "open" and isinstance(args[0], (str, os.PathLike)) and args[2] & (os.O_WRONLY | os.O_RDWR):
+    if (
+        event == "open"
+        and isinstance(args[0], (str, os.PathLike))
+        and args[2] & (os.O_WRONLY | os.O_RDWR)
+    ):
         written.append(os.fspath(args[0]))
     elif event in {"os.mkdir", "os.rename", "os.link"}:
         written.append(os.fspath(args[0]))
@@ -29,7 +35,9 @@ def note_writes(event, args):
 
 @contextlib.contextmanager
 def double_precision():
-    """float32 rounding is amplified by training a hundred thousand times within an epoch; what is left in float64 is a fault."""
+    """float32 rounding is amplified by training a hundred thousand times within an epoch; what is
+    left in float64 is a fault.
+    """
     narrow, torch.Tensor.float = torch.Tensor.float, torch.Tensor.double
     torch.set_default_dtype(torch.float64)
     try:
@@ -48,25 +56,56 @@ class PreciseTrainer(DetectionTrainer):
 
 
 def detector(data, **changes):
-    """Losses of each step, images of each step on this rank, rows of results.csv, final weights and figures."""
-    trainer = PreciseTrainer(overrides={
-        "data": str(data), "imgsz": 64, "batch": 4, "epochs": 2, "optimizer": "SGD", "lr0": 0.01, "device": "cpu", "plots": False,
-        "project": str(OUT / "runs"), "name": "detector", "verbose": False, "multi_scale": 0.3, **changes,
-    })  # fmt: skip
+    """Losses of each step, images of each step on this rank, rows of results.csv, final weights and
+    figures.
+    """
+    trainer = PreciseTrainer(
+        overrides={
+            "data": str(data),
+            "imgsz": 64,
+            "batch": 4,
+            "epochs": 2,
+            "optimizer": "SGD",
+            "lr0": 0.01,
+            "device": "cpu",
+            "plots": False,
+            "project": str(OUT / "runs"),
+            "name": "detector",
+            "verbose": False,
+            "multi_scale": 0.3,
+            **changes,
+        }
+    )
     steps, names = [], []
-    trainer.add_callback("on_train_batch_end", lambda t: steps.append(t.world.sum(t.loss_items).div(t.world.size).tolist()))
-    trainer.add_callback("on_train_batch_start", lambda t: names.append(sorted(t.batch_names(t.batch))))
+    trainer.add_callback(
+        "on_train_batch_end",
+        lambda t: steps.append(t.world.sum(t.loss_items).div(t.world.size).tolist()),
+    )
+    trainer.add_callback(
+        "on_train_batch_start", lambda t: names.append(sorted(t.batch_names(t.batch)))
+    )
     with double_precision():
         result = trainer.train()
-    return {"steps": steps, "names": names, "rows": trainer.rows, "metrics": result.metrics,
-            "weights": trainer.model.state_dict(), "ema": trainer.ema.module.state_dict()}  # fmt: skip
+    return {
+        "steps": steps,
+        "names": names,
+        "rows": trainer.rows,
+        "metrics": result.metrics,
+        "weights": trainer.model.state_dict(),
+        "ema": trainer.ema.module.state_dict(),
+    }
 
 
 def validated(weights, data, split):
     """All figures and the table of images of a detector on a split."""
-    validator = DetectionValidator(overrides={"split": split, "batch": 3, "device": "cpu", "plots": False})
+    validator = DetectionValidator(
+        overrides={"split": split, "batch": 3, "device": "cpu", "plots": False}
+    )
     figures = validator(model=weights, data=data)
-    table = [{key: value for key, value in row.items() if key != "file"} for row in validator.scores.per_image]
+    table = [
+        {key: value for key, value in row.items() if key != "file"}
+        for row in validator.scores.per_image
+    ]
     return {"figures": figures, "images": validator.images, "per_image": table}
 
 
@@ -123,7 +162,9 @@ def one_fails(name):
 
 
 def stop(trainer):
-    trainer.stop = trainer.stop or (trainer.epoch == 1 and trainer.world.rank == trainer.world.size - 1)
+    trainer.stop = trainer.stop or (
+        trainer.epoch == 1 and trainer.world.rank == trainer.world.size - 1
+    )
 
 
 def main():
@@ -135,14 +176,19 @@ def main():
     found["linear"] = [classifier("linear").model.state_dict(), classifier("half", epochs=4).rows]
     classifier("dropout", model="dropout")
     found["resumed"] = interrupted("resumed", model="dropout").rows
-    found["left_out"] = classifier("left_out", trainer_class=PartlyUsed, epochs=2).model.state_dict()
+    found["left_out"] = classifier(
+        "left_out", trainer_class=PartlyUsed, epochs=2
+    ).model.state_dict()
     found["one_fails"] = one_fails("one_fails")
     stopped = classifier("stopped", [("on_fit_epoch_end", stop)])
     found["stopped"] = (stopped.epoch, stopped.stop_reason)
     found["seen"] = sorted(stopped.validator.seen)
     found["written"] = [path for path in written if path.startswith(str(OUT))]
     found["detector"] = detector(OUT.parent / "digits.yaml")
-    found["ap"] = {split: validated(OUT.parent / "random.pt", OUT.parent / "digits.yaml", split) for split in ("val", "test")}
+    found["ap"] = {
+        split: validated(OUT.parent / "random.pt", OUT.parent / "digits.yaml", split)
+        for split in ("val", "test")
+    }
     torch.save(found, OUT / f"rank{world.rank}.pt")
 
 

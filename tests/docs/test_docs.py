@@ -1,4 +1,6 @@
-"""The documentation: it builds without a warning, says what the code says, needs no network, and its examples run."""
+"""The documentation: it builds without a warning, says what the code says, needs no network, and
+its examples run.
+"""
 
 import inspect
 import os
@@ -14,17 +16,23 @@ import yaml
 from engine import cli, errors
 from engine.cli.help import USAGE
 from engine.config import schema
-from engine.kernel import events
+from engine.core import events
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-SNIPPET = re.compile(r"^(?P<mark><!-- runs -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
-FETCHED = {"link": "href", "object": "data"} | dict.fromkeys(("script", "img", "iframe", "source", "video", "audio"), "src")
+SNIPPET = re.compile(
+    r"^(?P<mark><!-- runs -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+FETCHED = {"link": "href", "object": "data"} | dict.fromkeys(
+    ("script", "img", "iframe", "source", "video", "audio"), "src"
+)
 ELSEWHERE = re.compile(r"^(https?:)?//")
 
 
 class Page(HTMLParser):
-    """What a test asks of a page: the cells of its tables, its anchors, what a browser fetches for it, its text."""
+    """What a test asks of a page: the cells of its tables, its anchors, what a browser fetches for
+    it, its text.
+    """
 
     def __init__(self, path: Path):
         super().__init__()
@@ -87,7 +95,11 @@ def test_make_docs_builds_the_same_way():
 
 
 def test_the_tables_of_events_are_those_of_the_code(site):
-    shown = [table[1:] for table in Page(site / "engine" / "events.html").tables if table[0][0] == "event"]
+    shown = [
+        table[1:]
+        for table in Page(site / "engine" / "events.html").tables
+        if table[0][0] == "event"
+    ]
     declared = [events.TRAIN_EVENTS, events.VAL_EVENTS, events.PREDICT_EVENTS, events.EXPORT_EVENTS]
     assert shown == [[[name, words(text)] for name, text in each.items()] for each in declared]
 
@@ -98,7 +110,9 @@ def test_every_setting_stands_in_the_reference_with_default_range_and_meaning(si
     rows = [row for table in page.tables if table[0][0] == "setting" for row in table[1:]]
     for each in schema.settings_of(schema.SECTIONS[section]):
         assert f"{section}.{each.key}" in page.anchors
-        assert [each.key, each.default or "empty", words(each.kind), words(each.meaning)] in [[*map(words, row)] for row in rows]
+        assert [each.key, each.default or "empty", words(each.kind), words(each.meaning)] in [
+            [*map(words, row)] for row in rows
+        ]
 
 
 def test_every_command_and_error_stands_in_the_reference(site):
@@ -106,7 +120,11 @@ def test_every_command_and_error_stands_in_the_reference(site):
     assert set(cli.MODES) <= page.anchors
     for mode in cli.MODES:
         assert USAGE[mode] in page.text
-    kinds = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.EngineError)}
+    kinds = {
+        name
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.EngineError)
+    }
     shown = Page(site / "howto" / "troubleshooting.html").tables[0][1:]
     assert {row[0] for row in shown} == kinds and all(row[2] for row in shown)
 
@@ -122,18 +140,24 @@ def test_every_public_name_has_a_page_with_its_methods(site):
             path, value = f"{package.__name__}.{name}", getattr(package, name)
             assert path in anchors
             methods = vars(value).items() if inspect.isclass(value) else ()
-            own = {key for key, each in methods if inspect.isfunction(each) and each.__name__ == key and key[0] != "_"}
+            own = {
+                key
+                for key, each in methods
+                if inspect.isfunction(each) and each.__name__ == key and key[0] != "_"
+            }
             assert {f"{path}.{method}" for method in own} <= anchors
 
 
 def test_the_methods_to_override_are_those_of_the_classes():
-    from engine.kernel.predictor import BasePredictor
-    from engine.kernel.trainer import BaseTrainer
-    from engine.kernel.validator import BaseValidator
+    from engine.core.predictor import BasePredictor
+    from engine.core.trainer import BaseTrainer
+    from engine.core.validator import BaseValidator
 
     text = (DOCS / "engine" / "customise.md").read_text(encoding="utf-8")
     for kind in (BaseTrainer, BaseValidator, BasePredictor):
-        _, must, may = re.search(rf"^\| `({kind.__name__})` \| (.*) \| (.*) \|$", text, re.MULTILINE).groups()
+        _, must, may = re.search(
+            rf"^\| `({kind.__name__})` \| (.*) \| (.*) \|$", text, re.MULTILINE
+        ).groups()
         for method in re.findall(r"`(\w+)`", must + may):
             assert callable(getattr(kind, method)), f"{kind.__name__}.{method}"
 
@@ -141,9 +165,13 @@ def test_the_methods_to_override_are_those_of_the_classes():
 def test_pages_fetch_nothing_from_elsewhere(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 20
-    assert not {address for path in pages for address in Page(path).fetched if ELSEWHERE.match(address)}
+    assert not {
+        address for path in pages for address in Page(path).fetched if ELSEWHERE.match(address)
+    }
     styles = [path.read_text(encoding="utf-8") for path in site.rglob("*.css")]
-    assert styles and not [found for text in styles for found in re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*", text)]
+    assert styles and not [
+        found for text in styles for found in re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*", text)
+    ]
 
 
 def test_every_example_is_python():
@@ -161,7 +189,9 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "digits.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "some.jpg").write_bytes((DOCS / "images" / "detections.jpg").read_bytes())
+    (tmp_path / "images" / "some.jpg").write_bytes(
+        (DOCS / "images" / "detections.jpg").read_bytes()
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -182,5 +212,7 @@ def test_a_mark_that_nothing_stands_for_ends_the_build():
     spec = spec_from_file_location("docs_hooks", DOCS / "hooks.py")
     hooks = module_from_spec(spec)
     spec.loader.exec_module(hooks)
-    with pytest.raises(PluginError, match=r"page.md: nothing stands for '<!-- generated: events trainr -->'"):
+    with pytest.raises(
+        PluginError, match=r"page.md: nothing stands for '<!-- generated: events trainr -->'"
+    ):
         hooks.generated("events trainr", "page.md")

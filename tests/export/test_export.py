@@ -1,4 +1,6 @@
-"""A file gets its name only after it has said the same as PyTorch; equal weights give equal bytes; failures leave nothing."""
+"""A file gets its name only after it has said the same as PyTorch; equal weights give equal bytes;
+failures leave nothing.
+"""
 
 import dataclasses
 import json
@@ -12,17 +14,25 @@ import torch
 from detectors import DIGEST, NAMES, SIZE, random_detector, save_detector
 
 from engine.config import ExportConfig
+from engine.data.manifest import class_hash
 from engine.detect.runtime import Runtime, load_runtime, split_raw
 from engine.errors import CheckpointError, ConfigError, DataError, ExportError, WorkspaceError
-from engine.export import FORMATS, Exporter, agreement, export, exporter
-from engine.export.agreement import BOX_PX, SCORE, Agreement, check_agreement
+from engine.export import FORMATS, Exporter, export, exporter, parity
 from engine.export.job import file_meta
-from engine.export.pictures import batches, image_files, made_picture
+from engine.export.parity import BOX_PX, SCORE, Agreement, check_agreement
+from engine.export.parity_images import batches, image_files, made_picture
 from engine.files import sha256_file
-from engine.parts.data.prepared import class_hash
-from engine.parts.decode import nms
+from engine.models.yolov8.decode import nms
 
-CHECK_KEYS = ["origin", "images", "max_box_px", "max_score", "detections", "max_detection_px", "flips"]
+CHECK_KEYS = [
+    "origin",
+    "images",
+    "max_box_px",
+    "max_score",
+    "detections",
+    "max_detection_px",
+    "flips",
+]
 FEW = ExportConfig(check_images=4)
 
 
@@ -54,7 +64,9 @@ def found(runtime, images, conf=0.25):
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_boxes_when_loaded_again(exported, reference, name):
     report = exported[name]
-    assert report.path.name == f"best{FORMATS[name][0]}" and report.sha256 == sha256_file(report.path)
+    assert report.path.name == f"best{FORMATS[name][0]}" and report.sha256 == sha256_file(
+        report.path
+    )
     runtime = load_runtime(report.path, "cpu")
     for count in (1, 2, 5):  # the batch size is free
         images = pictures(count)
@@ -71,7 +83,11 @@ def test_the_report_says_how_close_it_is(exported, name):
     check = exported[name].check
     assert list(check) == CHECK_KEYS and json.loads(json.dumps(check)) == check
     assert check["images"] == 4 and check["detections"] > 0 and check["origin"] == "made pictures"
-    assert check["max_box_px"] < 0.02 and check["max_score"] < 1e-4 and check["max_detection_px"] <= 2 * check["max_box_px"]
+    assert (
+        check["max_box_px"] < 0.02
+        and check["max_score"] < 1e-4
+        and check["max_detection_px"] <= 2 * check["max_box_px"]
+    )
     if name == "safetensors":  # not fused, the same arithmetic
         assert check["max_box_px"] == check["max_score"] == check["flips"] == 0
 
@@ -79,10 +95,19 @@ def test_the_report_says_how_close_it_is(exported, name):
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_file_says_what_it_is(exported, weights, name):
     runtime = load_runtime(exported[name].path, "cpu")
-    assert (runtime.names, runtime.imgsz, runtime.stride, runtime.fixed_batch) == (NAMES, SIZE, 32, None)
+    assert (runtime.names, runtime.imgsz, runtime.stride, runtime.fixed_batch) == (
+        NAMES,
+        SIZE,
+        32,
+        None,
+    )
     meta = runtime.meta
     assert meta["weights_sha256"] == sha256_file(weights) and meta["data_digest"] == DIGEST
-    assert meta["class_hash"] == class_hash(NAMES) and meta["model"] == "yolov8n" and meta["architecture"]["width"] == 0.25
+    assert (
+        meta["class_hash"] == class_hash(NAMES)
+        and meta["model"] == "yolov8n"
+        and meta["architecture"]["width"] == 0.25
+    )
     if name == "onnx":
         assert meta["opset"] >= 17
     assert str(weights.parent).encode() not in exported[name].path.read_bytes()
@@ -92,15 +117,25 @@ def test_the_file_says_what_it_is(exported, weights, name):
 def test_a_file_says_how_its_weights_were_trained_without_the_machines_paths():
     config = {"epochs": 7, "model": "/home/me/models/start.pt", "pretrained": False, "freeze": []}
     meta = file_meta({"config": config}, NAMES, SIZE, 32, None, "12345")
-    assert json.loads(meta["training"]) == {"epochs": 7, "freeze": [], "model": "start.pt", "pretrained": False}
+    assert json.loads(meta["training"]) == {
+        "epochs": 7,
+        "freeze": [],
+        "model": "start.pt",
+        "pretrained": False,
+    }
     assert json.loads(file_meta({}, NAMES, SIZE, 32, None, "12345")["training"]) == {}
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_equal_weights_give_equal_bytes_and_no_word_is_said(exported, weights, tmp_path, capfd, caplog, recwarn, name):
+def test_equal_weights_give_equal_bytes_and_no_word_is_said(
+    exported, weights, tmp_path, capfd, caplog, recwarn, name
+):
     with caplog.at_level(logging.WARNING):
         again = export(weights, name, tmp_path / "other", FEW)
-    assert again.path.read_bytes() == exported[name].path.read_bytes() and again.check == exported[name].check
+    assert (
+        again.path.read_bytes() == exported[name].path.read_bytes()
+        and again.check == exported[name].check
+    )
     assert capfd.readouterr() == ("", "") and not caplog.records
     assert [str(w.message) for w in recwarn if w.category is not DeprecationWarning] == []
     assert [p.name for p in (tmp_path / "other").iterdir()] == [again.path.name]
@@ -111,8 +146,12 @@ def test_training_can_start_from_published_weights(exported, weights):
     from engine.detect.model_io import load_model
 
     published = load_model(exported["safetensors"].path).state
-    assert published.keys() == original.keys() and all(torch.equal(published[k], original[k]) for k in original)
-    second = Exporter(FEW)(exported["safetensors"].path, "torchscript", exported["safetensors"].path.parent / "second")
+    assert published.keys() == original.keys() and all(
+        torch.equal(published[k], original[k]) for k in original
+    )
+    second = Exporter(FEW)(
+        exported["safetensors"].path, "torchscript", exported["safetensors"].path.parent / "second"
+    )
     assert second.check["max_box_px"] < 0.02
 
 
@@ -120,7 +159,12 @@ def test_a_fixed_batch_and_an_input_that_is_not_square(weights, reference, tmp_p
     settings = ExportConfig(dynamic=False, batch=2, imgsz=(64, 96), check_images=3, opset=18)
     report = export(weights, "onnx", tmp_path, settings)
     runtime = load_runtime(report.path, "cpu")
-    assert (runtime.fixed_batch, runtime.fixed_size, runtime.imgsz, runtime.meta["opset"]) == (2, (64, 96), (64, 96), 18)
+    assert (runtime.fixed_batch, runtime.fixed_size, runtime.imgsz, runtime.meta["opset"]) == (
+        2,
+        (64, 96),
+        (64, 96),
+        18,
+    )
     for count in (1, 2, 5):
         images = pictures(count, (64, 96))
         torch.testing.assert_close(runtime(images), reference(images), atol=0.02, rtol=0)
@@ -128,7 +172,7 @@ def test_a_fixed_batch_and_an_input_that_is_not_square(weights, reference, tmp_p
         runtime.input_size(64)
 
 
-# -- what must fail ------------------------------------------------------------------------------------------------
+# -- what must fail --------------------------------------------------------------------------------
 
 
 def half_a_percent_more(job, path):
@@ -146,7 +190,11 @@ def other_names(job, path):
 @pytest.mark.parametrize(
     "writer, message",
     [
-        (half_a_percent_more, r"disagrees with PyTorch: boxes by \S+ px \(at most 0.1\), scores by 0\.00\d+ \(at most 0.001\)"),
+        (
+            half_a_percent_more,
+            r"disagrees with PyTorch: boxes by \S+ px \(at most 0.1\), scores by 0\.00\d+ \(at "
+            r"most 0.001\)",
+        ),
         (other_names, r"says names \('disc', 'square'\), the weights say \('square', 'disc'\)"),
     ],
 )
@@ -160,7 +208,7 @@ def test_an_altered_file_is_caught_and_not_kept(weights, tmp_path, monkeypatch, 
 
 
 def test_batch_norms_folded_with_a_wrong_epsilon_are_caught(weights, tmp_path, monkeypatch):
-    from engine.parts.model import fuse
+    from engine.models.yolov8 import fuse
 
     def wrong(model):
         copy = random_detector()
@@ -211,7 +259,9 @@ def test_mistakes_are_explained(weights, tmp_path):
     refused(CheckpointError, "no.pt: no such", file=tmp_path / "no.pt")
     refused(CheckpointError, "not a DetectFlow checkpoint", file=foreign)
     refused(CheckpointError, "best.onnx: weights are", file=tmp_path / "best.onnx")
-    refused(WorkspaceError, "file: cannot be written.*choose another", format="safetensors", folder=text)
+    refused(
+        WorkspaceError, "file: cannot be written.*choose another", format="safetensors", folder=text
+    )
     refused(ConfigError, "100x100 is no multiple of the stride 32", imgsz=100)
     with pytest.raises(DataError):
         export(weights, "safetensors", tmp_path / "out", FEW, data=tmp_path / "nothing")
@@ -224,7 +274,7 @@ def test_the_source_is_never_overwritten(exported):
         export(path, "safetensors", path.parent)
 
 
-# -- the comparison itself, on answers written by hand ---------------------------------------------------------------
+# -- the comparison itself, on answers written by hand ---------------------------------------------
 
 
 def answers(raw, **other):
@@ -242,7 +292,9 @@ FAR_APART = ((10, 10, 8, 8, 0.9), (100, 100, 8, 8, 0.6), (200, 10, 8, 8, 0.1))
 
 
 def compare(ours, theirs, **other):
-    return check_agreement(answers(ours), answers(theirs, **other), [torch.zeros(1, 3, 32, 32)], "a.onnx")
+    return check_agreement(
+        answers(ours), answers(theirs, **other), [torch.zeros(1, 3, 32, 32)], "a.onnx"
+    )
 
 
 def test_differences_are_the_largest_over_all_points():
@@ -252,11 +304,19 @@ def test_differences_are_the_largest_over_all_points():
     theirs[0, 0, 1] += 0.02
     figures = compare(ours, theirs).figures()
     assert figures == {
-        "images": 1, "max_box_px": 0.05, "max_score": 0.0005, "detections": 2, "max_detection_px": 0.02, "flips": 0,
-    }  # fmt: skip
+        "images": 1,
+        "max_box_px": 0.05,
+        "max_score": 0.0005,
+        "detections": 2,
+        "max_detection_px": 0.02,
+        "flips": 0,
+    }
 
 
-@pytest.mark.parametrize("row, by, message", [(0, 1.5 * BOX_PX, "boxes by 0.15 px"), (4, 1.5 * SCORE, "scores by 0.0015")])
+@pytest.mark.parametrize(
+    "row, by, message",
+    [(0, 1.5 * BOX_PX, "boxes by 0.15 px"), (4, 1.5 * SCORE, "scores by 0.0015")],
+)
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_difference_beyond_the_tolerance_fails_with_both_numbers(row, by, message, sign):
     theirs = raw_of(*FAR_APART)
@@ -279,13 +339,18 @@ def test_what_is_not_finite_and_other_shapes_fail():
 
 
 def test_rounding_at_a_threshold_is_no_failure():
-    above, below = raw_of((10, 10, 8, 8, 0.9), (50, 50, 8, 8, 0.2502)), raw_of((10, 10, 8, 8, 0.9), (50, 50, 8, 8, 0.2498))
+    above, below = (
+        raw_of((10, 10, 8, 8, 0.9), (50, 50, 8, 8, 0.2502)),
+        raw_of((10, 10, 8, 8, 0.9), (50, 50, 8, 8, 0.2498)),
+    )
     assert compare(above, below).flips == compare(below, above).flips == 1
     # Two boxes over each other change places when their scores do.
     first = raw_of((10, 10, 8, 8, 0.7001), (10.5, 10, 8, 8, 0.7))
     assert compare(first, raw_of((10, 10, 8, 8, 0.7), (10.5, 10, 8, 8, 0.7001))).flips == 2
     # Boxes of width 10 moved by 1.764 and 1.768: IoU .7001 and .6997.
-    over, under = (raw_of((10, 10, 10, 9, 0.9), (10 + moved, 10, 10, 9, 0.8)) for moved in (1.764, 1.768))
+    over, under = (
+        raw_of((10, 10, 10, 9, 0.9), (10 + moved, 10, 10, 9, 0.8)) for moved in (1.764, 1.768)
+    )
     assert compare(over, under).flips == compare(under, over).flips == 1
 
 
@@ -294,10 +359,14 @@ def test_a_detection_without_counterpart_fails():
     two, one = raw_of(*FAR_APART[:2]), raw_of(FAR_APART[0], (100, 100, 8, 8, 0.2))
     moved = raw_of(FAR_APART[0], (101, 100, 8, 8, 0.6))
     none = two * torch.tensor([1, 1, 1, 1, 0.0])[:, None]
-    for ours, theirs, counts in ((two, one, "2 .* file 1; 1"), (one, two, "1 .* file 2; 1"), (two, none, "2 .* file 0; 2")):
+    for ours, theirs, counts in (
+        (two, one, "2 .* file 1; 1"),
+        (one, two, "1 .* file 2; 1"),
+        (two, none, "2 .* file 0; 2"),
+    ):
         with pytest.raises(ExportError, match=f"PyTorch has {counts} of them have no counterpart"):
-            agreement._compare_detections(ours, theirs, Agreement(), "a.onnx")
-    agreement._compare_detections(two, moved, so_far := Agreement(), "a.onnx")
+            parity._compare_detections(ours, theirs, Agreement(), "a.onnx")
+    parity._compare_detections(two, moved, so_far := Agreement(), "a.onnx")
     assert so_far.flips == 2  # over each other: NMS would have kept either
 
 
@@ -306,7 +375,7 @@ def test_where_nothing_is_confident_the_best_are_compared():
     assert compare(weak, weak).detections == 2
 
 
-# -- pictures, events, stage ----------------------------------------------------------------------------------------
+# -- pictures, events, stage -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -317,8 +386,13 @@ def dataset(tmp_path_factory) -> Path:
         (folder / "images" / split).mkdir(parents=True)
         (folder / "labels" / split).mkdir(parents=True)
         for i in range(count):
-            cv2.imwrite(str(folder / "images" / split / f"{split}{i}.png"), made_picture(10 * first + i, (48, 80)))
-            (folder / "labels" / split / f"{split}{i}.txt").write_text(f"{i % 2} 0.5 0.5 0.25 0.25\n")
+            cv2.imwrite(
+                str(folder / "images" / split / f"{split}{i}.png"),
+                made_picture(10 * first + i, (48, 80)),
+            )
+            (folder / "labels" / split / f"{split}{i}.txt").write_text(
+                f"{i % 2} 0.5 0.5 0.25 0.25\n"
+            )
     splits = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "test"))
     (folder / "data.yaml").write_text(f"path: .\n{splits}names: [square, disc]\n")
     return folder
@@ -330,8 +404,12 @@ def own_state(tmp_path_factory, monkeypatch):
 
 
 def test_the_check_runs_on_images_of_the_dataset(weights, dataset, tmp_path):
-    check = export(weights, "safetensors", tmp_path, ExportConfig(check_images=100), data=dataset).check
-    assert check["origin"] == "images of the dataset" and check["images"] == 5  # all there are for validation
+    check = export(
+        weights, "safetensors", tmp_path, ExportConfig(check_images=100), data=dataset
+    ).check
+    assert (
+        check["origin"] == "images of the dataset" and check["images"] == 5
+    )  # all there are for validation
     files = image_files(dataset, 3)
     assert len(set(files)) == 3 and all("val" in file.name for file in files)
 
@@ -340,14 +418,22 @@ def test_batches_begin_with_one_image_then_several():
     assert [len(images) for images in batches(None, 12, (32, 64))] == [1, 7, 4]
     assert [len(images) for images in batches(None, 1, (32, 64))] == [1]
     first, again = (torch.cat(list(batches(None, 9, (32, 64)))) for _ in range(2))
-    assert first.shape == (9, 3, 32, 64) and torch.equal(first, again) and 0 <= first.min() and first.max() <= 1
+    assert (
+        first.shape == (9, 3, 32, 64)
+        and torch.equal(first, again)
+        and 0 <= first.min()
+        and first.max() <= 1
+    )
     assert not np.array_equal(made_picture(0, (32, 64)), made_picture(1, (32, 64)))
 
 
 def test_events_and_what_is_there_when_they_fire(weights, tmp_path):
     seen = []
     task = Exporter(FEW)
-    task.add_callback("on_export_start", lambda e: seen.append(("start", e.job.size, e.report, list(tmp_path.iterdir()))))
+    task.add_callback(
+        "on_export_start",
+        lambda e: seen.append(("start", e.job.size, e.report, list(tmp_path.iterdir()))),
+    )
     task.add_callback("on_export_end", lambda e: seen.append(("end", e.report.path.is_file())))
     report = task(weights, "safetensors", tmp_path)
     assert seen == [("start", SIZE, None, []), ("end", True)] and report is task.report
@@ -357,10 +443,10 @@ def test_events_and_what_is_there_when_they_fire(weights, tmp_path):
 
 def test_the_stage_writes_the_folder_and_the_report_whole(dataset, tmp_path):
     from engine.config import DataConfig, Params
-    from engine.parts.data.description import load_description
-    from engine.parts.data.prepare import prepare
-    from engine.stages.common import Layout
+    from engine.datasets.description import load_description
+    from engine.datasets.prepare import prepare
     from engine.stages.export import run
+    from engine.stages.layout import Layout
 
     layout = Layout(tmp_path)
     prepare(load_description(dataset), layout.prepared, DataConfig())
@@ -368,11 +454,21 @@ def test_the_stage_writes_the_folder_and_the_report_whole(dataset, tmp_path):
     layout.export.mkdir()
     (layout.export / "stale.onnx").write_text("of other weights")
     steps = []
-    params = Params.build({"export": {"formats": ["safetensors", "torchscript"], "check_images": 2}})
+    params = Params.build(
+        {"export": {"formats": ["safetensors", "torchscript"], "check_images": 2}}
+    )
     summary = run(params, tmp_path, steps.append)
-    assert sorted(p.name for p in layout.export.iterdir()) == ["best.safetensors", "best.torchscript"]
+    assert sorted(p.name for p in layout.export.iterdir()) == [
+        "best.safetensors",
+        "best.torchscript",
+    ]
     assert json.loads(layout.summary("export").read_text()) == summary
-    assert summary["weights_sha256"] == sha256_file(layout.best) and [s["done"] for s in steps] == [1, 2]
+    assert summary["weights_sha256"] == sha256_file(layout.best) and [s["done"] for s in steps] == [
+        1,
+        2,
+    ]
     entry = summary["files"]["torchscript"]
-    assert entry["file"] == "export/best.torchscript" and entry["sha256"] == sha256_file(tmp_path / entry["file"])
+    assert entry["file"] == "export/best.torchscript" and entry["sha256"] == sha256_file(
+        tmp_path / entry["file"]
+    )
     assert entry["images"] == 2 and entry["max_box_px"] < 0.02

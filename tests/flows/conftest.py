@@ -1,4 +1,6 @@
-"""A copy of the project to run in, and one Prefect server for all flow tests (its start takes most of their time)."""
+"""A copy of the project to run in, and one Prefect server for all flow tests (its start takes most
+of their time).
+"""
 
 import atexit
 import os
@@ -25,20 +27,43 @@ def project(tmp_path, monkeypatch, own_environment):
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory):
-    """A server with all its services, as `detectflow ui` starts it; this process's prefect reports to it."""
+    """A server with all its services, as `detectflow ui` starts it; this process's prefect reports
+    to it.
+    """
     from flows.processes import LOOPBACK, Child, free_port
 
     home = tmp_path_factory.mktemp("prefect")
     port = free_port()
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port), "--no-ui"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        LOOPBACK,
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
     url = f"http://{LOOPBACK}:{port}/api"
-    env = {"PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
-           "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
-           "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # fmt: skip
+    env = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
     child = Child("The Prefect server", command, home / "server.log", env)
-    atexit.register(child.stop)  # with the interpreter, after prefect's last log lines, which would else wait for it
+    atexit.register(
+        child.stop
+    )  # with the interpreter, after prefect's last log lines, which would else wait for it
     os.environ["PREFECT_HOME"] = str(home)
-    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
 
     child.wait_until_it_answers(f"{url}/health", 120)
     # Without heartbeats, whose end costs each flow up to a second.

@@ -7,12 +7,14 @@ from prefect import flow
 from prefect.states import Failed
 
 from engine.errors import WorkspaceError
-from flows import clone
-from flows.clone import RemoteUnreachable, may_answer_later, require_remote, words_of
+from flows import pipeline_in_clone
+from flows.pipeline_in_clone import RemoteUnreachable, may_answer_later, require_remote, words_of
 
 
 def test_a_remote_out_of_reach_may_answer_later(project):
-    with pytest.raises(RemoteUnreachable, match="`git ls-remote http://127.0.0.1:9/x.git` failed in") as lost:
+    with pytest.raises(
+        RemoteUnreachable, match="`git ls-remote http://127.0.0.1:9/x.git` failed in"
+    ) as lost:
         words_of(project, ["git", "ls-remote", "http://127.0.0.1:9/x.git"])
     assert may_answer_later(None, None, Failed(data=lost.value))
 
@@ -28,9 +30,11 @@ def test_without_a_dvc_remote_it_is_refused_before_anything_is_done(project):
         require_remote(project)
 
 
-def test_the_task_is_tried_again_only_for_a_remote_out_of_reach(project, prefect_server, monkeypatch):
+def test_the_task_is_tried_again_only_for_a_remote_out_of_reach(
+    project, prefect_server, monkeypatch
+):
     tries = []
-    soon = clone.pull.with_options(retry_delay_seconds=0)
+    soon = pipeline_in_clone.pull.with_options(retry_delay_seconds=0)
 
     @flow
     def bring():
@@ -42,7 +46,7 @@ def test_the_task_is_tried_again_only_for_a_remote_out_of_reach(project, prefect
             tries.append(command)
             return words_of(root, ["git", "ls-remote", address])
 
-        monkeypatch.setattr(clone, "words_of", asked)
+        monkeypatch.setattr(pipeline_in_clone, "words_of", asked)
         tries.clear()
         with pytest.raises(WorkspaceError):
             bring()

@@ -1,4 +1,6 @@
-"""`detectflow diff A B tell=true`: the Prefect server hears of a changed dataset, and only of a changed one."""
+"""`detectflow diff A B tell=true`: the Prefect server hears of a changed dataset, and only of a
+changed one.
+"""
 
 import json
 import subprocess
@@ -25,7 +27,11 @@ def make_dataset(folder, last_class):
 
 def diff(root, api, *words):
     command = [sys.executable, "-m", "engine", "diff", *words]
-    env = {**clean_environment(), "PREFECT_API_URL": api.url, "PREFECT_HOME": str(root / ".prefect")}
+    env = {
+        **clean_environment(),
+        "PREFECT_API_URL": api.url,
+        "PREFECT_HOME": str(root / ".prefect"),
+    }
     return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=120)
 
 
@@ -40,8 +46,15 @@ def test_the_server_is_told_of_a_difference_and_of_nothing_else(tmp_path, prefec
     assert changed.returncode == 0 and "was told" in changed.stdout, changed.stderr
 
     def heard():
-        found = api("/events/filter", {"filter": {"event": {"name": ["detectflow.dataset.changed"]}}, "limit": 10})["events"]
-        return [e["payload"] for e in found if e["resource"]["prefect.resource.id"] == f"detectflow.dataset.{tmp_path / 'b'}"]
+        found = api(
+            "/events/filter",
+            {"filter": {"event": {"name": ["detectflow.dataset.changed"]}}, "limit": 10},
+        )["events"]
+        return [
+            e["payload"]
+            for e in found
+            if e["resource"]["prefect.resource.id"] == f"detectflow.dataset.{tmp_path / 'b'}"
+        ]
 
     wait_until(heard)
     values = json.loads((root / "runs" / "diff" / "diff.json").read_text())
@@ -53,4 +66,8 @@ def test_without_a_server_it_says_so_before_the_work(tmp_path):
     env = {**clean_environment(), "PREFECT_HOME": str(root / ".prefect")}
     command = [sys.executable, "-m", "engine", "diff", "nothing-there", "neither", "tell=true"]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "need a Prefect server" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1
+        and "need a Prefect server" in done.stderr
+        and "Traceback" not in done.stderr
+    )

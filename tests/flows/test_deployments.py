@@ -1,6 +1,8 @@
-"""Deployments for real: a server, a worker process, runs over REST, cancellation, a killed worker, a fresh clone.
+"""Deployments for real: a server, a worker process, runs over REST, cancellation, a killed worker,
+a fresh clone.
 
-One story in one workspace, told in order, because every step of it is paid for with starts of processes.
+One story in one workspace, told in order, because every step of it is paid for with starts of
+processes.
 """
 
 import contextlib
@@ -18,7 +20,7 @@ import urllib.request
 import pytest
 from workspaces import clean_environment, copy_project, shell
 
-from engine.tracking.workspace import holder
+from engine.project.workspace_lock import holder
 
 pytestmark = pytest.mark.slow
 
@@ -41,22 +43,30 @@ class Api:
 
     def __call__(self, path, body=None):
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"})
+        request = urllib.request.Request(
+            self.url + path, data, {"content-type": "application/json"}
+        )
         for pause_s in (1, 2, 4, 0):
             try:
                 with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
                     return json.loads(response.read() or b"null")
-            except urllib.error.HTTPError as error:  # 503: its SQLite is busy, which Prefect's own client sits out too
+            except (
+                urllib.error.HTTPError
+            ) as error:  # 503: its SQLite is busy, which Prefect's own client sits out too
                 if error.code != 503 or not pause_s:
                     raise
                 time.sleep(pause_s)
 
     def delete(self, path):
-        urllib.request.urlopen(urllib.request.Request(self.url + path, method="DELETE"), timeout=PATIENCE_S).close()
+        urllib.request.urlopen(
+            urllib.request.Request(self.url + path, method="DELETE"), timeout=PATIENCE_S
+        ).close()
 
     def start(self, name, **parameters):
         deployment = self(f"/deployments/name/{name}")
-        return self(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"]
+        return self(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})[
+            "id"
+        ]
 
     def state(self, run):
         return self(f"/flow_runs/{run}")["state"]
@@ -73,7 +83,9 @@ class Api:
         return [entry["message"] for entry in found]
 
     def said(self, run, words):
-        """Whether a line of the run's log has come in; lines are sent in batches, after the fact."""
+        """Whether a line of the run's log has come in; lines are sent in batches, after the
+        fact.
+        """
         return any(words in line for line in self.messages(run))
 
 
@@ -113,7 +125,9 @@ def webhook():
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory, api, webhook):
-    """A committed project with a DVC remote and a bare git repository as its origin; all deployments are registered."""
+    """A committed project with a DVC remote and a bare git repository as its origin; all
+    deployments are registered.
+    """
     base = tmp_path_factory.mktemp("deployed")
     root = copy_project(base / "project").resolve()
     for words in (
@@ -133,7 +147,9 @@ def workspace(tmp_path_factory, api, webhook):
     assert done.returncode == 0, done.stderr
     assert "train, nightly, train-clone, validate, batch-predict" in done.stdout
     yield root
-    for each in api("/deployments/filter", {}):  # with them go their planned runs, which other tests would see
+    for each in api(
+        "/deployments/filter", {}
+    ):  # with them go their planned runs, which other tests would see
         api.delete(f"/deployments/{each['id']}")
     for each in api("/automations/filter", {}):
         api.delete(f"/automations/{each['id']}")
@@ -146,7 +162,14 @@ def commit(root, message):
 
 
 def detectflow(root, api, *words, **env):
-    return shell(root, *DETECTFLOW, *words, PREFECT_API_URL=api.url, PREFECT_HOME=str(root / ".prefect"), **env)
+    return shell(
+        root,
+        *DETECTFLOW,
+        *words,
+        PREFECT_API_URL=api.url,
+        PREFECT_HOME=str(root / ".prefect"),
+        **env,
+    )
 
 
 @contextlib.contextmanager
@@ -155,7 +178,9 @@ def worker(root, api):
     log = root.parent / "worker.log"
     env = {**clean_environment(), "PREFECT_API_URL": api.url, "PREFECT_WORKER_QUERY_SECONDS": "1"}
     with log.open("a") as out:
-        process = subprocess.Popen([*DETECTFLOW, "worker"], cwd=root, env=env, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*DETECTFLOW, "worker"], cwd=root, env=env, stdout=out, stderr=subprocess.STDOUT
+        )
     process.log = log
     try:
         yield process
@@ -188,14 +213,20 @@ def test_registering_twice_changes_nothing_somebody_has_set(workspace, api):
 def switch(api, automation, on):
     body = json.dumps({"enabled": on}).encode()
     request = urllib.request.Request(
-        f"{api.url}/automations/{automation}", body, {"content-type": "application/json"}, method="PATCH"
+        f"{api.url}/automations/{automation}",
+        body,
+        {"content-type": "application/json"},
+        method="PATCH",
     )
     urllib.request.urlopen(request).close()
 
 
 def test_the_nightly_schedule_plans_runs(workspace, api):
     nightly = api("/deployments/name/pipeline/nightly")
-    query = {"deployments": {"id": {"any_": [nightly["id"]]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    query = {
+        "deployments": {"id": {"any_": [nightly["id"]]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
     wait_until(lambda: api("/flow_runs/filter", query))
     planned = api("/flow_runs/filter", query)
     assert all("T02:00:00" in run["expected_start_time"] for run in planned)
@@ -240,11 +271,20 @@ def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):
     with worker(workspace, api) as process:
         runs = {
             "predict": api.start(
-                "batch-predict/batch-predict", source="data/prepared/images", model="weights/best.pt", shard_size=10
+                "batch-predict/batch-predict",
+                source="data/prepared/images",
+                model="weights/best.pt",
+                shard_size=10,
             ),
             "validate": api.start("validate-champion/validate", alias="challenger"),
-            "sweep": api.start("sweep/sweep", settings={"trials": 2, "epochs": 1, "jobs": 1, "imgsz": 64}),
-            "clone": api.start("pipeline-in-clone/train-clone", overrides={"validate.conf": 0.002}, branch="results/test"),
+            "sweep": api.start(
+                "sweep/sweep", settings={"trials": 2, "epochs": 1, "jobs": 1, "imgsz": 64}
+            ),
+            "clone": api.start(
+                "pipeline-in-clone/train-clone",
+                overrides={"validate.conf": 0.002},
+                branch="results/test",
+            ),
         }
         ended = {name: api.wait(run, log=process.log) for name, run in runs.items()}
         assert ended == dict.fromkeys(runs, "COMPLETED"), process.log.read_text()[-4000:]
@@ -260,24 +300,43 @@ def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):
     assert "on test today" in artifacts[0]["data"]
 
     changed = shell(
-        workspace, "git", "--git-dir", str(workspace.parent / "origin.git"), "diff", "--name-only", "main", "results/test"
+        workspace,
+        "git",
+        "--git-dir",
+        str(workspace.parent / "origin.git"),
+        "diff",
+        "--name-only",
+        "main",
+        "results/test",
     )
     assert {"params.yaml", "dvc.lock"} <= set(changed.stdout.split())
-    children = api("/flow_runs/filter", {"flows": {"name": {"any_": ["pipeline"]}}, "sort": "START_TIME_DESC", "limit": 5})
+    children = api(
+        "/flow_runs/filter",
+        {"flows": {"name": {"any_": ["pipeline"]}}, "sort": "START_TIME_DESC", "limit": 5},
+    )
     of_clone = next(run for run in children if run["parent_task_run_id"])
     wait_until(lambda: api.said(of_clone["id"], "validate: ran"))
     lines = api.messages(of_clone["id"])
     assert {"prepare: skipped", "train: skipped"} <= set(lines), "what was pulled is not made again"
     assert any(line.startswith("validate: ran") for line in lines)
-    assert sorted(p.name for p in workspace.iterdir()) == before, "nothing is left behind in the workspace"
+    assert sorted(p.name for p in workspace.iterdir()) == before, (
+        "nothing is left behind in the workspace"
+    )
 
 
 def test_changed_data_start_a_training_where_that_is_switched_on(workspace, api):
     from flows.pipeline import data_digest, tell_data_changed
 
-    retrain = next(each["id"] for each in api("/automations/filter", {}) if each["name"] == "detectflow: retrain on new data")
+    retrain = next(
+        each["id"]
+        for each in api("/automations/filter", {})
+        if each["name"] == "detectflow: retrain on new data"
+    )
     train = api("/deployments/name/pipeline/train")["id"]
-    query = {"deployments": {"id": {"any_": [train]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    query = {
+        "deployments": {"id": {"any_": [train]}},
+        "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+    }
     switch(api, retrain, True)
     tell_data_changed(workspace, data_digest(workspace))  # the same data: no event
     tell_data_changed(workspace, "an earlier digest")
@@ -290,7 +349,9 @@ def test_changed_data_start_a_training_where_that_is_switched_on(workspace, api)
 
 
 def test_a_run_whose_heartbeats_end_is_crashed(api):
-    """The automation of `make deploy`, with ten seconds in place of ninety: the least that Prefect allows."""
+    """The automation of `make deploy`, with ten seconds in place of ninety: the least that Prefect
+    allows.
+    """
     from datetime import timedelta
 
     from prefect.events import emit_event
@@ -306,7 +367,9 @@ def test_a_run_whose_heartbeats_end_is_crashed(api):
         emit_event(HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{run}"})
     deadline = time.monotonic() + 60
     while api.state(runs[0])["type"] == "RUNNING" and time.monotonic() < deadline:
-        emit_event(HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{runs[1]}"})  # this one is alive
+        emit_event(
+            HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{runs[1]}"}
+        )  # this one is alive
         time.sleep(1)
     state = api.state(runs[0])
     assert state["type"] == "CRASHED" and "went silent" in state["message"]
@@ -321,7 +384,10 @@ class TestMistakes:
 
     def test_a_server_that_is_not_there(self, workspace):
         done = shell(workspace, *DETECTFLOW, "worker", PREFECT_API_URL="http://127.0.0.1:9/api")
-        assert done.returncode == 1 and "http://127.0.0.1:9/api, but no Prefect server answers there" in done.stderr
+        assert (
+            done.returncode == 1
+            and "http://127.0.0.1:9/api, but no Prefect server answers there" in done.stderr
+        )
 
     def test_an_unknown_deployment(self, workspace, api):
         done = detectflow(workspace, api, "deploy", "trian")
@@ -330,8 +396,13 @@ class TestMistakes:
     def test_a_pool_that_is_not_there(self, workspace, api):
         for words in (["--pool", "detectflwo"], ["--pool=detectflwo"]):
             done = detectflow(workspace, api, "worker", *words)
-            assert done.returncode == 2 and "no work pool 'detectflwo'. Did you mean 'detectflow'?" in done.stderr
-        assert [pool["name"] for pool in api("/work_pools/filter", {})] == ["detectflow"], "none was made"
+            assert (
+                done.returncode == 2
+                and "no work pool 'detectflwo'. Did you mean 'detectflow'?" in done.stderr
+            )
+        assert [pool["name"] for pool in api("/work_pools/filter", {})] == ["detectflow"], (
+            "none was made"
+        )
 
     def test_a_word_that_is_no_option(self, workspace, api):
         done = detectflow(workspace, api, "worker", "gpu")

@@ -1,7 +1,8 @@
-"""Experiments of DVC with the real pipeline, small: in a copy of the workspace, queued two at once, applied, as a branch; and
-the whole pipeline in another clone.
+"""Experiments of DVC with the real pipeline, small: in a copy of the workspace, queued two at once,
+applied, as a branch; and the whole pipeline in another clone.
 
-One story in one workspace, told in order. An experiment in the workspace itself is in test_pipeline.py.
+One story in one workspace, told in order. An experiment in the workspace itself is in
+test_pipeline.py.
 """
 
 import json
@@ -11,7 +12,7 @@ import pytest
 from test_pipeline import STAGES, TINY, all_of, commit
 from workspaces import copy_project, shell
 
-from engine.tracking.workspace import workspace_lock
+from engine.project.workspace_lock import workspace_lock
 from flows import overrides
 
 pytestmark = pytest.mark.slow
@@ -21,7 +22,9 @@ pytestmark = pytest.mark.slow
 def workspace(tmp_path_factory):
     """Prepared and committed; nothing is trained."""
     root = copy_project(tmp_path_factory.mktemp("experiments") / "project").resolve()
-    overrides.apply(root, {key: False if value == "false" else value for key, value in TINY.items()})
+    overrides.apply(
+        root, {key: False if value == "false" else value for key, value in TINY.items()}
+    )
     assert shell(root, "git", "init", "-q").returncode == 0
     dvc(root, "repro", "prepare")
     commit(root)
@@ -37,7 +40,9 @@ def dvc(root, *words):
 
 def experiments(root):
     """name -> the row of `dvc exp show`, as plain values."""
-    (baseline,) = [row for row in json.loads(dvc(root, "exp", "show", "--json")) if row["rev"] != "workspace"]
+    (baseline,) = [
+        row for row in json.loads(dvc(root, "exp", "show", "--json")) if row["rev"] != "workspace"
+    ]
     return {each["name"]: each for each in baseline["experiments"] or ()}
 
 
@@ -55,7 +60,10 @@ def mlflow_runs(root):
 
     client = mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     (experiment,) = [each for each in client.search_experiments() if each.name == "detectflow"]
-    return {run.data.tags.get("dvc.experiment"): run for run in client.search_runs([experiment.experiment_id])}
+    return {
+        run.data.tags.get("dvc.experiment"): run
+        for run in client.search_runs([experiment.experiment_id])
+    }
 
 
 def nothing_to_redo(root):
@@ -68,20 +76,30 @@ def nothing_to_redo(root):
 
 
 def test_one_in_a_copy_needs_no_free_workspace_leaves_it_alone_and_is_told_to_its_mlflow(workspace):
-    before = {file: file.read_bytes() for file in (workspace / "params.yaml", workspace / "dvc.lock")}
+    before = {
+        file: file.read_bytes() for file in (workspace / "params.yaml", workspace / "dvc.lock")
+    }
     with workspace_lock(workspace, "somebody else", wait=False):
         dvc(workspace, "exp", "run", "--temp", "--name", "two-epochs", "-S", "train.epochs=2")
-    assert {file: file.read_bytes() for file in before} == before and not (workspace / "weights").exists()
+    assert {file: file.read_bytes() for file in before} == before and not (
+        workspace / "weights"
+    ).exists()
     assert shell(workspace, "git", "status", "--porcelain").stdout == ""
 
     (told,) = experiments(workspace).values()
-    assert told["name"] == "two-epochs" and metrics(told)["epochs"] == 2 and parameters(told)["train"]["epochs"] == 2
+    assert (
+        told["name"] == "two-epochs"
+        and metrics(told)["epochs"] == 2
+        and parameters(told)["train"]["epochs"] == 2
+    )
     runs = mlflow_runs(workspace)
     assert list(runs) == ["two-epochs"] and runs["two-epochs"].info.status == "FINISHED"
     assert runs["two-epochs"].data.tags["mlflow.runName"] == "digits yolov8n 64px, two-epochs"
 
 
-def test_an_applied_one_leaves_nothing_to_redo(workspace, prefect_server, own_environment, monkeypatch):
+def test_an_applied_one_leaves_nothing_to_redo(
+    workspace, prefect_server, own_environment, monkeypatch
+):
     monkeypatch.chdir(workspace)
     dvc(workspace, "exp", "apply", "two-epochs")
     assert "epochs: 2" in (workspace / "params.yaml").read_text()
@@ -92,13 +110,21 @@ def test_an_applied_one_leaves_nothing_to_redo(workspace, prefect_server, own_en
 
 
 def test_queued_ones_run_two_at_once_and_a_mistake_in_one_is_told_in_its_log(workspace):
-    for name, setting in (("loose", "+validate.conf=0.002"), ("strict", "+validate.conf=0.5"), ("wrong", "+validate.cnf=0.5")):
+    for name, setting in (
+        ("loose", "+validate.conf=0.002"),
+        ("strict", "+validate.conf=0.5"),
+        ("wrong", "+validate.cnf=0.5"),
+    ):
         dvc(workspace, "exp", "run", "--queue", "--name", name, "-S", setting)
     try:
         deadline = time.monotonic() + 400
-        while any(word in (told := dvc(workspace, "queue", "status")) for word in ("Queued", "Running")):
+        while any(
+            word in (told := dvc(workspace, "queue", "status")) for word in ("Queued", "Running")
+        ):
             assert time.monotonic() < deadline, told
-            if "Queued" in told and "0 active, 0 idle" in told:  # at first; and where DVC's workers ended a moment too soon
+            if (
+                "Queued" in told and "0 active, 0 idle" in told
+            ):  # at first; and where DVC's workers ended a moment too soon
                 dvc(workspace, "queue", "start", "--jobs", "2")
             time.sleep(1)
     finally:
@@ -110,12 +136,19 @@ def test_queued_ones_run_two_at_once_and_a_mistake_in_one_is_told_in_its_log(wor
     assert "unknown key 'validate.cnf'. Did you mean 'conf'?" in log and "Traceback" not in log
 
     found = experiments(workspace)
-    assert {parameters(found[name])["validate"]["conf"] for name in ("loose", "strict")} == {0.002, 0.5}
-    assert all(metrics(found[name])["epochs"] == 2 for name in ("loose", "strict")), "the training is not done again"
+    assert {parameters(found[name])["validate"]["conf"] for name in ("loose", "strict")} == {
+        0.002,
+        0.5,
+    }
+    assert all(metrics(found[name])["epochs"] == 2 for name in ("loose", "strict")), (
+        "the training is not done again"
+    )
     assert list(mlflow_runs(workspace)) == ["two-epochs"], "the same weights are the same run"
 
 
-def test_a_branch_made_of_one_has_its_results_and_nothing_to_redo(workspace, prefect_server, own_environment, monkeypatch):
+def test_a_branch_made_of_one_has_its_results_and_nothing_to_redo(
+    workspace, prefect_server, own_environment, monkeypatch
+):
     monkeypatch.chdir(workspace)
     dvc(workspace, "exp", "branch", "strict", "tried-strict")
     assert shell(workspace, "git", "checkout", "-q", "tried-strict").returncode == 0
@@ -124,8 +157,12 @@ def test_a_branch_made_of_one_has_its_results_and_nothing_to_redo(workspace, pre
     assert nothing_to_redo(workspace) == all_of("skipped")
 
 
-def test_pushed_and_pulled_another_clone_has_nothing_to_redo(workspace, prefect_server, own_environment, monkeypatch, tmp_path):
-    """All five stages, by both drivers, under one registry; with a registry of its own a clone would register, no more."""
+def test_pushed_and_pulled_another_clone_has_nothing_to_redo(
+    workspace, prefect_server, own_environment, monkeypatch, tmp_path
+):
+    """All five stages, by both drivers, under one registry; with a registry of its own a clone
+    would register, no more.
+    """
     dvc(workspace, "remote", "add", "-q", "--default", "store", str(tmp_path / "store"))
     commit(workspace)
     dvc(workspace, "push", "-q")
@@ -135,4 +172,6 @@ def test_pushed_and_pulled_another_clone_has_nothing_to_redo(workspace, prefect_
     monkeypatch.chdir(clone)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace / 'mlflow.db'}")
     assert nothing_to_redo(clone) == all_of("skipped")
-    assert (clone / "export" / "best.onnx").read_bytes() == (workspace / "export" / "best.onnx").read_bytes()
+    assert (clone / "export" / "best.onnx").read_bytes() == (
+        workspace / "export" / "best.onnx"
+    ).read_bytes()

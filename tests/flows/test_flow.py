@@ -1,4 +1,6 @@
-"""The flow with small stand-ins for the stages: what is skipped, forced, shown and said. Prefect and DVC are real."""
+"""The flow with small stand-ins for the stages: what is skipped, forced, shown and said. Prefect
+and DVC are real.
+"""
 
 import json
 import logging
@@ -11,9 +13,9 @@ import pytest
 from engine.config import Params
 from engine.errors import ConfigError, DataError, WorkspaceError
 from engine.files import sha256_file
-from engine.stages.common import STAGES, Layout
-from engine.stages.start import start_digests
-from engine.tracking.workspace import holder
+from engine.project.workspace_lock import holder
+from engine.stages.layout import STAGES, Layout
+from engine.stages.start_weights import start_digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
@@ -63,9 +65,14 @@ SUMMARIES = {
     "train": {"metrics/mAP50": 0.5},
     "validate": {"split": "test", "metrics/mAP50": 0.875, "metrics/mAP50-95": 0.5},
     "export": {"files": {"onnx": {"file": "export/best.onnx"}}},
-    "register": {"model": "detector", "version": "3", "aliases": ["challenger"], "decision": "challenger",
-                 "reason": "mAP50-95 0.5 is below version 2's 0.6"},
-}  # fmt: skip
+    "register": {
+        "model": "detector",
+        "version": "3",
+        "aliases": ["challenger"],
+        "decision": "challenger",
+        "reason": "mAP50-95 0.5 is below version 2's 0.6",
+    },
+}
 
 
 def in_place_of_stages(monkeypatch, function):
@@ -145,13 +152,21 @@ def test_what_changed_outside_the_project_runs_again(run, stages, monkeypatch):
 
     run()
     monkeypatch.setattr(pipeline, "source_changed", lambda params, root: True)
-    assert hows(run()) == ["ran", "skipped", "skipped", "skipped", "skipped"]  # it prepared the same images
+    assert hows(run()) == [
+        "ran",
+        "skipped",
+        "skipped",
+        "skipped",
+        "skipped",
+    ]  # it prepared the same images
     monkeypatch.setattr(pipeline, "source_changed", lambda params, root: False)
     monkeypatch.setattr(pipeline, "registered", lambda root, params: False)
     assert hows(run()) == ["skipped", "skipped", "skipped", "skipped", "ran"]
 
 
-def test_going_on_from_the_last_weights_trains_from_a_copy_that_params_yaml_names(run, stages, project):
+def test_going_on_from_the_last_weights_trains_from_a_copy_that_params_yaml_names(
+    run, stages, project
+):
     run()
     first = sha256_file(project / "weights" / "best.pt")
     copy = f"models/best-{first[:8]}.pt"
@@ -161,9 +176,14 @@ def test_going_on_from_the_last_weights_trains_from_a_copy_that_params_yaml_name
     assert hows(run()) == ["skipped"] * 5  # the same parameters are the same start
     second = sha256_file(project / "weights" / "best.pt")
     assert second != first
-    assert hows(run({"train.model": "weights/best.pt"}))[1] == "ran"  # asked again: go on from the new ones
+    assert (
+        hows(run({"train.model": "weights/best.pt"}))[1] == "ran"
+    )  # asked again: go on from the new ones
     assert Params.load(project / "params.yaml").train.model == f"models/best-{second[:8]}.pt"
-    assert hows(run({"train.model": copy}))[1] == "restored" and hows(run({"train.model": "yolov8n"}))[1] == "restored"
+    assert (
+        hows(run({"train.model": copy}))[1] == "restored"
+        and hows(run({"train.model": "yolov8n"}))[1] == "restored"
+    )
 
 
 def test_there_must_be_last_weights_to_go_on_from(run, stages, project):
@@ -174,7 +194,9 @@ def test_there_must_be_last_weights_to_go_on_from(run, stages, project):
 
 
 @pytest.mark.parametrize("place", ["models/start/mine.pt", "../elsewhere.pt"])
-def test_other_bytes_in_the_start_file_train_again_and_the_first_ones_are_no_excuse(run, project, place):
+def test_other_bytes_in_the_start_file_train_again_and_the_first_ones_are_no_excuse(
+    run, project, place
+):
     file = project / place
     file.write_text("one")
     assert hows(run({"train.model": place})) == ["ran"] * 5
@@ -231,11 +253,13 @@ def test_the_whole_flow_holds_the_workspace(run, stages, project, monkeypatch):
 
 def test_a_held_workspace_is_refused_naming_its_holder_or_waited_for(run, stages, project):
     hold = (
-        "import pathlib, sys, time; from engine.tracking.workspace import workspace_lock\n"
+        "import pathlib, sys, time; from engine.project.workspace_lock import workspace_lock\n"
         "with workspace_lock(pathlib.Path(sys.argv[1]), 'the other one'):\n"
         "    print('held', flush=True); time.sleep(float(sys.argv[2]))"
     )
-    other = subprocess.Popen([sys.executable, "-c", hold, str(project), "1.5"], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(project), "1.5"], stdout=subprocess.PIPE, text=True
+    )
     assert other.stdout.readline().strip() == "held"
     with pytest.raises(WorkspaceError, match=rf"process {other.pid} \(the other one\)"):
         run(wait=False)
@@ -288,7 +312,9 @@ def test_a_lost_connection_is_tried_again_and_a_mistake_is_not(run, stages, monk
         assert stages.ran == ["prepare"] * tries
 
 
-def test_a_stage_that_takes_too_long_is_ended_once_and_the_next_run_goes_on(run, stages, project, monkeypatch):
+def test_a_stage_that_takes_too_long_is_ended_once_and_the_next_run_goes_on(
+    run, stages, project, monkeypatch
+):
     from flows import pipeline
 
     original = pipeline.run_stage
@@ -296,21 +322,34 @@ def test_a_stage_that_takes_too_long_is_ended_once_and_the_next_run_goes_on(run,
     def slow(name, root, *, progress=None):
         if name in stages.slow:
             stages.ran.append(name)
-            for _ in range(600):  # an exception from another thread comes between two steps of Python, not into a sleep
+            for _ in range(
+                600
+                # an exception from another thread comes between two steps of Python, not into a
+                # sleep
+            ):
                 time.sleep(0.1)
         return original(name, root, progress=progress)
 
     in_place_of_stages(monkeypatch, slow)
-    for stage in ("prepare", "train"):  # prepare is a stage that may be tried again, but not for this
+    for stage in (
+        "prepare",
+        "train",
+    ):  # prepare is a stage that may be tried again, but not for this
         stages.slow, stages.ran = {stage}, []
-        with pytest.raises(pipeline.StageTimeout, match=f"stage {stage} was ended after 0.02 min .*goes on from there"):
+        with pytest.raises(
+            pipeline.StageTimeout,
+            match=f"stage {stage} was ended after 0.02 min .*goes on from there",
+        ):
             run(timeouts_min={stage: 0.02})
         assert stages.ran.count(stage) <= 1 and holder(project) is None
     stages.slow = set()
     assert hows(run(timeouts_min={"train": 10})) == ["skipped", "ran", "ran", "ran", "ran"]
 
 
-@pytest.mark.parametrize("limits, words", [({"tarin": 5}, "Did you mean 'train'"), ({"train": 0}, "train: 0.0 is no number")])
+@pytest.mark.parametrize(
+    "limits, words",
+    [({"tarin": 5}, "Did you mean 'train'"), ({"train": 0}, "train: 0.0 is no number")],
+)
 def test_a_limit_that_is_none(run, stages, limits, words):
     with pytest.raises(ConfigError, match=words):
         run(timeouts_min=limits)
@@ -333,7 +372,9 @@ class TestWhatPrefectShows:
     def artifacts(self, client, flow_run):
         from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
-        found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id])))
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run.id]))
+        )
         return {artifact.key: artifact for artifact in found}
 
     def test_name_tasks_log_progress_and_result(self, run, client):
@@ -345,7 +386,11 @@ class TestWhatPrefectShows:
         assert float(artifacts["train-progress"].data) == 100.0
         assert "epoch 2 of 2 · mAP50 0.500" in artifacts["train-progress"].description
         result = artifacts["pipeline-result"].data
-        assert "| train | ran |" in result and "| mAP50 (test)" not in result and "| mAP50 | 0.8750 |" in result
+        assert (
+            "| train | ran |" in result
+            and "| mAP50 (test)" not in result
+            and "| mAP50 | 0.8750 |" in result
+        )
         assert "detector version 3 (challenger)" in result
 
         deadline = time.monotonic() + 20  # Prefect sends log lines and task states in batches
@@ -362,13 +407,17 @@ class TestWhatPrefectShows:
     def lines(self, client, flow_run):
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
-        logs = client.read_logs(log_filter=LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run.id])), limit=200)
+        logs = client.read_logs(
+            log_filter=LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run.id])), limit=200
+        )
         return [log.message for log in logs]
 
     def tasks(self, client, flow_run):
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-        found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
+        found = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
+        )
         return {each.name: each.state_name for each in found if each.state_name == "Completed"}
 
     def test_a_failure_shows_the_reason_first(self, run, stages, client):
@@ -376,13 +425,22 @@ class TestWhatPrefectShows:
         with pytest.raises(DataError):
             run()
         flow_run = self.newest(client)
-        assert flow_run.state.is_failed() and "DataError: a.jpg cannot be read" in flow_run.state.message
-        assert self.artifacts(client, flow_run)["pipeline-result"].data.startswith("**train failed:** DataError: a.jpg")
+        assert (
+            flow_run.state.is_failed()
+            and "DataError: a.jpg cannot be read" in flow_run.state.message
+        )
+        assert self.artifacts(client, flow_run)["pipeline-result"].data.startswith(
+            "**train failed:** DataError: a.jpg"
+        )
 
-    def test_a_wrong_parameter_shows_which_and_the_run_has_the_name_of_what_is_in_the_file(self, run, client):
+    def test_a_wrong_parameter_shows_which_and_the_run_has_the_name_of_what_is_in_the_file(
+        self, run, client
+    ):
         with pytest.raises(ConfigError):
             run({"train.epocs": 3})
         flow_run = self.newest(client)
         shown = self.artifacts(client, flow_run)["pipeline-result"]
         assert flow_run.name == "digits yolov8n" and shown.description == "why it ended without one"
-        assert shown.data.startswith("**parameters failed:** ConfigError: params.yaml: unknown key 'train.epocs'")
+        assert shown.data.startswith(
+            "**parameters failed:** ConfigError: params.yaml: unknown key 'train.epocs'"
+        )

@@ -1,4 +1,6 @@
-"""Overrides change one value of params.yaml and nothing else in it; a wrong one changes nothing at all."""
+"""Overrides change one value of params.yaml and nothing else in it; a wrong one changes nothing at
+all.
+"""
 
 import shutil
 from pathlib import Path
@@ -45,7 +47,10 @@ def test_one_value_changes_one_line_and_keeps_its_comment(root):
     params = apply(root, {"train.epochs": 5})
     removed, added = changed_lines(before, text(root))
     assert len(removed) == len(added) == 1
-    assert added[0].split("#") == [added[0].split("#")[0], removed[0].split("#")[1]] and "epochs: 5 " in added[0]
+    assert (
+        added[0].split("#") == [added[0].split("#")[0], removed[0].split("#")[1]]
+        and "epochs: 5 " in added[0]
+    )
     assert params.train.epochs == 5
 
 
@@ -105,11 +110,20 @@ def test_nothing_is_written_as_dvc_writes_it(root):
         ({"train.imgsz": 100}, "multiple of 32"),
         ({"data.source": "data/digit.yaml"}, "no such file or folder, seen from"),
         ({"data.source": "data/digit.yaml"}, "Did you mean 'data/digits.yaml'?"),
-        ({"data.source": "notes.toml"}, "a dataset is a description (.yaml) or a folder of labelled images, not a .toml file"),
+        (
+            {"data.source": "notes.toml"},
+            "a dataset is a description (.yaml) or a folder of labelled images, not a .toml file",
+        ),
         ({"data.source": "dvc.yaml"}, "unknown key 'stages'"),
         ({"data.path": "nowhere"}, "no such file or folder"),
-        ({"data.policies.zero_are": "drop"}, "unknown finding 'zero_are'. Did you mean 'zero_area'?"),
-        ({"data.policies.missing_image": "fix"}, "data.policies.missing_image: 'fix' is not offered"),
+        (
+            {"data.policies.zero_are": "drop"},
+            "unknown finding 'zero_are'. Did you mean 'zero_area'?",
+        ),
+        (
+            {"data.policies.missing_image": "fix"},
+            "data.policies.missing_image: 'fix' is not offered",
+        ),
     ],
 )
 def test_a_wrong_override_changes_nothing(root, overrides, message):

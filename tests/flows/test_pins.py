@@ -1,4 +1,6 @@
-"""The pins that `pip check` does not know: beside a wrong fastapi every flow dies, beside SQLAlchemy 2.1 schedules never fire."""
+"""The pins that `pip check` does not know: beside a wrong fastapi every flow dies, beside
+SQLAlchemy 2.1 schedules never fire.
+"""
 
 import time
 from datetime import timedelta
@@ -19,12 +21,19 @@ def test_a_schedule_fires_and_a_flow_runs(prefect_server):
         return 2
 
     assert two() == 2
-    every_hour = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=1)), active=True)
+    every_hour = DeploymentScheduleCreate(
+        schedule=IntervalSchedule(interval=timedelta(hours=1)), active=True
+    )
     with get_client(sync_client=True) as client:
-        deployment = client.create_deployment(client.create_flow(two), name="hourly", schedules=[every_hour])
+        deployment = client.create_deployment(
+            client.create_flow(two), name="hourly", schedules=[every_hour]
+        )
         mine = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
         deadline = time.monotonic() + SCHEDULED_WITHIN_S
-        while not (runs := client.read_flow_runs(flow_run_filter=mine)) and time.monotonic() < deadline:
+        while (
+            not (runs := client.read_flow_runs(flow_run_filter=mine))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.2)
         assert runs and all(run.state.is_scheduled() and run.auto_scheduled for run in runs)
         client.delete_deployment(deployment)

@@ -1,6 +1,8 @@
-"""The real pipeline, small: a handful of digits, 64 px, one epoch; real Prefect, DVC and MLflow in a copy of the project.
+"""The real pipeline, small: a handful of digits, 64 px, one epoch; real Prefect, DVC and MLflow in
+a copy of the project.
 
-The tests of this file share one workspace and run in their order, each from where the one before has left it.
+The tests of this file share one workspace and run in their order, each from where the one before
+has left it.
 """
 
 import json
@@ -17,9 +19,16 @@ from workspaces import clean_environment, copy_project, shell
 from engine.errors import ConfigError, EngineError
 
 TINY = {
-    "data.options.train": 8, "data.options.val": 4, "data.options.test": 4, "data.options.size": 64, "data.options.max_px": 32,
-    "train.imgsz": 64, "train.epochs": 1, "train.plots": "false", "validate.plots": "false",
-}  # fmt: skip
+    "data.options.train": 8,
+    "data.options.val": 4,
+    "data.options.test": 4,
+    "data.options.size": 64,
+    "data.options.max_px": 32,
+    "train.imgsz": 64,
+    "train.epochs": 1,
+    "train.plots": "false",
+    "validate.plots": "false",
+}
 STAGES = ("prepare", "train", "validate", "export", "register")
 
 pytestmark = pytest.mark.slow
@@ -44,7 +53,9 @@ def run(workspace, prefect_server, own_environment, monkeypatch):
     from flows.pipeline import pipeline
 
     monkeypatch.chdir(workspace)
-    return lambda overrides=None: {row.stage: row.how for row in pipeline(str(workspace), overrides or {}).rows}
+    return lambda overrides=None: {
+        row.stage: row.how for row in pipeline(str(workspace), overrides or {}).rows
+    }
 
 
 def all_of(how):
@@ -62,14 +73,25 @@ def test_a_first_run_makes_everything_and_says_so(workspace):
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
     assert {line[0]: line[1] for line in lines if line[0] in STAGES} == all_of("ran")
-    for told in ("mAP50-95", "detector version 1 (challenger)", "weights/best.pt", "export/best.onnx", "make ui"):
+    for told in (
+        "mAP50-95",
+        "detector version 1 (challenger)",
+        "weights/best.pt",
+        "export/best.onnx",
+        "make ui",
+    ):
         assert told in done.stdout
     assert done.stderr.count("epoch 1/1") == 1  # a line of the engine is on the console once
     assert "View at" not in done.stderr and "Traceback" not in done.stderr
     # One epoch on eight images finds nothing, and a model that finds nothing is no champion.
-    assert registration(workspace)["version"] == 1 and registration(workspace)["decision"] == "challenger"
+    assert (
+        registration(workspace)["version"] == 1
+        and registration(workspace)["decision"] == "challenger"
+    )
     assert "finds nothing right cannot be champion" in done.stdout
-    assert not (workspace / "runs" / "ckpt").exists() or not any((workspace / "runs" / "ckpt").iterdir())
+    assert not (workspace / "runs" / "ckpt").exists() or not any(
+        (workspace / "runs" / "ckpt").iterdir()
+    )
 
 
 def test_a_second_run_skips_everything_and_dvc_agrees(run, workspace):
@@ -80,7 +102,11 @@ def test_a_second_run_skips_everything_and_dvc_agrees(run, workspace):
 
 
 def test_a_changed_parameter_runs_only_what_comes_after(run, workspace):
-    assert run({"validate.split": "val"}) == {**all_of("skipped"), "validate": "ran", "register": "ran"}
+    assert run({"validate.split": "val"}) == {
+        **all_of("skipped"),
+        "validate": "ran",
+        "register": "ran",
+    }
     assert registration(workspace)["version"] == 1  # the same weights are the same version
 
 
@@ -95,7 +121,11 @@ def test_dvc_shows_metrics_parameters_and_plots_without_a_network(workspace):
     shown = json.loads(metrics.stdout)[""]["data"]
     assert "metrics/mAP50-95" in shown["reports/validate/metrics.json"]["data"]
     # Only numbers: a digest or a name would make the table too wide to read.
-    assert all(value is None or isinstance(value, (int, float)) for file in shown.values() for value in file["data"].values())
+    assert all(
+        value is None or isinstance(value, (int, float))
+        for file in shown.values()
+        for value in file["data"].values()
+    )
     assert "train.imgsz" in shell(workspace, "dvc", "params", "diff").stdout
     assert shell(workspace, "dvc", "metrics", "diff").returncode == 0
     assert "register" in shell(workspace, "dvc", "dag").stdout
@@ -131,40 +161,67 @@ def test_a_wrong_override_and_a_broken_dataset_change_nothing(run, workspace):
     assert run() == all_of("skipped")
 
 
-def test_a_start_in_the_stages_own_output_goes_with_the_flow_and_is_refused_by_repro_without_loss(run, workspace):
+def test_a_start_in_the_stages_own_output_goes_with_the_flow_and_is_refused_by_repro_without_loss(
+    run, workspace
+):
     before = (workspace / "params.yaml").read_text()
     weights = (workspace / "weights" / "best.pt").read_bytes()
-    (workspace / "params.yaml").write_text(before.replace("model: yolov8n ", "model: weights/best.pt "))
+    (workspace / "params.yaml").write_text(
+        before.replace("model: yolov8n ", "model: weights/best.pt ")
+    )
     repro = shell(workspace, "dvc", "repro")
     assert repro.returncode != 0 and "lies in weights, which stage train makes anew" in repro.stderr
-    assert "`dvc checkout weights` brings it back" in repro.stderr and "Traceback" not in repro.stderr
+    assert (
+        "`dvc checkout weights` brings it back" in repro.stderr and "Traceback" not in repro.stderr
+    )
     assert shell(workspace, "dvc", "checkout", "-q", "weights").returncode == 0
     assert (workspace / "weights" / "best.pt").read_bytes() == weights
 
     assert run() == {**all_of("ran"), "prepare": "skipped"}
     copy = next((workspace / "models").glob("best-*.pt"))
-    assert copy.read_bytes() == weights and f"model: models/{copy.name} " in (workspace / "params.yaml").read_text()
+    assert (
+        copy.read_bytes() == weights
+        and f"model: models/{copy.name} " in (workspace / "params.yaml").read_text()
+    )
     after = shell(workspace, "dvc", "repro")
     assert after.returncode == 0 and "Running stage" not in after.stdout
-    assert run({"train.model": "yolov8n"}) == {**all_of("restored"), "prepare": "skipped", "register": "ran"}
+    assert run({"train.model": "yolov8n"}) == {
+        **all_of("restored"),
+        "prepare": "skipped",
+        "register": "ran",
+    }
 
 
-def test_an_interrupted_training_goes_on_under_the_other_driver(workspace, prefect_server, tmp_path):
+def test_an_interrupted_training_goes_on_under_the_other_driver(
+    workspace, prefect_server, tmp_path
+):
     env = {"PREFECT_API_URL": prefect_server}
-    first = Driver(workspace, tmp_path / "first", [sys.executable, "-m", "engine", "run", "-S", "train.epochs=500"], env)
+    first = Driver(
+        workspace,
+        tmp_path / "first",
+        [sys.executable, "-m", "engine", "run", "-S", "train.epochs=500"],
+        env,
+    )
     first.wait_for("epoch 3/500")
     assert first.interrupt() == 130
     assert "goes on from there" in first.text and "Traceback" not in first.text
-    assert (workspace / "weights" / "best.pt").is_file()  # the old result stays until there is a new one
+    assert (
+        workspace / "weights" / "best.pt"
+    ).is_file()  # the old result stays until there is a new one
 
     second = Driver(workspace, tmp_path / "second", [sys.executable, "-m", "dvc", "repro"], env)
     second.wait_for("resuming after epoch")
     second.interrupt()
-    assert "resuming after epoch 3 of 500" in second.text or "resuming after epoch 4 of 500" in second.text
+    assert (
+        "resuming after epoch 3 of 500" in second.text
+        or "resuming after epoch 4 of 500" in second.text
+    )
 
 
 def hear_interrupts():
-    """A shell lets what it starts in the background ignore Ctrl-C, and these tests may have been started so."""
+    """A shell lets what it starts in the background ignore Ctrl-C, and these tests may have been
+    started so.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -174,9 +231,15 @@ class Driver:
     def __init__(self, root, log, command, env):
         self.log = log
         with log.open("w") as out:
-            self.process = subprocess.Popen(command, cwd=root, env={**clean_environment(), **env}, stdout=out,
-                                            stderr=subprocess.STDOUT, start_new_session=True,
-                                            preexec_fn=hear_interrupts)  # fmt: skip
+            self.process = subprocess.Popen(
+                command,
+                cwd=root,
+                env={**clean_environment(), **env},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=hear_interrupts,
+            )
 
     @property
     def text(self):

@@ -1,4 +1,6 @@
-"""dvc.yaml is the only list of stages: the flow has the same, and each stage depends on the code it really imports."""
+"""dvc.yaml is the only list of stages: the flow has the same, and each stage depends on the code it
+really imports.
+"""
 
 import ast
 from functools import cache
@@ -8,24 +10,31 @@ import pytest
 import yaml
 
 from engine.config import Params
-from engine.stages.common import STAGES, Layout
-from engine.tracking.inputs import load_definitions, lookup
+from engine.stages.layout import STAGES, Layout
+from engine.versioning.stage_inputs import load_definitions, lookup
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFINITIONS = load_definitions(ROOT)
 
-# Code that is imported but does not decide what comes out: messages, atomic writing, data classes without behaviour, the
-# frame around a stage, and what tells MLflow about it.
+# Code that is imported but does not decide what comes out: messages, atomic writing, data classes
+# without behaviour, the frame around a stage, and what tells MLflow about it.
 WITHOUT_INFLUENCE = {
     "engine/__init__.py",
     "engine/errors.py",
     "engine/files.py",
     "engine/types.py",
-    "engine/stages/common.py",
+    "engine/version.py",
+    "engine/stages/layout.py",
     "engine/stages/runner.py",
 }
-DECIDES = {"engine/tracking/promotion.py", "engine/tracking/pyfunc.py", "engine/tracking/registry.py"}
-READ_AS_A_FILE = {"register": {"engine/tracking/pyfunc.py"}}  # MLflow takes the model's code by its path
+DECIDES = {
+    "engine/registry/gates.py",
+    "engine/registry/pyfunc_model.py",
+    "engine/registry/registry.py",
+}
+READ_AS_A_FILE = {
+    "register": {"engine/registry/pyfunc_model.py"}
+}  # MLflow takes the model's code by its path
 
 
 @cache
@@ -47,7 +56,9 @@ def imported(file: Path) -> frozenset[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {name for name in names if name.split(".")[0] == "engine" and file_of(name) is not None}
+        found |= {
+            name for name in names if name.split(".")[0] == "engine" and file_of(name) is not None
+        }
     return frozenset(found)
 
 
@@ -66,7 +77,15 @@ def reached(stage: str) -> set[str]:
 
 
 def has_influence(file: str) -> bool:
-    if file.startswith("engine/tracking/"):
+    if file.startswith(
+        (
+            "engine/tracking/",
+            "engine/registry/",
+            "engine/project/",
+            "engine/versioning/",
+            "engine/lineage/",
+        )
+    ):
         return file in DECIDES
     return file not in WITHOUT_INFLUENCE and not file.startswith("engine/config/")
 
@@ -93,7 +112,9 @@ def test_the_flow_has_the_stages_of_dvc_yaml_in_their_order():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_change_of_any_code_a_stage_uses_runs_it_again(stage):
-    missing = sorted(file for file in reached(stage) if not any(is_below(file, dep) for dep in code_deps(stage)))
+    missing = sorted(
+        file for file in reached(stage) if not any(is_below(file, dep) for dep in code_deps(stage))
+    )
     assert not missing, f"dvc.yaml, stage {stage}: deps lack {missing}"
 
 
@@ -108,7 +129,9 @@ def test_a_stage_depends_on_no_code_it_does_not_use(stage):
 def test_dependencies_exist_or_are_made_by_an_earlier_stage(stage):
     made = {out for definition in DEFINITIONS.values() for out in definition.outs}
     for dep in DEFINITIONS[stage].deps:
-        assert (ROOT / dep).exists() or any(is_below(dep, out) or is_below(out, dep) for out in made), dep
+        assert (ROOT / dep).exists() or any(
+            is_below(dep, out) or is_below(out, dep) for out in made
+        ), dep
 
 
 def test_training_does_not_depend_on_how_it_is_driven_or_told():

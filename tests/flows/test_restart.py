@@ -1,6 +1,8 @@
-"""A Prefect server is killed and started again, with the settings that `detectflow ui` gives it: who held a slot still does.
+"""A Prefect server is killed and started again, with the settings that `detectflow ui` gives it:
+who held a slot still does.
 
-Prefect's own default forgets it, and ends the run within minutes because the slot is no longer reserved.
+Prefect's own default forgets it, and ends the run within minutes because the slot is no longer
+reserved.
 """
 
 import json
@@ -13,14 +15,16 @@ import pytest
 from test_pipeline import TINY, Driver
 from workspaces import clean_environment, copy_project
 
-from engine.tracking.environment import prepare_environment
+from engine.project.environment import prepare_environment
 from flows.processes import LOOPBACK, Child, free_port
 
 pytestmark = pytest.mark.slow
 
 
 def post(url, body):
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    request = urllib.request.Request(
+        url, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.loads(response.read() or b"null")
 
@@ -35,14 +39,32 @@ def server(tmp_path, own_environment):
     settings = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     port = free_port()
     url = f"http://{LOOPBACK}:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port), "--no-ui"]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        LOOPBACK,
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
     started = []
 
     def start():
         for child in started:
             child.process.kill()
             child.process.wait()
-        started.append(Child("It", command, root / "log", {**clean_environment(), **settings, "PREFECT_API_URL": url}))
+        started.append(
+            Child(
+                "It",
+                command,
+                root / "log",
+                {**clean_environment(), **settings, "PREFECT_API_URL": url},
+            )
+        )
         started[-1].wait_until_it_answers(f"{url}/health", 120)
         return url
 
@@ -54,22 +76,45 @@ def server(tmp_path, own_environment):
 def test_the_slot_of_a_run_outlives_the_server(server):
     limits = f"{server()}/v2/concurrency_limits"
     post(f"{limits}/", {"name": "workspace", "limit": 1})
-    lease = post(f"{limits}/increment-with-lease", {"names": ["workspace"], "slots": 1, "lease_duration": 300})["lease_id"]
+    lease = post(
+        f"{limits}/increment-with-lease",
+        {"names": ["workspace"], "slots": 1, "lease_duration": 300},
+    )["lease_id"]
     server()
     post(f"{limits}/leases/{lease}/renew", {"lease_duration": 300})  # 410 where it is forgotten
     with pytest.raises(urllib.error.HTTPError) as full:
-        post(f"{limits}/increment-with-lease", {"names": ["workspace"], "slots": 1, "lease_duration": 300})
+        post(
+            f"{limits}/increment-with-lease",
+            {"names": ["workspace"], "slots": 1, "lease_duration": 300},
+        )
     assert full.value.code == 423, "the slot is still taken"
 
 
 def test_a_run_whose_server_goes_for_good_is_complete_and_says_so_once(server, tmp_path):
     words = [word for key, value in TINY.items() for word in ("-S", f"{key}={value}")]
     # Prefect's own patience at the end of a run is a minute for each of two questions: none here.
-    env = {"PREFECT_API_URL": server(), "PREFECT_CLIENT_MAX_RETRIES": "0", "DETECTFLOW_TRACKING": "off"}
-    run = Driver(server.root, tmp_path / "run", [sys.executable, "-m", "engine", "run", *words], env)
+    env = {
+        "PREFECT_API_URL": server(),
+        "PREFECT_CLIENT_MAX_RETRIES": "0",
+        "DETECTFLOW_TRACKING": "off",
+    }
+    run = Driver(
+        server.root, tmp_path / "run", [sys.executable, "-m", "engine", "run", *words], env
+    )
     run.wait_for("prepare: ran")
     server.children[-1].process.kill()
     assert run.process.wait(180) == 0, run.text
-    assert "went away under the run: its page of the run is incomplete. The run itself is complete." in run.text
-    assert "mAP50-95" in run.text and "5 ran" in run.text and (server.root / "export" / "best.onnx").is_file()
-    assert run.text.count("Unable to connect") <= 1 and "Traceback" not in run.text and "failed to process item" not in run.text
+    assert (
+        "went away under the run: its page of the run is incomplete. The run itself is complete."
+        in run.text
+    )
+    assert (
+        "mAP50-95" in run.text
+        and "5 ran" in run.text
+        and (server.root / "export" / "best.onnx").is_file()
+    )
+    assert (
+        run.text.count("Unable to connect") <= 1
+        and "Traceback" not in run.text
+        and "failed to process item" not in run.text
+    )

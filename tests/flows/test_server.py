@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from engine.errors import ConfigError, WorkspaceError
-from engine.tracking.environment import TRUSTED, TRUSTED_BY, prepare_environment
+from engine.project.environment import TRUSTED, TRUSTED_BY, prepare_environment
 from flows import deploy, processes, server
 from flows.processes import Child, answers, free_port
 
@@ -71,7 +71,9 @@ def test_another_projects_server_on_the_usual_port_is_left_alone(stand_in, tmp_p
     assert server.find_running(tmp_path) is None
 
 
-def test_a_note_of_a_dead_server_a_damaged_note_and_another_version_are_passed_over(stand_in, tmp_path):
+def test_a_note_of_a_dead_server_a_damaged_note_and_another_version_are_passed_over(
+    stand_in, tmp_path
+):
     note(tmp_path, f"http://{processes.LOOPBACK}:{free_port()}")
     assert server.find_running(tmp_path) is None
     server.notes_file(tmp_path).write_text("{half")
@@ -91,12 +93,27 @@ def test_a_configured_server_wins_and_must_answer(stand_in, tmp_path, monkeypatc
 
 @pytest.fixture
 def certified(stand_in, tmp_path):
-    """The same by TLS, with a certificate that its own authority has signed: (address, file of the authority)."""
-    key, authority = rsa.generate_private_key(65537, 2048), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "team")])
+    """The same by TLS, with a certificate that its own authority has signed: (address, file of the
+    authority).
+    """
+    key, authority = (
+        rsa.generate_private_key(65537, 2048),
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "team")]),
+    )
     now = datetime.now(UTC)
     made = (
-        x509.CertificateBuilder(authority, authority, key.public_key(), x509.random_serial_number(), now, now + timedelta(1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(processes.LOOPBACK))]), critical=False)
+        x509.CertificateBuilder(
+            authority,
+            authority,
+            key.public_key(),
+            x509.random_serial_number(),
+            now,
+            now + timedelta(1),
+        )
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address(processes.LOOPBACK))]),
+            critical=False,
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -110,13 +127,18 @@ def certified(stand_in, tmp_path):
     return stand_in.url.replace("http:", "https:"), file
 
 
-def test_a_certificate_is_trusted_by_one_variable_and_else_the_reason_is_told(certified, tmp_path, monkeypatch):
+def test_a_certificate_is_trusted_by_one_variable_and_else_the_reason_is_told(
+    certified, tmp_path, monkeypatch
+):
     url, file = certified
     for name in (TRUSTED, *TRUSTED_BY):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
     for ask in (server.connect, deploy.use_server):
-        with pytest.raises(WorkspaceError, match=r"certificate is not trusted here \(.*self-signed.*docs/deploy.md, TLS"):
+        with pytest.raises(
+            WorkspaceError,
+            match=r"certificate is not trusted here \(.*self-signed.*docs/deploy.md, TLS",
+        ):
             ask(tmp_path)
     (tmp_path / ".env").write_text(f"{TRUSTED}='{file}'\n")
     prepare_environment(tmp_path)
@@ -140,22 +162,33 @@ def test_an_address_that_is_nearly_right_is_corrected(stand_in, tmp_path, monkey
 
 @pytest.mark.parametrize(
     "url, reason",
-    [("http://127.0.0.1:9/api", "Connection refused"), ("http://nowhere.invalid/api", "(Name|name|resolution|Temporary)"),
-     ("http://127.0.0.1:4200x/api", "nonnumeric port"), ("127.0.0.1:4200/api", "unknown url type")],
-)  # fmt: skip
+    [
+        ("http://127.0.0.1:9/api", "Connection refused"),
+        ("http://nowhere.invalid/api", "(Name|name|resolution|Temporary)"),
+        ("http://127.0.0.1:4200x/api", "nonnumeric port"),
+        ("127.0.0.1:4200/api", "unknown url type"),
+    ],
+)
 def test_why_a_configured_server_does_not_answer_is_told(tmp_path, monkeypatch, url, reason):
     for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):  # would answer in its place
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_API_URL", url)
-    with pytest.raises(WorkspaceError, match=f"no Prefect server answers there: .*{reason}.*temporary server"):
+    with pytest.raises(
+        WorkspaceError, match=f"no Prefect server answers there: .*{reason}.*temporary server"
+    ):
         server.connect(tmp_path)
 
 
-def test_a_configured_server_of_another_version_is_refused_with_both_numbers(stand_in, tmp_path, monkeypatch):
+def test_a_configured_server_of_another_version_is_refused_with_both_numbers(
+    stand_in, tmp_path, monkeypatch
+):
     stand_in.replies["/api/admin/version"] = '"2.20.1"'
     monkeypatch.setenv("PREFECT_API_URL", f"{stand_in.url}/api")
     for ask in (server.connect, deploy.use_server):
-        with pytest.raises(WorkspaceError, match=rf"is version 2.20.1, and this environment has Prefect {version('prefect')}"):
+        with pytest.raises(
+            WorkspaceError,
+            match=rf"is version 2.20.1, and this environment has Prefect {version('prefect')}",
+        ):
             ask(tmp_path)
 
 
@@ -163,11 +196,26 @@ def test_a_configured_server_of_another_version_is_refused_with_both_numbers(sta
 def guarded(tmp_path_factory):
     """A real Prefect server that lets nobody in without the login."""
     home, port = tmp_path_factory.mktemp("guarded"), free_port()
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", processes.LOOPBACK, "--port", str(port), "--no-ui",
-               "--no-services"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        processes.LOOPBACK,
+        "--port",
+        str(port),
+        "--no-ui",
+        "--no-services",
+    ]
     url = f"http://{processes.LOOPBACK}:{port}/api"
-    env = {"PREFECT_HOME": str(home), "PREFECT_API_URL": url, "PREFECT_SERVER_API_AUTH_STRING": "team:secret",
-           "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}  # fmt: skip
+    env = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_API_AUTH_STRING": "team:secret",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
     child = Child("The Prefect server", command, home / "server.log", env)
     child.wait_until_it_answers(f"{url}/health", 120)
     yield url
@@ -175,7 +223,8 @@ def guarded(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "given, found", [(None, "is not set"), ("team:other", "is not the one it expects"), ("team:secret", None)]
+    "given, found",
+    [(None, "is not set"), ("team:other", "is not the one it expects"), ("team:secret", None)],
 )
 def test_a_login_is_asked_for_before_anything_is_done(guarded, tmp_path, monkeypatch, given, found):
     monkeypatch.setenv("PREFECT_API_URL", guarded)
@@ -185,7 +234,9 @@ def test_a_login_is_asked_for_before_anything_is_done(guarded, tmp_path, monkeyp
     if found is None:
         assert server.connect(tmp_path).api_url == guarded
         return
-    with pytest.raises(WorkspaceError, match=f"PREFECT_API_AUTH_STRING {found}.*in .env") as refused:
+    with pytest.raises(
+        WorkspaceError, match=f"PREFECT_API_AUTH_STRING {found}.*in .env"
+    ) as refused:
         server.connect(tmp_path)
     assert given is None or given not in str(refused.value)
 
@@ -196,9 +247,16 @@ def test_a_locked_database_is_named_with_who_has_it_open(tmp_path, monkeypatch):
     database = tmp_path / "prefect.db"
     database.touch()
     other = subprocess.Popen(["tail", "-f", str(database)])
-    child = Child("It", [sys.executable, "-c", "import sys; sys.exit('OperationalError: database is locked')"], tmp_path / "log")
+    child = Child(
+        "It",
+        [sys.executable, "-c", "import sys; sys.exit('OperationalError: database is locked')"],
+        tmp_path / "log",
+    )
     try:
-        with pytest.raises(WorkspaceError, match=rf"{database} locked: process {other.pid} \(tail -f .*or end it, and run again"):
+        with pytest.raises(
+            WorkspaceError,
+            match=rf"{database} locked: process {other.pid} \(tail -f .*or end it, and run again",
+        ):
             server.Server(f"http://127.0.0.1:{free_port()}/api", child).wait()
     finally:
         other.kill()
@@ -223,7 +281,11 @@ class TestChild:
 
     def test_it_answers(self, tmp_path):
         port = free_port()
-        child = Child("It", [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)], tmp_path / "log")
+        child = Child(
+            "It",
+            [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)],
+            tmp_path / "log",
+        )
         child.wait_until_it_answers(f"http://127.0.0.1:{port}", 20)
         child.stop()
         assert not answers(f"http://127.0.0.1:{port}")
@@ -246,7 +308,8 @@ class TestChild:
     def test_it_ends_with_a_parent_that_was_killed(self, tmp_path):
         code = (
             "import pathlib, sys, time; from flows.processes import Child;"
-            f"c = Child('x', [sys.executable, '-c', 'import time; time.sleep(60)'], pathlib.Path({str(tmp_path / 'log')!r}));"
+            "c = Child('x', [sys.executable, '-c', 'import time; time.sleep(60)'], "
+            f"pathlib.Path({str(tmp_path / 'log')!r}));"
             "print(c.process.pid, flush=True); time.sleep(60)"
         )
         parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -261,7 +324,9 @@ def ended(pid, within_s=5.0):
     while time.monotonic() < deadline:
         try:
             with open(f"/proc/{pid}/stat") as stat:
-                if stat.read().rsplit(")")[-1].split()[0] == "Z":  # nobody has asked for its exit code yet
+                if (
+                    stat.read().rsplit(")")[-1].split()[0] == "Z"
+                ):  # nobody has asked for its exit code yet
                     return True
         except FileNotFoundError:
             return True

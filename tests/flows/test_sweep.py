@@ -1,4 +1,6 @@
-"""The flow sweep for real: trials in turn with their runs in MLflow, and on a Dask cluster of two workers."""
+"""The flow sweep for real: trials in turn with their runs in MLflow, and on a Dask cluster of two
+workers.
+"""
 
 import os
 
@@ -6,9 +8,9 @@ import pytest
 from searches import WORDS, write_tiny
 
 from engine.errors import ConfigError
-from engine.tracking.mlflow_store import open_store
-from engine.tuning.study import finished, open_study
-from engine.tuning.sweep import make_sweep
+from engine.hpo.study import finished, open_study
+from engine.hpo.sweep import make_sweep
+from engine.tracking.mlflow_client import open_store
 
 pytestmark = pytest.mark.slow
 
@@ -29,15 +31,23 @@ def test_trials_are_nested_runs_and_a_finished_study_goes_on(project, sweep):
     assert result["counts"] == {"complete": 1, "pruned": 0, "failed": 0}
     result = sweep(trials=2)
     assert result["counts"]["complete"] == 2, "one was there, one is new"
-    assert [line.split("|")[1].strip().split()[0] for line in result["table"].splitlines()[2:]] in (["0", "1"], ["1", "0"])
+    assert [line.split("|")[1].strip().split()[0] for line in result["table"].splitlines()[2:]] in (
+        ["0", "1"],
+        ["1", "0"],
+    )
 
     store = open_store(project)
     experiment = store.client.get_experiment_by_name("detectflow-tune").experiment_id
     runs = {run.info.run_name: run for run in store.client.search_runs([experiment])}
-    assert runs.keys() == {"s", "trial-0000", "trial-0001"}, "the second search goes on in the parent run of the first"
+    assert runs.keys() == {"s", "trial-0000", "trial-0001"}, (
+        "the second search goes on in the parent run of the first"
+    )
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     parent = runs["s"]
-    assert parent.data.params["space.lr0"] == "0.0001 to 0.02, log" and "trial/best_so_far" in parent.data.metrics
+    assert (
+        parent.data.params["space.lr0"] == "0.0001 to 0.02, log"
+        and "trial/best_so_far" in parent.data.metrics
+    )
     assert {file.path for file in store.client.list_artifacts(parent.info.run_id, "tune")} == {
         f"tune/{name}" for name in ("best.yaml", "trials.csv", "history.png", "importance.png")
     }
@@ -55,7 +65,9 @@ def test_two_dask_workers_share_the_trials(project, sweep, monkeypatch):
     import distributed
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(project)) as cluster:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=str(project)
+    ) as cluster:
         result = sweep(trials=4, runner="dask", scheduler=cluster.scheduler_address, jobs=2)
         with distributed.Client(cluster, set_as_default=False) as client:
             workers = set(client.run(os.getpid).values())

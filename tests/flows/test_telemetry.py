@@ -1,7 +1,8 @@
-"""Nothing leaves the machine: wherever Prefect, MLflow, DVC or onnxruntime is imported, its telemetry is off before.
+"""Nothing leaves the machine: wherever Prefect, MLflow, DVC or onnxruntime is imported, its
+telemetry is off before.
 
-Python itself is asked: a `sitecustomize` module looks at the environment at the moment one of them is first imported,
-in the command and in every process that it starts.
+Python itself is asked: a `sitecustomize` module looks at the environment at the moment one of them
+is first imported, in the command and in every process that it starts.
 """
 
 import configparser
@@ -54,7 +55,9 @@ ENTRIES = {  # the words of a command, the tools that it imports in any of its p
 
 @pytest.fixture
 def health():
-    """A server that is well and knows nothing else: enough for a command to go on to import its tools."""
+    """A server that is well and knows nothing else: enough for a command to go on to import its
+    tools.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -81,13 +84,22 @@ def test_telemetry_is_off_before_any_tool_is_imported(tmp_path, health, entry):
     (site / "sitecustomize.py").write_text(WITNESS)
     seen = tmp_path / "seen.jsonl"
     environment = {name: value for name, value in clean_environment().items() if name not in OFF}
-    environment |= {"PYTHONPATH": f"{site}{os.pathsep}{root}", "WITNESS": str(seen), "WITNESSED": " ".join(OFF)}
+    environment |= {
+        "PYTHONPATH": f"{site}{os.pathsep}{root}",
+        "WITNESS": str(seen),
+        "WITNESSED": " ".join(OFF),
+    }
     if entry in {"deploy", "worker"}:
         environment["PREFECT_API_URL"] = health
     log = tmp_path / "log"
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words], cwd=root, env=environment, stdout=out, stderr=out, start_new_session=True
+            [sys.executable, "-m", *words],
+            cwd=root,
+            env=environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
         deadline = time.monotonic() + 120
@@ -119,9 +131,17 @@ def test_dvc_typed_by_hand_tells_nobody_either():
 
 @pytest.mark.parametrize("module", ["engine", "pyfunc"])
 def test_onnxruntime_is_silent_without_a_project_too(module):
-    """The engine as a library, and the registered model, which is loaded where this project is not."""
-    load = "import engine" if module == "engine" else f"import runpy; runpy.run_path({str(ROOT / 'engine/tracking/pyfunc.py')!r})"
+    """The engine as a library, and the registered model, which is loaded where this project is
+    not.
+    """
+    load = (
+        "import engine"
+        if module == "engine"
+        else f"import runpy; runpy.run_path({str(ROOT / 'engine/registry/pyfunc_model.py')!r})"
+    )
     code = f"import os; {load}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in clean_environment().items() if name not in OFF}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "1", done.stderr

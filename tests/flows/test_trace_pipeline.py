@@ -1,5 +1,6 @@
-"""`detectflow trace` in a project with a past: two trainings by `dvc repro`, the second on fewer images and started from the
-weights of the first, each committed. Then one witness after the other is taken away.
+"""`detectflow trace` in a project with a past: two trainings by `dvc repro`, the second on fewer
+images and started from the weights of the first, each committed. Then one witness after the other
+is taken away.
 
 The tests of this file share one workspace and run in their order.
 """
@@ -11,16 +12,21 @@ import pytest
 from workspaces import copy_project, shell
 
 from engine.files import sha256_file
-from engine.tracking.environment import prepare_environment
-from engine.tracking.trace import trace
-from engine.tracking.trace_text import trace_values
+from engine.lineage.graph import trace
+from engine.lineage.render import trace_values
+from engine.project.environment import prepare_environment
 
 TINY = {
-    "seed: 0                          # of the split, and of generated images":
-        "seed: 0\n  options: {train: 6, val: 2, test: 2, size: 64, max_px: 32}",
-    "imgsz: 160": "imgsz: 64", "epochs: 30": "epochs: 1\n  plots: false\n ",
-    "split: test": "split: test\n  plots: false", "[onnx]": "[onnx, safetensors]",
-}  # fmt: skip
+    "seed: 0                          # of the split, and of generated images": "seed: 0\n  "
+    "options: {train: "
+    "6, val: 2, test: "
+    "2, size: 64, "
+    "max_px: 32}",
+    "imgsz: 160": "imgsz: 64",
+    "epochs: 30": "epochs: 1\n  plots: false\n ",
+    "split: test": "split: test\n  plots: false",
+    "[onnx]": "[onnx, safetensors]",
+}
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +42,11 @@ def project(tmp_path_factory):
     (root / "models/start").mkdir(exist_ok=True)
     shutil.copy(root / "weights/best.pt", root / "models/start/first.pt")
     (root / "old").mkdir()
-    kept = {"weights/best.pt": "moved.pt", "export/best.onnx": "moved.onnx", "export/best.safetensors": "moved.safetensors"}
+    kept = {
+        "weights/best.pt": "moved.pt",
+        "export/best.onnx": "moved.onnx",
+        "export/best.safetensors": "moved.safetensors",
+    }
     for name, copy in kept.items():
         shutil.copy(root / name, root / "old" / copy)
     pictures = sorted((root / "data/prepared/images/train").iterdir())
@@ -107,9 +117,16 @@ def sources(node):
 def test_the_weights_of_today_lead_back_over_their_start_to_the_first_data(project):
     root, first, second, _ = project
     found = ask(root, "weights/best.pt")
-    assert found["subject"]["key"] == second["weights_sha256"] and found["notes"] == [] and found["not_asked"] == []
+    assert (
+        found["subject"]["key"] == second["weights_sha256"]
+        and found["notes"] == []
+        and found["not_asked"] == []
+    )
     back = nodes(found["made_from"])
-    assert {node["key"] for node in back["trained on", "data"]} == {first["data_digest"], second["data_digest"]}
+    assert {node["key"] for node in back["trained on", "data"]} == {
+        first["data_digest"],
+        second["data_digest"],
+    }
     (start,) = back["started from", "weights"]
     assert start["key"] == first["weights_sha256"]
     assert facts(start)["recorded by commit"].endswith(" first")
@@ -118,7 +135,16 @@ def test_the_weights_of_today_lead_back_over_their_start_to_the_first_data(proje
     assert runs == {git(root, "rev-parse", "HEAD~2"), git(root, "rev-parse", "HEAD~1")}
 
 
-@pytest.mark.parametrize("name", ["old/moved.pt", "old/moved.onnx", "old/moved.safetensors", "detector@challenger", "detector/1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "old/moved.pt",
+        "old/moved.onnx",
+        "old/moved.safetensors",
+        "detector@challenger",
+        "detector/1",
+    ],
+)
 def test_a_model_is_known_by_its_content_and_a_version_by_its_tags(project, name):
     root, first, second, _ = project
     found = ask(root, name)
@@ -126,17 +152,26 @@ def test_a_model_is_known_by_its_content_and_a_version_by_its_tags(project, name
     assert {node["key"] for node in both["trained on", "data"]} == {first["data_digest"]}
     assert "described by", "run" in both
     if name.endswith(".pt"):
-        assert {facts(node)["format"] for node in both["exported as", "file"]} == {"onnx", "safetensors"}
+        assert {facts(node)["format"] for node in both["exported as", "file"]} == {
+            "onnx",
+            "safetensors",
+        }
         assert [node["key"] for node in both["start of", "weights"]] == [second["weights_sha256"]]
-        assert [facts(node)["aliases"] for node in both["registered as", "version"]] == ["challenger"]
+        assert [facts(node)["aliases"] for node in both["registered as", "version"]] == [
+            "challenger"
+        ]
 
 
 def test_a_run_by_its_id_and_data_by_the_beginning_of_their_digest(project):
     root, first, second, _ = project
     runs = nodes(ask(root, "old/moved.pt")["made_from"])["described by", "run"]
     found = ask(root, runs[0]["key"])
-    assert [(node["kind"], node["key"]) for node in found["made_from"]] == [("data", first["data_digest"])]
-    assert [(node["kind"], node["key"]) for node in found["led_to"]] == [("weights", first["weights_sha256"])]
+    assert [(node["kind"], node["key"]) for node in found["made_from"]] == [
+        ("data", first["data_digest"])
+    ]
+    assert [(node["kind"], node["key"]) for node in found["led_to"]] == [
+        ("weights", first["weights_sha256"])
+    ]
     data = ask(root, second["data_digest"][:10])
     assert [node["key"] for node in data["led_to"]] == [second["weights_sha256"]]
 
@@ -147,7 +182,9 @@ def test_an_image_that_is_in_no_data_of_today_was_seen_by_both_models(project):
     assert [node["key"] for node in found["led_to"]] == [first["data_digest"]]
     assert found["led_to"][0]["relation"].startswith("in split train as ")
     (saw,) = found["summary"]
-    assert saw.startswith("learned from it: ") and all(each["weights_sha256"][:12] in saw for each in (first, second))
+    assert saw.startswith("learned from it: ") and all(
+        each["weights_sha256"][:12] in saw for each in (first, second)
+    )
     held = next((root / "data/prepared/images/test").iterdir())
     found = ask(root, held.relative_to(root))
     assert found["summary"][0] == "no model that is known here learned from it"
@@ -157,10 +194,15 @@ def test_an_image_that_is_in_no_data_of_today_was_seen_by_both_models(project):
 def test_the_command_prints_the_same_as_text_and_as_json(project):
     root, first, _, _ = project
     done = shell(root, "detectflow", "trace", "old/moved.onnx", "format=json")
-    assert done.returncode == 0 and json.loads(done.stdout) == ask(root, "old/moved.onnx"), done.stderr
+    assert done.returncode == 0 and json.loads(done.stdout) == ask(root, "old/moved.onnx"), (
+        done.stderr
+    )
     done = shell(root, "detectflow", "trace", "old/moved.onnx")
     assert done.returncode == 0 and done.stderr == ""
-    assert f"└─ exported from weights {first['weights_sha256']}" in done.stdout and "dvc.lock in git" in done.stdout
+    assert (
+        f"└─ exported from weights {first['weights_sha256']}" in done.stdout
+        and "dvc.lock in git" in done.stdout
+    )
 
 
 def test_what_a_file_says_of_itself_in_an_empty_folder(project, tmp_path):
@@ -173,7 +215,8 @@ def test_what_a_file_says_of_itself_in_an_empty_folder(project, tmp_path):
         assert weights["key"] == first["weights_sha256"]
         assert facts(weights)["settings"]["train.imgsz"] == 64 and facts(weights)["class_hash"]
         assert found["not_asked"] == [
-            "no project here: only what the file says of itself is known. Run this in the project's folder"
+            "no project here: only what the file says of itself is known. Run this in the "
+            "project's folder"
         ]
 
 
@@ -197,13 +240,19 @@ def test_without_a_registry_and_git_the_files_still_know(project):
     shutil.rmtree(root / ".git")
     found = ask(root, "weights/best.pt")
     back = nodes(found["made_from"])
-    assert {node["key"] for node in back["trained on", "data"]} == {first["data_digest"], second["data_digest"]}
+    assert {node["key"] for node in back["trained on", "data"]} == {
+        first["data_digest"],
+        second["data_digest"],
+    }
     assert [sentence.split(":")[0] for sentence in found["not_asked"]] == ["git", "MLflow"]
     assert facts(back["trained on", "data"][0])["params.yaml"]["data.source"] == "data/digits.yaml"
     # The run cache remembers the first training, which no commit tells of any more.
     (saw,) = ask(root, f"old/{gone[:8]}.png")["summary"]
     assert all(each["weights_sha256"][:12] in saw for each in (first, second))
-    assert nodes(ask(root, "old/moved.onnx")["led_to"])["registered as", "version"][0]["key"] == "detector/1"
+    assert (
+        nodes(ask(root, "old/moved.onnx")["led_to"])["registered as", "version"][0]["key"]
+        == "detector/1"
+    )
     refused = shell(root, "detectflow", "trace", "detector@champion")
     assert refused.returncode == 1 and "MLflow: there is no database" in refused.stderr
     assert not (root / "mlflow.db").exists()

@@ -1,6 +1,8 @@
-"""One state, two drivers: `dvc repro` and `detectflow run` in one workspace, with a real training that is killed.
+"""One state, two drivers: `dvc repro` and `detectflow run` in one workspace, with a real training
+that is killed.
 
-What the first run, skips, parameters and Ctrl-C do is in test_pipeline.py; push and pull in tests/tracking/test_remotes.py.
+What the first run, skips, parameters and Ctrl-C do is in test_pipeline.py; push and pull in
+tests/tracking/test_remotes.py.
 """
 
 import os
@@ -49,10 +51,16 @@ def test_killed_under_one_driver_a_training_goes_on_under_the_other_and_meanwhil
     workspace, prefect_server, tmp_path
 ):
     env = {"PREFECT_API_URL": prefect_server, "DETECTFLOW_TRACKING": "off"}
-    # Where SHELL is not set (cron, containers) DVC starts stages by /bin/sh, which may stay between it and them.
+    # Where SHELL is not set (cron, containers) DVC starts stages by /bin/sh, which may stay between
+    # it and them.
     repro = Driver(workspace, tmp_path / "repro", REPRO, {**env, "SHELL": "/bin/sh"})
     repro.wait_for("epoch 3/500")
-    refused(workspace, [*FLOW, "--no-wait"], r"held by process \d+ \(python -m engine.stages train\)", **env)
+    refused(
+        workspace,
+        [*FLOW, "--no-wait"],
+        r"held by process \d+ \(python -m engine.stages train\)",
+        **env,
+    )
     refused(workspace, REPRO, rf"PID {repro.process.pid}", **env)
     os.kill(repro.process.pid, signal.SIGKILL)  # dvc alone: the training must notice and end
     repro.process.wait()

@@ -7,8 +7,21 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("engine", "flows", "data", "models", "dvc.yaml", "params.yaml", "prefect.yaml", ".dvc/config", ".dvc/.gitignore",
-          ".dvc/plots", ".dvcignore", ".gitignore", "pyproject.toml")  # fmt: skip
+COPIED = (
+    "engine",
+    "flows",
+    "data",
+    "models",
+    "dvc.yaml",
+    "params.yaml",
+    "prefect.yaml",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvc/plots",
+    ".dvcignore",
+    ".gitignore",
+    "pyproject.toml",
+)
 
 
 def copy_project(target: Path) -> Path:
@@ -25,13 +38,30 @@ def copy_project(target: Path) -> Path:
 
 
 def shell(root: Path, *words: str, **env: str) -> subprocess.CompletedProcess:
-    """Run a command of the environment that runs these tests, in `root`, with none of our own state in its environment."""
-    return subprocess.run(words, cwd=root, env={**clean_environment(), **env}, text=True, capture_output=True, timeout=300)
+    """Run a command of the environment that runs these tests, in `root`, with none of our own state
+    in its environment.
+    """
+    return subprocess.run(
+        words,
+        cwd=root,
+        env={**clean_environment(), **env},
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
 
 
 def clean_environment() -> dict[str, str]:
     """The environment of a user's shell with the project's programs in front."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_", "DETECTFLOW_"))}
+    clean = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_", "DETECTFLOW_"))
+    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    someone = {f"GIT_{who}_{what}": f"t@{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    someone = {
+        f"GIT_{who}_{what}": f"t@{what}"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
     return {**clean, **someone, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}

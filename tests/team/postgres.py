@@ -1,4 +1,6 @@
-"""A PostgreSQL server of Debian's packages for one trial: own data folder, loopback, a free port, passwords for everybody."""
+"""A PostgreSQL server of Debian's packages for one trial: own data folder, loopback, a free port,
+passwords for everybody.
+"""
 
 import os
 import secrets
@@ -16,28 +18,62 @@ START_S = 60.0
 
 
 class Postgres:
-    """Started, stopped and restarted as one likes; `url` names a database with user and password."""
+    """Started, stopped and restarted as one likes; `url` names a database with user and
+    password.
+    """
 
     def __init__(self, home: Path):
         self.bin, self.home, self.data = _programs(), home, home / "data"
-        self.port, self.passwords, self.process = free_port(), {"owner": secrets.token_hex(12)}, None
+        self.port, self.passwords, self.process = (
+            free_port(),
+            {"owner": secrets.token_hex(12)},
+            None,
+        )
         home.mkdir()
         # Run by root, PostgreSQL refuses; Debian's package makes the user.
-        self.user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+        self.user = (
+            {"user": "postgres", "group": "postgres", "extra_groups": []}
+            if os.getuid() == 0
+            else {}
+        )
         password = home / "password"
         password.write_text(self.passwords["owner"])
         if self.user:
             shutil.chown(home, "postgres", "postgres")
             shutil.chown(password, "postgres", "postgres")
-        command = [self.bin / "initdb", "-D", self.data, "-U", "owner", "-A", "scram-sha-256", f"--pwfile={password}",
-                   "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]  # fmt: skip
+        command = [
+            self.bin / "initdb",
+            "-D",
+            self.data,
+            "-U",
+            "owner",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={password}",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ]
         subprocess.run(command, check=True, cwd=home, stdout=subprocess.DEVNULL, **self.user)
         password.unlink()
 
     def start(self) -> None:
-        command = [self.bin / "postgres", "-D", self.data, "-h", LOOPBACK, "-p", str(self.port), "-k", self.home]
+        command = [
+            self.bin / "postgres",
+            "-D",
+            self.data,
+            "-h",
+            LOOPBACK,
+            "-p",
+            str(self.port),
+            "-k",
+            self.home,
+        ]
         with open(self.home.parent / "postgres.log", "ab") as log:
-            self.process = subprocess.Popen(command, cwd=self.home, stdout=log, stderr=log, start_new_session=True, **self.user)
+            self.process = subprocess.Popen(
+                command, cwd=self.home, stdout=log, stderr=log, start_new_session=True, **self.user
+            )
         deadline = time.monotonic() + START_S
         while True:
             try:
@@ -68,21 +104,32 @@ class Postgres:
             return connection.execute(query).fetchall()
 
     def dump(self, name: str, *options: str) -> bytes:
-        done = subprocess.run([self.bin / "pg_dump", *options, self._owner(name)], check=True, capture_output=True)
+        done = subprocess.run(
+            [self.bin / "pg_dump", *options, self._owner(name)], check=True, capture_output=True
+        )
         return done.stdout
 
     def restore(self, dump: bytes, name: str) -> None:
-        """A dump of format `-Fc` as the new database `name`, by its own user, to whom the tables then belong."""
+        """A dump of format `-Fc` as the new database `name`, by its own user, to whom the tables
+        then belong.
+        """
         self.make(name)
         address = self.url(name).replace("+psycopg", "")
-        subprocess.run([self.bin / "pg_restore", "--no-owner", "-d", address], input=dump, check=True)
+        subprocess.run(
+            [self.bin / "pg_restore", "--no-owner", "-d", address], input=dump, check=True
+        )
 
     def _owner(self, database: str) -> str:
         return f"postgresql://owner:{self.passwords['owner']}@{LOOPBACK}:{self.port}/{database}"
 
 
 def _programs() -> Path:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda file: int(file.parent.parent.name))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        key=lambda file: int(file.parent.parent.name),
+    )
     if not found:
-        raise SystemExit("No PostgreSQL server on this machine: `apt-get install postgresql`, then again.")
+        raise SystemExit(
+            "No PostgreSQL server on this machine: `apt-get install postgresql`, then again."
+        )
     return found[-1].parent

@@ -1,4 +1,6 @@
-"""Workspaces of their own for the tracking tests, each with a tracker of its own; and one real MLflow server."""
+"""Workspaces of their own for the tracking tests, each with a tracker of its own; and one real
+MLflow server.
+"""
 
 import os
 import shutil
@@ -11,8 +13,8 @@ import urllib.request
 import pytest
 import toys
 
-from engine.tracking.environment import prepare_environment
-from engine.tracking.mlflow_store import open_store
+from engine.project.environment import prepare_environment
+from engine.tracking.mlflow_client import open_store
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def store(workspace):
 
 
 class Server:
-    """`mlflow server` on a free port of this machine, over its own database; can be killed and started again."""
+    """`mlflow server` on a free port of this machine, over its own database; can be killed and
+    started again.
+    """
 
     def __init__(self, home, database):
         shutil.copy(database, home / "server.db")
@@ -55,12 +59,30 @@ class Server:
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-                   "--backend-store-uri", f"sqlite:///{self.home / 'server.db'}",
-                   "--artifacts-destination", str(self.home / "artifacts")]  # fmt: skip
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            f"sqlite:///{self.home / 'server.db'}",
+            "--artifacts-destination",
+            str(self.home / "artifacts"),
+        ]
+        environment = os.environ | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
         with open(self.home / "server.log", "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
         self.wait_until_up()
 
     def wait_until_up(self, timeout_s=60):
@@ -74,7 +96,9 @@ class Server:
         raise AssertionError((self.home / "server.log").read_text()[-2000:])
 
     def kill(self):
-        """As if the machine had lost power: the server and its worker, whose group is our own making."""
+        """As if the machine had lost power: the server and its worker, whose group is our own
+        making.
+        """
         if self.process is not None:
             os.killpg(self.process.pid, 9)
             self.process.wait()

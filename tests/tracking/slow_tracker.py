@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class SlowTracker:
-    """Forwards to `port`. delay_s: before each answer. hang: no answer at all. lose_answers: the server does its work and
-    nobody hears of it, so many times."""
+    """Forwards to `port`. delay_s: before each answer. hang: no answer at all. lose_answers: the
+    server does its work and nobody hears of it, so many times.
+    """
 
     def __init__(self, port):
         self.port, self.delay_s, self.hang, self.lose_answers = port, 0.0, False, 0
@@ -40,7 +41,11 @@ class SlowTracker:
                     self.close_connection = True
                     return
                 time.sleep(proxy.delay_s)
-                headers = {k: v for k, v in self.headers.items() if k.lower() not in {"transfer-encoding", "content-length"}}
+                headers = {
+                    k: v
+                    for k, v in self.headers.items()
+                    if k.lower() not in {"transfer-encoding", "content-length"}
+                }
                 upstream = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
                 upstream.request(self.command, self.path, body, headers)
                 answer = upstream.getresponse()
@@ -53,7 +58,12 @@ class SlowTracker:
                     return
                 self.send_response(answer.status)
                 for name, value in answer.getheaders():
-                    if name.lower() not in {"transfer-encoding", "content-length", "connection", "content-encoding"}:
+                    if name.lower() not in {
+                        "transfer-encoding",
+                        "content-length",
+                        "connection",
+                        "content-encoding",
+                    }:
                         self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()

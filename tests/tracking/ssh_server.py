@@ -1,7 +1,8 @@
-"""An SSH server on loopback: OpenSSH's `sshd` where the machine has it, else asyncssh's, which comes with dvc-ssh.
+"""An SSH server on loopback: OpenSSH's `sshd` where the machine has it, else asyncssh's, which
+comes with dvc-ssh.
 
-Keys, port and configuration are its own, in one folder; nothing of the machine's user or system is read or written.
-As a program (`python ssh_server.py PORT FOLDER`) it is the second of the two.
+Keys, port and configuration are its own, in one folder; nothing of the machine's user or system is
+read or written. As a program (`python ssh_server.py PORT FOLDER`) it is the second of the two.
 """
 
 import asyncio
@@ -35,7 +36,12 @@ class SshServer:
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True)
-        self.folder, self.key, self.other_key, self.process = folder, folder / "key", folder / "other_key", None
+        self.folder, self.key, self.other_key, self.process = (
+            folder,
+            folder / "key",
+            folder / "other_key",
+            None,
+        )
         for name in ("host_key", "key", "other_key"):
             made = asyncssh.generate_private_key("ssh-ed25519")
             made.write_private_key(str(folder / name))
@@ -48,7 +54,9 @@ class SshServer:
         (folder / "sshd_config").write_text(CONFIG.format(port=self.port, folder=folder))
 
     def command(self) -> list[str]:
-        """sshd must be called by its absolute path, and is not used where it would not run (no /run/sshd, say)."""
+        """sshd must be called by its absolute path, and is not used where it would not run (no
+        /run/sshd, say).
+        """
         sshd = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
         config = str(self.folder / "sshd_config")
         if sshd and subprocess.run([sshd, "-t", "-f", config], capture_output=True).returncode == 0:
@@ -72,8 +80,13 @@ class SshServer:
 
 
 async def serve(port: int, folder: Path) -> None:
-    await asyncssh.listen("127.0.0.1", port, server_host_keys=[str(folder / "host_key")],
-                          authorized_client_keys=str(folder / "authorized_keys"), sftp_factory=True)  # fmt: skip
+    await asyncssh.listen(
+        "127.0.0.1",
+        port,
+        server_host_keys=[str(folder / "host_key")],
+        authorized_client_keys=str(folder / "authorized_keys"),
+        sftp_factory=True,
+    )
     await asyncio.Event().wait()
 
 

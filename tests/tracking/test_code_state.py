@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from engine.tracking import code_state
-from engine.tracking.code_state import uncommitted
-from engine.tracking.masking import Masking
+from engine.versioning import git_diff
+from engine.versioning.git_diff import uncommitted
+from engine.versioning.masking import Masking
 
 
 @pytest.fixture
@@ -28,7 +28,9 @@ def repository(tmp_path):
 
 def git(root, *words, stdin=None):
     settings = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", "-C", str(root), *settings, *words], check=True, capture_output=True, input=stdin)
+    done = subprocess.run(
+        ["git", "-C", str(root), *settings, *words], check=True, capture_output=True, input=stdin
+    )
     return done.stdout.decode()
 
 
@@ -59,10 +61,13 @@ def test_a_clean_tree_no_git_and_no_commit_differ_in_nothing(repository, tmp_pat
 
 def test_other_files_are_named_and_what_git_ignores_is_not(repository):
     (repository / "photo.jpg").write_bytes(b"\xff\xd8" * 10)
-    (repository / "huge.py").write_text("#" * (code_state.LARGEST_FILE_BYTES + 1))
+    (repository / "huge.py").write_text("#" * (git_diff.LARGEST_FILE_BYTES + 1))
     (repository / ".env").write_text("AWS_SECRET_ACCESS_KEY=hunter2\n")
     text = uncommitted(repository)
-    assert "# not known to git, not in here: photo.jpg (20 bytes)" in text and "not in here: huge.py" in text
+    assert (
+        "# not known to git, not in here: photo.jpg (20 bytes)" in text
+        and "not in here: huge.py" in text
+    )
     assert "hunter2" not in text and ".env" not in text and len(text) < 500
 
 
@@ -112,16 +117,24 @@ def test_passwords_are_masked_and_the_patch_still_applies(repository, tmp_path, 
     for name, text in SECRETS.items():
         (repository / name).write_bytes((b"first: 1\n" if known else b"") + text.encode())
     text = uncommitted(repository)
-    assert "hunter2" not in text and text.count("***") == 14 and "# values that look like passwords" in text
+    assert (
+        "hunter2" not in text
+        and text.count("***") == 14
+        and "# values that look like passwords" in text
+    )
     other = applied(repository, tmp_path, text)
     for name in SECRETS:
         mine, theirs = ((root / name).read_bytes().split(b"\n") for root in (repository, other))
-        assert len(mine) == len(theirs) and all(a == b for a, b in zip(mine, theirs, strict=True) if b"hunter2" not in a)
+        assert len(mine) == len(theirs) and all(
+            a == b for a, b in zip(mine, theirs, strict=True) if b"hunter2" not in a
+        )
     assert b'TEAM_TOKEN: "{{ $TEAM_TOKEN }}"' in (other / "prefect.yaml").read_bytes()
     assert (other / "run.sh").read_bytes().endswith(b"DB_PASSWORD=***\r\nexport OTHER=kept")
 
 
-def test_a_change_that_touches_a_committed_password_is_left_out_and_the_rest_applies(repository, tmp_path):
+def test_a_change_that_touches_a_committed_password_is_left_out_and_the_rest_applies(
+    repository, tmp_path
+):
     lines = [f"line{number}: {number}" for number in range(40)]
     lines[2] = "password: hunter2"
     (repository / "prefect.yaml").write_text("\n".join(lines))
@@ -139,7 +152,9 @@ def test_keys_of_accounts_are_not_in_it(repository, tmp_path):
     (repository / "known.json").write_text(f'{{"private": "{key}"}}')
     git(repository, "add", ".")
     git(repository, "commit", "-q", "-m", "second")
-    (repository / "known.json").write_text(f'{{"private": "{key}hunter2"}}')  # the line that begins it is not in the diff
+    (repository / "known.json").write_text(
+        f'{{"private": "{key}hunter2"}}'
+    )  # the line that begins it is not in the diff
     (repository / "gcs-key.json").write_text('{"type": "service_account", "id": "hunter2"}')
     (repository / "key.py").write_text(f"KEY = '{key}'")
     (repository / "code.py").write_text("a = 2\n")
@@ -164,15 +179,20 @@ def test_a_changed_picture_does_not_break_the_patch(repository, tmp_path):
     assert (other / "empty.py").read_text() == "" and (other / 'a "b"\t\\.py').read_text() == "1\n"
 
 
-def test_many_files_take_little_time_and_what_is_left_out_is_said(repository, tmp_path, monkeypatch):
+def test_many_files_take_little_time_and_what_is_left_out_is_said(
+    repository, tmp_path, monkeypatch
+):
     for number in range(2000):
         (repository / f"new{number}.py").write_text("a = 1\n" * 20)
     begin = time.monotonic()
     text = uncommitted(repository)
     assert time.monotonic() - begin < 5
-    assert text.count("new file mode") == code_state.MOST_FILES and "# not known to git, left out, too many: new" in text
+    assert (
+        text.count("new file mode") == git_diff.MOST_FILES
+        and "# not known to git, left out, too many: new" in text
+    )
     assert "# and 800 more such lines\n" in text
-    monkeypatch.setattr(code_state, "LARGEST_BYTES", 100_000)
+    monkeypatch.setattr(git_diff, "LARGEST_BYTES", 100_000)
     text = uncommitted(repository)
     assert len(text) < 120_000 and "# left out, more than 100000 characters in all: new" in text
     assert (applied(repository, tmp_path, text) / "new0.py").exists()
@@ -181,26 +201,35 @@ def test_many_files_take_little_time_and_what_is_left_out_is_said(repository, tm
 def test_a_long_change_is_left_out_whole_and_the_rest_applies(repository, tmp_path, monkeypatch):
     (repository / "code.py").write_text("line\n" * 1000)
     (repository / "name with ü.py").write_text("y\n")
-    monkeypatch.setattr(code_state, "LARGEST_BYTES", 4000)
+    monkeypatch.setattr(git_diff, "LARGEST_BYTES", 4000)
     text = uncommitted(repository)
     assert "# left out, more than 4000 characters in all: code.py\n" in text and len(text) < 1000
-    monkeypatch.setattr(code_state, "LARGEST_BYTES", 600)
+    monkeypatch.setattr(git_diff, "LARGEST_BYTES", 600)
     assert "the last of the changed files" in uncommitted(repository)
 
 
 def test_it_ends_in_time_where_git_does_not(repository, tmp_path, monkeypatch):
     (repository / "new.py").write_text("a = 1\n")
-    (tmp_path / "git").write_text(f'#!/bin/sh\ncase "$*" in *rev-parse*) exec {shutil.which("git")} "$@";; esac\nexec sleep 30\n')
+    (tmp_path / "git").write_text(
+        f'#!/bin/sh\ncase "$*" in *rev-parse*) exec {shutil.which("git")} "$@";; esac\nexec sleep '
+        "30\n"
+    )
     (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(code_state, "TIMEOUT_S", 1.0)
+    monkeypatch.setattr(git_diff, "TIMEOUT_S", 1.0)
     begin = time.monotonic()
     assert uncommitted(repository) == "# git did not answer within 1 s: what differs is not known\n"
     assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize(
-    "text", ["token=1a" * 12_000, "password = '" * 8_000, "token: " + " " * 90_000 + "x", "secret" * 15_000 + ":"]
+    "text",
+    [
+        "token=1a" * 12_000,
+        "password = '" * 8_000,
+        "token: " + " " * 90_000 + "x",
+        "secret" * 15_000 + ":",
+    ],
 )
 @pytest.mark.parametrize("name", ["a.py", "a.yaml"])
 def test_masking_a_long_line_takes_no_long_time(name, text):

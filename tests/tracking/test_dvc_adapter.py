@@ -1,4 +1,6 @@
-"""The adapter against the installed DVC: a stub pipeline of two stages, driven by the adapter and by `dvc repro`."""
+"""The adapter against the installed DVC: a stub pipeline of two stages, driven by the adapter and
+by `dvc repro`.
+"""
 
 import json
 import os
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import WorkspaceError
-from engine.tracking.dvc import Steps
+from engine.versioning.dvc_repo import DvcStages
 
 pytest.importorskip("dvc")
 
@@ -60,17 +62,21 @@ class Project:
         self.params(factor=2)
 
     def params(self, factor=2, offset=0):
-        (self.root / "params.yaml").write_text(f"double:\n  factor: {factor}\ntotal:\n  offset: {offset}\n")
+        (self.root / "params.yaml").write_text(
+            f"double:\n  factor: {factor}\ntotal:\n  offset: {offset}\n"
+        )
 
     def flow(self, **options):
         import runpy
 
         module = runpy.run_path("stub.py")
-        steps = Steps(self.root, **options)
+        steps = DvcStages(self.root, **options)
         return [steps.run(name, module[name]).how for name in ("double", "total")]
 
     def dvc(self, *words):
-        done = subprocess.run([sys.executable, "-m", "dvc", *words], capture_output=True, text=True, cwd=self.root)
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *words], capture_output=True, text=True, cwd=self.root
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -161,8 +167,10 @@ def test_a_parameter_edited_under_a_running_step_is_not_recorded(project):
     def double_while_somebody_edits():
         project.params(factor=4)
 
-    with pytest.raises(WorkspaceError, match=r"changed while it ran \(params.yaml: double.factor\)"):
-        Steps(project.root).run("double", double_while_somebody_edits)
+    with pytest.raises(
+        WorkspaceError, match=r"changed while it ran \(params.yaml: double.factor\)"
+    ):
+        DvcStages(project.root).run("double", double_while_somebody_edits)
     assert (project.root / "dvc.lock").read_text() == lock
     assert project.flow() == ["ran", "ran"] and project.total == 12
 
@@ -176,7 +184,7 @@ def test_editing_another_stages_parameter_meanwhile_is_allowed(project):
         module["double"]()
         project.params(offset=7)
 
-    assert Steps(project.root).run("double", double_while_somebody_edits).how == "ran"
+    assert DvcStages(project.root).run("double", double_while_somebody_edits).how == "ran"
     assert project.flow() == ["skipped", "ran"] and project.total == 13
 
 
@@ -187,15 +195,20 @@ def test_a_step_that_fails_records_nothing_and_runs_again(project):
         raise RuntimeError("power")
 
     with pytest.raises(RuntimeError, match="power"):
-        Steps(project.root).run("double", crash)
+        DvcStages(project.root).run("double", crash)
     assert not (project.root / "dvc.lock").exists()
     assert project.flow() == ["ran", "ran"] and project.total == 6
 
 
 def test_an_input_that_is_missing_though_no_step_needs_it_is_told_in_words(project):
     text = (project.root / "dvc.yaml").read_text()
-    (project.root / "dvc.yaml").write_text(text.replace("[raw, stub.py]", "[raw, stub.py, notes.txt]"))
-    with pytest.raises(WorkspaceError, match=r"stage double: .*notes.txt.* does not exist, although dvc.yaml names it"):
+    (project.root / "dvc.yaml").write_text(
+        text.replace("[raw, stub.py]", "[raw, stub.py, notes.txt]")
+    )
+    with pytest.raises(
+        WorkspaceError,
+        match=r"stage double: .*notes.txt.* does not exist, although dvc.yaml names it",
+    ):
         project.flow()
     assert not (project.root / "dvc.lock").exists()
     (project.root / "notes.txt").touch()
@@ -222,7 +235,7 @@ def test_without_dvc_every_step_runs_and_one_warning_is_given(tmp_path, monkeypa
     import runpy
 
     module = runpy.run_path("stub.py")
-    steps = Steps(made.root)
+    steps = DvcStages(made.root)
     for _ in range(2):
         assert [steps.run(name, module[name]).how for name in ("double", "total")] == ["ran", "ran"]
     assert len([r for r in caplog.records if "no .dvc folder" in r.message]) == 1
@@ -233,6 +246,11 @@ def test_the_reason_for_a_run_is_told_in_words(project):
     project.flow()
     project.params(factor=3)
     (project.root / "raw" / "b").write_text("3")
-    reasons = Steps(project.root).status("double")
-    assert "params.yaml: double modified" in reasons or "params.yaml: double.factor modified" in reasons
-    assert f"dep raw{os.sep} modified".replace(os.sep, "") in [r.replace(os.sep, "") for r in reasons]
+    reasons = DvcStages(project.root).status("double")
+    assert (
+        "params.yaml: double modified" in reasons
+        or "params.yaml: double.factor modified" in reasons
+    )
+    assert f"dep raw{os.sep} modified".replace(os.sep, "") in [
+        r.replace(os.sep, "") for r in reasons
+    ]

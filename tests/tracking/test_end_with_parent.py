@@ -1,4 +1,6 @@
-"""`engine.stages.parent`: a stage ends when the command that started it is killed, with or without a shell between them."""
+"""`engine.project.parent_process`: a stage ends when the command that started it is killed, with or
+without a shell between them.
+"""
 
 import os
 import shutil
@@ -8,11 +10,13 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="asks the Linux kernel"
+)
 
 STAGE = f"""{sys.executable} -c '
 import os, time
-from engine.stages.parent import end_with_parent
+from engine.project.parent_process import end_with_parent
 end_with_parent()
 print(os.getpid(), flush=True)
 time.sleep(60)'"""
@@ -24,8 +28,13 @@ def started_by(shell, command, **env):
     """(the process that started the shell, the stage's id), the stage having asked for its end."""
     starter = f"import subprocess, sys; subprocess.run([{shell!r}, '-c', sys.argv[1]])"
     outer = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
-    process = subprocess.Popen([sys.executable, "-c", starter, command], stdout=subprocess.PIPE, text=True, env=outer | env,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", starter, command],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=outer | env,
+        stderr=subprocess.DEVNULL,
+    )
     return process, int(process.stdout.readline())
 
 

@@ -1,4 +1,6 @@
-"""The team's settings come from one `.env`: what a shell reads in it, we read, and a wrong line is named without its value."""
+"""The team's settings come from one `.env`: what a shell reads in it, we read, and a wrong line is
+named without its value.
+"""
 
 import json
 import os
@@ -10,7 +12,7 @@ import pytest
 import toys
 
 from engine.errors import ConfigError
-from engine.tracking.env_file import read_env_file
+from engine.project.env_file import read_env_file
 
 GOOD = """\
 # a comment
@@ -61,7 +63,11 @@ def test_values_quotes_comments_and_export(tmp_path):
 def test_a_shell_reads_the_same(tmp_path):
     file = write(tmp_path, GOOD)
     code = "import os, json; print(json.dumps(dict(os.environ)))"
-    said = subprocess.run(["sh", "-c", f"set -a; . {file}; exec {sys.executable} -c '{code}'"], capture_output=True, text=True)
+    said = subprocess.run(
+        ["sh", "-c", f"set -a; . {file}; exec {sys.executable} -c '{code}'"],
+        capture_output=True,
+        text=True,
+    )
     shell = json.loads(said.stdout)
     assert {name: shell[name] for name in read_env_file(file)} == read_env_file(file)
 
@@ -111,12 +117,15 @@ def test_the_example_sets_nothing_and_every_line_of_it_works(tmp_path):
     assert read_env_file(example) == {}
     shutil.copy(example, tmp_path / ".env")
     lines = (tmp_path / ".env").read_text().splitlines()
-    settings = [line.removeprefix("#") for line in lines if line.startswith("#") and "=" in line.split()[0]]
+    settings = [
+        line.removeprefix("#") for line in lines if line.startswith("#") and "=" in line.split()[0]
+    ]
     assert len(settings) > 20
     assert len(read_env_file(write(tmp_path, "\n".join(settings)))) == len(settings)
 
 
-# What each command does with a project whose `.env` has a wrong line: it names it, before anything else happens.
+# What each command does with a project whose `.env` has a wrong line: it names it, before anything
+# else happens.
 ENTRIES = {
     "run": ["-m", "engine", "run"],
     "ui": ["-m", "engine", "ui"],
@@ -136,8 +145,19 @@ ENTRIES = {
 def test_every_entry_reads_it(tmp_path, entry):
     root = toys.make_workspace(tmp_path / "project")
     write(root, "A=1\nnonsense\n")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_", "DETECTFLOW_"))}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "MLFLOW_", "DETECTFLOW_"))
+    }
     env["PYTHONPATH"] = str(toys.ROOT)
-    done = subprocess.run([sys.executable, *ENTRIES[entry]], cwd=root, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, *ENTRIES[entry]],
+        cwd=root,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 2, done.stderr
     assert f"{root / '.env'}, line 2: expected NAME=value" in done.stderr

@@ -8,7 +8,7 @@ from importlib import metadata
 import pytest
 
 from engine.errors import ConfigError
-from engine.tracking import environment
+from engine.project import environment
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def test_everything_lies_inside_the_project(project, monkeypatch):
 def test_user_wins_over_env_file_and_env_file_over_defaults(project, monkeypatch):
     for name in ("PREFECT_HOME", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    (project / ".env").write_text("# team\nexport MLFLOW_TRACKING_URI='http://tracker:5000'\nPREFECT_HOME=/from-file\n")
+    (project / ".env").write_text(
+        "# team\nexport MLFLOW_TRACKING_URI='http://tracker:5000'\nPREFECT_HOME=/from-file\n"
+    )
     monkeypatch.setenv("PREFECT_HOME", "/from-user")
     environment.prepare_environment(project)
     assert os.environ["PREFECT_HOME"] == "/from-user"
@@ -61,10 +63,18 @@ def test_a_bad_line_of_the_env_file_is_named(project):
     [
         (
             "htp://foo",
-            r"MLFLOW_TRACKING_URI=htp://foo: MLflow takes no address that begins with 'htp:'. Did you mean 'http'\? Corr",
+            r"MLFLOW_TRACKING_URI=htp://foo: MLflow takes no address that begins with 'htp:'. Did "
+            r"you mean 'http'\? Corr",
         ),
-        ("postgres://me:word@db/mlflow", r"MLFLOW_TRACKING_URI=postgres://me:\*\*\*@db/mlflow: .* Did you mean 'postgresql'\?"),
-        ("head:5000", r"begins with 'head:'. Did you mean 'http://head:5000'\? Correct or unset it: a folder, or one of file, "),
+        (
+            "postgres://me:word@db/mlflow",
+            r"MLFLOW_TRACKING_URI=postgres://me:\*\*\*@db/mlflow: .* Did you mean 'postgresql'\?",
+        ),
+        (
+            "head:5000",
+            r"begins with 'head:'. Did you mean 'http://head:5000'\? Correct or unset it: a "
+            r"folder, or one of file, ",
+        ),
         ("ftp://head/x", r"begins with 'ftp:'."),
         ("http://[head", r"MLFLOW_TRACKING_URI=http://\[head is no address: Invalid IPv6 URL"),
     ],
@@ -77,19 +87,35 @@ def test_an_address_that_mlflow_cannot_take_is_refused_at_once(project, monkeypa
 
 @pytest.mark.parametrize(
     "uri",
-    ["", "mlruns", "/a/b", "C:\\a", "databricks", "databricks://profile", "mysql+pymysql://db/x", "HTTPS://head", "file:/a"],
+    [
+        "",
+        "mlruns",
+        "/a/b",
+        "C:\\a",
+        "databricks",
+        "databricks://profile",
+        "mysql+pymysql://db/x",
+        "HTTPS://head",
+        "file:/a",
+    ],
 )
 def test_other_addresses_are_left_to_mlflow(uri):
     environment.require_possible_tracker(uri)
 
 
 def test_the_beginnings_of_addresses_are_those_of_mlflow(monkeypatch):
-    registry = pytest.importorskip("mlflow.tracking._tracking_service.utils")._tracking_store_registry
+    registry = pytest.importorskip(
+        "mlflow.tracking._tracking_service.utils"
+    )._tracking_store_registry
     added = {plugin.name for plugin in metadata.entry_points(group=environment.MLFLOW_PLUGINS)}
     assert registry.group_name == environment.MLFLOW_PLUGINS
     assert set(registry._registry) - added == {"", *environment.MLFLOW_SCHEMES}
     plugin = metadata.EntryPoint("mine", "package:store", environment.MLFLOW_PLUGINS)
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [plugin] if group == environment.MLFLOW_PLUGINS else [])
+    monkeypatch.setattr(
+        metadata,
+        "entry_points",
+        lambda group: [plugin] if group == environment.MLFLOW_PLUGINS else [],
+    )
     environment.require_possible_tracker("mine://store")
 
 
@@ -102,5 +128,11 @@ def test_a_temporary_experiment_keeps_its_state_in_the_project(project, monkeypa
 
 
 def test_it_imports_none_of_the_tools():
-    code = "import sys, engine.tracking.environment; print({'mlflow', 'dvc', 'prefect', 'torch'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+    code = (
+        "import sys, engine.project.environment; print({'mlflow', 'dvc', 'prefect', 'torch'} & "
+        "set(sys.modules))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "set()"
+    )

@@ -1,6 +1,8 @@
-"""What goes wrong around a run: said in words, with what to do, and no result or file of the user's lost. DVC is real.
+"""What goes wrong around a run: said in words, with what to do, and no result or file of the user's
+lost. DVC is real.
 
-The pipeline is the small one of test_dvc_adapter.py. docs/howto/troubleshooting.md has the table of what is seen here.
+The pipeline is the small one of test_dvc_adapter.py. docs/howto/troubleshooting.md has the table of
+what is seen here.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ from test_dvc_adapter import Project
 
 from engine.errors import ConfigError, EngineError, WorkspaceError
 from engine.stages.runner import run_stage
-from engine.tracking.inputs import load_definitions
+from engine.versioning.stage_inputs import load_definitions
 
 pytest.importorskip("dvc")
 
@@ -43,7 +45,9 @@ def project(tmp_path, monkeypatch):
 
 
 def outputs(project):
-    return {file.name: file.read_text() for file in (project.root / "doubled").iterdir()} | {"total": project.total}
+    return {file.name: file.read_text() for file in (project.root / "doubled").iterdir()} | {
+        "total": project.total
+    }
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,12 @@ def outputs(project):
         ("dvc.yaml", "stages:\n  double: x\n", ConfigError, r"dvc\.yaml: `stages` must hold names"),
         ("params.yaml", "", WorkspaceError, r"'double' are missing from 'params\.yaml'"),
         ("params.yaml", MERGE, ConfigError, r"params\.yaml: not valid YAML.*line 2"),
-        ("params.yaml", "- 1\n", ConfigError, r"params\.yaml: expected `key: value` lines, found a list"),
+        (
+            "params.yaml",
+            "- 1\n",
+            ConfigError,
+            r"params\.yaml: expected `key: value` lines, found a list",
+        ),
         ("params.yaml", None, ConfigError, r"params\.yaml: no such file"),
         (".dvc/tmp/rwlock", "{broken", WorkspaceError, r"rwlock.*If none is, delete it"),
         (".dvc/tmp/rwlock", '{"else": 1}', WorkspaceError, r"rwlock.*If none is, delete it"),
@@ -107,13 +116,16 @@ def test_locks_that_a_dead_process_left_hold_nobody_up(project):
     held = {str(project.root / "doubled"): {"pid": DEAD_PID, "cmd": "dvc repro"}}
     (project.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps({"write": held}))
     lock = project.root / ".lock" / "workspace"
-    lock.write_text(json.dumps({"pid": DEAD_PID, "command": "detectflow run", "since": "2020-01-01"}))
+    lock.write_text(
+        json.dumps({"pid": DEAD_PID, "command": "detectflow run", "since": "2020-01-01"})
+    )
     project.params(factor=3)
     assert project.flow(wait=False) == ["ran", "ran"]
 
 
 HOLD_DVC = (
-    "import sys, time; from dvc.repo import Repo; Repo().lock.lock(); print('held', flush=True); time.sleep(float(sys.argv[1]))"
+    "import sys, time; from dvc.repo import Repo; Repo().lock.lock(); print('held', flush=True); "
+    "time.sleep(float(sys.argv[1]))"
 )
 
 
@@ -126,7 +138,9 @@ def dvcs_lock(project, seconds):
 
 
 def dvcs_files(project, seconds):
-    """One that works on a stage's output, as `dvc repro` does; it does not hold DVC's lock meanwhile."""
+    """One that works on a stage's output, as `dvc repro` does; it does not hold DVC's lock
+    meanwhile.
+    """
     process = subprocess.Popen(["sleep", str(seconds)])
     used = {str(project.root / "doubled"): {"pid": process.pid, "cmd": "dvc repro"}}
     (project.root / ".dvc" / "tmp" / "rwlock").write_text(json.dumps({"write": used}))
@@ -135,10 +149,13 @@ def dvcs_files(project, seconds):
 
 @pytest.mark.parametrize("busy", [dvcs_lock, dvcs_files])
 def test_a_dvc_command_at_work_is_named_and_waited_for_or_not(project, busy, monkeypatch, caplog):
-    monkeypatch.setattr("engine.tracking.dvc.BUSY_PATIENCE_S", 1.0)
+    monkeypatch.setattr("engine.versioning.dvc_repo.BUSY_PATIENCE_S", 1.0)
     project.params(factor=3)
     process, named = busy(project, 60)
-    with pytest.raises(WorkspaceError, match=rf"(?s)another DVC command is at work: {named}.*Wait until it ends, or stop it"):
+    with pytest.raises(
+        WorkspaceError,
+        match=rf"(?s)another DVC command is at work: {named}.*Wait until it ends, or stop it",
+    ):
         project.flow(wait=False)
     process.kill()
     process.wait()
@@ -146,10 +163,16 @@ def test_a_dvc_command_at_work_is_named_and_waited_for_or_not(project, busy, mon
 
     process, named = busy(project, 6)
     with contextlib.closing(process.stdout or io.StringIO()):
-        threading.Thread(target=process.wait, daemon=True).start()  # a dead child that nobody asks for still has its number
+        threading.Thread(
+            target=process.wait, daemon=True
+        ).start()  # a dead child that nobody asks for still has its number
         assert project.flow() == ["ran", "ran"] and project.total == 9
     told = [line for line in caplog.messages if line.startswith("Waiting: ")]
-    assert len(told) == 1 and re.search(named, told[0], re.DOTALL) and project.ran() == ["double", "total"]
+    assert (
+        len(told) == 1
+        and re.search(named, told[0], re.DOTALL)
+        and project.ran() == ["double", "total"]
+    )
     assert project.flow() == ["skipped", "skipped"]
 
 
@@ -193,7 +216,11 @@ def test_a_cache_that_lost_its_objects_is_not_believed(project, how):
 @pytest.mark.parametrize("jump_s", [-50 * 365 * 86400, 365 * 86400])
 def test_a_clock_that_jumps_neither_runs_nor_hides_anything(project, jump_s):
     then = time.time() + jump_s
-    for file in [*project.root.glob("raw/*"), *project.root.glob("*.y*ml"), project.root / "stub.py"]:
+    for file in [
+        *project.root.glob("raw/*"),
+        *project.root.glob("*.y*ml"),
+        project.root / "stub.py",
+    ]:
         os.utime(file, (then, then))
     assert project.flow() == ["skipped", "skipped"]
     (project.root / "raw" / "b").write_text("10")
@@ -222,13 +249,20 @@ def test_a_remote_out_of_reach_or_none_stops_no_run(project):
 
 def test_a_lock_file_that_cannot_be_made_says_so(project):
     shutil.rmtree(project.root / ".lock")
-    (project.root / ".lock").write_text("")  # stands for a folder that may not be written: root may write all
+    (project.root / ".lock").write_text(
+        ""
+    )  # stands for a folder that may not be written: root may write all
     with pytest.raises(WorkspaceError, match="cannot be locked"):
         project.flow()
 
 
 def test_the_real_definitions_are_read_only_where_both_files_are_right(project):
     assert list(load_definitions(project.root)) == ["double", "total"]
-    done = subprocess.run([sys.executable, "-m", "engine.stages", "prepare"], capture_output=True, text=True, cwd=project.root)
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.stages", "prepare"],
+        capture_output=True,
+        text=True,
+        cwd=project.root,
+    )
     assert done.returncode == ConfigError.exit_code and "Traceback" not in done.stderr
     assert "no stage 'prepare'" in done.stderr and issubclass(ConfigError, EngineError)

@@ -77,7 +77,9 @@ def test_kill_9_leaves_every_record_that_was_appended(tmp_path):
             journal.append({{"n": n}})
         os.kill(os.getpid(), {int(signal.SIGKILL)})
     """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == -signal.SIGKILL
+    )
     (folder,) = left_behind(tmp_path)
     assert [r["n"] for r in records(Journal.take(folder))] == [0, 1, 2, 3, 4]
 
@@ -87,7 +89,9 @@ def test_a_full_disk_is_an_error_that_leaves_no_half_record(tmp_path):
     journal.append({"n": 1})
     size = (journal.folder / RECORDS).stat().st_size
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, limits[1]))  # writes beyond fail, like those to a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (size + 10, limits[1])
+    )  # writes beyond fail, like those to a full disk
     try:
         with pytest.raises(OSError):
             journal.append({"n": 2, "much": "x" * 1000})

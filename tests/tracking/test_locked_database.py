@@ -1,5 +1,5 @@
-"""MLflow's SQLite file while another program has it locked, as a backup or a browser of databases does: what a stage says,
-how long it takes, and that all of it is there afterwards.
+"""MLflow's SQLite file while another program has it locked, as a backup or a browser of databases
+does: what a stage says, how long it takes, and that all of it is there afterwards.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from test_tracked import all_runs, assert_every_epoch_once, the_run
 from engine.errors import WorkspaceError
 from engine.stages import register
 from engine.tracking.journal import journal_home, left_behind
-from engine.tracking.mlflow_store import open_store
+from engine.tracking.mlflow_client import open_store
 from engine.tracking.sender import send_left_behind, sender_of
 
 
@@ -26,7 +26,9 @@ class Lock:
 
     def take(self):
         # The writes of another thread may be under way: wait for them.
-        self.connection = sqlite3.connect(self.file, timeout=30, isolation_level=None, check_same_thread=False)
+        self.connection = sqlite3.connect(
+            self.file, timeout=30, isolation_level=None, check_same_thread=False
+        )
         self.connection.execute("BEGIN EXCLUSIVE")
 
     def free(self):
@@ -57,7 +59,9 @@ def test_a_training_begins_goes_on_and_ends_beside_a_locked_database(workspace, 
     assert the_run(store).data.metrics["test/mAP50-95"] == 0.75
 
 
-def test_one_that_is_locked_in_the_middle_misses_no_epoch_and_has_none_twice(workspace, store, lock):
+def test_one_that_is_locked_in_the_middle_misses_no_epoch_and_has_none_twice(
+    workspace, store, lock
+):
     def outage(trainer):
         if trainer.epoch == 1:
             sender_of(workspace).wait(timeout_s=5)
@@ -77,13 +81,19 @@ def test_register_says_what_is_locked_and_registers_once_it_is_free(workspace, s
     toys.validate(workspace)
     toys.export(workspace)
     lock.take()
-    other = subprocess.Popen(["tail", "-f", str(lock.file)], stdout=subprocess.DEVNULL)  # has it open, as who locks it has
+    other = subprocess.Popen(
+        ["tail", "-f", str(lock.file)], stdout=subprocess.DEVNULL
+    )  # has it open, as who locks it has
     named = rf"Another program has {lock.file} locked: process {other.pid} \(tail -f .*Wait until it is done, or end it"
-    with pytest.raises(WorkspaceError, match=rf"(?s)mlflow\.db.*database is locked.*{named}") as told:
+    with pytest.raises(
+        WorkspaceError, match=rf"(?s)mlflow\.db.*database is locked.*{named}"
+    ) as told:
         register.run(toys.params_of(workspace), workspace)
     other.kill()
     other.wait()
-    assert "\n" not in str(told.value) and not (workspace / "reports" / "registration.json").exists()
+    assert (
+        "\n" not in str(told.value) and not (workspace / "reports" / "registration.json").exists()
+    )
     lock.free()
     assert register.run(toys.params_of(workspace), workspace)["version"] == 1
     assert len(all_runs(store)) == 1

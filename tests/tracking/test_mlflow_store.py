@@ -1,4 +1,6 @@
-"""The SQLite file of MLflow is there whole or not at all, also when the process that makes it is killed; the saved view."""
+"""The SQLite file of MLflow is there whole or not at all, also when the process that makes it is
+killed; the saved view.
+"""
 
 import base64
 import json
@@ -10,9 +12,12 @@ import time
 import zlib
 from pathlib import Path
 
-from engine.tracking.mlflow_store import open_store, saved_view
+from engine.tracking.mlflow_client import open_store, saved_view
 
-OPEN = "import pathlib, sys; from engine.tracking.mlflow_store import open_store; open_store(pathlib.Path(sys.argv[1]))"
+OPEN = (
+    "import pathlib, sys; from engine.tracking.mlflow_client import open_store; "
+    "open_store(pathlib.Path(sys.argv[1]))"
+)
 
 
 def test_one_that_was_killed_while_it_was_made_is_made_anew(tmp_path, monkeypatch):
@@ -20,7 +25,9 @@ def test_one_that_was_killed_while_it_was_made_is_made_anew(tmp_path, monkeypatc
     first = subprocess.Popen([sys.executable, "-c", OPEN, str(tmp_path)], env=dict(os.environ))
     part = Path(tmp_path / "mlflow.db.part")
     while not (part.exists() and part.stat().st_size > 100_000):  # some of its tables
-        assert first.poll() is None and not (tmp_path / "mlflow.db").exists(), "it was not made aside"
+        assert first.poll() is None and not (tmp_path / "mlflow.db").exists(), (
+            "it was not made aside"
+        )
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
@@ -37,6 +44,10 @@ def test_the_saved_view_has_the_figures_where_they_are_seen_without_scrolling():
     shown = json.loads(zlib.decompress(base64.b64decode(state)))
     assert (view["name"], view["createdAt"], kind) == ("Detectors", 7, "deflate")
     order, widths = shown["columnOrder"], shown["columnWidths"]
-    assert [name for name in order if name.startswith("metrics.")] == order[2:5]  # MLflow pins the two before them
-    assert 80 + sum(widths[name] for name in order[:5]) < 860, "what a window of 1500 px leaves the table"
+    assert [name for name in order if name.startswith("metrics.")] == order[
+        2:5
+    ]  # MLflow pins the two before them
+    assert 80 + sum(widths[name] for name in order[:5]) < 860, (
+        "what a window of 1500 px leaves the table"
+    )
     assert set(shown["selectedColumns"]) < set(order) == set(widths)

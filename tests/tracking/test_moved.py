@@ -1,4 +1,6 @@
-"""A project folder that was moved or copied: what MLflow logged is found, and new runs write into the folder at hand."""
+"""A project folder that was moved or copied: what MLflow logged is found, and new runs write into
+the folder at hand.
+"""
 
 import shutil
 import sqlite3
@@ -7,9 +9,9 @@ import mlflow
 import pytest
 import toys
 
+from engine.project.environment import prepare_environment
 from engine.stages import register as stage
-from engine.tracking.environment import prepare_environment
-from engine.tracking.mlflow_store import open_store
+from engine.tracking.mlflow_client import open_store
 from engine.tracking.moved import PLACES, follow_move
 
 
@@ -22,7 +24,12 @@ def register_one(root, seed=0, value=0.5):
 
 def places(root):
     with sqlite3.connect(root / "mlflow.db") as connection:
-        return [place for table, column in PLACES for (place,) in connection.execute(f"SELECT {column} FROM {table}") if place]
+        return [
+            place
+            for table, column in PLACES
+            for (place,) in connection.execute(f"SELECT {column} FROM {table}")
+            if place
+        ]
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
@@ -43,12 +50,17 @@ def test_models_load_and_new_runs_go_to_the_new_place(workspace, monkeypatch, ho
     mlflow.set_tracking_uri(f"sqlite:///{new}/mlflow.db")
     try:
         for version in (1, 2):
-            assert mlflow.pyfunc.load_model(f"models:/detector/{version}").metadata.metadata["dataset"] == "squares"
+            assert (
+                mlflow.pyfunc.load_model(f"models:/detector/{version}").metadata.metadata["dataset"]
+                == "squares"
+            )
     finally:
         mlflow.set_tracking_uri(None)
     store = open_store(new)
     run = store.client.get_model_version("detector", "1").run_id
-    assert {file.path for file in store.client.list_artifacts(run, "train")} >= {"train/metrics.json"}
+    assert {file.path for file in store.client.list_artifacts(run, "train")} >= {
+        "train/metrics.json"
+    }
 
 
 def test_what_lies_elsewhere_on_purpose_stays(tmp_path):
@@ -71,6 +83,8 @@ def test_what_lies_elsewhere_on_purpose_stays(tmp_path):
         connection.executemany("INSERT INTO runs VALUES (?)", [(place,) for place in before])
     assert follow_move(database, home) == 3
     with sqlite3.connect(database) as connection:
-        assert [place for (place,) in connection.execute("SELECT artifact_uri FROM runs ORDER BY rowid")] == list(before.values())
+        assert [
+            place for (place,) in connection.execute("SELECT artifact_uri FROM runs ORDER BY rowid")
+        ] == list(before.values())
     assert follow_move(database, home) == 0
     assert follow_move(tmp_path / "none.db", home) == 0 and not (tmp_path / "none.db").exists()

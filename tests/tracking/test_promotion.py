@@ -4,9 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from engine.tracking.promotion import Figures, decide
+from engine.registry.gates import Figures, decide
 
-OLD = Figures("metrics/mAP50-95", 0.50, "test", data_digest="d1", class_hash="c1", weights_sha256="w1", version="3")
+OLD = Figures(
+    "metrics/mAP50-95",
+    0.50,
+    "test",
+    data_digest="d1",
+    class_hash="c1",
+    weights_sha256="w1",
+    version="3",
+)
 NEW = replace(OLD, value=0.51, weights_sha256="w2", version="4")
 
 
@@ -18,7 +26,11 @@ def test_the_first_one_measured_is_champion():
 def test_better_replaces_and_says_by_what():
     decision = decide(NEW, OLD)
     assert decision.promote
-    assert "0.5100" in decision.reason and "0.5000" in decision.reason and "version 3" in decision.reason
+    assert (
+        "0.5100" in decision.reason
+        and "0.5000" in decision.reason
+        and "version 3" in decision.reason
+    )
 
 
 @pytest.mark.parametrize("value", [0.49, 0.50])
@@ -29,7 +41,9 @@ def test_worse_and_equal_do_not(value):
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0.0, -0.1])
 @pytest.mark.parametrize("champion", [None, OLD])
-def test_what_finds_nothing_or_was_not_measured_is_nobodys_champion_and_the_reason_is_told(value, champion):
+def test_what_finds_nothing_or_was_not_measured_is_nobodys_champion_and_the_reason_is_told(
+    value, champion
+):
     decision = decide(replace(NEW, value=value), champion)
     assert not decision.promote
     words = (
@@ -76,7 +90,12 @@ def test_a_champion_presented_again_stays():
 
 @pytest.mark.parametrize(
     "now, told",
-    [(0.50, ""), (0.500001, ""), (0.40, ", but was promoted with 0.5000"), (None, ", but was promoted with 0.5000")],
+    [
+        (0.50, ""),
+        (0.500001, ""),
+        (0.40, ", but was promoted with 0.5000"),
+        (None, ", but was promoted with 0.5000"),
+    ],
 )
 def test_a_champion_measured_again_stays_and_the_figure_it_was_promoted_with_is_told(now, told):
     again = replace(OLD, value=now)

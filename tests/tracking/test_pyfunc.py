@@ -14,8 +14,9 @@ from detectors import save_detector
 from engine.config import ExportConfig
 from engine.detect.predictor import DetectionPredictor
 from engine.export import export
-from engine.tracking.promotion import Figures
-from engine.tracking.registry import Candidate, save_pyfunc
+from engine.registry.candidate import Candidate
+from engine.registry.gates import Figures
+from engine.registry.registry import save_pyfunc
 
 
 def save(home, batch):
@@ -53,7 +54,9 @@ def predict(folder, texts, **params):
 SHAPES = [(64, 64), (50, 90), (333, 200), (31, 17), (129, 128)]
 
 
-@pytest.mark.parametrize("settings", [{"conf": 0.25, "iou": 0.7}, {"conf": 0.05, "iou": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"conf": 0.25, "iou": 0.7}, {"conf": 0.05, "iou": 0.3}], ids=str
+)
 def test_it_agrees_with_the_predictor(saved, settings):
     assert_agrees(*saved, settings)
 
@@ -64,7 +67,9 @@ def test_a_file_for_a_fixed_number_of_images_takes_any_number(saved_fixed):
 
 def assert_agrees(weights, folder, settings, tolerance_px=0.02):
     images = [toys.image(i, shape) for i, shape in enumerate(SHAPES)]
-    predictor = DetectionPredictor({"model": str(weights), "device": "cpu", "save": False, "verbose": False, **settings})
+    predictor = DetectionPredictor(
+        {"model": str(weights), "device": "cpu", "save": False, "verbose": False, **settings}
+    )
     expected = predictor(images)
     found = predict(folder, [encoded(image) for image in images], **settings)
     assert any(len(each) > 1 for each in expected)
@@ -72,7 +77,11 @@ def assert_agrees(weights, folder, settings, tolerance_px=0.02):
         assert [each["class"] for each in ours] == theirs.classes.tolist()
         assert [each["name"] for each in ours] == theirs.labels
         np.testing.assert_allclose([each["score"] for each in ours], theirs.scores, atol=2e-5)
-        np.testing.assert_allclose(np.array([each["xyxy"] for each in ours]).reshape(-1, 4), theirs.boxes, atol=tolerance_px)
+        np.testing.assert_allclose(
+            np.array([each["xyxy"] for each in ours]).reshape(-1, 4),
+            theirs.boxes,
+            atol=tolerance_px,
+        )
 
 
 def test_a_real_detector_exported_by_this_project_answers_as_its_checkpoint(tmp_path):
@@ -108,7 +117,9 @@ import mlflow, pandas
 model = mlflow.pyfunc.load_model({str(saved[1])!r})
 print(model.predict(pandas.DataFrame({{"image": [{encoded(toys.image(5))!r}]}}))["detections"][0])
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == predict(saved[1], [encoded(toys.image(5))])[0]
     assert "warn" not in done.stderr.lower()
@@ -118,10 +129,15 @@ def test_the_folder_says_what_goes_in_and_out_and_what_it_needs(saved):
     from mlflow.models import Model
 
     model = Model.load(str(saved[1]))
-    assert model.signature.inputs.input_names() == ["image"] and model.signature.outputs.input_names() == ["detections"]
+    assert model.signature.inputs.input_names() == [
+        "image"
+    ] and model.signature.outputs.input_names() == ["detections"]
     assert {p.name for p in model.signature.params.params} == {"conf", "iou", "max_det"}
     assert model.saved_input_example_info is not None
     requirements = (saved[1] / "requirements.txt").read_text()
-    assert all(f"{name}==" in requirements for name in ("mlflow", "onnxruntime", "numpy", "opencv-python-headless"))
+    assert all(
+        f"{name}==" in requirements
+        for name in ("mlflow", "onnxruntime", "numpy", "opencv-python-headless")
+    )
     assert "torch" not in requirements
     assert not list(saved[1].rglob("*.pkl"))

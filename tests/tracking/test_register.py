@@ -1,4 +1,6 @@
-"""Stage register: one version for one set of weights, aliases by the figures, a model that can be used."""
+"""Stage register: one version for one set of weights, aliases by the figures, a model that can be
+used.
+"""
 
 import base64
 import json
@@ -15,15 +17,18 @@ from ruamel.yaml import YAML
 from engine.config import Params
 from engine.errors import ConfigError, WorkspaceError
 from engine.files import sha256_file
+from engine.registry.registry import aliases_of
 from engine.stages import register as stage
 from engine.tracking import mlflow_links
-from engine.tracking.mlflow_store import open_store
-from engine.tracking.registry import aliases_of
+from engine.tracking.mlflow_client import open_store
 
 pytestmark = pytest.mark.slow
 
-KEYS = ("model version aliases decision reason metric value champion_version champion_value champion_promoted_value "
-        "weights_sha256 onnx_sha256").split()  # fmt: skip
+KEYS = (
+    "model version aliases decision reason metric value champion_version champion_value "
+    "champion_promoted_value "
+    "weights_sha256 onnx_sha256"
+).split()
 
 
 def model(root, seed, value):
@@ -49,7 +54,10 @@ def versions(store, name="detector"):
 
 def test_three_models_better_and_worse(workspace, store):
     first = model(workspace, 0, 0.50)
-    assert list(first) == KEYS and json.loads((workspace / "reports" / "registration.json").read_text()) == first
+    assert (
+        list(first) == KEYS
+        and json.loads((workspace / "reports" / "registration.json").read_text()) == first
+    )
     assert (first["version"], first["decision"], first["champion_version"]) == (1, "champion", None)
     assert first["aliases"] == ["challenger", "champion"]
     better = model(workspace, 1, 0.60)
@@ -61,14 +69,22 @@ def test_three_models_better_and_worse(workspace, store):
     assert aliases_of(store, "detector") == {"champion": "2", "challenger": "3", "previous": "1"}
     version = store.client.get_model_version("detector", "3")
     run = store.client.get_run(version.run_id)
-    assert run.data.tags["weights_sha256"] == version.tags["weights_sha256"] == worse["weights_sha256"]
+    assert (
+        run.data.tags["weights_sha256"] == version.tags["weights_sha256"] == worse["weights_sha256"]
+    )
     assert run.data.tags["registered"] == "detector version 3 (challenger)"
-    assert version.tags["test/mAP50-95"] == "0.5500" and version.tags["class_hash"] == "c1a55" and version.tags["onnx_sha256"]
+    assert (
+        version.tags["test/mAP50-95"] == "0.5500"
+        and version.tags["class_hash"] == "c1a55"
+        and version.tags["onnx_sha256"]
+    )
     logged = store.client.get_logged_model(version.source.removeprefix("models:/"))
     assert {m.key: m.value for m in logged.metrics}["test/mAP50-95"] == 0.55
 
 
-def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_itself(workspace, store):
+def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_itself(
+    workspace, store
+):
     (workspace / "dvc.lock").write_text("schema: '2.0'\n")
     toys.train(workspace, epochs=1)
     toys.validate(workspace, 0.5)
@@ -80,9 +96,16 @@ def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_it
     done = stage.run(toys.params_of(workspace), workspace)
     version = store.client.get_model_version("detector", "1")
     tags, run = version.tags, store.client.get_run(version.run_id)
-    assert tags["weights_sha256"] == done["weights_sha256"] and tags["onnx_sha256"] == done["onnx_sha256"]
+    assert (
+        tags["weights_sha256"] == done["weights_sha256"]
+        and tags["onnx_sha256"] == done["onnx_sha256"]
+    )
     assert len(tags["data_digest"]) == len(tags["split_digest"]) == 64
-    assert (tags["threshold.conf"], tags["threshold.iou"], tags["threshold.max_det"]) == ("0.25", "0.7", "300")
+    assert (tags["threshold.conf"], tags["threshold.iou"], tags["threshold.max_det"]) == (
+        "0.25",
+        "0.7",
+        "300",
+    )
     assert tags["threshold.conf_of_best_F1"] == "0.3750" and tags["test/mAP50-95"] == "0.5000"
     page = f"http://127.0.0.1:5000/#/experiments/{run.info.experiment_id}/runs/{version.run_id}"
     assert tags["run_url"].startswith(page) and tags["report_url"].startswith(f"{page}/artifacts")
@@ -95,14 +118,18 @@ def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_it
 
 
 def test_a_later_validation_is_a_run_below_the_training(workspace, store, tmp_path):
-    from engine.tracking.fetch import fetch, record_validation
+    from engine.registry.fetch import fetch, record_validation
 
     model(workspace, 0, 0.5)
     (tmp_path / "files").mkdir()
     champion = fetch("detector@champion", workspace)
-    made = record_validation(champion, {"test/mAP50-95": 0.25}, {}, "detectflow", tmp_path / "files", workspace)
+    made = record_validation(
+        champion, {"test/mAP50-95": 0.25}, {}, "detectflow", tmp_path / "files", workspace
+    )
     run, parent = store.client.get_run(made), store.client.get_model_version("detector", "1").run_id
-    assert run.data.tags["mlflow.parentRunId"] == parent and run.data.metrics == {"test/mAP50-95": 0.25}
+    assert run.data.tags["mlflow.parentRunId"] == parent and run.data.metrics == {
+        "test/mAP50-95": 0.25
+    }
     assert store.client.get_run(parent).data.metrics["test/mAP50-95"] == 0.5
 
 
@@ -115,14 +142,25 @@ def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
     assert aliases_of(store, "detector") == {"champion": "1", "challenger": "1"}
     third = stage.run(toys.params_of(workspace), workspace)
     assert "already" in third["reason"] and {**third, "reason": ""} == {
-        **first, "reason": "", "champion_version": 1, "champion_value": 0.5, "champion_promoted_value": 0.5
-    }  # fmt: skip
+        **first,
+        "reason": "",
+        "champion_version": 1,
+        "champion_value": 0.5,
+        "champion_promoted_value": 0.5,
+    }
 
 
-@pytest.mark.parametrize("value, words", [(0.0, "finds nothing right"), (None, "worth is not known")])
+@pytest.mark.parametrize(
+    "value, words", [(0.0, "finds nothing right"), (None, "worth is not known")]
+)
 def test_a_model_that_finds_nothing_is_registered_but_no_champion(workspace, store, value, words):
     done = model(workspace, 0, value)
-    assert (done["version"], done["decision"], done["value"], done["aliases"]) == (1, "challenger", value, ["challenger"])
+    assert (done["version"], done["decision"], done["value"], done["aliases"]) == (
+        1,
+        "challenger",
+        value,
+        ["challenger"],
+    )
     assert words in done["reason"] and aliases_of(store, "detector") == {"challenger": "1"}
     assert model(workspace, 1, 0.1)["decision"] == "champion"
 
@@ -132,14 +170,20 @@ def test_a_champion_by_hand_keeps_the_figure_it_had(workspace, store):
     store.client.set_registered_model_alias("detector", "champion", "1")
     toys.validate(workspace, 0.3)
     again = stage.run(toys.params_of(workspace), workspace)
-    assert again["champion_promoted_value"] == 0.0 and again["reason"].endswith("promoted with 0.0000")
+    assert again["champion_promoted_value"] == 0.0 and again["reason"].endswith(
+        "promoted with 0.0000"
+    )
 
 
 def test_the_same_weights_in_another_file_are_another_version_but_no_better(workspace, store):
     model(workspace, 0, 0.50)
     toys.export(workspace, marker="other settings")
     again = stage.run(toys.params_of(workspace), workspace)
-    assert versions(store) == [1, 2] and again["decision"] == "challenger" and "anew" in again["reason"]
+    assert (
+        versions(store) == [1, 2]
+        and again["decision"] == "challenger"
+        and "anew" in again["reason"]
+    )
 
 
 def test_other_test_images_hold_and_measuring_the_champion_on_them_lets_go(workspace, store):
@@ -150,18 +194,37 @@ def test_other_test_images_hold_and_measuring_the_champion_on_them_lets_go(works
     with (workspace / "data" / "prepared" / "test.jsonl").open("a") as stream:
         stream.write("{}\n")
     held = model(workspace, 1, 0.90)
-    assert held["decision"] == "challenger" and held["reason"].startswith("held") and "other test images" in held["reason"]
-    for name in ("reports", "export", "weights"):  # back to the champion's weights, validated on today's images
+    assert (
+        held["decision"] == "challenger"
+        and held["reason"].startswith("held")
+        and "other test images" in held["reason"]
+    )
+    for name in (
+        "reports",
+        "export",
+        "weights",
+    ):  # back to the champion's weights, validated on today's images
         shutil.rmtree(workspace / name)
         shutil.copytree(workspace / "old" / name, workspace / name)
     toys.validate(workspace, 0.40)
     again = stage.run(toys.params_of(workspace), workspace)
-    assert again["decision"] == "champion" and again["reason"].endswith("champion already, but was promoted with 0.5000")
+    assert again["decision"] == "champion" and again["reason"].endswith(
+        "champion already, but was promoted with 0.5000"
+    )
     assert (again["champion_value"], again["champion_promoted_value"]) == (0.4, 0.5)
     tags = store.client.get_model_version("detector", "1").tags
-    assert (tags["value"], tags["promoted_value"], tags["decision"]) == ("0.4", "0.5", again["reason"])
+    assert (tags["value"], tags["promoted_value"], tags["decision"]) == (
+        "0.4",
+        "0.5",
+        again["reason"],
+    )
     now = model(workspace, 1, 0.90)
-    assert (now["version"], now["decision"], now["champion_version"], now["champion_value"]) == (2, "champion", 1, 0.4)
+    assert (now["version"], now["decision"], now["champion_version"], now["champion_value"]) == (
+        2,
+        "champion",
+        1,
+        0.4,
+    )
 
 
 def test_the_champion_predicts_by_its_alias(workspace):
@@ -172,7 +235,11 @@ def test_the_champion_predicts_by_its_alias(workspace):
     finally:
         mlflow.set_tracking_uri(None)
     picture = next((workspace / "data" / "prepared" / "images" / "test").iterdir()).read_bytes()
-    found = json.loads(loaded.predict(pandas.DataFrame({"image": [base64.b64encode(picture).decode()]}))["detections"][0])
+    found = json.loads(
+        loaded.predict(pandas.DataFrame({"image": [base64.b64encode(picture).decode()]}))[
+            "detections"
+        ][0]
+    )
     assert found[0]["name"] == "bright" and found[0]["score"] > 0.8
     example = loaded.input_example
     assert base64.b64decode(example["image"][0]) == picture
@@ -183,11 +250,20 @@ def test_without_tracking_it_still_registers_and_makes_no_run(workspace, store, 
     toys.train(workspace, epochs=1)
     toys.validate(workspace)
     toys.export(workspace)
-    for run in store.client.search_runs([e.experiment_id for e in store.client.search_experiments()]):
-        store.client.delete_run(run.info.run_id)  # the toys track whatever the variable says; the runner asks it
+    for run in store.client.search_runs(
+        [e.experiment_id for e in store.client.search_experiments()]
+    ):
+        store.client.delete_run(
+            run.info.run_id
+        )  # the toys track whatever the variable says; the runner asks it
     done = stage.run(toys.params_of(workspace), workspace)
-    assert done["decision"] == "champion" and not store.client.get_model_version("detector", "1").run_id
-    assert not store.client.search_runs([e.experiment_id for e in store.client.search_experiments()])
+    assert (
+        done["decision"] == "champion"
+        and not store.client.get_model_version("detector", "1").run_id
+    )
+    assert not store.client.search_runs(
+        [e.experiment_id for e in store.client.search_experiments()]
+    )
 
 
 def test_weights_without_a_run_get_one_when_they_are_registered(workspace, fresh_database):
@@ -208,7 +284,9 @@ def test_over_a_server_the_model_is_uploaded_and_can_be_loaded(workspace, server
     assert loaded.metadata.metadata["weights_sha256"] == done["weights_sha256"]
     params = Params.load(workspace / "params.yaml")
     assert mlflow_links.registered(workspace, params)
-    assert mlflow_links.experiment_url("detectflow", server.uri, workspace).startswith(f"{server.uri}/#/experiments/1/runs")
+    assert mlflow_links.experiment_url("detectflow", server.uri, workspace).startswith(
+        f"{server.uri}/#/experiments/1/runs"
+    )
     told = json.loads((workspace / "reports" / "registration.json").read_text())
     (workspace / "reports" / "registration.json").write_text(json.dumps({**told, "version": 9}))
     assert not mlflow_links.registered(workspace, params)
@@ -264,8 +342,12 @@ def test_a_file_changed_after_its_export_is_refused(exported):
         stage.run(toys.params_of(exported), exported)
 
 
-def test_a_model_of_other_classes_than_the_data_is_refused_and_the_models_own_hash_is_kept(exported, store):
-    """Prepared again with classes in another order since the export: the version would say what its numbers do not mean."""
+def test_a_model_of_other_classes_than_the_data_is_refused_and_the_models_own_hash_is_kept(
+    exported, store
+):
+    """Prepared again with classes in another order since the export: the version would say what its
+    numbers do not mean.
+    """
     import onnx
 
     file, report = exported / "export" / "best.onnx", exported / "reports" / "export.json"
@@ -281,18 +363,26 @@ def test_a_model_of_other_classes_than_the_data_is_refused_and_the_models_own_ha
 
     say("0ther")
     with pytest.raises(
-        WorkspaceError, match="classes have hash 0ther, those of .*prepared have c1a55: .*prepared again.*detectflow run"
+        WorkspaceError,
+        match="classes have hash 0ther, those of .*prepared have c1a55: .*prepared "
+        "again.*detectflow run",
     ):
         stage.run(toys.params_of(exported), exported)
     say("c1a55")
     done = stage.run(toys.params_of(exported), exported)
-    assert store.client.get_model_version(done["model"], str(done["version"])).tags["class_hash"] == "c1a55"
+    assert (
+        store.client.get_model_version(done["model"], str(done["version"])).tags["class_hash"]
+        == "c1a55"
+    )
 
 
 def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
     params = toys.params_of(workspace)
     assert not mlflow_links.registered(workspace, params)  # never was
-    assert mlflow_links.experiment_url("detectflow", root=workspace) == "http://127.0.0.1:5000/#/experiments"
+    assert (
+        mlflow_links.experiment_url("detectflow", root=workspace)
+        == "http://127.0.0.1:5000/#/experiments"
+    )
     model(workspace, 0, 0.5)
     assert mlflow_links.registered(workspace, params)
     url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=detectflow"
@@ -311,7 +401,7 @@ def test_a_database_deleted_by_hand_is_made_again(workspace):
 
 
 def test_without_images_at_hand_the_example_is_grey_and_a_large_image_is_made_smaller(exported):
-    from engine.stages.common import Layout
+    from engine.stages.layout import Layout
 
     images = exported / "data" / "prepared" / "images" / "test"
     for file in images.iterdir():
@@ -319,7 +409,10 @@ def test_without_images_at_hand_the_example_is_grey_and_a_large_image_is_made_sm
     grey = decoded(stage.make_candidate(toys.params_of(exported), Layout(exported)).example)
     assert grey.shape == (160, 160, 3) and np.ptp(grey) == 0
     noise = np.random.default_rng(0).integers(0, 255, (400, 500, 3), np.uint8)
-    assert cv2.imwrite(str(images / "large.png"), noise) and (images / "large.png").stat().st_size > stage.EXAMPLE_BYTES
+    assert (
+        cv2.imwrite(str(images / "large.png"), noise)
+        and (images / "large.png").stat().st_size > stage.EXAMPLE_BYTES
+    )
     example = stage.make_candidate(toys.params_of(exported), Layout(exported)).example
     assert len(example) < stage.EXAMPLE_BYTES and decoded(example).shape == (160, 160, 3)
 

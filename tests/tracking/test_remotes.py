@@ -1,6 +1,8 @@
-"""DVC remotes for real: pushed from one project, pulled into fresh clones, by a local folder and by SSH; S3's settings.
+"""DVC remotes for real: pushed from one project, pulled into fresh clones, by a local folder and by
+SSH; S3's settings.
 
-The project is prepared and trained once, on images outside it that are gone before anything is cloned.
+The project is prepared and trained once, on images outside it that are gone before anything is
+cloned.
 """
 
 import getpass
@@ -18,18 +20,36 @@ from ssh_server import SshServer
 from engine.config import Params
 from engine.errors import WorkspaceError
 from engine.stages.prepare import source_changed
-from engine.tracking.dvc import Steps
+from engine.versioning.dvc_repo import DvcStages
 
 pytest.importorskip("dvc_ssh")
 pytest.importorskip("dvc_s3")
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("engine", "models", "dvc.yaml", ".dvc/config", ".dvc/.gitignore", ".dvc/plots", ".dvcignore", ".gitignore")
+COPIED = (
+    "engine",
+    "models",
+    "dvc.yaml",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".dvc/plots",
+    ".dvcignore",
+    ".gitignore",
+)
 SETTINGS = {
     "data": {"source": "data/parts.yaml"},
-    "train": {"model": "yolov8n", "imgsz": 64, "epochs": 1, "batch": 4, "device": "cpu", "plots": False},
+    "train": {
+        "model": "yolov8n",
+        "imgsz": 64,
+        "epochs": 1,
+        "batch": 4,
+        "device": "cpu",
+        "plots": False,
+    },
 }
-STORE = """['remote "store"']\n    url = {url}\n[core]\n    remote = store\n    analytics = false\n"""
+STORE = (
+    """['remote "store"']\n    url = {url}\n[core]\n    remote = store\n    analytics = false\n"""
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +62,34 @@ def home(tmp_path_factory):
 def shell(home):
     """(folder, words) -> a finished process in a user's shell, the project's programs in front."""
     kept = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_", "DETECTFLOW_", "AWS_", "SSH_"))
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("PREFECT_", "MLFLOW_", "DVC_", "DETECTFLOW_", "AWS_", "SSH_"))
     }
-    someone = {f"GIT_{who}_{what}": f"t@{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    own = {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1",
-           "DVC_NO_ANALYTICS": "1", "DETECTFLOW_TRACKING": "off", "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}  # fmt: skip
+    someone = {
+        f"GIT_{who}_{what}": f"t@{what}"
+        for who in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
+    own = {
+        "HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "DETECTFLOW_TRACKING": "off",
+        "no_proxy": "127.0.0.1",
+        "NO_PROXY": "127.0.0.1",
+    }
 
     def run(folder, *words, **env):
-        return subprocess.run(words, cwd=folder, env=kept | someone | own | env, text=True, capture_output=True, timeout=200)
+        return subprocess.run(
+            words,
+            cwd=folder,
+            env=kept | someone | own | env,
+            text=True,
+            capture_output=True,
+            timeout=200,
+        )
 
     return run
 
@@ -75,12 +115,24 @@ def project(tmp_path_factory, do):
         source, target = ROOT / name, root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, target, **({"ignore": shutil.ignore_patterns("__pycache__", "*.pyc")} if source.is_dir() else {}))
+        copy(
+            source,
+            target,
+            **(
+                {"ignore": shutil.ignore_patterns("__pycache__", "*.pyc")}
+                if source.is_dir()
+                else {}
+            ),
+        )
     make_raw(raw)
     (root / "data" / "raw").mkdir(parents=True)
     (root / "data" / "raw" / "README.md").write_text("raw data are elsewhere\n")
-    (root / "data" / "parts.yaml").write_text(yaml.safe_dump({"name": "parts", "format": "yolo", "names": ["part"]}))
-    (root / "params.yaml").write_text(yaml.safe_dump(SETTINGS | {"data": SETTINGS["data"] | {"path": str(raw)}}))
+    (root / "data" / "parts.yaml").write_text(
+        yaml.safe_dump({"name": "parts", "format": "yolo", "names": ["part"]})
+    )
+    (root / "params.yaml").write_text(
+        yaml.safe_dump(SETTINGS | {"data": SETTINGS["data"] | {"path": str(raw)}})
+    )
     do(root, "git", "init", "-q", "-b", "main")
     do(root, "dvc", "init", "-q", "--force")
     do(root, "git", "checkout", "-q", "-B", "main")
@@ -133,8 +185,8 @@ def nothing_to_redo(clone: Path, do) -> bool:
         raise AssertionError("made again")
 
     params = Params.load(clone / "params.yaml")
-    prepare = Steps(clone).run("prepare", redo, stale=lambda: source_changed(params, clone))
-    how = [prepare.how, Steps(clone).run("train", redo).how]
+    prepare = DvcStages(clone).run("prepare", redo, stale=lambda: source_changed(params, clone))
+    how = [prepare.how, DvcStages(clone).run("train", redo).how]
     return "up to date" in quiet and "Running stage" not in repro and how == ["skipped", "skipped"]
 
 
@@ -144,7 +196,9 @@ def test_a_local_folder(project, tmp_path, do):
     clone = cloned(project, tmp_path / "clone", do)
     use(clone, str(tmp_path / "store"))
     do(clone, "dvc", "pull", "-q", "train", "prepare")
-    assert (clone / "weights" / "best.pt").read_bytes() == (project / "weights" / "best.pt").read_bytes()
+    assert (clone / "weights" / "best.pt").read_bytes() == (
+        project / "weights" / "best.pt"
+    ).read_bytes()
     assert nothing_to_redo(clone, do)
 
 
@@ -162,8 +216,13 @@ def test_ssh_and_a_changed_training_without_preparing_again(project, tmp_path, d
     (clone / "params.yaml").write_text(yaml.safe_dump(params))
     said = do(clone, "dvc", "repro", "train")
     assert "Running stage 'train'" in said and "Running stage 'prepare'" not in said
-    assert (clone / "weights" / "best.pt").read_bytes() != (project / "weights" / "best.pt").read_bytes()
-    digests = [json.loads((each / "reports" / "data.json").read_text())["digest"] for each in (project, clone)]
+    assert (clone / "weights" / "best.pt").read_bytes() != (
+        project / "weights" / "best.pt"
+    ).read_bytes()
+    digests = [
+        json.loads((each / "reports" / "data.json").read_text())["digest"]
+        for each in (project, clone)
+    ]
     assert digests[0] == digests[1]
 
 
@@ -172,11 +231,23 @@ def test_both_kinds_of_ssh_server_are_taken_for_one(tmp_path, ssh):
     import sshfs
 
     stand_in = SshServer(tmp_path / "server")
-    stand_in.start([sys.executable, str(Path(__file__).with_name("ssh_server.py")), str(stand_in.port), str(stand_in.folder)])
+    stand_in.start(
+        [
+            sys.executable,
+            str(Path(__file__).with_name("ssh_server.py")),
+            str(stand_in.port),
+            str(stand_in.folder),
+        ]
+    )
     try:
         for number, server in enumerate((ssh, stand_in)):
-            files = sshfs.SSHFileSystem("127.0.0.1", port=server.port, username=getpass.getuser(),
-                                        client_keys=[str(server.key)], config=[])  # fmt: skip
+            files = sshfs.SSHFileSystem(
+                "127.0.0.1",
+                port=server.port,
+                username=getpass.getuser(),
+                client_keys=[str(server.key)],
+                config=[],
+            )
             files.pipe_file(str(tmp_path / str(number)), b"here")
             assert (tmp_path / str(number)).read_bytes() == b"here"
     finally:
@@ -188,8 +259,8 @@ class TestFaults:
 
     @pytest.fixture
     def push(self, project, home, monkeypatch):
-        """The push of flows/clone.py: () -> its error."""
-        from flows.clone import push
+        """The push of flows/pipeline_in_clone.py: () -> its error."""
+        from flows.pipeline_in_clone import push
 
         monkeypatch.setenv("HOME", str(home))
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -204,23 +275,31 @@ class TestFaults:
         return run
 
     def test_ssh_that_does_not_answer_may_answer_later(self, project, push):
-        from flows.clone import RemoteUnreachable
+        from flows.pipeline_in_clone import RemoteUnreachable
 
         use(project, "ssh://127.0.0.1:9/store")
         error = push()
         assert isinstance(error, RemoteUnreachable)
-        assert "store ssh://127.0.0.1:9/store" in str(error) and "Look whether its address is right" in str(error)
+        assert "store ssh://127.0.0.1:9/store" in str(
+            error
+        ) and "Look whether its address is right" in str(error)
 
     def test_a_wrong_key_is_not_tried_again(self, project, push, ssh, tmp_path):
-        from flows.clone import RemoteUnreachable
+        from flows.pipeline_in_clone import RemoteUnreachable
 
-        use(project, f"ssh://{getpass.getuser()}@127.0.0.1:{ssh.port}{tmp_path}", keyfile=str(ssh.other_key))
+        use(
+            project,
+            f"ssh://{getpass.getuser()}@127.0.0.1:{ssh.port}{tmp_path}",
+            keyfile=str(ssh.other_key),
+        )
         error = push()
         assert not isinstance(error, RemoteUnreachable)
-        assert "Permission denied" in str(error) and "give the worker its key or credentials" in str(error)
+        assert "Permission denied" in str(
+            error
+        ) and "give the worker its key or credentials" in str(error)
 
     def test_no_credentials_for_s3_is_not_tried_again(self, project, push, monkeypatch, tmp_path):
-        from flows.clone import RemoteUnreachable
+        from flows.pipeline_in_clone import RemoteUnreachable
 
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             monkeypatch.delenv(name)
@@ -230,7 +309,7 @@ class TestFaults:
         assert not isinstance(error, RemoteUnreachable) and "credentials" in str(error)
 
     def test_an_s3_endpoint_that_does_not_answer_may_answer_later(self, project, push, monkeypatch):
-        from flows.clone import RemoteUnreachable
+        from flows.pipeline_in_clone import RemoteUnreachable
 
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -245,7 +324,7 @@ class TestFaults:
         assert "hunter2" not in str(push())
 
     def test_no_remote_at_all(self, project):
-        from flows.clone import require_remote
+        from flows.pipeline_in_clone import require_remote
 
         (project / ".dvc" / "config").write_text("[core]\n    analytics = false\n")
         (project / ".dvc" / "config.local").unlink(missing_ok=True)
@@ -254,12 +333,16 @@ class TestFaults:
 
 
 def test_the_documented_commands_configure_s3(tmp_path, do):
-    """docs/data/remotes.md's own lines, and the file system that DVC builds from what they leave."""
+    """docs/data/remotes.md's own lines, and the file system that DVC builds from what they
+    leave.
+    """
     from dvc.repo import Repo
 
     page = (ROOT / "docs" / "data" / "remotes.md").read_text()
     block = page.split("<!-- s3 -->")[1].split("```bash\n")[1].split("```")[0]
-    commands = [line.split("#")[0].split() for line in block.splitlines() if line.startswith("dvc remote")]
+    commands = [
+        line.split("#")[0].split() for line in block.splitlines() if line.startswith("dvc remote")
+    ]
     assert len(commands) >= 3
     do(tmp_path, "git", "init", "-q")
     do(tmp_path, "dvc", "init", "-q")
@@ -270,14 +353,21 @@ def test_the_documented_commands_configure_s3(tmp_path, do):
     with Repo(str(tmp_path)) as repo:
         remote = repo.cloud.get_remote()
         files = remote.fs
-        assert files.protocol == "s3" and files.fs_args["client_kwargs"]["endpoint_url"] == "https://minio.example.org:9000"
+        assert (
+            files.protocol == "s3"
+            and files.fs_args["client_kwargs"]["endpoint_url"] == "https://minio.example.org:9000"
+        )
         assert files.fs_args["config_kwargs"]["connect_timeout"] == 10
-        assert not {"key", "secret"} & files.fs_args.keys()  # from the environment, which boto reads
+        assert (
+            not {"key", "secret"} & files.fs_args.keys()
+        )  # from the environment, which boto reads
         assert remote.path == "detectflow/dvc"
 
 
 def test_raw_data_that_dvc_add_versions_are_pushed_and_pulled_too(tmp_path, do):
-    """With the project's own .gitignore: a pattern that hides data/raw itself makes `dvc push` leave them out in silence."""
+    """With the project's own .gitignore: a pattern that hides data/raw itself makes `dvc push`
+    leave them out in silence.
+    """
     root, clone = tmp_path / "project", tmp_path / "clone"
     make_raw(root / "data" / "raw" / "parts")
     shutil.copy(ROOT / ".gitignore", root)
@@ -287,7 +377,9 @@ def test_raw_data_that_dvc_add_versions_are_pushed_and_pulled_too(tmp_path, do):
     do(root, "dvc", "add", "-q", "data/raw/parts")
     do(root, "git", "add", "-A")
     do(root, "git", "commit", "-qm", "raw")
-    assert "data/raw/parts.dvc" in do(root, "git", "ls-files") and "parts/images" not in do(root, "git", "ls-files")
+    assert "data/raw/parts.dvc" in do(root, "git", "ls-files") and "parts/images" not in do(
+        root, "git", "ls-files"
+    )
     do(root, "dvc", "push", "-q")
     cloned(root, clone, do)
     do(clone, "dvc", "pull", "-q")

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from engine.config import Params
-from engine.tracking import facts, mlflow_links
-from engine.tracking.mlflow_store import reason
-from engine.tracking.secrets import hide, mlflow_login, prefect_login, without_user
+from engine.project.redaction import hide, mlflow_login, prefect_login, without_user
+from engine.tracking import mlflow_links, run_metadata
+from engine.tracking.mlflow_client import reason
 from flows import processes
 
 PASSWORD = "hunter2"
@@ -20,15 +20,27 @@ PASSWORD = "hunter2"
 @pytest.mark.parametrize(
     "text, shown",
     [
-        (f"postgresql+psycopg://anna:{PASSWORD}@db:5432/mlflow", "postgresql+psycopg://anna:***@db:5432/mlflow"),
-        (f"refused by 'http://anna:{PASSWORD}@host/api'.", "refused by 'http://anna:***@host/api'."),
+        (
+            f"postgresql+psycopg://anna:{PASSWORD}@db:5432/mlflow",
+            "postgresql+psycopg://anna:***@db:5432/mlflow",
+        ),
+        (
+            f"refused by 'http://anna:{PASSWORD}@host/api'.",
+            "refused by 'http://anna:***@host/api'.",
+        ),
         (f"redis://:{PASSWORD}@host", "redis://:***@host"),
         (f"postgresql://anna:a/b@{PASSWORD}@host/db", "postgresql://anna:***@host/db"),
         (f"a://u:{PASSWORD}@h and b://v:{PASSWORD}@g", "a://u:***@h and b://v:***@g"),
         (f"https://{PASSWORD}@github.com/a/b.git", "https://***@github.com/a/b.git"),
-        (f"https://s3/b.zip?X-Amz-Signature={PASSWORD}&x=1", "https://s3/b.zip?X-Amz-Signature=***&x=1"),
+        (
+            f"https://s3/b.zip?X-Amz-Signature={PASSWORD}&x=1",
+            "https://s3/b.zip?X-Amz-Signature=***&x=1",
+        ),
         (f"https://host/b.zip?a=1&token={PASSWORD}", "https://host/b.zip?a=1&token=***"),
-        ("http://127.0.0.1:5000/models/detector@champion", "http://127.0.0.1:5000/models/detector@champion"),
+        (
+            "http://127.0.0.1:5000/models/detector@champion",
+            "http://127.0.0.1:5000/models/detector@champion",
+        ),
         ("ssh://git@host/repo.git", "ssh://git@host/repo.git"),
         ("sqlite:////tmp/mlflow.db", "sqlite:////tmp/mlflow.db"),
         ("models:/detector@champion", "models:/detector@champion"),
@@ -40,7 +52,15 @@ def test_passwords_are_hidden_and_nothing_else_changes(text, shown):
     assert hide(shown) == shown
 
 
-@pytest.mark.parametrize("text", ["://x:" * 50_000, "https://x:" * 20_000 + "@", "?" + "key" * 70_000, "http" * 50_000 + "://a@"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "://x:" * 50_000,
+        "https://x:" * 20_000 + "@",
+        "?" + "key" * 70_000,
+        "http" * 50_000 + "://a@",
+    ],
+)
 def test_a_long_word_takes_no_long_time(text):
     begin = time.process_time()
     hide(text)
@@ -53,23 +73,32 @@ def test_links_have_no_user():
 
 
 def test_an_error_of_a_database_hides_its_password():
-    assert PASSWORD not in reason(ValueError(f"could not connect to postgresql://anna:{PASSWORD}@db/mlflow"))
+    assert PASSWORD not in reason(
+        ValueError(f"could not connect to postgresql://anna:{PASSWORD}@db/mlflow")
+    )
 
 
 def test_the_tracker_never_sees_the_password_of_a_data_source(tmp_path):
     params = Params.model_validate({"data": {"source": f"https://anna:{PASSWORD}@host/data.zip"}})
-    assert facts.flat_params(params)["data.source"] == "https://anna:***@host/data.zip"
+    assert run_metadata.flat_params(params)["data.source"] == "https://anna:***@host/data.zip"
     prepared = tmp_path / "data" / "prepared"
     prepared.mkdir(parents=True)
-    (prepared / "dataset.json").write_text(json.dumps({"digest": "d", "counts": {"train": {"images": 1, "boxes": 1}}}))
-    told = facts.dataset_inputs(tmp_path, params)
+    (prepared / "dataset.json").write_text(
+        json.dumps({"digest": "d", "counts": {"train": {"images": 1, "boxes": 1}}})
+    )
+    told = run_metadata.dataset_inputs(tmp_path, params)
     assert "anna:***@host" in told[0]["source"] and PASSWORD not in json.dumps(told)
 
 
 @pytest.fixture
 def guarded(monkeypatch):
     """A server that knows one user; it answers with what MLflow would say of an experiment."""
-    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "PREFECT_API_AUTH_STRING"):
+    for name in (
+        "MLFLOW_TRACKING_USERNAME",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "PREFECT_API_AUTH_STRING",
+    ):
         monkeypatch.delenv(name, raising=False)
     wanted = f"Basic {base64.b64encode(f'anna:{PASSWORD}'.encode()).decode()}"
 
@@ -78,7 +107,9 @@ def guarded(monkeypatch):
             known = self.headers.get("Authorization") in {wanted, "Bearer t0ken"}
             self.send_response(200 if known else 401)
             self.end_headers()
-            self.wfile.write(json.dumps({"experiment": {"experiment_id": "7"}}).encode() if known else b"{}")
+            self.wfile.write(
+                json.dumps({"experiment": {"experiment_id": "7"}}).encode() if known else b"{}"
+            )
 
         def log_message(self, *_):
             pass
@@ -108,9 +139,14 @@ def test_questions_to_prefect_carry_the_login(guarded, monkeypatch):
     url = f"{guarded}/admin/version"
     assert processes.refuses(url, prefect_login())
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "anna:wrong")
-    assert processes.refuses(url, prefect_login()) and processes.read_text(url, login=prefect_login()) is None
+    assert (
+        processes.refuses(url, prefect_login())
+        and processes.read_text(url, login=prefect_login()) is None
+    )
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", f"anna:{PASSWORD}")
-    assert not processes.refuses(url, prefect_login()) and "experiment_id" in processes.read_text(url, login=prefect_login())
+    assert not processes.refuses(url, prefect_login()) and "experiment_id" in processes.read_text(
+        url, login=prefect_login()
+    )
 
 
 def test_a_wrong_prefect_password_stops_before_any_run(guarded, monkeypatch, tmp_path):

@@ -1,4 +1,6 @@
-"""A tracker that is slow, silent, or whose answers get lost: nothing is lost, nothing is told twice, training does not wait."""
+"""A tracker that is slow, silent, or whose answers get lost: nothing is lost, nothing is told
+twice, training does not wait.
+"""
 
 import contextlib
 import statistics
@@ -11,7 +13,7 @@ from test_tracked import all_runs, artifacts, assert_every_epoch_once, history
 
 from engine.stages import register
 from engine.tracking.journal import journal_home, left_behind
-from engine.tracking.mlflow_store import QUICK, open_store
+from engine.tracking.mlflow_client import QUICK, open_store
 from engine.tracking.sender import send_left_behind, sender_of
 from engine.tracking.stage_run import StageRun
 
@@ -23,17 +25,21 @@ def slow(server, monkeypatch, workspace):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
     yield proxy
     proxy.delay_s, proxy.hang, proxy.lose_answers = 0.0, False, 0
-    with contextlib.suppress(AssertionError):  # a thread left over would hold up those of other tests
+    with contextlib.suppress(
+        AssertionError
+    ):  # a thread left over would hold up those of other tests
         until_sent(workspace, 20)
     proxy.close()
 
 
 def runs_of(server, root):
-    from engine.tracking.facts import workspace_id
-    from engine.tracking.mlflow_run import WORKSPACE
+    from engine.tracking.mlflow_recorder import WORKSPACE
+    from engine.tracking.run_metadata import workspace_id
 
     store = open_store(root, server.uri)
-    return store, [run for run in all_runs(store) if run.data.tags.get(WORKSPACE) == workspace_id(root)]
+    return store, [
+        run for run in all_runs(store) if run.data.tags.get(WORKSPACE) == workspace_id(root)
+    ]
 
 
 def until_sent(root, timeout_s=60):
@@ -73,17 +79,21 @@ def test_what_a_silent_tracker_missed_comes_in_order_when_it_speaks_again(slow, 
     assert_every_epoch_once(store, run, workspace)
 
 
-def test_a_tracker_that_takes_its_time_gets_all_of_it_and_the_version_finds_its_run(slow, server, workspace, monkeypatch):
+def test_a_tracker_that_takes_its_time_gets_all_of_it_and_the_version_finds_its_run(
+    slow, server, workspace, monkeypatch
+):
     slow.delay_s = 0.15
-    monkeypatch.setattr("engine.tracking.stages.CLOSE_S", 0.1)
-    monkeypatch.setattr("engine.tracking.training.CLOSE_S", 0.1)
+    monkeypatch.setattr("engine.tracking.stage_runs.CLOSE_S", 0.1)
+    monkeypatch.setattr("engine.tracking.training_run.CLOSE_S", 0.1)
     toys.train(workspace, epochs=3)
     toys.validate(workspace, value=0.5)
     toys.export(workspace)
     assert left_behind(journal_home(workspace))  # it is still at it
     done = register.run(toys.params_of(workspace), workspace)
     store, (run,) = runs_of(server, workspace)  # one: the version did not get a run of its own
-    assert store.client.get_model_version("detector", str(done["version"])).run_id == run.info.run_id
+    assert (
+        store.client.get_model_version("detector", str(done["version"])).run_id == run.info.run_id
+    )
     assert_every_epoch_once(store, run, workspace)
 
 
@@ -101,17 +111,26 @@ def test_a_tracker_slower_than_our_patience_is_given_more(slow, server, workspac
     assert history(store, found, "a") == [(1, 1.0), (2, 2.0)]
 
 
-def test_answers_that_get_lost_make_no_second_run_metric_or_file(slow, server, workspace, monkeypatch):
+def test_answers_that_get_lost_make_no_second_run_metric_or_file(
+    slow, server, workspace, monkeypatch
+):
     monkeypatch.setattr("engine.tracking.sender.RETRY_S", (0.05,))
 
     def lose(trainer):
         slow.lose_answers += 2
 
-    toys.train(workspace, epochs=4, on_pretrain_routine_end=lose, on_fit_epoch_end=lose, on_train_end=lose)
+    toys.train(
+        workspace, epochs=4, on_pretrain_routine_end=lose, on_fit_epoch_end=lose, on_train_end=lose
+    )
     until_sent(workspace)
     store, (run,) = runs_of(server, workspace)
     assert_every_epoch_once(store, run, workspace)
-    assert artifacts(store, run, "train") == {"metrics.json", "origin.json", "results.csv", "results.png"}
+    assert artifacts(store, run, "train") == {
+        "metrics.json",
+        "origin.json",
+        "results.csv",
+        "results.png",
+    }
     for name in ("train/box_loss", "lr/weight"):
         assert len(history(store, run, name)) == 4
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.tracking.workspace import workspace_lock
+from engine.project.workspace_lock import workspace_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,21 +26,35 @@ def test_the_exit_code_tells_the_signal(project, sent, code):
     command = [sys.executable, "-m", "engine.stages", "prepare"]
     with workspace_lock(project, "the test"):  # it waits, which is when the signal comes
         stage = subprocess.Popen(
-            command, cwd=project, env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal
+            command,
+            cwd=project,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=as_in_a_terminal,
         )
         while "Waiting" not in stage.stderr.readline():
             assert stage.poll() is None
         stage.send_signal(sent)
         told = stage.communicate(timeout=30)[1]
     assert stage.returncode == code
-    assert "was interrupted; what was prepared before is kept, run it again" in told and "Traceback" not in told
+    assert (
+        "was interrupted; what was prepared before is kept, run it again" in told
+        and "Traceback" not in told
+    )
 
 
 def as_in_a_terminal():
-    """A shell lets what it runs in the background ignore Ctrl-C, and these tests may be run that way."""
+    """A shell lets what it runs in the background ignore Ctrl-C, and these tests may be run that
+    way.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def environment():
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "DVC_", "DETECTFLOW_", "PREFECT_"))}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("MLFLOW_", "DVC_", "DETECTFLOW_", "PREFECT_"))
+    }
     return {**kept, "PYTHONPATH": str(ROOT)}

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import toys
 
-from engine.kernel.results import read_results
-from engine.tracking.environment import prepare_environment
+from engine.core.results import read_results
+from engine.project.environment import prepare_environment
 from engine.tracking.journal import journal_home, left_behind
-from engine.tracking.mlflow_store import open_store
+from engine.tracking.mlflow_client import open_store
 from engine.tracking.sender import send_left_behind, sender_of
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,9 @@ def assert_every_epoch_once(store, run, root):
     for name in FIGURES:
         found = history(store, run, name)
         assert [step for step, _ in found] == [row["epoch"] for row in rows], name
-        assert [value for _, value in found] == pytest.approx([row[name] for row in rows], rel=1e-4), name
+        assert [value for _, value in found] == pytest.approx(
+            [row[name] for row in rows], rel=1e-4
+        ), name
 
 
 def interrupt(error, at_epoch):
@@ -65,18 +67,34 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
     assert run.info.status == "FINISHED" and run.info.run_name == "squares yolov8n 160px"
     assert_every_epoch_once(store, run, workspace)
     figures = run.data.metrics
-    assert figures["test/mAP50-95"] == 0.625 and figures["verify export/onnx_max_abs_diff"] == pytest.approx(1e-6)
-    assert figures["val best/mAP50-95"] == summary["metrics/mAP50-95"] and figures["val best/epoch"] == summary["best_epoch"]
-    assert run.data.params["train.epochs"] == "3" and run.data.params["register.model"] == "detector"
+    assert figures["test/mAP50-95"] == 0.625 and figures[
+        "verify export/onnx_max_abs_diff"
+    ] == pytest.approx(1e-6)
+    assert (
+        figures["val best/mAP50-95"] == summary["metrics/mAP50-95"]
+        and figures["val best/epoch"] == summary["best_epoch"]
+    )
+    assert (
+        run.data.params["train.epochs"] == "3" and run.data.params["register.model"] == "detector"
+    )
     assert run.data.params["train.optimizer"] == "AdamW"  # what `auto` came to
     assert not any(str(workspace) in value for value in run.data.params.values())
     tags = run.data.tags
-    assert tags["weights_sha256"] == summary["weights_sha256"] and tags["class_hash"] == "c1a55" and "torch" in tags["versions"]
+    assert (
+        tags["weights_sha256"] == summary["weights_sha256"]
+        and tags["class_hash"] == "c1a55"
+        and "torch" in tags["versions"]
+    )
     assert "0.625" in tags["mlflow.note.content"]
     datasets = {each.dataset.name: each for each in run.inputs.dataset_inputs}
     assert set(datasets) == {"squares train", "squares val", "squares test"}
     assert tags["data_digest"].startswith(datasets["squares test"].dataset.digest)
-    assert artifacts(store, run, "train") == {"metrics.json", "origin.json", "results.csv", "results.png"}
+    assert artifacts(store, run, "train") == {
+        "metrics.json",
+        "origin.json",
+        "results.csv",
+        "results.png",
+    }
     assert "PR_curve.png" in artifacts(store, run, "validate")
     assert artifacts(store, run, "export") == {"export.json"}
     assert left_behind(journal_home(workspace)) == []
@@ -85,7 +103,7 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
 
 
 def test_prepare_tells_nothing(workspace, store):
-    from engine.tracking.stages import tracked
+    from engine.tracking.stage_runs import tracked
 
     with tracked("prepare", toys.params_of(workspace), workspace) as run:
         assert run.callbacks == []
@@ -111,7 +129,9 @@ def test_a_training_that_is_cancelled_is_killed_not_failed(workspace, store):
     with pytest.raises(TerminationSignal):
         toys.train(workspace, epochs=4, on_fit_epoch_end=interrupt(TerminationSignal(), 1))
     run = the_run(store)
-    assert run.info.status == "KILLED" and run.data.tags["ended"] == "interrupted: TerminationSignal"
+    assert (
+        run.info.status == "KILLED" and run.data.tags["ended"] == "interrupted: TerminationSignal"
+    )
 
 
 def test_an_error_marks_the_run_as_failed_with_its_reason(workspace, store):
@@ -123,9 +143,11 @@ def test_an_error_marks_the_run_as_failed_with_its_reason(workspace, store):
 
 def test_kill_9_then_resume_by_another_process_is_one_run_with_every_epoch_once(workspace, store):
     code = (
-        "import os, sys, pathlib; sys.path.insert(0, sys.argv[1]); import toys; root = pathlib.Path(sys.argv[2])\n"
-        "from engine.tracking.environment import prepare_environment; prepare_environment(root)\n"
-        "toys.train(root, epochs=4, on_fit_epoch_end=lambda t: os.kill(os.getpid(), 9) if t.epoch == 2 else None)"
+        "import os, sys, pathlib; sys.path.insert(0, sys.argv[1]); import toys; root = "
+        "pathlib.Path(sys.argv[2])\n"
+        "from engine.project.environment import prepare_environment; prepare_environment(root)\n"
+        "toys.train(root, epochs=4, on_fit_epoch_end=lambda t: os.kill(os.getpid(), 9) if t.epoch "
+        "== 2 else None)"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(workspace)]
     assert subprocess.run(command, cwd=toys.ROOT).returncode == -signal.SIGKILL
@@ -138,12 +160,15 @@ def test_kill_9_then_resume_by_another_process_is_one_run_with_every_epoch_once(
 
 
 def test_a_run_whose_process_died_is_marked_when_the_next_training_starts(workspace, store):
-    # The journal of the dead one is gone too, as after `make clean`: only the tracker still takes it for running.
+    # The journal of the dead one is gone too, as after `make clean`: only the tracker still takes
+    # it for running.
     experiment = store.experiment("detectflow")
-    from engine.tracking.facts import workspace_id
-    from engine.tracking.mlflow_run import KEY, WORKSPACE
+    from engine.tracking.mlflow_recorder import KEY, WORKSPACE
+    from engine.tracking.run_metadata import workspace_id
 
-    dead = store.client.create_run(experiment, tags={KEY: "gone", WORKSPACE: workspace_id(workspace)})
+    dead = store.client.create_run(
+        experiment, tags={KEY: "gone", WORKSPACE: workspace_id(workspace)}
+    )
     other = store.client.create_run(experiment, tags={KEY: "elsewhere", WORKSPACE: "another"})
     toys.train(workspace, epochs=1)
     assert store.client.get_run(dead.info.run_id).info.status == "KILLED"
@@ -171,7 +196,9 @@ def test_a_database_deleted_under_a_living_process_is_made_again(workspace, stor
     assert_every_epoch_once(store, run, workspace)
 
 
-def test_a_run_that_the_tracker_forgets_in_the_middle_is_told_from_the_beginning(workspace, store, fresh_database):
+def test_a_run_that_the_tracker_forgets_in_the_middle_is_told_from_the_beginning(
+    workspace, store, fresh_database
+):
     def forget(trainer):
         if trainer.epoch == 1:
             sender_of(workspace).wait(timeout_s=1)
@@ -185,7 +212,7 @@ def test_a_run_that_the_tracker_forgets_in_the_middle_is_told_from_the_beginning
 
 def test_a_stage_that_fails_after_training_leaves_the_run_finished(workspace, store):
     toys.train(workspace, epochs=1)
-    from engine.tracking.stages import tracked
+    from engine.tracking.stage_runs import tracked
 
     with pytest.raises(RuntimeError):
         with tracked("validate", toys.params_of(workspace), workspace):
@@ -216,8 +243,13 @@ def test_a_server_that_never_answers_costs_seconds(workspace, monkeypatch, caplo
         started = time.monotonic()
         toys.train(workspace, epochs=2)
         toys.validate(workspace)
-        assert time.monotonic() - started < 15  # 5 s until the first call gives up, then 3 s a stage
-    assert len(left_behind(journal_home(workspace))) == 2 and "goes out with the next stage" in caplog.text
+        assert (
+            time.monotonic() - started < 15
+        )  # 5 s until the first call gives up, then 3 s a stage
+    assert (
+        len(left_behind(journal_home(workspace))) == 2
+        and "goes out with the next stage" in caplog.text
+    )
 
 
 def test_nothing_is_lost_when_the_server_dies_and_comes_back(workspace, server, monkeypatch):
@@ -253,7 +285,15 @@ def test_nothing_is_lost_when_the_server_dies_and_comes_back(workspace, server, 
 
 def test_processes_that_open_a_fresh_database_at_once_do_not_break_it(tmp_path, clean_environment):
     root = prepare_environment(toys.make_workspace(tmp_path / "project"))
-    code = "import sys, pathlib; from engine.tracking.mlflow_store import open_store; open_store(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib; from engine.tracking.mlflow_client import open_store; "
+        "open_store(pathlib.Path(sys.argv[1]))"
+    )
     commands = [[sys.executable, "-c", code, str(root)]] * 2
-    started = [subprocess.Popen(c, cwd=toys.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
+    started = [
+        subprocess.Popen(
+            c, cwd=toys.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for c in commands
+    ]
     assert [(p.communicate()[0], p.returncode) for p in started] == [("", 0)] * 2

@@ -1,4 +1,6 @@
-"""What a training tells a real MLflow server besides its figures: classes, pictures, the machine, checkpoints, its code."""
+"""What a training tells a real MLflow server besides its figures: classes, pictures, the machine,
+checkpoints, its code.
+"""
 
 import itertools
 import os
@@ -13,16 +15,16 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from engine.config import TrackingConfig
-from engine.kernel.checkpoint import load_checkpoint
+from engine.core.checkpoint import load_checkpoint
+from engine.project.environment import prepare_environment
 from engine.stages.runner import run_stage
-from engine.tracking.checkpoints import Checkpoints
-from engine.tracking.classes import ClassFigures, class_figures, legal_labels
-from engine.tracking.environment import prepare_environment
+from engine.tracking.checkpoint_uploads import Checkpoints
+from engine.tracking.class_metrics import ClassFigures, class_figures, legal_labels
+from engine.tracking.epoch_images import epochs_drawn
 from engine.tracking.journal import Journal, journal_home, left_behind
-from engine.tracking.machine import MachineWatch
-from engine.tracking.mlflow_store import open_store
-from engine.tracking.pictures import epochs_drawn
+from engine.tracking.mlflow_client import open_store
 from engine.tracking.sender import send_left_behind
+from engine.tracking.system_metrics import MachineWatch
 
 EPOCHS = 4
 
@@ -43,14 +45,23 @@ def told(tmp_path_factory, server):
     (root / "data").mkdir(parents=True)
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     author = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
-    subprocess.run(["git", "-C", str(root), *author, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    subprocess.run(
+        ["git", "-C", str(root), *author, "commit", "-q", "--allow-empty", "-m", "first"],
+        check=True,
+    )
     for name in ("dvc.yaml", "params.yaml", "data/digits.yaml"):
         shutil.copy(toys.ROOT / name, root / name)
     set_params(
         root,
         data={"options": {"train": 24, "val": 12, "test": 6, "size": 96}},
         train={"imgsz": 96, "epochs": EPOCHS, "batch": 12, "device": "cpu", "verbose": False},
-        tracking={"classes": 3, "pictures": 3, "machine_every_s": 0.2, "checkpoints": "all", "checkpoint_every_epochs": 2},
+        tracking={
+            "classes": 3,
+            "pictures": 3,
+            "machine_every_s": 0.2,
+            "checkpoints": "all",
+            "checkpoint_every_epochs": 2,
+        },
     )
     os.environ["MLFLOW_TRACKING_URI"] = server.uri
     try:
@@ -59,7 +70,9 @@ def told(tmp_path_factory, server):
             run_stage(stage, root)
         assert send_left_behind(root) == 0
         store = open_store(root, server.uri)
-        (run,) = store.client.search_runs([store.client.get_experiment_by_name("detectflow").experiment_id])
+        (run,) = store.client.search_runs(
+            [store.client.get_experiment_by_name("detectflow").experiment_id]
+        )
         yield root, store, run
     finally:
         os.environ.clear()
@@ -67,7 +80,9 @@ def told(tmp_path_factory, server):
 
 
 def files(store, run, folder):
-    return {Path(each.path).name: each for each in store.client.list_artifacts(run.info.run_id, folder)}
+    return {
+        Path(each.path).name: each for each in store.client.list_artifacts(run.info.run_id, folder)
+    }
 
 
 def download(store, run, path, to):
@@ -97,10 +112,14 @@ def test_pictures_of_epochs_are_named_as_the_ui_wants_them(told, tmp_path):
         assert (step_word, time_word) == ("step", "timestamp") and at.isdigit()
         assert suffix == "webp" or (suffix == "png" and "curve" in key or "confusion" in key)
         steps.setdefault(key.replace("~", "/"), set()).add(int(step))
-    assert steps["pictures/predictions"] == epochs_drawn(EPOCHS, 1, 3) and steps["pictures/labels"] == {0}
+    assert steps["pictures/predictions"] == epochs_drawn(EPOCHS, 1, 3) and steps[
+        "pictures/labels"
+    ] == {0}
     for key in ("PR_curve", "F1_curve", "confusion_matrix"):
         assert steps[f"pictures/{key}"] == steps["pictures/predictions"]
-    small = [name for name in found if name.startswith("pictures~predictions") and "compressed" in name]
+    small = [
+        name for name in found if name.startswith("pictures~predictions") and "compressed" in name
+    ]
     for name in (small[0], small[0].replace("+compressed", "")):
         with Image.open(download(store, run, f"images/{name}", tmp_path)) as image:
             assert max(image.size) == (800 if "compressed" in name else 1600)
@@ -109,9 +128,18 @@ def test_pictures_of_epochs_are_named_as_the_ui_wants_them(told, tmp_path):
 def test_the_machine_is_watched_under_the_names_of_mlflows_own_monitor(told):
     _, store, run = told
     system = {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
-    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes", "system/disk_usage_percentage",
-            "system/network_receive_megabytes", "system/process_memory_megabytes"} <= set(system)  # fmt: skip
-    assert 50 < system["system/process_memory_megabytes"] < system["system/system_memory_usage_megabytes"]
+    assert {
+        "system/cpu_utilization_percentage",
+        "system/system_memory_usage_megabytes",
+        "system/disk_usage_percentage",
+        "system/network_receive_megabytes",
+        "system/process_memory_megabytes",
+    } <= set(system)
+    assert (
+        50
+        < system["system/process_memory_megabytes"]
+        < system["system/system_memory_usage_megabytes"]
+    )
     history = store.client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
     steps = [each.step for each in sorted(history, key=lambda m: m.timestamp)]
     assert len(steps) > 3 and steps == sorted(set(steps))
@@ -130,7 +158,9 @@ def test_checkpoints_come_by_policy_and_can_be_used(told, tmp_path):
 def test_every_split_is_an_input_with_a_digest_and_what_it_is_for(told):
     root, _, run = told
     inputs = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
-    assert set(inputs) == {"train", "val", "test"} and all(len(each.digest) == 16 for each in inputs.values())
+    assert set(inputs) == {"train", "val", "test"} and all(
+        len(each.digest) == 16 for each in inputs.values()
+    )
     assert '"images": 24' in inputs["train"].profile and "digits" in inputs["train"].source
 
 
@@ -139,7 +169,10 @@ def test_the_code_is_told_by_its_commit_and_what_differs_from_it(told, tmp_path)
     tags = run.data.tags
     assert len(tags["mlflow.source.git.commit"]) == 40 and tags["mlflow.source.git.dirty"] == "True"
     text = download(store, run, "code/uncommitted.diff.txt", tmp_path).read_text()
-    assert tags["mlflow.source.git.commit"] in text.splitlines()[0] and "checkpoint_every_epochs: 2" in text
+    assert (
+        tags["mlflow.source.git.commit"] in text.splitlines()[0]
+        and "checkpoint_every_epochs: 2" in text
+    )
     assert tags["git.uncommitted"].startswith("code/uncommitted.diff.txt, sha256:")
     assert tags["host"] and "torch" in tags["versions"] and "mlflow" in tags["versions"]
 
@@ -150,7 +183,7 @@ def test_no_section_of_a_training_costs_the_others_anything(told):
     assert {"time/train_s", "time/validate_s"} <= set(run.data.metrics)
 
 
-# The parts alone --------------------------------------------------------------------------------------------------
+# The parts alone ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -172,10 +205,14 @@ def test_class_names_become_metric_names_of_one_level_and_stay_distinct(names, l
 
 
 def test_many_classes_are_cut_to_those_with_most_objects_the_same_in_every_epoch():
-    rows = [{"name": f"kind {i}", "instances": i % 40, "ap": 0.5, "ap50": None if i == 39 else 0.7} for i in range(80)]
+    rows = [
+        {"name": f"kind {i}", "instances": i % 40, "ap": 0.5, "ap50": None if i == 39 else 0.7}
+        for i in range(80)
+    ]
     found = class_figures(rows, "val", 4)
     assert sorted(found) == sorted(
-        [f"val class AP50-95/kind {i}" for i in (38, 39, 78, 79)] + [f"val class AP50/kind {i}" for i in (38, 78, 79)]
+        [f"val class AP50-95/kind {i}" for i in (38, 39, 78, 79)]
+        + [f"val class AP50/kind {i}" for i in (38, 78, 79)]
     )
     assert class_figures(rows, "val", 0) == {} and len(class_figures(rows, "val", 100)) == 159
 
@@ -184,7 +221,10 @@ def test_a_validation_is_told_once_and_one_without_classes_is_nothing():
     figures = ClassFigures(5, "val")
     rows = [{"name": "a", "instances": 1, "ap": 0.25, "ap50": 0.5}]
     figures.on_val_end(SimpleNamespace(scores=SimpleNamespace(per_class=rows)))
-    assert figures.take() == {"val class AP50-95/a": 0.25, "val class AP50/a": 0.5} and figures.take() == {}
+    assert (
+        figures.take() == {"val class AP50-95/a": 0.25, "val class AP50/a": 0.5}
+        and figures.take() == {}
+    )
     figures.on_val_end(SimpleNamespace())
     assert figures.take() == {}
 
@@ -194,13 +234,19 @@ def test_more_early_epochs_are_drawn_than_late_ones_and_only_validated_ones():
     assert epochs_drawn(10, 4, 5) == {3, 7, 9} and epochs_drawn(12, 1, 11) == {*range(10), 11}
     for n, m in itertools.product(range(1, 40), repeat=2):
         assert len(epochs_drawn(n, 1, m)) == min(n, m) and n - 1 in epochs_drawn(n, 1, m)
-    assert epochs_drawn(3, 1, 10) == {0, 1, 2} and epochs_drawn(5, 1, 1) == {4} and epochs_drawn(5, 1, 0) == set()
+    assert (
+        epochs_drawn(3, 1, 10) == {0, 1, 2}
+        and epochs_drawn(5, 1, 1) == {4}
+        and epochs_drawn(5, 1, 0) == set()
+    )
 
 
 def policy_files(tmp_path, policy, every, epochs=5):
     """(journal folder, names queued) of a training whose best epoch is always the newest."""
     journal = Journal.create(tmp_path / "journal", "train")
-    checkpoints = Checkpoints(TrackingConfig.build({"checkpoints": policy, "checkpoint_every_epochs": every}))
+    checkpoints = Checkpoints(
+        TrackingConfig.build({"checkpoints": policy, "checkpoint_every_epochs": every})
+    )
     trainer = SimpleNamespace(best=tmp_path / "best.pt", last=tmp_path / "last.pt", epoch=0)
     queued = []
     for trainer.epoch in range(epochs):
@@ -219,7 +265,11 @@ def policy_files(tmp_path, policy, every, epochs=5):
         ("none", 1, []),
         ("best", 2, ["best.pt"] * 3),
         ("last", 5, ["best.pt", "last.pt"]),
-        ("all", 2, ["best.pt", "epoch_0002.pt", "best.pt", "epoch_0004.pt", "best.pt", "epoch_0005.pt"]),
+        (
+            "all",
+            2,
+            ["best.pt", "epoch_0002.pt", "best.pt", "epoch_0004.pt", "best.pt", "epoch_0005.pt"],
+        ),
     ],
 )
 def test_which_checkpoints_are_queued(tmp_path, policy, every, names):
@@ -229,7 +279,9 @@ def test_which_checkpoints_are_queued(tmp_path, policy, every, names):
     left = [record["file"] for record in queued if (folder / record["file"]).exists()]
     assert len(left) == len(set(names))  # what is replaced anyway waits only once
     if "best.pt" in names:
-        assert (folder / [file for file in left if file.endswith("best.pt")][0]).read_text() == "best 4"
+        assert (
+            folder / [file for file in left if file.endswith("best.pt")][0]
+        ).read_text() == "best 4"
 
 
 def test_watching_stops_without_a_word_where_it_cannot_be_kept(caplog):
@@ -243,15 +295,21 @@ def test_watching_stops_without_a_word_where_it_cannot_be_kept(caplog):
     assert not watch._thread.is_alive() and "No space left" in caplog.text
 
 
-def test_the_pictured_images_are_the_first_ones_over_small_batches_with_their_own_boxes(tmp_path, monkeypatch):
+def test_the_pictured_images_are_the_first_ones_over_small_batches_with_their_own_boxes(
+    tmp_path, monkeypatch
+):
     import torch
 
-    from engine.stages import epoch_pictures
+    from engine.detect import epoch_images
 
     drawn = {}
-    monkeypatch.setattr(epoch_pictures, "plot_found", lambda batch, found, names, path: drawn.update(batch=batch, found=found))
-    monkeypatch.setattr(epoch_pictures, "plot_batch", lambda *_: None)
-    artist = epoch_pictures.EpochArtist()
+    monkeypatch.setattr(
+        epoch_images,
+        "plot_found",
+        lambda batch, found, names, path: drawn.update(batch=batch, found=found),
+    )
+    monkeypatch.setattr(epoch_images, "plot_batch", lambda *_: None)
+    artist = epoch_images.EpochArtist()
     for epoch in range(2):
         for start in range(0, 12, 4):
             numbers = torch.arange(start, start + 4)
@@ -267,7 +325,10 @@ def test_the_pictured_images_are_the_first_ones_over_small_batches_with_their_ow
         assert list(pictures) == ["pictures/predictions", "pictures/labels"][: 2 - epoch]
         assert drawn["found"] == [f"found {n}" for n in range(6)]
         assert drawn["batch"]["im_file"] == [f"{n}.png" for n in range(6)]
-        assert drawn["batch"]["img"][:, 0, 0, 0].tolist() == list(range(6)) and drawn["batch"]["img"].dtype == torch.uint8
+        assert (
+            drawn["batch"]["img"][:, 0, 0, 0].tolist() == list(range(6))
+            and drawn["batch"]["img"].dtype == torch.uint8
+        )
         # each image's boxes carry its number as class
         assert all(int(c) == i for i, c in zip(drawn["batch"]["batch_idx"], drawn["batch"]["cls"]))
         assert len(drawn["batch"]["bboxes"]) == 8
@@ -277,7 +338,7 @@ def test_drawing_holds_nobody_up_and_a_mistake_in_it_is_a_warning(tmp_path, capl
     import threading
     import time
 
-    from engine.tracking.pictures import EpochPictures
+    from engine.tracking.epoch_images import EpochPictures
 
     go, told = threading.Event(), []
     image = Image.new("RGB", (4, 4))
@@ -300,17 +361,25 @@ def test_drawing_holds_nobody_up_and_a_mistake_in_it_is_a_warning(tmp_path, capl
     pictures = EpochPictures(Slow(), 3)
     began = time.monotonic()
     for step, validator in enumerate(("fine", "broken", "fine")):
-        pictures.on_train_epoch_end(SimpleNamespace(epoch=step, args=SimpleNamespace(epochs=3, val_period=1)))
+        pictures.on_train_epoch_end(
+            SimpleNamespace(epoch=step, args=SimpleNamespace(epochs=3, val_period=1))
+        )
         pictures.draw(validator, journal, step, 77, lambda *records: told.extend(records))
-        pictures.draw(validator, journal, step, 77, lambda *records: told.extend(records))  # once an epoch
+        pictures.draw(
+            validator, journal, step, 77, lambda *records: told.extend(records)
+        )  # once an epoch
     assert time.monotonic() - began < 1 and not told
     go.set()
     pictures.finish(10)
     names = [Path(record["file"]).name for record in told if record["do"] == "artifact"]
-    assert [name.split("+")[2] for name in names] == ["0", "0", "2", "2"] and names[0].startswith("a~b c__+step+0+timestamp+77+")
+    assert [name.split("+")[2] for name in names] == ["0", "0", "2", "2"] and names[0].startswith(
+        "a~b c__+step+0+timestamp+77+"
+    )
     assert "epoch 1 is not pictured: RuntimeError: no ink" in caplog.text
     go.clear()
-    pictures.on_train_epoch_end(SimpleNamespace(epoch=0, args=SimpleNamespace(epochs=3, val_period=1)))
+    pictures.on_train_epoch_end(
+        SimpleNamespace(epoch=0, args=SimpleNamespace(epochs=3, val_period=1))
+    )
     pictures.draw("fine", journal, 9, 77, lambda *records: told.extend(records))
     pictures.finish(0.05)  # interrupted: it is not waited for, and comes no more
     go.set()

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
+import engine.project.workspace_lock as lock_module
 from engine.errors import WorkspaceError
-from engine.tracking import workspace
-from engine.tracking.devices import FOLDER_VARIABLE, gpu_lock
-from engine.tracking.workspace import holder, require_writable, workspace_lock
+from engine.project.gpu_lock import FOLDER_VARIABLE, gpu_lock
+from engine.project.workspace_lock import holder, require_writable, workspace_lock
 
 HOLD = """
 import sys, time, pathlib
-from engine.tracking.workspace import workspace_lock
+from engine.project.workspace_lock import workspace_lock
 with workspace_lock(pathlib.Path(sys.argv[1]), "the other one"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -26,7 +26,9 @@ with workspace_lock(pathlib.Path(sys.argv[1]), "the other one"):
 
 
 def other(root, seconds):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(root), str(seconds)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root), str(seconds)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline().strip() == "held"
     return process
 
@@ -34,7 +36,9 @@ def other(root, seconds):
 def test_no_wait_names_the_holder(tmp_path):
     process = other(tmp_path, 60)
     try:
-        with pytest.raises(WorkspaceError, match=rf"process {process.pid} \(the other one\) since 20"):
+        with pytest.raises(
+            WorkspaceError, match=rf"process {process.pid} \(the other one\) since 20"
+        ):
             with workspace_lock(tmp_path, wait=False):
                 pass
         assert holder(tmp_path).pid == process.pid
@@ -74,7 +78,10 @@ def test_the_holder_may_enter_again(tmp_path):
 def test_a_timeout_ends_the_wait(tmp_path):
     process = other(tmp_path, 60)
     try:
-        with pytest.raises(WorkspaceError, match="held by"), workspace_lock(tmp_path, timeout_s=0.3):
+        with (
+            pytest.raises(WorkspaceError, match="held by"),
+            workspace_lock(tmp_path, timeout_s=0.3),
+        ):
             pass
     finally:
         process.kill()
@@ -109,7 +116,7 @@ class TestTwoUsers:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            workspace._held.entries.clear()  # a process of its own holds nothing
+            lock_module._held.entries.clear()  # a process of its own holds nothing
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
             try:
@@ -132,12 +139,19 @@ class TestTwoUsers:
 
     def test_the_workspace_of_another_is_refused_in_words(self, folder):
         require_writable(folder)
-        wanted = "may not be written (it belongs to root, and you are nobody). A run writes into its workspace: ask for write"
+        wanted = (
+            "may not be written (it belongs to root, and you are nobody). A run writes into its "
+            "workspace: ask for write"
+        )
         assert f"{folder}: {wanted}" in self.as_nobody(lambda: require_writable(folder))
         with workspace_lock(folder):
             pass
         told = self.as_nobody(lambda: self.locked(workspace_lock(folder)))
-        assert told.startswith("WorkspaceError: ") and "the workspace cannot be locked" in told and wanted in told
+        assert (
+            told.startswith("WorkspaceError: ")
+            and "the workspace cannot be locked" in told
+            and wanted in told
+        )
 
     def test_in_a_folder_for_all_a_gpu_is_held_for_all(self, folder, monkeypatch):
         folder.chmod(0o1777)

@@ -1,7 +1,10 @@
-"""A small workspace with everything the tracking stages read, and a training of seconds that behaves like the real one.
+"""A small workspace with everything the tracking stages read, and a training of seconds that
+behaves like the real one.
 
-The trainer is the kernel's own with a linear classifier in it; results are published by stage train's own function. The
-ONNX detector is written by hand: it marks the brightest cells of an image, so what it must answer is known.
+The trainer is the kernel's own with a linear classifier in it; results are published by stage
+train's own function. The
+ONNX detector is written by hand: it marks the brightest cells of an image, so what it must answer
+is known.
 """
 
 import hashlib
@@ -16,12 +19,12 @@ import torch
 from torch import nn
 
 from engine.config import Params, TrainConfig
+from engine.core.trainer import BaseTrainer
+from engine.core.validator import BaseValidator
 from engine.files import sha256_file
-from engine.kernel.trainer import BaseTrainer
-from engine.kernel.validator import BaseValidator
-from engine.stages.common import Layout, read_report, write_json
+from engine.stages.layout import Layout, read_report, write_json
 from engine.stages.train import publish
-from engine.tracking.stages import tracked
+from engine.tracking.stage_runs import tracked
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["dark", "bright"]
@@ -50,11 +53,21 @@ def make_workspace(root: Path) -> Path:
         lines = []
         for i in range(2):
             cv2.imwrite(str(folder / f"{i}.png"), image(10 * number + i))
-            lines.append(json.dumps({"file": f"images/{split}/{i}.png", "sha256": sha256_file(folder / f"{i}.png")}))
+            lines.append(
+                json.dumps(
+                    {"file": f"images/{split}/{i}.png", "sha256": sha256_file(folder / f"{i}.png")}
+                )
+            )
         (prepared / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
         counts[split] = {"images": 2, "boxes": 2}
     digest = hashlib.sha256(b"squares").hexdigest()
-    about = {"name": "squares", "names": NAMES, "digest": digest, "class_hash": "c1a55", "counts": counts}
+    about = {
+        "name": "squares",
+        "names": NAMES,
+        "digest": digest,
+        "class_hash": "c1a55",
+        "counts": counts,
+    }
     write_json(prepared / "dataset.json", about)
     write_json(root / "reports" / "data.json", about)
     return root
@@ -88,7 +101,12 @@ class ToyValidator(BaseValidator):
 
     def get_stats(self):
         share = self.right / self.images
-        return {"metrics/precision": share, "metrics/recall": share, "metrics/mAP50": share, "metrics/mAP50-95": share**2}
+        return {
+            "metrics/precision": share,
+            "metrics/recall": share,
+            "metrics/mAP50": share,
+            "metrics/mAP50-95": share**2,
+        }
 
 
 class ToyTrainer(BaseTrainer):
@@ -112,16 +130,30 @@ class ToyTrainer(BaseTrainer):
 
 
 def train(root: Path, epochs: int = 3, resume: bool = False, seed: int = 0, **hooks) -> dict:
-    """Stage train with the toy in the detector's place; hooks: event -> function, which may raise."""
+    """Stage train with the toy in the detector's place; hooks: event -> function, which may
+    raise.
+    """
     params, layout = params_of(root), Layout(root)
     folder = layout.resumable / "f1"
     if folder.exists() and not resume:
         shutil.rmtree(folder)
-    config = TrainConfig.build({
-        "model": "toy", "epochs": epochs, "batch": 16, "lr0": 0.02, "seed": seed, "device": "cpu",
-        "project": str(folder.parent), "name": folder.name, "exist_ok": True, "resume": resume, "extend": resume,
-        "verbose": False, "channels_last": False,
-    })  # fmt: skip
+    config = TrainConfig.build(
+        {
+            "model": "toy",
+            "epochs": epochs,
+            "batch": 16,
+            "lr0": 0.02,
+            "seed": seed,
+            "device": "cpu",
+            "project": str(folder.parent),
+            "name": folder.name,
+            "exist_ok": True,
+            "resume": resume,
+            "extend": resume,
+            "verbose": False,
+            "channels_last": False,
+        }
+    )
     with tracked("train", params, root) as run:
         trainer = ToyTrainer(config=config)
         for event, function in run.callbacks:
@@ -164,13 +196,17 @@ def export(root: Path, marker: str = "") -> dict:
 
 
 def write_detector(path: Path, marker: str = "", batch="batch") -> Path:
-    """(B, 3, 64, 64) -> (B, 6, 64): one 16 px box per 8 px cell; its score for "bright" is the cell's brightness."""
+    """(B, 3, 64, 64) -> (B, 6, 64): one 16 px box per 8 px cell; its score for "bright" is the
+    cell's brightness.
+    """
     from onnx import TensorProto, helper, numpy_helper, save
 
     cells = SIZE // 8
     grid = (np.arange(cells, dtype=np.float32) + 0.5) * 8
     x, y = np.meshgrid(grid, grid)
-    boxes = np.stack((x.ravel(), y.ravel(), np.full(x.size, 16.0), np.full(x.size, 16.0))).astype(np.float32)[None]
+    boxes = np.stack((x.ravel(), y.ravel(), np.full(x.size, 16.0), np.full(x.size, 16.0))).astype(
+        np.float32
+    )[None]
     shape = [("batch" if batch == "batch" else batch), 3, SIZE, SIZE]
     nodes = [
         helper.make_node("AveragePool", ["images"], ["cells"], kernel_shape=[8, 8], strides=[8, 8]),
@@ -189,13 +225,19 @@ def write_detector(path: Path, marker: str = "", batch="batch") -> Path:
         "boxes": boxes,
     }
     graph = helper.make_graph(
-        nodes, "squares",
+        nodes,
+        "squares",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, [shape[0], 6, cells * cells])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    about = {"names": json.dumps(NAMES), "imgsz": json.dumps([SIZE, SIZE]), "stride": "32", "marker": marker}
+    about = {
+        "names": json.dumps(NAMES),
+        "imgsz": json.dumps([SIZE, SIZE]),
+        "stride": "32",
+        "marker": marker,
+    }
     helper.set_model_props(model, about)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(model, path)

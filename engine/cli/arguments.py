@@ -1,0 +1,48 @@
+"""What a word of the command line must be where no schema says so: a piece of text, a folder to
+write into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError, WorkspaceError
+
+
+def text_of(mode: str, key: str, value: Any) -> str | None:
+    """The value as text, None where nothing is given. ConfigError: a list, a table, or true and
+    false.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(
+            f"{mode}: {key}={value}: expected one name or path, not a {type(value).__name__}"
+        )
+    return str(value)
+
+
+def folder_to_write(mode: str, key: str, value: str) -> Path:
+    """A folder that is there or can be made. ConfigError: a file is in its place."""
+    folder = Path(value)
+    there = next((place for place in (folder, *folder.parents) if os.path.exists(place)), None)
+    if there is not None and not os.path.isdir(there):
+        raise ConfigError(
+            f"{mode}: {key}={folder}: {there} is a file, not a folder; give another {key}=FOLDER"
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def written_into(folder: Path) -> Iterator[None]:
+    """WorkspaceError where the block cannot write: the system has no place for files there."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(
+            f"{folder}: cannot be written ({error.strerror or error}); give another folder"
+        ) from error

@@ -1,0 +1,293 @@
+"""train, val, predict, export: words to settings, settings to an executor, its result to a few
+lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.cli.arguments import text_of
+from engine.config import (
+    DetectionTrainConfig,
+    ExportConfig,
+    Frozen,
+    PredictConfig,
+    TrainConfig,
+    ValidateConfig,
+    parse_overrides,
+)
+from engine.config.base import load_yaml
+from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, nearest
+from engine.files import make_folder
+
+# Words of a mode that are no settings of its executor, with their defaults; None: see `detectflow
+# help MODE`.
+VAL_EXTRA = {"model": "weights/best.pt", "data": "data/prepared", "project": "runs", "name": "val"}
+EXPORT_EXTRA = {"model": "weights/best.pt", "format": None, "data": None, "folder": None}
+
+
+def train(words: Sequence[str]) -> int:
+    """`detectflow train key=value ...`; with nproc=N it starts itself N times."""
+    several = "WORLD_SIZE" in os.environ
+    with _errors_told_once() if several else contextlib.nullcontext():
+        given = _as_started(_with_file(parse_overrides(words)))
+        trainer_class = _trainer_class(given.get("trainer"))
+        schema = trainer_class.config_class if trainer_class is not None else DetectionTrainConfig
+        config = schema.build(given, "train")
+        if config.nproc > 1 and not several:
+            from engine.cli.launch import launch
+
+            return launch(config.nproc, ["train", *words])
+        return _train(trainer_class, config)
+
+
+def _train(trainer_class: Any, config: TrainConfig) -> int:
+    _prepare()
+    from engine.detect import DetectionTrainer
+
+    trainer = (trainer_class or DetectionTrainer)(config=config)
+    try:
+        result = trainer.train()
+    except KeyboardInterrupt as ended:
+        if trainer.world.is_main:
+            _say_how_to_go_on(trainer)
+        return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
+    if trainer.world.is_main:
+        print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_figures(result.metrics)}")
+        print(f"weights {_short(result.best)}   pictures and tables {_short(result.save_dir)}/")
+        print(
+            f"next: detectflow val model={_short(result.best)} data={trainer.args.data} split=test"
+        )
+    return 0
+
+
+def val(words: Sequence[str]) -> int:
+    """`detectflow val model=WEIGHTS data=DATASET key=value ...`"""
+    given = parse_overrides(words)
+    extra = _take(given, "val", VAL_EXTRA, ValidateConfig)
+    config = ValidateConfig.build(given, "val")
+    _prepare()
+    from engine.cli.progress import validation_bar
+    from engine.detect import DetectionValidator
+
+    with _own(Path(extra["project"]) / extra["name"]) as folder:
+        validator = DetectionValidator(config=config, save_dir=folder)
+        with validation_bar(validator):
+            metrics = validator(model=Path(extra["model"]), data=extra["data"])
+    if not validator.world.is_main:
+        return 0
+    scores = validator.scores
+    print(
+        f"{extra['model']} on {extra['data']}, {config.split}: {scores.images} images, "
+        f"{scores.instances} objects"
+    )
+    for key, value in metrics.items():
+        print(f"  {key:<28}{'-' if value is None else f'{value:.4f}':>10}")
+    print(
+        "  ms per image: "
+        + ", ".join(f"{step} {ms:.1f}" for step, ms in validator.speed_ms.items())
+    )
+    print(f"pictures and tables {_short(folder)}/")
+    return 0
+
+
+def predict(words: Sequence[str]) -> int:
+    """`detectflow predict source=SOURCE key=value ...`; 1 where some of the images could not be
+    read.
+    """
+    given = parse_overrides(words)
+    config = PredictConfig.build(given, "predict")
+    if config.source is None:
+        raise ConfigError("predict: no source given, for example source=images/")
+    _prepare()
+    from engine.cli.progress import prediction_bar
+    from engine.detect import DetectionPredictor
+
+    images = boxes = code = 0
+    with _own(Path(config.project) / config.name) as folder:  # pictures of two runs do not mix
+        predictor = DetectionPredictor({**given, "name": folder.name})
+        try:
+            with prediction_bar(predictor):
+                for result in predictor(stream=True):
+                    images += 1
+                    boxes += len(result)
+        except KeyboardInterrupt:  # how a camera ends
+            code = INTERRUPTED
+    written = [
+        what
+        for what, wanted in (("pictures", config.save), ("detections.jsonl", config.save_json))
+        if wanted
+    ]
+    where = f", {' and '.join(written)} in {_short(predictor.out)}/" if written else ""
+    skipped = f", {len(predictor.skipped)} could not be read" if predictor.skipped else ""
+    print(f"{boxes} objects in {images} images{skipped}{where}")
+    return code or int(bool(predictor.skipped))
+
+
+def export(words: Sequence[str]) -> int:
+    """`detectflow export model=WEIGHTS format=FORMAT key=value ...`"""
+    given = parse_overrides(words)
+    extra = _take(given, "export", EXPORT_EXTRA, ExportConfig)
+    config = ExportConfig.build(given, "export")
+    _prepare()
+    from engine.export import export as write
+    from engine.stages.places import export_folder
+
+    weights = Path(extra["model"])
+    folder = export_folder(weights, extra["folder"])
+    data = Path(extra["data"]) if extra["data"] else None
+    for name in [extra["format"]] if extra["format"] else config.formats:
+        report = write(weights, str(name), folder, settings=config, data=data)
+        checks = "  ".join(
+            f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in report.check.items()
+        )
+        print(f"{_short(report.path)}   {checks}")
+    return 0
+
+
+def _take(
+    given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: type[Frozen]
+) -> dict[str, Any]:
+    """Remove the words that are no settings of the schema but of the command; unknown ones get the
+    nearest of both.
+    """
+    for key in given:
+        if key not in extra and key not in schema.model_fields:
+            raise ConfigError(
+                f"{mode}: unknown key '{key}'.{nearest(key, [*extra, *schema.model_fields])}"
+            )
+    texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
+    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
+
+
+def _prepare() -> None:
+    """Console log, and the project's environment where there is a project."""
+    from engine.project.environment import NoProject, prepare_environment
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    if int(os.environ.get("RANK", 0)) == 0:  # of several processes one reports progress
+        for name in ("detectflow", "engine"):
+            logging.getLogger(name).setLevel(logging.INFO)
+    with contextlib.suppress(
+        NoProject
+    ):  # used outside a project, caches stay in the working directory
+        prepare_environment()
+
+
+def _with_file(given: dict[str, Any]) -> dict[str, Any]:
+    """With settings=FILE: those of its section train, or of the whole file where it has none; words
+    win.
+    """
+    file = given.pop("settings", None)
+    if file is None:
+        return given
+    values = load_yaml(str(file))
+    section = values.get("train", values)
+    if not isinstance(section, dict):
+        raise ConfigError(f"{file}: expected `key: value` lines below train, found {section!r}")
+    DetectionTrainConfig.build(section, str(file))  # a mistake in the file is told with its name
+    return {**section, **given}
+
+
+def _as_started(given: dict[str, Any]) -> dict[str, Any]:
+    """With resume: how the run was started, which has to be known before it can be looked at."""
+    if given.get("resume") is not True:
+        return given
+    from engine.core.run_directory import run_of
+
+    project, name = (
+        given.get(key, TrainConfig.model_fields[key].default) for key in ("project", "name")
+    )
+    run = None if "name" in given else run_of(str(given.get("model", "")))
+    saved = (run or Path(str(project)) / str(name)) / "args.yaml"
+    values = load_yaml(saved) if saved.is_file() else {}
+    return {
+        **{key: values[key] for key in ("trainer", "nproc") if values.get(key) is not None},
+        **given,
+    }
+
+
+def _trainer_class(path: Any) -> Any:
+    """The class that `trainer=` names; None: the usual one."""
+    if path is None:
+        return None
+    from engine.core.plugins import find_object
+    from engine.core.trainer import BaseTrainer
+
+    found = find_object(str(path), "trainer")
+    if not (isinstance(found, type) and issubclass(found, BaseTrainer)):
+        raise ConfigError(
+            f"trainer='{path}' is a {type(found).__name__}, not a class derived from a trainer of "
+            "the engine"
+        )
+    return found
+
+
+def _errors_told_once() -> contextlib.AbstractContextManager[None]:
+    from engine.core.distributed import world_from_environment
+    from engine.core.peer_failure import told_once
+
+    world = world_from_environment()
+    return told_once(world.rank, world.size)
+
+
+def _say_how_to_go_on(trainer: Any) -> None:
+    if not trainer.last.exists():
+        print("Interrupted before the first epoch was complete; nothing to keep.", file=sys.stderr)
+        return
+    folder, many = trainer.save_dir, trainer.world.size > 1 and trainer.args.nproc == 1
+    where = "the same torchrun command with" if many else "detectflow train"
+    print(
+        f"Interrupted. {len(trainer.rows)} epochs are kept in {_short(folder)}/. Go on with: "
+        f"{where} project={_short(folder.parent)} name={folder.name} resume=true",
+        file=sys.stderr,
+    )
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    shown = ("metrics/mAP50", "metrics/mAP50-95", "metrics/precision", "metrics/recall")
+    return "  ".join(
+        f"{key.removeprefix('metrics/')} {metrics[key]:.3f}"
+        for key in shown
+        if metrics.get(key) is not None
+    )
+
+
+@contextlib.contextmanager
+def _own(folder: Path) -> Iterator[Path]:
+    """`folder`, or with a number appended where it exists, for nobody else; it goes again if
+    nothing was put into it.
+    """
+    if int(os.environ.get("RANK", 0)) > 0:  # torchrun: the first process has one and writes
+        yield folder
+        return
+    made = [above for above in folder.parents if not above.exists()]
+    number, candidate = 2, folder
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+            break
+        except FileExistsError:
+            candidate, number = folder.with_name(f"{folder.name}{number}"), number + 1
+        except OSError:
+            make_folder(candidate)  # says what is wrong
+    try:
+        yield candidate
+    finally:
+        with contextlib.suppress(OSError):  # not empty
+            for empty in (candidate, *made):
+                empty.rmdir()
+
+
+def _short(path: Path) -> str:
+    """As seen from the working directory, where it lies below it."""
+    path = Path(path)
+    here = Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)

@@ -1,0 +1,84 @@
+"""Which epoch is best, and whether training should stop: plain functions of a run's figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from engine.config.train import TrainConfig
+from engine.core.validator import BaseValidator
+from engine.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from engine.core.trainer import BaseTrainer
+
+
+def check_monitor(trainer: BaseTrainer) -> None:
+    """Where it is known what will be measured, a `monitor` that will not be is refused before
+    anything is trained.
+
+    Raises:
+        ConfigError: no such figure; names what there is.
+    """
+    names = trainer.figure_names()
+    if names is not None and trainer.args.monitor not in names:
+        raise _not_measured(trainer.args.monitor, names)
+
+
+def declared_figures(validator: Any) -> tuple[str, ...] | None:
+    """The figures that a validator says it will return; None: it does not say, or more may come."""
+    if validator is None:
+        return ()
+    if not isinstance(validator, BaseValidator) or validator.callbacks.has_user_callbacks(
+        "on_val_end"
+    ):
+        return None
+    return validator.declared_figures()
+
+
+def fitness_of(row: Mapping[str, Any], monitor: str, validates: bool) -> float | None:
+    """The figure that decides; None for an epoch without validation, or where the images say
+    nothing about it.
+
+    Raises:
+        ConfigError: no such figure; names what there is.
+    """
+    if (
+        monitor in row
+    ):  # None: without ground truth nothing can be measured; nan would never be beaten again
+        value = row[monitor]
+        return float(value) if value is not None and math.isfinite(value) else None
+    if validates and not any(key.startswith(("metrics/", "val/")) for key in row):
+        return None
+    raise _not_measured(monitor, row)
+
+
+def _not_measured(monitor: str, names: Iterable[str]) -> ConfigError:
+    return ConfigError(
+        f"monitor='{monitor}' is not measured.{nearest(monitor, names)} There are: "
+        f"{', '.join(names)}"
+    )
+
+
+def is_better(fitness: float | None, best: float | None, mode: str) -> bool:
+    """Whether `fitness` beats `best`; the first one does, an equal one does not. mode: max or
+    min.
+    """
+    if fitness is None or best is None:
+        return fitness is not None
+    return fitness > best if mode == "max" else fitness < best
+
+
+def reason_to_stop(config: TrainConfig, epoch: int, best_epoch: int, elapsed_s: float) -> str:
+    """Why training should end after `epoch`, or an empty string. best_epoch: -1 where there is none
+    yet.
+    """
+    if config.patience and best_epoch >= 0 and epoch - best_epoch >= config.patience:
+        return (
+            f"{config.monitor} has not improved for {config.patience} epochs (best: epoch "
+            f"{best_epoch + 1})"
+        )
+    if config.time_limit_minutes and elapsed_s > 60 * config.time_limit_minutes:
+        return f"the time limit of {config.time_limit_minutes:g} minutes has passed"
+    return ""

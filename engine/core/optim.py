@@ -1,0 +1,116 @@
+"""Parameter groups and optimizers.
+
+Three groups: biases (no decay, their own warm-up), weights (decay), norm weights (no decay). The
+learning rate is set by `engine.core.schedule` before every step; optimizers here carry no
+scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from engine.errors import ConfigError
+
+LONG_RUN_ITERATIONS = 10_000  # from here on SGD generalises better than AdamW
+
+
+def choose_optimizer(name: str, iterations: int) -> str:
+    """`auto` becomes AdamW for short runs and SGD for long ones; an explicit name stays."""
+    if name != "auto":
+        return name
+    return "SGD" if iterations > LONG_RUN_ITERATIONS else "AdamW"
+
+
+def freeze_parameters(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
+    """Stop learning in every parameter whose name starts with a prefix; returns the frozen names.
+
+    Raises:
+        ConfigError: a prefix that matches nothing, or nothing is left to learn.
+    """
+    frozen: list[str] = []
+    for prefix in prefixes:
+        hits = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+        if not hits:
+            top = ", ".join(
+                dict.fromkeys(name.partition(".")[0] for name, _ in model.named_parameters())
+            )
+            raise ConfigError(
+                f"freeze: no parameter starts with '{prefix}'. They start with: {top}"
+            )
+        frozen += hits
+    for name, parameter in model.named_parameters():
+        if name in set(frozen):
+            parameter.requires_grad_(False)
+    if frozen and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            f"freeze: {', '.join(prefixes)} leave no parameter that learns; freeze less"
+        )
+    return frozen
+
+
+def keep_frozen_norms(model: nn.Module) -> None:
+    """Put norm layers whose weight does not learn into eval mode: their statistics must not drift
+    either.
+    """
+    for module in model.modules():
+        if (
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.affine
+            and not module.weight.requires_grad
+        ):
+            module.eval()
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """[biases, weights, norm weights]; every learning parameter stands in exactly one."""
+    norms = tuple(t for t in vars(nn).values() if isinstance(t, type) and "Norm" in t.__name__)
+    biases, weights, norm_weights = [], [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if name.endswith("bias"):
+                biases.append(parameter)
+            elif isinstance(module, norms):
+                norm_weights.append(parameter)
+            else:
+                weights.append(parameter)
+    groups = [("bias", biases, 0.0), ("weight", weights, weight_decay), ("norm", norm_weights, 0.0)]
+    return [
+        {"params": params, "weight_decay": decay, "group": name}
+        for name, params, decay in groups
+        if params
+    ]
+
+
+def build_optimizer(
+    model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, Adam or AdamW over `parameter_groups`."""
+    groups = parameter_groups(model, weight_decay)
+    if name == "SGD":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    family = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
+    return family(groups, lr=lr, betas=(momentum, 0.999))
+
+
+def name_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Name the parameter groups that a user's own optimizer left without: `all`, or `group0`,
+    `group1`, ...
+    """
+    for number, group in enumerate(optimizer.param_groups):
+        group.setdefault("group", "all" if len(optimizer.param_groups) == 1 else f"group{number}")
+
+
+def apply_schedule(optimizer: torch.optim.Optimizer, schedule, iteration: int, peak: float) -> None:
+    """Write rate and momentum of this iteration into the groups."""
+    momentum = schedule.momentum_at(iteration)
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.lr(iteration, peak, is_bias=group["group"] == "bias")
+        if "momentum" in group:
+            group["momentum"] = momentum
+        elif "betas" in group:
+            group["betas"] = (momentum, group["betas"][1])

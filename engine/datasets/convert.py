@@ -1,0 +1,171 @@
+"""One format to another: every image copied, every box kept where it is, what the new format cannot
+hold counted.
+
+A conversion does not judge boxes, `detectflow check` does: only what cannot be read, or cannot be
+placed in its image, is a finding. The source is never written into; the target appears whole or not
+at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.config import DataConfig
+from engine.data.manifest import DATASET_FILE, PreparedDataset, load_prepared
+from engine.datasets.description import Description, load_description
+from engine.datasets.findings import Findings
+from engine.datasets.formats.base import Row, SourceImage
+from engine.datasets.formats.writers import WRITERS, Labelled
+from engine.datasets.image_scan import inspect_image
+from engine.datasets.label_checks import DECIMALS, boxes_in_pixels, class_is_known
+from engine.datasets.source import bytes_of, open_source
+from engine.errors import ConfigError, DataError, nearest
+from engine.files import lies_in, publish_folder
+from engine.types import SPLITS
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written, and what was not."""
+
+    images: int
+    boxes: int
+    names: tuple[str, ...]
+    lost: Counter[str]  # what the format has no place for -> how often
+    findings: Findings
+
+
+def convert(data: str | Path, target: Path, format: str, settings: DataConfig) -> Converted:
+    """Write the dataset `data` (a description, a folder of labelled images, a prepared folder) as
+    `format` into `target`.
+
+    settings: path, policies, and the options of generated datasets count.
+
+    Raises:
+        DataError: no such dataset, `target` exists or lies in the source, or findings whose policy
+            is `error`.
+        ConfigError: no such format, or settings that do not fit. WorkspaceError: the disk is full,
+            or a folder refuses.
+    """
+    if format not in WRITERS:
+        raise ConfigError(
+            f"no writer for '{format}'.{nearest(format, WRITERS)} There are: {', '.join(WRITERS)}"
+        )
+    findings = Findings.with_policies(settings.policies)
+    name, source, images, names = _open(Path(data), settings, findings)
+    _refuse_target(target, source)
+    count = Counter()
+    with publish_folder(target) as folder:
+        writer = WRITERS[format](folder, names)
+        for image in _labelled(images, names, findings):
+            writer.add(image)
+            count.update(images=1, boxes=len(image.rows))
+        findings.stop_if_refused(name)
+        if not count["images"]:
+            raise DataError(
+                f"dataset '{name}': no image can be used: "
+                f"{'; '.join(findings.warnings()) or 'it holds none'}"
+            )
+        writer.close()
+    lost = +writer.lost
+    return Converted(count["images"], count["boxes"] - lost["crowd boxes"], names, lost, findings)
+
+
+def _open(
+    data: Path, settings: DataConfig, findings: Findings
+) -> tuple[str, Path | None, Iterable[SourceImage], tuple[str, ...]]:
+    """(name, folder or None, images, class names in the order of their numbers)."""
+    if (data / DATASET_FILE).is_file():
+        dataset = load_prepared(data)
+        return dataset.name, dataset.folder, _of_prepared(dataset), dataset.names
+    description = load_description(data)
+    opened = open_source(description, settings, findings)
+    names = (
+        description.content.names or opened.reader.names or _names_that_occur(description, settings)
+    )
+    return description.name, opened.folder, opened.reader, names
+
+
+def _names_that_occur(description: Description, settings: DataConfig) -> tuple[str, ...]:
+    """The classes of a dataset that lists none, by name. A reader of its own: what it finds is
+    found again.
+    """
+    reader = open_source(description, settings, Findings.with_policies(settings.policies)).reader
+    return tuple(sorted({row.name for image in reader for row in image.rows}))
+
+
+def _of_prepared(dataset: PreparedDataset) -> Iterator[SourceImage]:
+    for split in SPLITS:
+        for record in dataset.records(split):
+            crowd = [False] * len(record.classes) if record.crowd is None else record.crowd.tolist()
+            rows = tuple(
+                Row(dataset.names[number], tuple(box), crowd=is_crowd)
+                for number, box, is_crowd in zip(
+                    record.classes.tolist(), record.boxes.tolist(), crowd, strict=True
+                )
+            )
+            yield SourceImage(
+                record.name or record.file.name,
+                rows,
+                f"{split}.jsonl",
+                record.file,
+                record.size,
+                split=split,
+            )
+
+
+def _refuse_target(target: Path, source: Path | None) -> None:
+    if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
+        raise DataError(
+            f"{target}: is there already and is not overwritten; give another folder as out=, or "
+            "remove it"
+        )
+    if source is not None:
+        refuse_inside(target, source)
+
+
+def refuse_inside(target: Path, source: Path, key: str = "out") -> None:
+    """DataError where `target` lies in the dataset `source`: nothing is written into one. key: the
+    word that named it.
+    """
+    if lies_in(target, source):
+        raise DataError(
+            f"{target}: lies in the dataset {source}, into which nothing is written; give another "
+            f"place as {key}="
+        )
+
+
+def _labelled(
+    images: Iterable[SourceImage], names: Sequence[str], findings: Findings
+) -> Iterator[Labelled]:
+    """The images with their boxes in pixels; those that a policy leaves out are not among them."""
+    for image in images:
+        data = bytes_of(image)
+        if data is None:
+            findings.add(
+                "unreadable_image",
+                image.name,
+                "cannot be read: no permission, a link to nothing, or no regular file",
+            )
+            continue
+        try:
+            shape = inspect_image(data)
+        except ValueError as error:
+            findings.add("unreadable_image", image.name, str(error))
+            continue
+        boxes = boxes_in_pixels(image, shape, findings)
+        if boxes is None:
+            continue
+        boxes = boxes.round(
+            DECIMALS
+        )  # as prepare does: rounded by a writer first, they could come out otherwise
+        placed = (
+            replace(row, box=tuple(box))
+            for row, box in zip(image.rows, boxes.tolist(), strict=True)
+        )
+        rows = tuple(row for row in placed if class_is_known(row, image, names, findings))
+        yield Labelled(image.name, shape.shown, rows, data, image.split)

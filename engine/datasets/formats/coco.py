@@ -1,0 +1,429 @@
+"""COCO JSON: `images`, `annotations` with `bbox` [x, y, w, h] in pixels, `categories`. Crowd boxes
+stay crowd boxes.
+
+A dataset may have one file for each split (instances_train2017.json) or one for all. Image files
+are looked up by the end of their path, so `file_name` may be relative to the JSON file, to an
+images folder or to the dataset.
+
+Files are streamed, three times: the sections may stand in any order. First everything is looked at,
+then the boxes are gathered as plain numbers (about 60 bytes each), then the images come one by one.
+"""
+
+from __future__ import annotations
+
+import codecs
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from engine.datasets.findings import Findings
+from engine.datasets.formats.base import (
+    Row,
+    SourceImage,
+    number,
+    shown,
+    split_of_path,
+    split_word,
+    stated_size,
+)
+from engine.datasets.formats.folder import Folder, base_name
+from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
+
+# side of an image in which a file of boxes that are all within the first pixel must be a mistake
+SHARES_FROM_PX = 64
+SECTIONS = ("images", "annotations", "categories")
+
+
+@dataclass(frozen=True)
+class _File:
+    """What the first look at a file leaves in memory."""
+
+    name: str
+    categories: tuple[Item, ...]
+    image_ids: np.ndarray  # (n,) int64, sorted, each once
+    images: int  # entries
+    longest_side_px: int  # of an image
+
+
+class CocoReader:
+    """See `formats.base.Reader`. The JSON files are streamed, one after the other."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        splits: GivenSplits,
+        findings: Findings,
+        *,
+        ignore_splits: bool = False,
+    ) -> None:
+        self._folder, self._splits, self._findings = folder, splits, findings
+        scan_images = map(self._look, coco_files(folder))
+        self._files = [file for file in scan_images if file is not None]
+        self._owner: dict[str, str] = {}
+        names = (name for file in self._files for name in self._categories(file).values())
+        self.names = tuple(dict.fromkeys(names))
+        self.total = sum(file.images for file in self._files)
+        self._by_file = (
+            not splits.given_by_list
+            and not ignore_splits
+            and any(split_of_json(file.name) for file in self._files)
+        )
+        self.gives_splits = self._by_file or splits.given
+
+    def _look(self, file: str) -> _File | None:
+        """What a file holds, None where it is no COCO file or, with a finding, a broken one."""
+        wrong: dict[str | None, str] = {}
+        present: set[str | None] = set()
+        categories: list[Item] = []
+        ids, images, longest = array("q"), 0, 0
+        try:
+            for item in stream_json(self._folder.chunks(file)):
+                if item.section is None:
+                    if item.position is None and not isinstance(item.value, dict):
+                        wrong[None] = (
+                            f"holds a {type(item.value).__name__}, COCO has an object with "
+                            f"{', '.join(SECTIONS)}"
+                        )
+                elif item.position is None:
+                    present.add(item.section)
+                if item.section in SECTIONS and not isinstance(
+                    item.value, list if item.position is None else dict
+                ):
+                    wrong[item.section] = f"'{item.section}' is missing or no list of objects"
+                elif item.position is None:
+                    continue
+                elif item.section == "categories":
+                    categories.append(item)
+                elif item.section == "images":
+                    images += 1
+                    longest = max(
+                        longest,
+                        *(stated_size(item.value.get("height"), item.value.get("width")) or (0,)),
+                    )
+                    if is_id(item.value.get("id")):
+                        ids.append(item.value["id"])
+        except ValueError as error:
+            wrong = {None: str(error)}
+        if None not in wrong and not present.intersection(SECTIONS[:2]):
+            return None  # some other JSON file
+        wrong.update(
+            {
+                section: f"'{section}' is missing or no list of objects"
+                for section in SECTIONS
+                if section not in present
+            }
+        )
+        problem = next((wrong[section] for section in (None, *SECTIONS) if section in wrong), "")
+        if problem:
+            self._findings.add("unreadable_annotation", file, problem)
+            return None
+        return _File(file, tuple(categories), np.unique(np.array(ids, np.int64)), images, longest)
+
+    def _categories(self, file: _File, findings: Findings | None = None) -> dict[int, str]:
+        """Category id -> name, in the order of the ids. Only a call with `findings` reports."""
+        found: dict[int, str] = {}
+        taken: set[str] = set()
+        for item in file.categories:
+            key, name = item.value.get("id"), item.value.get("name")
+            if not is_id(key) or not isinstance(name, str) or not name.strip():
+                if findings is not None:
+                    detail = f"category {shown(str(key))} without a number as id or without name"
+                    findings.add("bad_entry", file.name, detail, item.line)
+            elif key in found or name.strip() in taken:
+                if findings is not None:
+                    detail = f"category {key} '{name}': its id or name is taken"
+                    findings.add("duplicate_entry", file.name, detail, item.line)
+            else:
+                found[key] = name.strip()
+                taken.add(name.strip())
+        return dict(sorted(found.items()))
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        for file in self._files:
+            categories = self._categories(file, self._findings)
+            try:
+                boxes = self._boxes(file, categories)
+                for item in self._images(file):
+                    image = self._image(file.name, item, boxes)
+                    if image is not None:
+                        yield image
+            except ChangedFile as error:
+                self._findings.add("unreadable_annotation", file.name, str(error))
+        for name in self._folder.images:
+            if (
+                name not in self._owner
+                and self._findings.add("unlabelled_image", name, "is in no JSON file") == "warn"
+            ):
+                yield SourceImage(
+                    name, (), name, self._folder.path(name), split=self._splits.of(name)
+                )
+        self._splits.report_unused()
+
+    def _entries(self, file: str, section: str) -> Iterator[Item]:
+        """The objects of a section."""
+        for item in stream_json_again(self._folder.chunks(file)):
+            if (
+                item.section == section
+                and item.position is not None
+                and isinstance(item.value, dict)
+            ):
+                yield item
+
+    def _images(self, file: _File) -> Iterator[Item]:
+        """The image entries that have an id of their own and a name."""
+        seen = np.zeros(len(file.image_ids), bool)
+        for item in self._entries(file.name, "images"):
+            key, name = item.value.get("id"), item.value.get("file_name")
+            if not is_id(key) or not isinstance(name, str) or not name.strip():
+                detail = f"images[{item.position}] has no number as id or no file_name"
+                self._findings.add("bad_entry", file.name, detail, item.line)
+                continue
+            place = _place(file.image_ids, key)
+            if place is None:
+                raise ChangedFile(f"was changed while it was read: image id {key} is new")
+            if seen[place]:
+                self._findings.add(
+                    "duplicate_entry", file.name, f"image id {key} is there twice", item.line
+                )
+            else:
+                seen[place] = True
+                yield item
+
+    def _boxes(self, file: _File, categories: dict[int, str]) -> _Boxes:
+        """The boxes of a file; those that make no sense become findings."""
+        boxes = _Boxes(categories)
+        for item in self._entries(file.name, "annotations"):
+            box = item.value.get("bbox")
+            values = [number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [None]
+            image = item.value.get("image_id")
+            problem = ""
+            if not is_id(image) or _place(file.image_ids, image) is None:
+                problem = f"image_id {shown(str(image))} is not among the images"
+            elif None in values or any(isinstance(v, str) for v in box):
+                problem = f"bbox {shown(str(box))} is not [x, y, width, height]"
+            elif item.value.get("iscrowd") not in (None, 0, 1):
+                problem = f"iscrowd {shown(str(item.value['iscrowd']))} is neither 0 nor 1"
+            boxes.add(item, image if not problem else None, values)
+            if problem:
+                self._findings.add("bad_entry", file.name, f"{boxes.ref(-1)}: {problem}", item.line)
+        for ref, line in boxes.sort():
+            self._findings.add("duplicate_entry", file.name, f"{ref} is there twice", line)
+        for ref, line in boxes.without_shares() if file.longest_side_px >= SHARES_FROM_PX else ():
+            detail = (
+                f"{ref}: its bbox, like all of the file, is within 0 to 1, and COCO's are pixels; "
+                "are these shares?"
+            )
+            self._findings.add("bad_entry", file.name, detail, line)
+        return boxes
+
+    def _image(self, file: str, item: Item, boxes: _Boxes) -> SourceImage | None:
+        entry, text = item.value, item.value["file_name"]
+        name = self._folder.find_image(
+            self._findings,
+            file,
+            text,
+            item.line,
+            what="file_name",
+            prefer=lambda names: self._near(file, names),
+        )
+        if name is None:
+            self._splits.excuse(
+                base_name(text)
+            )  # found wanting, and said so: a list that names it is not wrong as well
+            return None
+        if name in self._owner:
+            detail = f"image {entry['id']} is {name}, which {self._owner[name]} has too"
+            self._findings.add("duplicate_entry", file, detail, item.line)
+            return None
+        self._owner[name] = file
+        split = split_of_json(file) if self._by_file else self._splits.of(name)
+        size = stated_size(entry.get("height"), entry.get("width"))
+        rows = boxes.of(entry["id"])
+        return SourceImage(
+            name,
+            rows,
+            file,
+            self._folder.path(name),
+            size=size,
+            states_size=True,
+            split=split,
+            line=item.line,
+        )
+
+    def _near(self, file: str, names: list[str]) -> list[str]:
+        """Of several images with that name, those beside the JSON file, else those in its split's
+        folder, else all.
+        """
+        folder = PurePosixPath(file).parent
+        beside = (
+            [name for name in names if PurePosixPath(name).is_relative_to(folder)]
+            if str(folder) != "."
+            else []
+        )
+        split = split_of_json(file)
+        return beside or [name for name in names if split and split_of_path(name) == split] or names
+
+
+class _Boxes:
+    """The boxes of one file as plain numbers: in the file's order while they are added, by image
+    once they are sorted.
+    """
+
+    CROWD, OWN_ID, USABLE = 1, 2, 4
+
+    def __init__(self, categories: dict[int, str]) -> None:
+        self._names = list(categories.values())  # unknown ones come behind
+        self._number: dict[int | None, int] = {key: number for number, key in enumerate(categories)}
+        self.images, self.columns = np.zeros(0, np.int64), ()  # once they are sorted
+        self._start()
+
+    def _start(self) -> None:
+        self._xyxy = array("d")
+        self._image, self._ref = (
+            array("q"),
+            array("q"),
+        )  # ref: the annotation's id, or its place in the list
+        self._name, self._line = array("i"), array("i")
+        self._flags = array("b")
+
+    def add(self, item: Item, image: int | None, box: list[Any]) -> None:
+        """image: None: only remembered, for `ref` and for who has the same id. box: [x, y, w,
+        h].
+        """
+        key, category = item.value.get("id"), item.value.get("category_id")
+        x, y, w, h = box if image is not None else (0, 0, 0, 0)
+        flags = self.CROWD * (item.value.get("iscrowd") == 1) + self.OWN_ID * is_id(key)
+        self._xyxy.extend((x, y, x + w, y + h))
+        self._image.append(image or 0)
+        self._ref.append(key if is_id(key) else item.position)
+        self._name.append(self._name_number(category if is_id(category) else None))
+        self._line.append(item.line)
+        self._flags.append(flags + self.USABLE * (image is not None))
+
+    def _name_number(self, category: int | None) -> int:
+        """An id without category stays visible: `unknown_class` decides about it like about any
+        other name.
+        """
+        if category not in self._number:
+            self._number[category] = len(self._names)
+            self._names.append("no category_id" if category is None else f"category_id {category}")
+        return self._number[category]
+
+    def ref(self, row: int) -> str:
+        """What people call it."""
+        return self._called(self._ref[row], self._flags[row])
+
+    def sort(self) -> list[tuple[str, int]]:
+        """Put the boxes in the order of the images; the names and lines of those left out, whose id
+        is taken.
+        """
+        flags, ref = np.frombuffer(self._flags, np.int8), np.frombuffer(self._ref, np.int64)
+        (own,) = np.nonzero(flags & self.OWN_ID)
+        own = own[np.argsort(ref[own], kind="stable")]
+        repeats = np.sort(own[1:][ref[own[1:]] == ref[own[:-1]]])
+        usable = (flags & self.USABLE) > 0
+        usable[repeats] = False
+        (kept,) = np.nonzero(usable)
+        image = np.frombuffer(self._image, np.int64)[kept]
+        order = np.argsort(image, kind="stable")
+        kept, self.images = kept[order], image[order]
+        xyxy = np.frombuffer(self._xyxy, np.float64).reshape(-1, 4)
+        name, line = np.frombuffer(self._name, np.int32), np.frombuffer(self._line, np.int32)
+        self.columns = tuple(column[kept] for column in (xyxy, name, ref, flags, line))
+        told = [(self.ref(row), self._line[row]) for row in repeats.tolist()]
+        self._start()
+        return told
+
+    def without_shares(self) -> list[tuple[str, int]]:
+        """Leave all boxes out, and give their names and lines, if none of the file is beyond 1 and
+        some have an area.
+
+        A single box in the first pixel of an image may be meant so; a whole file of them was
+        written in shares.
+        """
+        xyxy, _, ref, flags, line = self.columns
+        sides = xyxy[:, 2:] - xyxy[:, :2]
+        if not (sides > 0).all(1).any() or xyxy[:, :2].max() > 1 or sides.max() > 1 + 1e-9:
+            return []
+        told = [
+            (self._called(r, f), n)
+            for n, r, f in sorted(zip(line.tolist(), ref.tolist(), flags.tolist(), strict=True))
+        ]
+        self.images, self.columns = self.images[:0], tuple(column[:0] for column in self.columns)
+        return told
+
+    def of(self, image: int) -> tuple[Row, ...]:
+        """The boxes of an image, in the order of the file. Once they are sorted."""
+        begin, end = (
+            np.searchsorted(self.images, image),
+            np.searchsorted(self.images, image, "right"),
+        )
+        rows = zip(*(column[begin:end].tolist() for column in self.columns), strict=True)
+        return tuple(
+            Row(
+                self._names[name],
+                tuple(box),
+                crowd=bool(flags & self.CROWD),
+                line=line,
+                ref=self._called(ref, flags),
+            )
+            for box, name, ref, flags, line in rows
+        )
+
+    def _called(self, ref: int, flags: int) -> str:
+        return f"annotation {ref}" if flags & self.OWN_ID else f"annotations[{ref}]"
+
+
+def coco_files(folder: Folder) -> list[str]:
+    """The JSON files; of COCO's own set only instances_*.json, the others describe the same images
+    for other tasks.
+    """
+    files = folder.with_suffix(".json")
+    return [name for name in files if base_name(name).startswith("instances_")] or files
+
+
+def is_id(value: Any) -> bool:
+    """Whether a JSON value can be an id: a whole number of at most 64 bits, and not true or
+    false.
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+
+
+def _place(ids: np.ndarray, key: int) -> int | None:
+    """Where `key` stands among sorted ids, None where it is not there."""
+    place = int(np.searchsorted(ids, key))
+    return place if place < len(ids) and ids[place] == key else None
+
+
+def split_of_json(file: str) -> str:
+    """`"annotations/instances_val2017.json"` -> "val"; `"test/_annotations.coco.json"` ->
+    "test".
+    """
+    words = PurePosixPath(file).stem.replace("-", "_").replace(".", "_").split("_")
+    return next((split for split in map(split_word, words) if split), "") or split_of_path(file)
+
+
+def is_coco(folder: Folder, file: str) -> bool:
+    """Whether a JSON file holds COCO's sections; broken ones count, so that the reader can say what
+    is wrong.
+    """
+    wanted, end, begun = {b'"images"', b'"annotations"'}, b"", False
+    try:
+        for chunk in folder.chunks(file):
+            text = end + chunk
+            if not begun and (head := text.removeprefix(codecs.BOM_UTF8).lstrip()):
+                if head.startswith(b"["):
+                    return False
+                begun = True
+            wanted = {word for word in wanted if word not in text}
+            if not wanted:
+                return True
+            end = text[-16:]  # a word may lie across two pieces
+    except ValueError:
+        pass
+    return False

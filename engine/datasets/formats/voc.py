@@ -1,0 +1,171 @@
+"""Pascal VOC: one XML file an image, `<object>` with `<name>` and `<bndbox>` in pixels.
+
+Corners are taken as written: today's annotation tools write edges (xmin = 0 is the left edge), and
+the half pixel that the original 1-based inclusive convention differs by is below what people draw.
+`<path>` and parts of objects are not used; `<difficult>` is kept, and changes nothing in training.
+Splits: `ImageSets/Main/{train,val,test}.txt`, else folders called train, val, test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from engine.datasets.findings import Findings
+from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
+from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
+from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.xml_tree import Node, parse_xml
+
+LISTS = "ImageSets/Main/{}.txt"
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class VocReader:
+    """See `formats.base.Reader`."""
+
+    names: tuple[str, ...] = ()
+
+    def __init__(self, folder: Folder, splits: GivenSplits, findings: Findings) -> None:
+        self._folder, self._splits, self._findings = folder, splits, findings
+        self._annotations = annotation_files(folder)
+        self._owner: dict[str, str] = {}  # image -> the annotation that described it
+        self.total = len(self._annotations)
+        self.gives_splits = splits.given
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        for file in self._annotations:
+            image = self._image(file)
+            if image is not None:
+                yield image
+            else:  # found wanting, and said so: a list that names it is not wrong as well
+                self._splits.excuse(base_name(file))
+        used = set(self._annotations)
+        for name in self._folder.images:
+            if name in self._owner:
+                continue
+            beside, detail = f"{without_suffix(name)}.xml", "has no XML file"
+            if beside in self._folder and beside not in used:
+                detail += f" in a folder called Annotations; there is one, so {beside} is not read"
+            if self._findings.add("unlabelled_image", name, detail) == "warn":
+                yield SourceImage(
+                    name, (), name, self._folder.path(name), split=self._splits.of(name)
+                )
+        self._splits.report_unused()
+
+    def _image(self, file: str) -> SourceImage | None:
+        try:
+            root = parse_xml(self._folder.read(file))
+        except ValueError as error:
+            self._findings.add("unreadable_annotation", file, str(error))
+            return None
+        if root.tag != "annotation":
+            detail = f"its root is <{root.tag}>, Pascal VOC has <annotation>"
+            self._findings.add("unreadable_annotation", file, detail, root.line)
+            return None
+        try:
+            name = self._find(file, root)
+        except LookupError:
+            return None  # ambiguous or outside, and said so
+        if name is None:
+            asked = base_name(root.text("filename") or without_suffix(file))
+            self._splits.excuse(asked)
+            self._findings.add(
+                "missing_image",
+                file,
+                f"its image {shown(asked)} is not there{self._folder.looks_like(asked)}",
+            )
+            return None
+        if name in self._owner:
+            self._findings.add(
+                "duplicate_entry", file, f"describes {name}, as {self._owner[name]} does"
+            )
+            return None
+        self._owner[name] = file
+        rows = (self._row(file, node) for node in root.children("object"))
+        stated = root.child("size")
+        return SourceImage(
+            name=name,
+            rows=tuple(row for row in rows if row is not None),
+            origin=file,
+            path=self._folder.path(name),
+            size=stated_size(stated.text("height"), stated.text("width")) if stated else None,
+            states_size=True,
+            split=self._splits.of(name),
+        )
+
+    def _find(self, file: str, root: Node) -> str | None:
+        """The image this annotation describes; None if there is none. LookupError after a finding
+        that leaves it out.
+        """
+        text = root.text("filename") or ""
+        stem = without_suffix(file)
+        beside = self._nearest_to(file, self._folder.images_with_stem(base_name(stem)))
+        named: list[str] = []
+        if text:
+            tail = inside(text)
+            if tail is None:
+                detail = f"<filename> {shown(text)} leaves the dataset folder"
+                if (
+                    self._findings.add("outside_folder", file, detail, root.child("filename").line)
+                    != "fix"
+                ):
+                    raise LookupError(file)
+                tail = base_name(text)
+            named = self._nearest_to(
+                file, self._folder.images_ending(tail) or self._folder.images_with_stem(tail)
+            )
+        candidates = named or beside
+        if len(candidates) == 1 and (not beside or candidates[0] in beside):
+            return candidates[0]
+        if not candidates:
+            return None
+        fitting = sorted({*named, *beside})
+        policy = self._findings.add("ambiguous_image", file, f"fits {' and '.join(fitting[:4])}")
+        if policy != "fix":
+            raise LookupError(file)
+        return (beside or fitting)[0]
+
+    def _nearest_to(self, file: str, names: list[str]) -> list[str]:
+        """Of images with one name in several folders, those whose folders resemble the annotation's
+        most.
+        """
+        if len(names) < 2:
+            return names
+        parts = {*file.split("/")[:-1], "JPEGImages"}
+        score = {name: len(parts.intersection(name.split("/")[:-1])) for name in names}
+        best = max(score.values())
+        return [name for name in names if score[name] == best]
+
+    def _row(self, file: str, node: Node) -> Row | None:
+        name = node.text("name")
+        boxes = list(node.children("bndbox"))
+        if not name:
+            self._findings.add("bad_entry", file, "an <object> without <name>", node.line)
+        elif len(boxes) != 1:
+            self._findings.add(
+                "bad_entry",
+                file,
+                f"an <object> '{name}' with {len(boxes)} <bndbox>, expected 1",
+                node.line,
+            )
+        else:
+            texts = [boxes[0].text(corner) for corner in CORNERS]
+            corners = [number(text) for text in texts]
+            if None not in corners:
+                return Row(
+                    name, tuple(corners), line=node.line, difficult=node.text("difficult") == "1"
+                )
+            wrong = corners.index(None)
+            found = (
+                "is missing" if texts[wrong] is None else f"is {shown(texts[wrong])}, not a number"
+            )
+            self._findings.add(
+                "bad_entry", file, f"<{CORNERS[wrong]}> of '{name}' {found}", boxes[0].line
+            )
+        return None
+
+
+def annotation_files(folder: Folder) -> list[str]:
+    """The XML files of the folders called Annotations, or all where there is no such folder."""
+    files = folder.with_suffix(".xml")
+    return [name for name in files if "annotations" in name.lower().split("/")[:-1]] or files

@@ -1,0 +1,246 @@
+"""YOLO text: one file an image, rows `class x y w h` in shares of the image, or `class x1 y1 x2 y2
+...` (a polygon, of which the enclosing box is taken). Labels lie beside the image or in `labels/`
+where the image is in `images/`.
+
+Class names and splits come from `data.yaml` (`yolo_yaml.py`), names else from `classes.txt` or
+`obj.names`. A path there that points nowhere is taken as the folder of that name, as some exporters
+mean it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from engine.datasets.findings import Findings
+from engine.datasets.formats.base import Row, SourceImage, number, shown
+from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
+from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.yolo_yaml import (
+    NAME_FILES,
+    SplitFolders,
+    YoloSettings,
+    class_names,
+    find_settings,
+)
+from engine.errors import DataError
+
+NOT_LABELS = {
+    *NAME_FILES,
+    "train.txt",
+    "val.txt",
+    "valid.txt",
+    "test.txt",
+    "readme.txt",
+    "license.txt",
+    "requirements.txt",
+}
+
+
+class YoloReader:
+    """See `formats.base.Reader`.
+
+    names: classes by number, where the folder itself has none. settings: of a data.yaml that lies
+    elsewhere, or is chosen.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        splits: GivenSplits,
+        findings: Findings,
+        *,
+        names: tuple[str, ...] = (),
+        ignore_splits: bool = False,
+        settings: YoloSettings | None = None,
+    ) -> None:
+        self._folder, self._splits, self._findings = folder, splits, findings
+        chosen, settings = settings is not None, settings or find_settings(folder)
+        _refuse_images_elsewhere(folder, settings)
+        self._labels = set(label_files(folder))
+        self.names = class_names(folder, settings, labels=self._labels, chosen=chosen) or names
+        if not self.names:
+            raise DataError(
+                f"{folder.root}: YOLO labels have class numbers only and no names were found. "
+                f"{_settings_below(folder)}Add "
+                "data.yaml with `names`, classes.txt with a name a line, or `names` in the "
+                "dataset description."
+            )
+        self._more = settings.values_per_key_points
+        self.total = len(folder.images)
+        use_settings = not (splits.given_by_list or ignore_splits)
+        self._folders = SplitFolders(folder, settings, findings) if use_settings else None
+        self.gives_splits = splits.given or bool(self._folders and self._folders.given)
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        used: dict[str, str] = {}
+        for name in self._folder.images:
+            label = next(
+                (candidate for candidate in label_names(name) if candidate in self._labels), None
+            )
+            if label is None:
+                if self._findings.add("unlabelled_image", name, "has no label file") == "warn":
+                    yield SourceImage(
+                        name, (), name, self._folder.path(name), split=self._split(name)
+                    )
+                self._splits.excuse(name)
+                continue
+            if label in used:  # x.jpg and x.png
+                self._findings.add(
+                    "ambiguous_image", label, f"belongs to {used[label]} and to {name}"
+                )
+                continue
+            used[label] = name
+            rows = self._rows(label)
+            split = self._split(name)
+            if rows is not None:
+                yield SourceImage(
+                    name, rows, label, self._folder.path(name), shares=True, split=split
+                )
+        for label in sorted(self._labels - used.keys()):
+            self._findings.add(
+                "missing_image", label, "no image belongs to this label file" + self._hint(label)
+            )
+        self._splits.report_unused()
+
+    def _split(self, image: str) -> str:
+        return (self._folders.of(image) if self._folders else "") or self._splits.of(image)
+
+    def _hint(self, label: str) -> str:
+        """Why not, if anything there says it."""
+        bare = without_suffix(label)
+        if not label.endswith(".txt"):
+            return "; write its suffix as .txt"
+        alike = self._folder.images_with_stem(base_name(bare))
+        alike = [image for image in alike if self._labels.isdisjoint(label_names(image))]
+        if alike:
+            return f"; there is {alike[0]}: in another folder"
+        return self._folder.looks_like(bare + ".jpg") or self._folder.unread_image(bare)
+
+    def _rows(self, label: str) -> tuple[Row, ...] | None:
+        try:
+            lines = self._folder.text(label).splitlines()
+        except ValueError as error:
+            self._findings.add("unreadable_annotation", label, str(error))
+            return None
+        rows = (
+            self._row(label, number, text) for number, text in enumerate(lines, 1) if text.strip()
+        )
+        return tuple(row for row in rows if row is not None)
+
+    def _row(self, label: str, line: int, text: str) -> Row | None:
+        first, *rest = text.split()
+        index, values = number(first), [number(word) for word in rest]
+        if self._more and len(values) == 4 + self._more:
+            values = values[:4]
+        problem = ""
+        if index is None or index != int(index):
+            problem = f"{shown(first)} is no class number"
+        elif None in values:
+            problem = f"{shown(rest[values.index(None)])} is not a number"
+        elif len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            problem = (
+                f"{len(values)} values after the class, expected 4 (x y w h) or the corners of a "
+                "polygon"
+            )
+        elif max(map(abs, values)) > 2:
+            problem = f"{shown(text)} is not in shares of the image; are these pixels?"
+        if problem:
+            self._findings.add("bad_entry", label, problem, line)
+            return None
+        known = 0 <= index < len(self.names)
+        # A number without name stays visible: `unknown_class` decides about it like about any other
+        # name.
+        return Row(
+            self.names[int(index)] if known else f"class {int(index)}", _box(values), line=line
+        )
+
+
+def _settings_below(folder: Folder) -> str:
+    """A sentence about a data.yaml that lies deeper in the folder, where it is not looked for."""
+    below = next(
+        (
+            name
+            for name in folder.with_suffix(".yaml", ".yml")
+            if without_suffix(base_name(name)) == "data"
+        ),
+        None,
+    )
+    return (
+        f"There is {below}: give that, data={folder.root / below}, or the folder around it. "
+        if below
+        else ""
+    )
+
+
+def _refuse_images_elsewhere(folder: Folder, settings: YoloSettings) -> None:
+    """A dataset folder that holds nothing but a data.yaml which points out of it: say how that is
+    meant to be used.
+    """
+    path = settings.path
+    if not folder.images and path and inside(path) is None:
+        file = folder.root / settings.file
+        raise DataError(
+            f"{folder.root}: holds no images; its {settings.file} says `path: {path}`, which "
+            "leaves the folder and is only "
+            f"followed where the file itself is given: data={file}"
+        )
+
+
+def _box(values: list[float]) -> tuple[float, float, float, float]:
+    """xyxy shares of a row's numbers."""
+    if len(values) == 4:
+        x, y, w, h = values
+        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+
+
+def label_names(image: str) -> list[str]:
+    """Where the label file of an image may lie: in labels/ for images/ (the innermost first), or
+    beside the image.
+    """
+    parts = without_suffix(image).split("/")
+    places = [i for i in range(len(parts) - 2, -1, -1) if parts[i].lower() == "images"]
+    return ["/".join([*parts[:i], "labels", *parts[i + 1 :]]) + ".txt" for i in places] + [
+        "/".join(parts) + ".txt"
+    ]
+
+
+def label_files(folder: Folder) -> list[str]:
+    """Text files that hold labels: those of the folders called labels, else those beside images
+    that begin with a number.
+    """
+    everything = folder.with_suffix(".txt")
+    shown_by = {
+        base_name(without_suffix(name)) for name in folder.images
+    }  # an image may be called train.jpg
+    in_labels = [name for name in everything if "labels" in name.lower().split("/")[:-1]]
+    inside_labels = [
+        name
+        for name in in_labels
+        if not _is_other(name) or base_name(without_suffix(name)) in shown_by
+    ]
+    if inside_labels:
+        return inside_labels
+    texts = [name for name in everything if not _is_other(name)]
+    stems = {without_suffix(name) for name in folder.images}
+    if not any(without_suffix(name) in stems for name in texts):
+        return []
+    folders = {name.rpartition("/")[0] for name in folder.images}
+    beside = [name for name in texts if name.rpartition("/")[0] in folders]
+    return [
+        name
+        for name in beside
+        if without_suffix(name) in stems or _begins_with_number(folder, name)
+    ]
+
+
+def _is_other(file: str) -> bool:
+    return base_name(file).lower() in NOT_LABELS
+
+
+def _begins_with_number(folder: Folder, file: str) -> bool:
+    try:
+        words = folder.text(file).split(maxsplit=1)
+    except ValueError:
+        return False
+    return bool(words) and number(words[0]) is not None

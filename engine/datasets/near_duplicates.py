@@ -1,0 +1,165 @@
+"""Images that show nearly the same: a 256-bit difference hash (dHash), and the pairs of hashes
+within a distance.
+
+The hash asks of a 16 x 17 grey miniature, cell by cell, whether its right neighbour is brighter. It
+survives another focus, brightness, size or compression, not another crop or rotation. The search is
+locality-sensitive hashing by bit sampling (Indyk and Motwani 1998): tables of randomly chosen bits,
+sized so that a pair at the threshold is missed with a probability below one in a million; its time
+grows like n^1.3, not n^2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from PIL import Image
+
+HASH_BITS = 256
+HASH_BYTES = HASH_BITS // 8
+CELLS = (17, 16)  # (w, h) of the miniature
+# a large image is first averaged over whole pixels down to about so many a cell, which is several
+# times faster
+FINER = 8
+FLAT_LEVELS = 0.5  # neighbours closer than this, of 256 grey levels, say nothing
+# share of neighbours that must differ: on a blank ground a few edges would make strangers alike
+LEAST_SHAPE = 0.5
+
+EXACT_BELOW = 4096  # hashes; fewer are compared each with each, which is then quicker
+MISS = 1e-6  # probability that a pair exactly at the threshold is in no table
+KEY_BITS = 32  # a table is sorted by so many bits; pairs share the first log2(n) of them
+# in a bucket fuller than this an image meets its nearest neighbours in the order of the remaining
+# bits
+WINDOW = 32
+ROWS_AT_ONCE = 64
+SEED = 20_240_607  # of the sampled bits; another one finds the same pairs
+
+_ONES = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
+
+
+def grey_levels(image: Image.Image) -> np.ndarray:
+    """A decoded image as uint8 (H, W); 16 bit scaled, transparency dropped."""
+    if image.mode.startswith("I"):  # Pillow would cut it off at 255
+        return np.clip(np.asarray(image, np.int64) // 257, 0, 255).astype(np.uint8)
+    return np.asarray(image.convert("L"))
+
+
+def dhash(grey: np.ndarray) -> bytes:
+    """The 32-byte hash of (H, W) uint8 grey levels; empty for an image with too little shape to
+    tell it by.
+    """
+    h, w = grey.shape
+    step = min(w // (FINER * CELLS[0]), h // (FINER * CELLS[1]))
+    if step > 1:
+        h, w = h // step, w // step
+        grey = cv2.resize(grey[: h * step, : w * step], (w, h), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(grey.astype(np.float32), CELLS, interpolation=cv2.INTER_AREA)
+    steps = small[:, 1:] - small[:, :-1]  # (16, 16)
+    if (np.abs(steps) > FLAT_LEVELS).mean() < LEAST_SHAPE:
+        return b""
+    return np.packbits(steps > 0).tobytes()
+
+
+def as_array(hashes: list[bytes]) -> np.ndarray:
+    """Hashes of 32 bytes -> (n, 32) uint8."""
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
+
+
+def near_links(hashes: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Links between hashes at most `threshold` bits apart, and the distance of each: (m, 2) int64
+    with i < j, (m,) int64.
+
+    hashes: (n, 32) uint8. Links form a forest: any two hashes within the threshold are connected by
+    them, so a thousand frames of one scene give 999 links and not half a million pairs. The result
+    depends on the order of the rows.
+    """
+    words = np.ascontiguousarray(hashes).view(np.uint16)  # (n, 16)
+    forest = _Forest(len(words))
+    candidates = (
+        _all_pairs(len(words)) if len(words) <= EXACT_BELOW else _table_pairs(hashes, threshold)
+    )
+    for a, b in candidates:
+        strangers = forest.root[a] != forest.root[b]
+        a, b = a[strangers], b[strangers]
+        distance = hamming(words, a, b)
+        near = np.nonzero(distance <= threshold)[0]
+        forest.connect(a[near], b[near], distance[near])
+    if not forest.links:
+        return np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
+    found = np.array(sorted(forest.links), np.int64)
+    return found[:, :2], found[:, 2]
+
+
+def hamming(words: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Bits that differ between the rows `a` and `b` of (n, 16) uint16: int64, of the shape of `a`
+    and `b`.
+    """
+    return _ONES[words[a] ^ words[b]].sum(-1, dtype=np.int64)
+
+
+class _Forest:
+    """Connected components that grow; `root[i]` is the same for all hashes connected with `i`."""
+
+    def __init__(self, n: int) -> None:
+        self.root = np.arange(n)
+        self.links: list[tuple[int, int, int]] = []
+
+    def connect(self, a: np.ndarray, b: np.ndarray, distance: np.ndarray) -> None:
+        if not len(a):
+            return
+        root = self.root
+        for i, j, bits in zip(a.tolist(), b.tolist(), distance.tolist()):
+            low, high = sorted((self._find(i), self._find(j)))
+            if low != high:
+                root[high] = low
+                self.links.append((min(i, j), max(i, j), bits))
+        while not np.array_equal(root, shorter := root[root]):
+            root[:] = shorter
+
+    def _find(self, i: int) -> int:
+        root = self.root
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = int(root[i])
+        return i
+
+
+def _all_pairs(n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for start in range(0, n - 1, ROWS_AT_ONCE):
+        rows = np.arange(start, min(start + ROWS_AT_ONCE, n - 1))
+        a, b = np.nonzero(rows[:, None] < np.arange(n)[None])
+        yield rows[a], b
+
+
+def tables_for(n: int, threshold: int) -> tuple[int, int]:
+    """(bits that a bucket shares, tables) so that a pair at the threshold is missed with
+    probability `MISS` at most.
+    """
+    bits = max(math.ceil(math.log2(max(n, 2))), 8)
+    same = math.prod(
+        (HASH_BITS - threshold - i) / (HASH_BITS - i) for i in range(bits)
+    )  # one table catches the pair
+    return bits, math.ceil(math.log(MISS) / math.log1p(-same))
+
+
+def _table_pairs(hashes: np.ndarray, threshold: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs that share a bucket of some table."""
+    n = len(hashes)
+    bits, tables = tables_for(n, threshold)
+    columns = np.ascontiguousarray(np.unpackbits(hashes, axis=1).T)  # (256, n)
+    random = np.random.default_rng(SEED)
+    place = np.arange(n, dtype=np.uint64)
+    for _ in range(tables):
+        chosen = random.permutation(HASH_BITS)[:KEY_BITS]
+        key = np.packbits(columns[chosen], axis=0).T.copy().view(">u4")[:, 0].astype(np.uint64)
+        # The place in the low half makes the order, and so the result, the same on every machine.
+        ordered = np.sort(key << np.uint64(32) | place)
+        bucket = ordered >> np.uint64(64 - bits)
+        order = (ordered & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        for offset in range(1, min(WINDOW, n - 1) + 1):
+            here = np.nonzero(bucket[offset:] == bucket[:-offset])[0]
+            if not len(here):
+                break
+            yield order[here], order[here + offset]

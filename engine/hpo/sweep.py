@@ -1,0 +1,225 @@
+"""What a search is, decided before it begins, in plain values: so it travels to a process or a
+machine as it is.
+
+Words of the command line become settings of the search and of the trainings; what is not given is
+as in section train of params.yaml. The data are prepared once, here, and every trial reads the same
+folder.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import DetectionTrainConfig, Params
+from engine.config.tune import TuneConfig
+from engine.core.planning import make_plan
+from engine.errors import ConfigError, nearest
+from engine.hpo.space import Space, default_space, from_plain, load_space, to_plain
+from engine.project.environment import state_root
+
+STORAGE_VARIABLE = (
+    "DETECTFLOW_TUNE_STORAGE"  # a URL may hold a password, which is not for a command line
+)
+PREPARED = "data/prepared"
+OURS = (
+    "project",
+    "name",
+    "exist_ok",
+    "resume",
+    "extend",
+)  # settings of training that the search decides
+ONE_PROCESS = "a trial trains in one process; several trials at a time are jobs=N"
+SPEED_ONLY = {"device", "workers", "verbose", "cache", "plots"}  # may differ when a study goes on
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One search, ready to run."""
+
+    root: str  # the workspace
+    study: str
+    storage: str  # database URL
+    data: str  # the prepared folder
+    source: str  # what the user called it
+    dataset: str  # its name
+    digest: str  # of the data: every trial must have seen these
+    base: dict[str, Any]  # settings of every trial, as far as they are given
+    space: list[dict[str, Any]]
+    tune: dict[str, Any]
+    start: (
+        dict[str, Any] | None
+    )  # values of the first trial: what training would do today; None: outside the space
+
+    @property
+    def settings(self) -> TuneConfig:
+        return TuneConfig.build(self.tune, "tune")
+
+    @property
+    def training(self) -> DetectionTrainConfig:
+        return DetectionTrainConfig.build(self.base, "tune")
+
+    @property
+    def dimensions(self) -> Space:
+        return from_plain(self.space)
+
+    @property
+    def folder(self) -> Path:
+        """Where the trials have their run directories, and the results lie."""
+        return Path(self.root) / "runs" / "tune" / self.study
+
+    @property
+    def prune_after_epochs(self) -> int:
+        tune = self.settings
+        return tune.prune_after_epochs or max(1, self.training.epochs // 3)
+
+    def to_plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def identity(self) -> dict[str, Any]:
+        """What must stay the same while the study goes on, or its trials could not be compared."""
+        settings = {
+            k: v
+            for k, v in self.training.model_dump(mode="json").items()
+            if k not in SPEED_ONLY | {*OURS, "data"}
+        }
+        return {
+            "train": settings,
+            "space": {each.name: each.describe_error() for each in self.dimensions},
+            "data": self.digest,
+        }
+
+
+def make_sweep(words: Mapping[str, Any], root: Path) -> Sweep:
+    """Check everything that can be checked before the first trial, and prepare the data.
+
+    words: settings of `TuneConfig` and of training, mixed.
+
+    Raises:
+        ConfigError: an unknown or wrong setting, a space that does not fit. DataError: the data
+            cannot be used.
+    """
+    tune, given = split_words(words)
+    params = Params.load(root / "params.yaml")
+    base = params.train.with_overrides(given, "tune")
+    _check(base)
+    space = load_space(root / tune.space, base) if tune.space else default_space(base, fixed=given)
+    twice = [each.name for each in space if each.name in given]
+    if twice:
+        raise ConfigError(
+            f"tune: {twice[0]} is given and stands in {tune.space}, too. Leave one out."
+        )
+    source = given.get("data") or PREPARED
+    if "data" not in given and not (root / PREPARED / "dataset.json").is_file():
+        raise ConfigError(
+            f"tune: {PREPARED} is not there. `detectflow run` or `detectflow stage prepare` makes "
+            "it; "
+            "or name a dataset: data=data/digits.yaml"
+        )
+    from engine.datasets.open import open_dataset
+
+    dataset = open_dataset(root / source)
+    dataset.require("train", "val")
+    study = tune.study or study_name(dataset.name, base.model)
+    explicit = {
+        name: value for name, value in base.model_dump(mode="json").items() if base.is_given(name)
+    }
+    kept = {
+        name: value
+        for name, value in explicit.items()
+        if name not in {*OURS, "data", "nproc", *(d.name for d in space)}
+    }
+    return Sweep(
+        root=str(root),
+        study=study,
+        storage=storage_url(tune, study, root),
+        data=str(dataset.folder),
+        source=str(source),
+        dataset=dataset.name,
+        digest=dataset.digest,
+        base=kept,
+        space=to_plain(space),
+        tune=tune.model_dump(mode="json", exclude={"storage"}),
+        start=start_values(base, space, dataset.counts["train"]["images"]),
+    )
+
+
+def split_words(words: Mapping[str, Any]) -> tuple[TuneConfig, dict[str, Any]]:
+    """(settings of the search, settings of training).
+
+    Raises:
+        ConfigError: a key of neither, with the nearest of both; one that the search decides.
+    """
+    known = [
+        *TuneConfig.model_fields,
+        *(name for name in DetectionTrainConfig.model_fields if name not in OURS),
+    ]
+    for key in words:
+        if key in OURS:
+            raise ConfigError(
+                f"tune: {key} belongs to the search: a trial's folder is "
+                "runs/tune/STUDY/trial-NNNN, and the same "
+                "command goes on with a study. Its name is study=NAME."
+            )
+        if key not in known:
+            raise ConfigError(
+                f"tune: unknown key '{key}'.{nearest(key, known)} `detectflow help tune` and "
+                "`detectflow help "
+                "train` list them."
+            )
+    own = {key: value for key, value in words.items() if key in TuneConfig.model_fields}
+    tune = TuneConfig.build(own, "tune")
+    if tune.scheduler and tune.runner != "dask":
+        raise ConfigError(
+            f"tune: scheduler={tune.scheduler} is for runner=dask, not for runner={tune.runner}"
+        )
+    return tune, {key: value for key, value in words.items() if key not in own}
+
+
+def _check(base: DetectionTrainConfig) -> None:
+    if base.nproc > 1:
+        raise ConfigError(f"tune: nproc={base.nproc}: {ONE_PROCESS}")
+    if base.trainer or base.callbacks:
+        raise ConfigError(
+            "tune: a trainer or callbacks of your own are not searched with; `detectflow train` "
+            "takes them"
+        )
+
+
+def study_name(dataset: str, model: str) -> str:
+    """`digits-yolov8n`."""
+    return (
+        re.sub(r"[^\w\-.]+", "-", f"{dataset}-{Path(model).stem}", flags=re.ASCII).strip("-.")
+        or "study"
+    )
+
+
+def storage_url(tune: TuneConfig, study: str, root: Path) -> str:
+    """The database of the study: as asked for, else as the environment says, else a file of the
+    project.
+    """
+    named = tune.storage or os.environ.get(STORAGE_VARIABLE)
+    return named or f"sqlite:///{state_root(root) / '.cache' / 'tune' / f'{study}.db'}"
+
+
+def start_values(base: DetectionTrainConfig, space: Space, images: int) -> dict[str, Any] | None:
+    """The searched settings as they are without a search, so that the first trial tells what is
+    gained by one.
+
+    images: of the training split. None: a value lies outside the space, or is decided only in a
+    training.
+    """
+    from engine.detect import DetectionTrainer
+
+    chosen: dict[str, Any] = {}
+    if base.batch > 0:
+        per_epoch = math.ceil(max(1, round(images * base.fraction)) / base.batch)
+        plan = make_plan(base, base.batch, per_epoch, DetectionTrainer(config=base).default_lr)
+        chosen = {"optimizer": plan.optimizer, "nbs": plan.nbs, "lr0": plan.lr0}
+    values = {each.name: chosen.get(each.name, getattr(base, each.name)) for each in space}
+    return values if all(each.holds(values[each.name]) for each in space) else None

@@ -1,0 +1,19 @@
+"""The network of the YOLOv8 family: blocks, scales, backbone, neck, head. Knows no loss, no boxes
+in pixels, no trainer.
+"""
+
+from engine.models.yolov8.backbones import load_pretrained
+from engine.models.yolov8.fuse import fuse
+from engine.models.yolov8.network import DetectionModel, Preds, build_model
+from engine.models.yolov8.spec import SCALES, ModelSpec, find_spec
+
+__all__ = [
+    "SCALES",
+    "DetectionModel",
+    "ModelSpec",
+    "Preds",
+    "build_model",
+    "find_spec",
+    "fuse",
+    "load_pretrained",
+]

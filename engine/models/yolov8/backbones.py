@@ -1,0 +1,143 @@
+"""Networks of torchvision as backbones: their maps of strides 8, 16 and 32 feed our neck.
+
+They expect ImageNet's normalised colours; the normalisation is part of the module, so the
+detector's input stays RGB in [0, 1] everywhere.
+"""
+
+from __future__ import annotations
+
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import CheckpointError, ConfigError, nearest
+
+# The last layer of each stride, by torchvision's names, and its channels.
+LAYERS: dict[str, dict[str, int]] = {
+    "resnet18": {"layer2": 128, "layer3": 256, "layer4": 512},
+    "mobilenet_v3_large": {"features.6": 40, "features.12": 112, "features.16": 960},
+    "efficientnet_b0": {"features.3": 40, "features.5": 112, "features.7": 320},
+    "convnext_tiny": {"features.3": 192, "features.5": 384, "features.7": 768},
+}
+OPTIONAL = "num_batches_tracked"  # absent in files of old torch versions; nothing here reads it
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class TorchvisionBackbone(nn.Module):
+    """(B, 3, H, W) RGB in [0, 1] -> maps of strides 8, 16, 32, with `channels`. ConfigError for an
+    unknown name.
+    """
+
+    def __init__(self, name: str):
+        from torchvision.models import get_model
+        from torchvision.models.feature_extraction import create_feature_extractor
+
+        super().__init__()
+        if name not in LAYERS:
+            raise ConfigError(
+                f"backbone='{name}' is not known.{nearest(name, LAYERS)} There are "
+                f"{', '.join(LAYERS)}"
+            )
+        self.name = name
+        self.body = create_feature_extractor(
+            get_model(name, weights=None), return_nodes=list(LAYERS[name])
+        )
+        self.channels = tuple(LAYERS[name].values())
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = self.body((x - self.mean) / self.std)
+        return tuple(maps[layer] for layer in LAYERS[self.name])
+
+
+def load_pretrained(
+    backbone: nn.Module, source: bool | str, download_dir: Path | None = None
+) -> None:
+    """ImageNet weights: True downloads them through torchvision, a path reads a state dict saved
+    from torchvision.
+
+    A file may hold more than the backbone, such as the classifier of the whole network.
+    download_dir: where torchvision keeps what it downloads; None: its own place.
+
+    Raises:
+        ConfigError: not a torchvision backbone, or the download failed. CheckpointError: a file
+            that does not fit.
+    """
+    if not isinstance(backbone, TorchvisionBackbone):
+        raise ConfigError("pretrained belongs to a torchvision backbone: set backbone too")
+    state = (
+        _download(backbone.name, download_dir) if source is True else _read_state(Path(str(source)))
+    )
+    wanted = backbone.body.state_dict()
+    fitting = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in wanted and tensor.shape == wanted[name].shape
+    }
+    missing = [name for name in wanted if name not in fitting and not name.endswith(OPTIONAL)]
+    if missing:
+        first = missing[0]
+        found = (
+            f"{tuple(state[first].shape)} instead of {tuple(wanted[first].shape)}"
+            if first in state
+            else "not there"
+        )
+        raise CheckpointError(
+            f"pretrained: {source} does not fit {backbone.name}: {len(missing)} of {len(wanted)} "
+            "tensors are "
+            f"missing or of another shape, first {first} ({found}); is it another network's file? "
+            "A state dict "
+            f"of torchvision.models.{backbone.name} is expected"
+        )
+    backbone.body.load_state_dict(fitting, strict=False)
+
+
+def _download(name: str, folder: Path | None) -> dict[str, Tensor]:
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(name).DEFAULT
+    file = weights.url.rpartition("/")[2]
+    try:
+        return weights.get_state_dict(
+            model_dir=folder, map_location="cpu", check_hash=True, weights_only=True
+        )
+    except (
+        OSError,
+        HTTPException,
+        RuntimeError,
+    ) as error:  # RuntimeError: what came has another hash than its name says
+        raise ConfigError(
+            f"pretrained: {file}, the ImageNet weights of {name}, could not be downloaded "
+            f"({error}); without "
+            f"network fetch {weights.url} and give it as pretrained=path/to/{file}"
+        ) from None
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"pretrained: {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a foreign file makes of the unpickler
+        raise CheckpointError(
+            f"pretrained: {path}: not a readable state dict ({type(error).__name__})"
+        ) from error
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        inside = (
+            f"a dictionary with {', '.join(map(str, list(state)[:5]))}"
+            if isinstance(state, dict)
+            else type(state).__name__
+        )
+        raise CheckpointError(
+            f"pretrained: {path}: expected a state dict (names and tensors), found {inside}; save "
+            "the network "
+            "itself with torch.save(model.state_dict(), path)"
+        )
+    return state

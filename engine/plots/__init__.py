@@ -1,0 +1,22 @@
+"""Pictures of a run: images with boxes, curves, confusion matrix, the results table, the labels of
+a dataset.
+
+Every function takes plain arrays and writes its files whole or not at all. matplotlib is imported
+when it is needed.
+"""
+
+from engine.plots.confusion import plot_confusion
+from engine.plots.curves import plot_curves
+from engine.plots.images import draw_detections, plot_images, write_picture
+from engine.plots.labels import plot_labels
+from engine.plots.results import plot_results
+
+__all__ = [
+    "draw_detections",
+    "plot_confusion",
+    "plot_curves",
+    "plot_images",
+    "plot_labels",
+    "plot_results",
+    "write_picture",
+]

@@ -1,0 +1,174 @@
+"""The registered model: an ONNX detector that takes encoded images and gives boxes. This file
+travels with the model.
+
+MLflow copies it beside the ONNX file and runs it where the model is loaded, so it uses numpy,
+OpenCV, onnxruntime and MLflow only, nothing of this project and no pickle. Letterbox, thresholds
+and NMS are those of `engine.detect`; a test compares the two.
+
+    model = mlflow.pyfunc.load_model("models:/detector@champion")
+    model.predict(pandas.DataFrame({"image": [base64_of_a_jpeg]}), params={"conf":
+    0.4})["detections"]
+
+gives one JSON text per image: `[{"class": 0, "name": "RBC", "score": 0.93, "xyxy": [x1, y1, x2,
+y2]}, ...]`, best first, in pixels of the image as it is shown (EXIF rotation applied).
+"""
+
+import base64
+import binascii
+import json
+import os
+
+import cv2
+import mlflow
+import numpy as np
+import pandas
+
+GREY = 114
+IMAGES_PER_CALL = 16
+
+# Where the model is served, nothing is told to Microsoft either; onnxruntime asks at its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+class Detector(mlflow.pyfunc.PythonModel):
+    """Artifact `onnx`: (B, 3, H, W) RGB in [0, 1] -> (B, 4 + classes, anchors), with names and size
+    in its metadata.
+    """
+
+    def load_context(self, context):
+        """Open the ONNX file; on a GPU where onnxruntime has one."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only
+        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        self.session = onnxruntime.InferenceSession(
+            context.artifacts["onnx"], options, providers=providers
+        )
+        meta = self.session.get_modelmeta().custom_metadata_map
+        self.names = json.loads(meta["names"])
+        self.input = self.session.get_inputs()[0]
+        batch, _, *sides = self.input.shape
+        self.fixed_batch = batch if isinstance(batch, int) else None
+        self.size = tuple(
+            side if isinstance(side, int) else s
+            for side, s in zip(sides, json.loads(meta["imgsz"]))
+        )
+        self.type = np.float16 if "float16" in self.input.type else np.float32
+
+    def predict(self, context, model_input: pandas.DataFrame, params=None):
+        """model_input: a table with a column `image` of base64 texts (data: URLs too). Returns a
+        table `detections`.
+
+        params: conf, the lowest score; iou, above which NMS removes the weaker box of a class;
+        max_det, boxes per image. Raises ValueError naming the row that holds no image.
+        """
+        settings = {"conf": 0.25, "iou": 0.7, "max_det": 300, **(params or {})}
+        texts = list(model_input["image"])
+        found = []
+        step = self.fixed_batch or IMAGES_PER_CALL
+        for begin in range(0, len(texts), step):
+            images = [decode(text, begin + i) for i, text in enumerate(texts[begin : begin + step])]
+            found += self.detect(images, **settings)
+        return pandas.DataFrame(
+            {"detections": [json.dumps(each, ensure_ascii=False) for each in found]}
+        )
+
+    def detect(self, images, conf, iou, max_det):
+        """Images (h, w, 3) BGR uint8, at most one call's worth, to a list of detections each."""
+        boxed, places = zip(*(letterbox(image, self.size) for image in images))
+        batch = np.stack(boxed)[..., ::-1].transpose(0, 3, 1, 2).astype(self.type) / self.type(255)
+        if self.fixed_batch is not None:
+            batch = np.concatenate(
+                (batch, np.zeros((self.fixed_batch - len(batch), *batch.shape[1:]), self.type))
+            )
+        raw = self.session.run(None, {self.input.name: batch})[0].astype(np.float32)
+        return [
+            self.boxes(raw[i], image.shape[:2], places[i], conf, iou, max_det)
+            for i, image in enumerate(images)
+        ]
+
+    def boxes(self, raw, shape, place, conf, iou, max_det):
+        """(4 + classes, anchors) of one image to its detections, in pixels of the image."""
+        corners, scores = raw[:4].T, raw[4:].T  # xywh in input pixels
+        classes = scores.argmax(1)
+        best = scores.max(1)
+        likely = best > conf
+        centre, half = corners[likely, :2], corners[likely, 2:] / 2
+        xyxy, best, classes = (
+            np.concatenate((centre - half, centre + half), 1),
+            best[likely],
+            classes[likely],
+        )
+        kept = nms(xyxy, best, classes, iou, max_det)
+        (ratio_y, ratio_x), (top, left) = place
+        xyxy = (xyxy[kept] - [left, top] * 2) / ([ratio_x, ratio_y] * 2)
+        xyxy = np.clip(xyxy, 0, [shape[1], shape[0]] * 2)
+        return [
+            {
+                "class": int(c),
+                "name": self.names[c],
+                "score": round(float(s), 5),
+                "xyxy": [round(float(v), 2) for v in box],
+            }
+            for c, s, box in zip(classes[kept], best[kept], xyxy)
+        ]
+
+
+def decode(text, row):
+    """Base64 of an encoded image to (h, w, 3) BGR uint8."""
+    try:
+        content = base64.b64decode(
+            text.partition(",")[2] if text.startswith("data:") else text, validate=False
+        )
+        image = (
+            cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+        )
+    except (binascii.Error, cv2.error, AttributeError, TypeError):
+        image = None
+    if image is None:
+        raise ValueError(
+            f"row {row}: 'image' must be the base64 text of an encoded image (JPEG, PNG, ...)"
+        )
+    return image
+
+
+def letterbox(image, size):
+    """`image` fitted into `size` = (h, w) without being enlarged, grey around it; and ((ratio y,
+    x), (top, left)).
+    """
+    h, w = image.shape[:2]
+    ratio = min(size[0] / h, size[1] / w, 1.0)
+    fitted = max(round(h * ratio), 1), max(round(w * ratio), 1)
+    if fitted != (h, w):
+        image = cv2.resize(image, fitted[::-1], interpolation=cv2.INTER_AREA)
+    half_y, half_x = (size[0] - fitted[0]) / 2, (size[1] - fitted[1]) / 2
+    top, bottom = round(half_y - 0.1), round(half_y + 0.1)
+    left, right = round(half_x - 0.1), round(half_x + 0.1)
+    image = cv2.copyMakeBorder(
+        image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(GREY,) * 3
+    )
+    return image, ((fitted[0] / h, fitted[1] / w), (top, left))
+
+
+def nms(boxes, scores, classes, iou, limit):
+    """Indices of the boxes (n, 4) xyxy to keep, best first: a box yields to a better one of its
+    class it overlaps.
+    """
+    area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), 1)
+    order, kept = np.argsort(-scores, kind="stable"), []
+    while len(order) and len(kept) < limit:
+        first, order = order[0], order[1:]
+        kept.append(first)
+        low, high = (
+            np.maximum(boxes[first, :2], boxes[order, :2]),
+            np.minimum(boxes[first, 2:], boxes[order, 2:]),
+        )
+        common = np.prod(np.maximum(high - low, 0), 1)
+        overlap = common / np.maximum(area[first] + area[order] - common, 1e-9)
+        order = order[(overlap <= iou) | (classes[order] != classes[first])]
+    return np.array(kept, np.int64)
+
+
+mlflow.models.set_model(Detector())

@@ -1,0 +1,384 @@
+"""The MLflow registry: a detector becomes a version, and aliases say which one to use. Unlike
+tracking it waits for the
+server, and fails with a message where there is none: this is what stage register is for.
+
+Aliases: `challenger` is the version presented last, `champion` the one to use in production (who
+that is decides `engine.registry.gates`), `previous` the champion before it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from engine.config import Params
+from engine.errors import ConfigError, WorkspaceError
+from engine.project.environment import state_root
+from engine.project.lock_holders import LOCKED, describe_lock
+from engine.project.redaction import hide
+from engine.registry.candidate import DEFAULTS, Candidate, Registration
+from engine.registry.gates import Decision, Figures, decide
+from engine.registry.version_description import describe_version
+from engine.tracking.journal import Journal, journal_home
+from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
+from engine.tracking.mlflow_links import run_url, ui_base
+from engine.tracking.mlflow_recorder import WEIGHTS, Recorder
+from engine.tracking.sender import sender_of
+from engine.tracking.stage_run import StageRun
+from engine.tracking.stage_runs import attachment
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+# tag of a version: the figure it became champion with, whatever it is measured to later
+PROMOTED = "promoted_value"
+REQUIREMENTS = (
+    "onnxruntime",
+    "numpy",
+    "opencv-python-headless",
+)  # of the registered model, besides MLflow
+CODE = Path(__file__).with_name("pyfunc_model.py")
+
+MODEL_DESCRIPTION = (
+    "Object detectors made by DetectFlow. `champion` is the one to use, `challenger` the newest, "
+    "`previous` the champion "
+    'before: `mlflow.pyfunc.load_model("models:/NAME@champion")`. Input: a column `image` of '
+    "base64 texts of encoded "
+    "images; output: a column `detections` of JSON texts with class, name, score and box in pixels."
+)
+
+
+def register(candidate: Candidate, params: Params, root: Path, track: bool = True) -> Registration:
+    """Make the candidate a version, unless these weights in this very file are one, and set the
+    aliases.
+
+    track: whether a run is made for weights that have none; without it the version may be without a
+    run.
+
+    Raises:
+        ConfigError: a name that MLflow does not take. WorkspaceError: the registry cannot be
+            reached or refuses.
+    """
+    if not re.fullmatch(r"[^/:'\"`%]+", candidate.name):
+        raise ConfigError(
+            f"params.yaml: register.model = {candidate.name!r} cannot be a model's name: no / : % "
+            "or quotes"
+        )
+    state = state_root(root)
+    with described_errors(state), patient():
+        store = open_store(state)
+        experiment = store.experiment(params.register_.experiment)
+    sender = sender_of(state)
+    sender.start()  # what the stages before have told, if it is still waiting
+    sender.drain()  # or these weights would seem to have no run
+    with described_errors(state), patient():
+        run_id = _run_of(store, candidate.figures.weights_sha256, params, root, track)
+        version = _find(store, candidate)
+        is_new = version is None
+        if version is None:
+            version = _create(store, candidate, experiment, run_id)
+        else:
+            _set_tags(store, candidate, version)
+        aliases, decision, champion = _appoint(store, candidate, version)
+        links = _links(store, root, run_id)
+        _describe(store, candidate, version, decision, links)
+        if run_id is not None:
+            _tell_run(store, state, run_id, candidate, version, aliases)
+    return Registration(version, is_new, aliases, decision, champion, run_id)
+
+
+@contextlib.contextmanager
+def described_errors(state: Path) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise WorkspaceError(
+            f"stage register needs MLflow ({error}): pip install mlflow, then run again."
+        ) from error
+    except (WorkspaceError, ConfigError):
+        raise
+    except Exception as error:  # MLflow's own, a network's, a database's
+        uri = tracking_uri(state)
+        if LOCKED in str(error) and uri.startswith("sqlite:///"):
+            advice = describe_lock(Path(uri.removeprefix("sqlite:///")))
+        else:
+            advice = (
+                "See that the server runs, or unset MLFLOW_TRACKING_URI to use the project's own "
+                "mlflow.db, and run again."
+            )
+        raise WorkspaceError(
+            f"the MLflow registry at {hide(uri)} did not do its part: {type(error).__name__}: "
+            f"{reason(error)}. "
+            f"Nothing else is lost. {advice}"
+        ) from error
+
+
+def _run_of(
+    store: Store, weights_sha256: str, params: Params, root: Path, track: bool
+) -> str | None:
+    """The run of these weights. Where there is none and `track` is on, one is made from the reports
+    at hand.
+    """
+    found = store.find_run(WEIGHTS, weights_sha256)
+    if found is not None or not track:
+        return found.info.run_id if found else None
+    run = StageRun("register", params, root)
+    run.journal = journal = Journal.create(journal_home(run.state), "register")
+    try:
+        recorder = Recorder(store, journal)
+        recorder.perform([attachment(run, weights_sha256)])
+        recorder.perform([{"do": "end", "status": "FINISHED", "at": int(time.time() * 1000)}])
+        return recorder.run_id
+    finally:
+        journal.remove()
+
+
+def _find(store: Store, candidate: Candidate) -> str | None:
+    """The newest version with these weights in this very file."""
+    query = (
+        f"name = '{candidate.name}' and tags.weights_sha256 = '{candidate.figures.weights_sha256}'"
+    )
+    versions = [
+        v
+        for v in store.client.search_model_versions(query)
+        if v.tags.get("onnx_sha256") == candidate.onnx_sha256
+    ]
+    return max((str(v.version) for v in versions), key=int, default=None)
+
+
+def _create(store: Store, candidate: Candidate, experiment: str, run_id: str | None) -> str:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    client = store.client
+    try:
+        client.create_registered_model(
+            candidate.name, description=MODEL_DESCRIPTION.replace("NAME", candidate.name)
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    if run_id is not None:
+        experiment = client.get_run(run_id).info.experiment_id
+    tags = _tags(candidate)
+    model = client.create_logged_model(
+        experiment,
+        candidate.name,
+        run_id,
+        tags,
+        {k: str(v) for k, v in candidate.facts.items()},
+        "detector",
+    )
+    with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+        folder = Path(scratch) / "model"
+        save_pyfunc(candidate, folder, model_id=model.model_id, run_id=run_id)
+        client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    if run_id is not None:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        _link_metrics(client, candidate, run_id, model.model_id)
+    version = client.create_model_version(
+        candidate.name,
+        source=f"models:/{model.model_id}",
+        run_id=run_id,
+        tags=tags | ({"run_id": run_id} if run_id else {}),
+        model_id=model.model_id,
+    )
+    return str(version.version)
+
+
+def save_pyfunc(
+    candidate: Candidate, folder: Path, model_id: str | None = None, run_id: str | None = None
+) -> None:
+    """Write the MLflow model folder: our `pyfunc_model.py`, the ONNX file, signature,
+    input example, pinned requirements.
+    """
+    import mlflow
+    import pandas
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    signature = ModelSignature(
+        Schema([ColSpec("string", "image")]),
+        Schema([ColSpec("string", "detections")]),
+        ParamSchema(
+            [
+                ParamSpec(name, "long" if isinstance(value, int) else "double", value)
+                for name, value in DEFAULTS.items()
+            ]
+        ),
+    )
+    example = (
+        pandas.DataFrame({"image": [base64.b64encode(candidate.example).decode()]})
+        if candidate.example
+        else None
+    )
+    mlflow.pyfunc.save_model(
+        str(folder),
+        mlflow_model=Model(
+            artifact_path="model", run_id=run_id, model_id=model_id, metadata=dict(candidate.facts)
+        ),
+        python_model=str(CODE),
+        artifacts={"onnx": str(candidate.onnx)},
+        pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
+        signature=signature,
+        input_example=example,
+    )
+
+
+def _tags(candidate: Candidate) -> dict[str, str]:
+    figures = candidate.figures
+    return {
+        **{name: f"{value:.4f}" for name, value in candidate.metrics.items()},
+        **candidate.tags,
+        "metric": figures.metric,
+        "value": "" if figures.value is None else repr(figures.value),
+        "split": figures.split,
+        "split_digest": figures.data_digest,
+        "class_hash": figures.class_hash,
+        "weights_sha256": figures.weights_sha256,
+        "onnx_sha256": candidate.onnx_sha256,
+        **{f"threshold.{name}": str(value) for name, value in DEFAULTS.items()},
+        "threshold.conf_of_best_F1": ""
+        if candidate.best_conf is None
+        else f"{candidate.best_conf:.4f}",
+    }
+
+
+def _set_tags(store: Store, candidate: Candidate, version: str) -> None:
+    """The same weights may have been measured on other images since; what made them champion stays
+    known.
+    """
+    present = store.client.get_model_version(candidate.name, version).tags
+    if (
+        PROMOTED not in present
+        and present.get("value")
+        and aliases_of(store, candidate.name).get(CHAMPION) == version
+    ):
+        # Champion by hand, or from before this tag existed.
+        store.client.set_model_version_tag(candidate.name, version, PROMOTED, present["value"])
+    for key, value in _tags(candidate).items():
+        if present.get(key) != value:
+            store.client.set_model_version_tag(candidate.name, version, key, value)
+
+
+def _figures_of(version: Any) -> Figures:
+    tags = version.tags
+    return Figures(
+        metric=tags.get("metric", ""),
+        value=_number(tags.get("value")),
+        split=tags.get("split", ""),
+        data_digest=tags.get("split_digest", ""),
+        class_hash=tags.get("class_hash", ""),
+        weights_sha256=tags.get("weights_sha256", ""),
+        version=str(version.version),
+        promoted_value=_number(tags.get(PROMOTED)),
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def aliases_of(store: Store, name: str) -> dict[str, str]:
+    """alias -> version of a registered model."""
+    return {
+        alias: str(version)
+        for alias, version in store.client.get_registered_model(name).aliases.items()
+    }
+
+
+def _appoint(
+    store: Store, candidate: Candidate, version: str
+) -> tuple[tuple[str, ...], Decision, Figures | None]:
+    client, name = store.client, candidate.name
+    in_office = aliases_of(store, name).get(CHAMPION)
+    champion = _figures_of(client.get_model_version(name, in_office)) if in_office else None
+    decision = decide(replace(candidate.figures, version=version), champion)
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    if decision.promote and in_office != version:
+        if in_office:
+            client.set_registered_model_alias(name, PREVIOUS, in_office)
+        client.set_registered_model_alias(name, CHAMPION, version)
+        client.set_model_version_tag(name, version, PROMOTED, repr(candidate.figures.value))
+    aliases = tuple(sorted(alias for alias, of in aliases_of(store, name).items() if of == version))
+    client.set_model_version_tag(name, version, "decision", decision.reason)
+    return aliases, decision, champion
+
+
+def _link_metrics(client: Any, candidate: Candidate, run_id: str, model_id: str) -> None:
+    """The deciding figures belong to the model too, so that its page shows them."""
+    from mlflow.entities import Metric
+
+    history = [
+        each for key in candidate.metrics for each in client.get_metric_history(run_id, key)[-1:]
+    ]
+    linked = [
+        Metric(m.key, m.value, m.timestamp, m.step, model_id=model_id, run_id=run_id)
+        for m in history
+    ]
+    if linked:
+        client.log_batch(run_id, metrics=linked, synchronous=True)
+
+
+def _tell_run(
+    store: Store,
+    state: Path,
+    run_id: str,
+    candidate: Candidate,
+    version: str,
+    aliases: tuple[str, ...],
+) -> None:
+    journal = Journal.create(journal_home(state), "register")
+    try:
+        journal.run_id = run_id
+        words = f"{candidate.name} version {version}" + (
+            f" ({', '.join(aliases)})" if aliases else ""
+        )
+        recorder = Recorder(store, journal)
+        recorder.perform(
+            [{"do": "tags", "values": {"registered": words, "onnx_sha256": candidate.onnx_sha256}}]
+        )
+        for file in candidate.files:
+            if file.is_file():
+                recorder.perform(
+                    [
+                        {
+                            "do": "artifact",
+                            "file": journal.keep(file, f"{file.name}.yaml"),
+                            "folder": "code",
+                        }
+                    ]
+                )
+        recorder.perform([{"do": "note"}])
+    finally:
+        journal.remove()
+
+
+def _links(store: Store, root: Path, run_id: str | None) -> dict[str, str]:
+    """Where the training's run and its reports are looked at, as full addresses."""
+    if run_id is None:
+        return {}
+    experiment, base = store.client.get_run(run_id).info.experiment_id, ui_base(root)
+    return {
+        "run_url": run_url(experiment, run_id, base),
+        "report_url": run_url(experiment, f"{run_id}/artifacts", base),
+    }
+
+
+def _describe(
+    store: Store, candidate: Candidate, version: str, decision: Decision, links: Mapping[str, str]
+) -> None:
+    for key, value in links.items():
+        store.client.set_model_version_tag(candidate.name, version, key, value)
+    text = describe_version(candidate, decision.reason, links)
+    store.client.update_model_version(candidate.name, version, text)

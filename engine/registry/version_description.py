@@ -1,0 +1,78 @@
+"""What the registry page says of a version, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.registry.candidate import DEFAULTS, Candidate
+from engine.tracking.run_description import FIGURES
+
+CLASS_ROWS = 30  # of a version's description
+CLASS_COLUMNS = {"ap": "AP50-95", "ap50": "AP50", "precision": "precision", "recall": "recall"}
+
+
+def describe_version(candidate: Candidate, decision: str, links: Mapping[str, str]) -> str:
+    """A registered version; the list of versions shows the first line."""
+    split, metrics = candidate.figures.split, candidate.metrics
+    headline = ", ".join(
+        f"{name} {metrics[f'{split}/{name}']:.3f}"
+        for name in FIGURES
+        if f"{split}/{name}" in metrics
+    )
+    parts = [
+        f"On {split}: {headline}." if headline else f"Nothing could be measured on {split}.",
+        decision,
+    ]
+    if links:
+        parts.append(
+            f"[Training run]({_within(links['run_url'])}) · [reports, curves, "
+            f"pictures]({_within(links['report_url'])})"
+        )
+    parts.append(
+        "\n".join(f"- {name}: {value}" for name, value in candidate.facts.items() if value)
+    )
+    parts.append(_thresholds(candidate))
+    parts.append(_class_table(candidate))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _within(url: str) -> str:
+    """A link within the same page, so that it leads on whatever name the server is reached by."""
+    return url[url.index("#") :] if "#" in url else url
+
+
+def _thresholds(candidate: Candidate) -> str:
+    used = ", ".join(f"{name} {value}" for name, value in DEFAULTS.items())
+    best = (
+        ""
+        if candidate.best_conf is None
+        else f" The mean F1 is best at conf {candidate.best_conf:.3f}."
+    )
+    return f"Thresholds where a call names none: {used}.{best}"
+
+
+def _class_table(candidate: Candidate) -> str:
+    if not candidate.per_class:
+        return ""
+    lines = [
+        "| class | objects | " + " | ".join(CLASS_COLUMNS.values()) + " |",
+        "|---|---|" + "---|" * len(CLASS_COLUMNS),
+    ]
+    for row in candidate.per_class[:CLASS_ROWS]:
+        cells = [_cell(row.get(column)) for column in CLASS_COLUMNS]
+        name = str(row.get("name", "")).replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {name} | {row.get('instances', '')} | " + " | ".join(cells) + " |")
+    if len(candidate.per_class) > CLASS_ROWS:
+        lines.append(
+            f"| and {len(candidate.per_class) - CLASS_ROWS} more: `validate/per_class.csv` | | | "
+            "| | |"
+        )
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    try:
+        return f"{float(value):.3f}"
+    except (TypeError, ValueError):
+        return ""

@@ -1,0 +1,109 @@
+"""The files a training starts from: a checkpoint or a network's description as `train.model`,
+backbone weights as `train.pretrained`.
+
+What counts is their content, not their name. DVC compares the name in params.yaml and the content
+of `models/start`; a file elsewhere is compared here, by the digest that the last training wrote
+down. An output of a stage is no place to
+start from: DVC removes it before the stage reads it, and its content would be another after every
+training.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine.config import DetectionTrainConfig, Params
+from engine.errors import ConfigError
+from engine.files import sha256_file
+from engine.stages.layout import Layout
+from engine.versioning.stage_inputs import load_definitions
+
+KEYS = ("model", "pretrained")  # settings of section train that may name a file
+
+
+def start_files(config: DetectionTrainConfig, root: Path) -> dict[str, Path]:
+    """key -> file, for the settings that name one; `yolov8n` and `true` do not. Relative names are
+    seen from `root`.
+    """
+    named = {key: getattr(config, key) for key in KEYS}
+    return {
+        key: root / name for key, name in named.items() if isinstance(name, str) and is_path(name)
+    }
+
+
+def is_path(name: str) -> bool:
+    """Whether a value names a file rather than a kind of network."""
+    return "/" in name or Path(name).suffix != ""
+
+
+def start_digests(config: DetectionTrainConfig, root: Path) -> dict[str, str]:
+    """key -> SHA-256 of its file.
+
+    Raises:
+        ConfigError: a file is missing, or is the output of a stage; says how to start from it all
+            the same.
+    """
+    found = {}
+    for key, file in start_files(config, root).items():
+        name = getattr(config, key)
+        if owner := maker_of(file, root):
+            stage, out = owner
+            gone = "" if file.is_file() else f"`dvc checkout {out}` brings it back; then "
+            raise ConfigError(
+                f"params.yaml: train.{key} = {name} lies in {out}, which stage {stage} makes "
+                "anew: DVC removes it before the "
+                f"training reads it. Start from a copy: {gone}`detectflow run -S "
+                f"train.{key}={name}` makes one and names it by "
+                f"its content; or `cp {name} models/start/` and write train.{key}: "
+                f"models/start/{file.name}"
+            )
+        if not file.is_file():
+            raise ConfigError(
+                f"params.yaml: train.{key} = {name}: no such file, seen from {root}. "
+                f"{how_to_get(file, root)}"
+            )
+        found[key] = sha256_file(file)
+    return found
+
+
+def maker_of(file: Path, root: Path) -> tuple[str, str] | None:
+    """(stage, output) in which `file` lies, None where no stage makes it."""
+    place = file.resolve()
+    for name, definition in load_definitions(root).items():
+        for out in definition.outs:
+            if place.is_relative_to((root / out).resolve()):
+                return name, out
+    return None
+
+
+def start_changed(params: Params, root: Path) -> bool:
+    """Whether a start file holds other bytes than those of which the last result was trained.
+
+    Where the file is not at hand (a fresh clone), or nothing was trained yet, there is nothing to
+    compare: DVC decides.
+    """
+    files = {key: file for key, file in start_files(params.train, root).items() if file.is_file()}
+    try:
+        recorded = json.loads(Layout(root).origin("train").read_text(encoding="utf-8")).get(
+            "start", {}
+        )
+    except (OSError, ValueError, AttributeError):
+        return False
+    return any(sha256_file(file) != recorded.get(key) for key, file in files.items())
+
+
+def how_to_get(file: Path, root: Path) -> str:
+    """What to do about a start file that is not there."""
+    if owner := maker_of(file, root):
+        return (
+            f"`dvc checkout {owner[1]}` brings back what stage {owner[0]} made last; without an "
+            "earlier result start from a "
+            "kind of network, for example train.model=yolov8n"
+        )
+    pointer = file.with_name(f"{file.name}.dvc")
+    return (
+        f"`dvc pull {pointer}` fetches it"
+        if pointer.is_file()
+        else "Put it there, or correct the name"
+    )

@@ -1,0 +1,145 @@
+"""Pictures of single epochs, named as MLflow's UI wants them to show a slider over the epochs.
+
+What is drawn decides the artist that a stage brings; this file knows which epochs, and how MLflow
+calls such a file: `images/KEY+step+N+timestamp+MS+ID.webp` or `.png`, beside it the same with
+`+compressed`, smaller, which the UI shows first.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from engine.files import sha256_file
+from engine.tracking.journal import Journal
+
+logger = logging.getLogger("detectflow.tracking")
+
+FOLDER = "images"  # MLflow looks for them there
+LOGGED_TAG = "mlflow.loggedImages"  # on a run that has some
+FULL_PX, SMALL_PX = 1600, 800
+QUALITY = 80
+
+
+Draw = Callable[
+    [Path], dict[str, Path]
+]  # makes the pictures of one validation in a folder; returns them by key
+Tell = Callable[..., None]  # takes records
+
+
+class Artist(Protocol):
+    """Draws one epoch."""
+
+    def catch(self, validator: Any) -> None:
+        """Keep what is needed of the validator's batch under way; called after every batch of an
+        epoch that is drawn.
+        """
+
+    def take(self, validator: Any) -> Draw:
+        """What draws the validation that has ended, in another thread, while the next one is under
+        way.
+        """
+
+
+class EpochPictures:
+    """Has `artist` draw `most` epochs, in a thread of its own; attach `on_train_epoch_end` and
+    `on_val_batch_end`.
+    """
+
+    def __init__(self, artist: Artist, most: int):
+        self.artist, self.most = artist, most
+        self.is_due = False
+        self._drawing: list[Future] = []
+        self._thread: ThreadPoolExecutor | None = None
+
+    def on_train_epoch_end(self, trainer: Any) -> None:
+        self.is_due = trainer.epoch in epochs_drawn(
+            trainer.args.epochs, trainer.args.val_period, self.most
+        )
+
+    def on_val_batch_end(self, validator: Any) -> None:
+        if self.is_due:
+            self.artist.catch(validator)
+
+    def draw(self, validator: Any, journal: Journal, step: int, at_ms: int, tell: Tell) -> None:
+        """Begin to draw the epoch that was validated, if it is one of those; `tell` gets the
+        records when it is done.
+        """
+        if not self.is_due:
+            return
+        self.is_due = False
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="detectflow-pictures")
+        draw = self.artist.take(validator)
+        self._drawing.append(self._thread.submit(self._draw, draw, journal, step, at_ms, tell))
+
+    def finish(self, wait_s: float) -> None:
+        """Wait for what is being drawn, but not longer; then nothing more comes."""
+        if self._thread is not None:
+            wait(self._drawing, wait_s)
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = None
+
+    def _draw(self, draw: Draw, journal: Journal, step: int, at_ms: int, tell: Tell) -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+                drawn = draw(Path(scratch))
+                files = [
+                    file
+                    for key, path in drawn.items()
+                    for file in as_logged(path, key, step, at_ms)
+                ]
+                records = [
+                    {"do": "artifact", "file": journal.keep(file), "folder": FOLDER}
+                    for file in files
+                ]
+            if records and self._thread is not None:
+                tell(*records, {"do": "tags", "values": {LOGGED_TAG: "True"}})
+        except (
+            Exception
+        ) as error:  # a full disk, a validator of the user's own: none is the training's business
+            logger.warning("epoch %d is not pictured: %s: %s", step, type(error).__name__, error)
+
+
+def epochs_drawn(total: int, val_period: int, most: int) -> set[int]:
+    """At most `most` of the epochs (from 0) that are validated: the first, the last, and more early
+    than late between them, because a detector learns most in its first epochs, and many a training
+    ends before its last.
+    """
+    validated = [
+        epoch for epoch in range(total) if (epoch + 1) % val_period == 0 or epoch + 1 == total
+    ]
+    if most < 2:
+        return set(validated[-1:]) if most else set()
+    if most >= len(validated):
+        return set(validated)
+    places = [0]
+    for i in range(1, most):
+        places.append(max(places[-1] + 1, round((len(validated) - 1) * (i / (most - 1)) ** 2)))
+    return {validated[place] for place in places}
+
+
+def as_logged(picture: Path, key: str, step: int, at_ms: int) -> list[Path]:
+    """`picture` as the two files of MLflow, beside it; the same picture gets the same names."""
+    from PIL import Image
+
+    key = re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII).replace("/", "~")
+    stem = f"{key}+step+{step}+timestamp+{at_ms}+{sha256_file(picture)[:12]}"
+    full, small = picture.with_name(f"{stem}.webp"), picture.with_name(f"{stem}+compressed.webp")
+    with Image.open(picture) as image:
+        image = image.convert("RGB")
+    if picture.suffix == ".png":  # the UI takes it as it is, and a drawing is small
+        full = picture.with_name(f"{stem}.png")
+        shutil.copyfile(picture, full)
+    else:
+        image.thumbnail((FULL_PX, FULL_PX))
+        image.save(full, quality=QUALITY, method=1)
+    image.thumbnail((SMALL_PX, SMALL_PX))
+    image.save(small, quality=QUALITY, method=1)
+    return [full, small]

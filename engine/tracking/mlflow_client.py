@@ -1,0 +1,307 @@
+"""The way to MLflow: which server or database, opened safely, with short patience where a stage
+must not wait.
+
+MLflow is imported inside functions only (3 s). Nothing here changes its global state: a client of
+our own is used, never the fluent interface. What it asks of the environment: MLFLOW_TRACKING_URI,
+by default a SQLite file in the project.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import threading
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.project.redaction import hide
+from engine.tracking.moved import follow_move
+from engine.tracking.run_metadata import BEST
+
+logger = logging.getLogger("detectflow.tracking")
+
+# One call to a dead server blocks for four minutes with MLflow's own patience.
+SILENT = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", **SILENT}
+PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", **SILENT}
+MOST_PATIENCE_S = 60
+SLOWEST_BYTES_PER_S = 500_000  # at which an upload is waited for
+_patience = threading.RLock()  # these are variables of the whole process
+
+REFUSED = {  # error codes that stay the same however often one asks
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_STATE",
+}
+
+LOGIN = {
+    "UNAUTHENTICATED": (
+        "the server wants to know who you are, and MLFLOW_TRACKING_USERNAME and "
+        "MLFLOW_TRACKING_PASSWORD are missing or wrong "
+        "(set them in .env)"
+    ),
+    "PERMISSION_DENIED": "the server knows the user of MLFLOW_TRACKING_USERNAME, who may not do "
+    "this (ask for EDIT or MANAGE)",
+}
+
+EXPERIMENT_TAGS = {
+    # Otherwise the UI opens the view for language models.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "test/mAP50-95",
+    "mlflow.note.content": (
+        "One run describes one trained detector. Its page *Model metrics* has the figures of "
+        "every epoch (`metrics/`, "
+        "`train/`, `val/`, single classes under `val class`), pictures of some epochs with a "
+        "slider, those of the best epoch "
+        "(`val best/`) and those that decide (`test/`). Tables, curves and checkpoints are among "
+        "its artifacts. The versions, "
+        "with the aliases `champion` and `challenger`, are under *Model registry*."
+    ),
+}
+
+# A saved view of the runs table, named in its menu "Views": by default the table shows no figure at
+# all. Columns have the names that MLflow's page gives them; the figures come before what is there
+# anyway, so that they are seen without scrolling.
+VIEW = "detectflow"
+VIEW_COLUMNS_PX = {
+    "attributes.`Run Name`": 175,
+    "runDateAndNestInfo": 130,  # "Created"
+    "metrics.`test/mAP50-95`": 110,
+    "metrics.`test/mAP50`": 95,
+    f"metrics.`{BEST}/mAP50-95`": 130,
+    "params.`train.model`": 95,
+    "params.`train.imgsz`": 95,
+    "params.`train.epochs`": 100,
+    "tags.`registered`": 140,
+    "tags.`ended`": 100,
+    "attributes.`Models`": 120,
+    "duration": 80,
+}
+VIEW_ALWAYS = {
+    "attributes.`Run Name`",
+    "runDateAndNestInfo",
+    "duration",
+}  # columns that cannot be chosen
+
+
+def saved_view(created_ms: int) -> str:
+    """The value of the experiment tag in which MLflow's UI keeps a saved view."""
+    shown = {
+        "selectedColumns": [name for name in VIEW_COLUMNS_PX if name not in VIEW_ALWAYS],
+        "columnOrder": list(VIEW_COLUMNS_PX),
+        "columnWidths": VIEW_COLUMNS_PX,
+    }
+    state = base64.b64encode(zlib.compress(json.dumps(shown).encode())).decode()
+    return json.dumps({"name": "Detectors", "createdAt": created_ms, "state": f"deflate;{state}"})
+
+
+def tracking_uri(state: Path) -> str:
+    """Where runs and models are kept: the user's MLFLOW_TRACKING_URI, else a SQLite file of the
+    project.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{state / 'mlflow.db'}"
+
+
+@contextlib.contextmanager
+def quick(failed: int = 0) -> Iterator[None]:
+    """MLflow's HTTP calls within the block give up soon, later after each of the `failed` attempts
+    before: a server that takes its time is not to be asked the same for ever. One such block at a
+    time in this process.
+    """
+    with _time_limits({**QUICK, "MLFLOW_HTTP_REQUEST_TIMEOUT": str(patience_s(failed))}):
+        yield
+
+
+def patience_s(failed: int = 0) -> int:
+    """Seconds that one of `quick`'s calls may take."""
+    return min(int(QUICK["MLFLOW_HTTP_REQUEST_TIMEOUT"]) * 2 ** min(failed, 8), MOST_PATIENCE_S)
+
+
+@contextlib.contextmanager
+def patient() -> Iterator[None]:
+    """MLflow's HTTP calls within the block wait as long as the user's variables say, by default a
+    minute or two.
+    """
+    with _time_limits({name: os.environ.get(name, value) for name, value in PATIENT.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def uploading(file: Path) -> Iterator[None]:
+    """MLflow's HTTP calls within the block have time for this file: a server may store it before it
+    answers.
+    """
+    seconds = float(
+        os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", PATIENT["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    )
+    seconds += file.stat().st_size / SLOWEST_BYTES_PER_S
+    with _time_limits({"MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(seconds))}):
+        yield
+
+
+@contextlib.contextmanager
+def _time_limits(settings: dict[str, str]) -> Iterator[None]:
+    with _patience:
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open tracker and registry."""
+
+    client: Any  # mlflow.MlflowClient
+    uri: str
+    state: Path
+
+    def experiment(self, name: str) -> str:
+        """The id of experiment `name`, which is made, or restored where somebody deleted it."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            found = self._create(name)
+        elif found.lifecycle_stage == "deleted":
+            logger.warning("MLflow: the experiment '%s' had been deleted; it is restored", name)
+            self.client.restore_experiment(found.experiment_id)
+        wanted = {
+            **EXPERIMENT_TAGS,
+            f"mlflow.sharedViewState.{VIEW}": saved_view(found.creation_time or 0),
+        }
+        for key, value in wanted.items():
+            if key not in found.tags:  # what somebody has changed stays
+                self.client.set_experiment_tag(found.experiment_id, key, value)
+        return found.experiment_id
+
+    def _create(self, name: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        # A server knows where its artifacts go; with a database alone they would land in the
+        # current folder.
+        place = None if self.uri.startswith("http") else artifact_root(self.state)
+        try:
+            self.client.create_experiment(name, artifact_location=place)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
+        return self.client.get_experiment_by_name(name)
+
+    def find_run(self, tag: str, value: str) -> Any | None:
+        """The newest run, in any experiment, with this value of a tag; deleted ones do not
+        count.
+        """
+        experiments = [each.experiment_id for each in self.client.search_experiments()]
+        found = self.client.search_runs(experiments, f"tags.`{tag}` = '{value}'", max_results=1)
+        return found[0] if found else None
+
+
+def artifact_root(state: Path) -> str:
+    """Where files go when MLflow is used without a server."""
+    return os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or str(state / "mlartifacts")
+
+
+def follow_moved_project(state: Path, uri: str) -> None:
+    """Where the project's own database and files are used: tell it where they lie now, if the
+    folder was moved.
+    """
+    if (
+        uri == f"sqlite:///{state / 'mlflow.db'}"
+        and "MLFLOW_DEFAULT_ARTIFACT_ROOT" not in os.environ
+    ):
+        follow_move(state / "mlflow.db", Path(artifact_root(state)))
+
+
+def open_store(state: Path, uri: str | None = None) -> Store:
+    """Connect; a missing database is made. Raises whatever MLflow raises, ImportError without
+    it.
+    """
+    uri = uri or tracking_uri(state)
+    if uri.startswith("sqlite:"):
+        # A connection kept open would go on writing into a database file that was deleted
+        # meanwhile.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
+    import mlflow
+
+    for name in ("mlflow", "alembic"):  # they greet every new database with forty lines
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # errors come as exceptions too
+    # Two processes that make the tables at the same time break each other.
+    with _one_process(state / ".lock" / "mlflow"):
+        if uri.startswith("sqlite:///"):
+            follow_moved_project(state, uri)
+            _make_tables(uri, state)
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    return Store(client, uri, state)
+
+
+def _make_tables(uri: str, state: Path) -> None:
+    """MLflow does this once per process and address; the file may have been deleted since."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    file = Path(uri.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not file.exists() or not file.stat().st_size:
+        # Made aside, then renamed: one that is killed half-way would leave tables that MLflow can
+        # neither use nor complete.
+        part = file.with_name(f"{file.name}.part")
+        for leftover in (part, part.with_name(f"{part.name}-journal")):
+            leftover.unlink(missing_ok=True)
+        SqlAlchemyStore(f"sqlite:///{part}", artifact_root(state)).engine.dispose()
+        os.replace(part, file)
+    SqlAlchemyStore(uri, artifact_root(state))
+
+
+@contextlib.contextmanager
+def _one_process(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow understood and said no, so that asking again is useless."""
+    return getattr(error, "error_code", None) in REFUSED
+
+
+def is_forgotten(error: Exception) -> bool:
+    """Whether MLflow does not know what it was asked about."""
+    return getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error that tells something: SQLAlchemy begins with a hint about itself,
+    in brackets.
+
+    A refused login is said in our words, and no password is shown.
+    """
+    if getattr(error, "error_code", None) in LOGIN:
+        return LOGIN[error.error_code]
+    lines = [
+        line
+        for line in str(error).strip().splitlines()
+        if not line.startswith("(raised as a result of ")
+    ]
+    return hide(lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,287 @@
+"""What the tracker is told about a run besides its figures: parameters, origin, data, versions.
+Plain values, no MLflow.
+
+Paths here are those of dvc.yaml. Nothing raises: what cannot be found out is left out.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import platform
+import posixpath
+import re
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config import Params
+from engine.project.environment import LOOPBACK, PREFECT_PORT
+from engine.project.redaction import hide, without_user
+from engine.types import SPLITS
+
+PREPARED = Path("data/prepared")
+DATASET = PREPARED / "dataset.json"
+WEIGHTS = Path("weights/best.pt")
+
+DVC_PATHS = ("data/raw", PREPARED.as_posix(), WEIGHTS.parent.as_posix())
+
+# Groups of single figures. The UI orders groups by name, and these are to come after the curves.
+BEST, EXPORT = "val best", "verify export"
+
+DIGEST_CHARACTERS = 16  # of a digest, for people; MLflow takes 36
+NAME_CHARACTERS, PARAM_CHARACTERS = 250, 6000  # MLflow's limits
+PLACES = {
+    "project",
+    "name",
+    "data",
+    "exist_ok",
+    "resume",
+}  # settings of the train stage that only say where
+PACKAGES = (
+    "detectflow",
+    "torch",
+    "torchvision",
+    "numpy",
+    "opencv-python-headless",
+    "onnxruntime",
+    "mlflow",
+    "dvc",
+    "prefect",
+)
+GIT_TIMEOUT_S = 5.0
+EXPERIMENT_VARIABLE = "DVC_EXP_NAME"  # set by `dvc exp run` for its stages
+
+
+def legal_name(name: str) -> str:
+    """`name` as MLflow accepts it for a parameter, a metric or a tag: other signs become `_`."""
+    legal = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
+    return posixpath.normpath(legal.strip("/").replace("..", "__") or "_")[:NAME_CHARACTERS]
+
+
+def flat_params(params: Params, resolved: Any = None) -> dict[str, str]:
+    """Every setting as `section.key`, but for `flows`, which changes no result; `resolved`: the
+    trainer's own configuration, with what it chose by itself.
+    """
+    sections = params.model_dump(mode="json", by_alias=True, exclude={"flows"})
+    if resolved is not None:
+        sections["train"] |= resolved.model_dump(mode="json")
+    sections["train"] = {
+        key: value for key, value in sections["train"].items() if key not in PLACES
+    }
+    return {
+        legal_name(key): hide(in_text(value))[:PARAM_CHARACTERS]
+        for key, value in _flat("", sections)
+    }
+
+
+def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        return [
+            item
+            for key, inner in value.items()
+            for item in _flat(f"{prefix}.{key}".lstrip("."), inner)
+        ]
+    return [(prefix, value)]
+
+
+def in_text(value: Any) -> str:
+    """A setting as it is shown and compared: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def dataset_facts(root: Path) -> dict[str, Any]:
+    """The prepared dataset's own description, `dataset.json`; empty where there is none."""
+    try:
+        content = json.loads((root / DATASET).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def split_digest(root: Path, split: str) -> str:
+    """What images and boxes a split holds, as one digest: two figures compare only where it is the
+    same.
+    """
+    manifest = root / PREPARED / f"{split}.jsonl"
+    try:
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+    except OSError:
+        return str(dataset_facts(root).get("digest", ""))
+
+
+def dataset_inputs(root: Path, params: Params) -> list[dict[str, Any]]:
+    """The splits as MLflow's dataset inputs: name, digest, where from, counts, and what each is
+    for.
+    """
+    facts = dataset_facts(root)
+    digest, counts = str(facts.get("digest", "")), facts.get("counts") or {}
+    if not digest:
+        return []
+    source = {"uri": PREPARED.as_posix(), "made_from": hide(params.data.source)}
+    inputs = []
+    for split in SPLITS:
+        if split in counts:
+            profile = {**counts[split], "classes": len(facts.get("names") or ()), "digest": digest}
+            inputs.append(
+                {
+                    "name": f"{facts.get('name', 'dataset')} {split}",
+                    "digest": digest[:DIGEST_CHARACTERS],
+                    "source": json.dumps(source, ensure_ascii=False),
+                    "profile": json.dumps(profile),
+                    "context": split,
+                }
+            )
+    return inputs
+
+
+def run_name(root: Path, params: Params) -> str:
+    """`digits yolov8n 160px`, in an experiment of DVC's `digits yolov8n 160px, quick-fox`."""
+    h, w = params.train.input_size
+    dataset = dataset_facts(root).get("name") or Path(params.data.source).stem
+    name = f"{dataset} {Path(params.train.model).stem} {h if h == w else f'{h}x{w}'}px"
+    experiment = os.environ.get(EXPERIMENT_VARIABLE)
+    return f"{name}, {experiment}" if experiment else name
+
+
+def origin_tags(root: Path, params: Params) -> dict[str, str]:
+    """Where a run comes from: code, data, machine, versions, flow."""
+    facts = dataset_facts(root)
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": "detectflow",
+        "mlflow.source.type": "LOCAL",
+        "host": platform.node(),
+        "versions": versions(),
+        "dataset": str(facts.get("name", "")),
+        "data_digest": str(facts.get("digest", "")),
+        "class_hash": str(facts.get("class_hash", "")),
+        "classes": ", ".join(map(str, facts.get("names") or ())),
+        **git_tags(root),
+        **dvc_tags(root),
+        "dvc.experiment": os.environ.get(EXPERIMENT_VARIABLE, ""),
+        **flow_tags(),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a name for its user
+        return ""
+
+
+def versions() -> str:
+    """`python 3.11.7, detectflow 0.1.0, torch 2.11.0, ...`."""
+    found = [("python", platform.python_version())]
+    for package in PACKAGES:
+        try:
+            found.append((package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(f"{name} {version}" for name, version in found)
+
+
+def git_tags(root: Path) -> dict[str, str]:
+    """Commit, branch, and whether files differ from it. `dvc.lock` does not count: every run writes
+    it.
+    """
+    commit = git(root, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    changed = git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
+    return {
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.branch": git(root, "rev-parse", "--abbrev-ref", "HEAD") or "",
+        "mlflow.source.git.dirty": "" if changed is None else str(bool(changed)),
+    }
+
+
+def git(root: Path, *words: str) -> str | None:
+    """What git prints about `root`, stripped; None: no git, no repository, it refused, or it did
+    not end in time.
+    """
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=GIT_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def dvc_tags(root: Path) -> dict[str, str]:
+    """DVC's hashes of the raw data, the prepared data and the weights, as dvc.lock has them at this
+    moment.
+    """
+    try:
+        stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        known = {
+            each["path"]: each.get("md5", "")
+            for stage in stages.values()
+            for each in (*(stage.get("deps") or ()), *(stage.get("outs") or ()))
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        return {}
+    return {f"dvc.{path}": known[path] for path in DVC_PATHS if known.get(path)}
+
+
+def flow_tags() -> dict[str, str]:
+    """The Prefect flow run around this one, where the environment names it."""
+    run_id = (
+        os.environ.get("DETECTFLOW_FLOW_RUN_ID") or os.environ.get("PREFECT__FLOW_RUN_ID") or ""
+    )
+    return (
+        {
+            "prefect.flow_run_id": run_id,
+            "prefect.flow_run_url": f"{prefect_ui()}/runs/flow-run/{run_id}",
+        }
+        if run_id
+        else {}
+    )
+
+
+def prefect_ui() -> str:
+    """Where Prefect's pages are: beside its API; where `detectflow ui` has them, if the API is a
+    run's own temporary server's.
+    """
+    api = os.environ.get("PREFECT_API_URL", "")
+    if not api or os.environ.get("DETECTFLOW_TEMPORARY_SERVER") == api:
+        api = f"http://{LOOPBACK}:{PREFECT_PORT}"
+    return without_user(
+        os.environ.get("PREFECT_UI_URL") or api.rstrip("/").removesuffix("/api")
+    ).rstrip("/")
+
+
+def workspace_id(state: Path) -> str:
+    """A name for this workspace on this machine, without its path."""
+    return hashlib.sha256(f"{platform.node()}:{state}".encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def figures(summary: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """A stage's figures under `prefix`: `metrics/mAP50` becomes `test/mAP50`. What is no number is
+    left out.
+    """
+    return {
+        legal_name(f"{prefix}/{key.removeprefix('metrics/').replace('/', '_')}"): float(value)
+        for key, value in summary.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def epoch_figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """One row of results.csv by metric name; the clock under a group of its own, so that it has its
+    own chart.
+    """
+    numbers = {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and k != "epoch"}
+    return {
+        legal_name("time/elapsed_s" if key == "time_s" else key): value
+        for key, value in numbers.items()
+    }

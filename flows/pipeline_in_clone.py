@@ -1,0 +1,241 @@
+"""The pipeline in a clone that is gone afterwards: data come by `dvc pull`, results go back by `dvc
+push` and git.
+
+For workers that share no disk with anybody. The registry and the tracker are the team's
+(MLFLOW_TRACKING_URI); files go to the DVC remote, parameters, lock and reports as one commit on a
+branch of their own, to be looked at and merged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run as current_run
+
+from engine.errors import WorkspaceError
+from engine.project.environment import find_root, prepare_environment
+from engine.project.redaction import hide
+from flows.logs import engine_logs
+from flows.pipeline import pipeline
+from flows.summary import Summary
+
+logger = logging.getLogger("detectflow")
+
+REMOTE_RETRIES = {"retries": 3, "retry_delay_seconds": [5, 30, 120]}
+# What a remote that is out of reach says; everything else would say the same again.
+NETWORK_WORDS = (
+    "timed out",
+    "timeout",
+    "connection",
+    "temporarily",
+    "could not resolve",
+    "unreachable",
+    "reset by peer",
+    "connect call failed",
+    "could not connect",
+    "name or service not known",
+    "name resolution",
+    "no route to host",
+    "failed to connect",
+    "couldn't connect",
+    "slow down",
+    "slowdown",
+    "service unavailable",
+)
+# What one says that is there and does not want us: it says so every time, whatever else stands
+# beside it.
+REFUSAL_WORDS = (
+    "permission denied",
+    "access denied",
+    "accessdenied",
+    "forbidden",
+    "authentication failed",
+    "credentials",
+    "invalidaccesskeyid",
+    "invalid access key",
+    "signaturedoesnotmatch",
+    "could not read username",
+)
+NOISE = ("having any troubles?", "please make sure you have", "and the repository exists")
+HOW_REMOTES = " (docs/data/remotes.md shows how)"
+
+
+class RemoteUnreachable(WorkspaceError):
+    """A remote that may answer later."""
+
+
+def may_answer_later(_task: Any, _run: Any, state: Any) -> bool:
+    """Whether another try may help."""
+    return isinstance(state.data, RemoteUnreachable)
+
+
+@flow(name="pipeline-in-clone", persist_result=False)
+def pipeline_in_clone(
+    dataset: str | None = None,
+    start: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    branch: str | None = None,
+) -> Summary:
+    """The pipeline in the clone of the working directory.
+
+    Args:
+        dataset, start, overrides: as in the flow `pipeline`.
+        branch: where the results are committed, by default results/<name of the run>.
+
+    Raises:
+        WorkspaceError: no DVC remote (the weights would be lost with the clone), a remote that does
+            not answer or refuses.
+    """
+    root = prepare_environment(find_root())
+    require_remote(root)
+    with engine_logs():
+        pull(str(root))
+    summary = pipeline(str(root), overrides=overrides, dataset=dataset, start=start)
+    with engine_logs():
+        push(str(root))
+        publish(str(root), branch or f"results/{current_run.name or 'run'}", summary.name)
+    return summary
+
+
+def require_remote(root: Path) -> None:
+    """WorkspaceError unless a default DVC remote is configured."""
+    if not words_of(root, [sys.executable, "-m", "dvc", "config", "core.remote"]).strip():
+        raise WorkspaceError(
+            "this repository has no default DVC remote, so the weights would be gone with the "
+            "clone. "
+            "`dvc remote add --default NAME ADDRESS`, commit .dvc/config, and run again."
+        )
+
+
+@task(
+    name="pull",
+    task_run_name="pull",
+    cache_policy=NO_CACHE,
+    retry_condition_fn=may_answer_later,
+    **REMOTE_RETRIES,
+)
+def pull(root: str) -> None:
+    """Bring what dvc.lock names; what the remote does not have is made again by its stage."""
+    said = words_of(
+        Path(root), [sys.executable, "-m", "dvc", "pull", "--allow-missing", "--run-cache"]
+    )
+    logger.info("dvc pull: %s", last_line(said) or "nothing to bring")
+
+
+@task(
+    name="push",
+    task_run_name="push",
+    cache_policy=NO_CACHE,
+    retry_condition_fn=may_answer_later,
+    **REMOTE_RETRIES,
+)
+def push(root: str) -> None:
+    """Send data, weights and exports to the remote."""
+    said = words_of(Path(root), [sys.executable, "-m", "dvc", "push", "--run-cache"])
+    logger.info("dvc push: %s", last_line(said) or "nothing to send")
+
+
+@task(
+    name="publish",
+    task_run_name="publish",
+    cache_policy=NO_CACHE,
+    retry_condition_fn=may_answer_later,
+    **REMOTE_RETRIES,
+)
+def publish(root: str, branch: str, what: str) -> str | None:
+    """Commit parameters, lock and reports on `branch` and push it; the commit, or None when nothing
+    has changed.
+    """
+    folder = Path(root)
+    words_of(folder, ["git", "checkout", "--quiet", "-B", branch])
+    words_of(folder, ["git", "add", "--all"])
+    if words_of(folder, ["git", "status", "--porcelain"]).strip():
+        words_of(folder, ["git", *identity(folder), "commit", "--quiet", "-m", f"Results: {what}"])
+    elif not words_of(
+        folder, ["git", "log", "--oneline", "HEAD", "--not", "--remotes"]
+    ).strip():  # else: an earlier try's
+        logger.info("nothing has changed: no commit")
+        return None
+    words_of(folder, ["git", "push", "--quiet", "--force-with-lease", "origin", branch])
+    commit = words_of(folder, ["git", "rev-parse", "--short", "HEAD"]).strip()
+    logger.info("results are commit %s on branch %s", commit, branch)
+    return commit
+
+
+def identity(root: Path) -> list[str]:
+    """git's options for a worker that has no name of its own."""
+    known = (
+        subprocess.run(["git", "config", "user.email"], cwd=root, capture_output=True).returncode
+        == 0
+    )
+    return (
+        []
+        if known
+        else ["-c", "user.name=DetectFlow worker", "-c", "user.email=detectflow@localhost"]
+    )
+
+
+def words_of(root: Path, command: Sequence[str]) -> str:
+    """What a command prints.
+
+    Raises:
+        RemoteUnreachable: it failed for want of a network. WorkspaceError: it failed; both with its
+            last words.
+    """
+    done = subprocess.run(
+        command,
+        cwd=root,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "GIT_TERMINAL_PROMPT": "0"},
+    )
+    if done.returncode == 0:
+        return done.stdout
+    raise failure(root, command, (done.stderr or done.stdout).strip())
+
+
+def failure(root: Path, command: Sequence[str], said: str) -> WorkspaceError:
+    """The error of a command that failed: its last words, the remotes it may have asked, and what
+    to do.
+    """
+    ours = command[0] == sys.executable
+    name = " ".join(["dvc", *command[3:]] if ours else command)
+    lines = [
+        line.strip()
+        for line in said.splitlines()
+        if line.strip() and not line.strip().lower().startswith(NOISE)
+    ]
+    words = " ".join(line.removeprefix("ERROR: ") for line in lines[-3:])
+    refused = any(sign in said.lower() for sign in REFUSAL_WORDS)
+    unreachable = not refused and any(sign in said.lower() for sign in NETWORK_WORDS)
+    advice = ""
+    if refused or unreachable:
+        asking = (
+            [sys.executable, "-m", "dvc", "remote", "list"] if ours else ["git", "remote", "-v"]
+        )
+        known = subprocess.run(asking, cwd=root, text=True, capture_output=True).stdout
+        places = "; ".join(dict.fromkeys(" ".join(line.split()[:2]) for line in known.splitlines()))
+        what = (
+            "The remote refuses this user: give the worker its key or credentials"
+            if refused
+            else "Look whether its address is right and its machine answers"
+        )
+        advice = (
+            f" Remotes: {places or 'none'}. {what}{HOW_REMOTES if ours else ''}, then run again."
+        )
+    return (RemoteUnreachable if unreachable else WorkspaceError)(
+        hide(f"`{name}` failed in {root}: {words}.{advice}")
+    )
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,63 @@
+"""Going on from the last result: `-S train.model=weights/best.pt` trains from a copy that no stage
+overwrites.
+
+The copy lies in `models/` under a name that tells its content, DVC versions it, and params.yaml
+names it: so the same parameters always mean the same start, for `dvc repro` as well, and asking
+again after a training means its new weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from engine.config import Params
+from engine.errors import ConfigError
+from engine.files import atomic_write, sha256_file
+from engine.stages.start_weights import how_to_get, maker_of, start_files
+from engine.versioning.dvc_repo import DvcStages
+
+logger = logging.getLogger("detectflow")
+
+FOLDER = "models"
+DIGEST_CHARACTERS = 8
+
+
+def kept_start(params: Params, root: Path) -> dict[str, Any]:
+    """Overrides that name a copy in place of each start file that lies in a stage's output; the
+    copies are made.
+
+    Raises:
+        ConfigError: the file is not there. WorkspaceError: the copy cannot be written, DVC cannot
+            take it.
+    """
+    overrides = {}
+    for key, file in start_files(params.train, root).items():
+        if maker_of(file, root) is None:
+            continue
+        if not file.is_file():
+            raise ConfigError(
+                f"params.yaml: train.{key} = {getattr(params.train, key)}: not there. "
+                f"{how_to_get(file, root)}"
+            )
+        copy = _keep(file, root)
+        overrides[f"train.{key}"] = copy.relative_to(root).as_posix()
+        logger.info(
+            "train.%s: starting from %s, kept as %s",
+            key,
+            file.relative_to(root),
+            copy.relative_to(root),
+        )
+    return overrides
+
+
+def _keep(file: Path, root: Path) -> Path:
+    digest = sha256_file(file)
+    copy = root / FOLDER / f"{file.stem}-{digest[:DIGEST_CHARACTERS]}{file.suffix}"
+    if not copy.is_file() or sha256_file(copy) != digest:
+        with open(file, "rb") as source, atomic_write(copy) as target:
+            shutil.copyfileobj(source, target)
+    DvcStages(root).add(copy)
+    return copy

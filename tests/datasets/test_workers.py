@@ -1,0 +1,243 @@
+"""Prepare in several processes: the same bytes as in one, and a source left alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dataset_builders import make_voc, put, tree
+from many_images import LENIENT, at_once, damaged, run
+
+from engine.datasets import workers
+from engine.datasets.image_scan import SerialMapper, scan_batch
+from engine.datasets.workers import LocalWorkers, Pool, Worker, WorkerDied
+
+ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["at_once"]  # a fixture
+
+
+class Sevens(SerialMapper):
+    """Batches of another size, looked at far ahead of their turn."""
+
+    size = 7
+
+    def map(self, function, batches):
+        yield from [function(batch) for batch in batches]
+
+
+# --- the same result ------------------------------------------------------------------------------
+
+
+def test_the_result_does_not_depend_on_who_looks(tmp_path, at_once):
+    source = damaged(tmp_path / "voc")
+    mappers = {
+        "here": None,
+        "one": LocalWorkers(1),
+        "two": LocalWorkers(2),
+        "three": LocalWorkers(3),
+        "sevens": Sevens(),
+    }
+    reports = {
+        name: run(source, tmp_path / "out" / name, mapper) for name, mapper in mappers.items()
+    }
+    expected = reports["here"]
+    assert all(
+        expected.findings.counts[kind] > expected.findings.keep
+        for kind in ("unreadable_image", "bad_entry", "zero_area")
+    )
+    for name, report in reports.items():
+        assert report.summary() == expected.summary() and report.findings == expected.findings, name
+        assert tree(tmp_path / "out" / name) == tree(tmp_path / "out" / "here"), name
+
+
+def test_images_that_are_made_travel_to_the_workers(tmp_path, at_once):
+    put(
+        tmp_path / "d.yaml",
+        "name: d\nformat: generated\ngenerator: digits\noptions: {train: 30, val: 10, test: 10}\n",
+    )
+    one, two = (
+        run(tmp_path / "d.yaml", tmp_path / f"out{n}", LocalWorkers(n), policies={}) for n in (1, 2)
+    )
+    assert one.info == two.info and tree(tmp_path / "out1") == tree(tmp_path / "out2")
+
+
+def test_progress_is_told_at_each_images_turn(tmp_path, at_once):
+    calls = []
+    run(damaged(tmp_path / "voc"), tmp_path / "out", LocalWorkers(2), calls.append)
+    assert [call["done"] for call in calls] == sorted(call["done"] for call in calls)
+    assert calls[-1]["done"] == calls[-1]["total"]
+
+
+def test_small_datasets_are_done_before_a_worker_would_have_started(tmp_path, monkeypatch):
+    def nobody(self):
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(Worker, "__init__", nobody)
+    run(make_voc(tmp_path / "voc"), tmp_path / "out", LocalWorkers(2), policies={})
+
+
+def test_the_source_is_only_read(tmp_path, at_once):
+    source = damaged(tmp_path / "voc")
+    paths = [source, *source.rglob("*")]
+    for path in paths:
+        os.utime(path, (1_000_000, 1_000_000))
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+    def state():
+        return {
+            str(p): (p.stat().st_mtime_ns, p.stat().st_mode, p.stat().st_size)
+            for p in [source, *source.rglob("*")]
+        }
+
+    try:
+        before = state()
+        run(source, tmp_path / "out", LocalWorkers(2))
+        assert state() == before
+    finally:
+        for path in paths:
+            path.chmod(0o755)
+
+
+def test_not_more_than_a_few_batches_are_taken_ahead(at_once):
+    taken, ahead = 0, []
+
+    def batches():
+        nonlocal taken
+        for _ in range(60):
+            taken += 1
+            yield []
+
+    for done, _ in enumerate(LocalWorkers(2).map(scan_batch, batches()), 1):
+        ahead.append(taken - done)
+    assert done == 60 and max(ahead) <= 2 * workers.AHEAD
+
+
+# --- a worker -------------------------------------------------------------------------------------
+
+
+def test_a_worker_answers_and_passes_errors_on_and_may_print(capfd):
+    with Pool(1) as pool:
+        assert pool.submit(sorted, [2, 1]).result() == [1, 2]
+        assert pool.submit(print, "hello").result() is None
+        with pytest.raises(ValueError, match="invalid literal") as error:
+            pool.submit(int, "x").result()
+        assert "In a worker process" in error.value.__notes__[0]
+        with pytest.raises(FileNotFoundError) as error:
+            pool.submit(os.stat, "/nowhere").result()
+        assert error.value.errno == 2 and error.value.filename == "/nowhere"
+        assert pool.submit(sorted, [3]).result() == [3], "an error is not its end"
+    assert "hello" in capfd.readouterr().err
+
+
+def test_a_worker_imports_no_torch():
+    with Pool(1) as pool:
+        pool.submit(scan_batch, []).result()
+        assert pool.submit(eval, "'torch' in __import__('sys').modules").result() is False
+
+
+def test_prepare_needs_no_torch(tmp_path):
+    """Its import takes seconds and 600 MB: prepare's memory is what it works with."""
+    make_voc(tmp_path / "voc")
+    code = (
+        "import sys; from pathlib import Path; from engine.config import DataConfig\n"
+        "from engine.datasets.description import load_description; from engine.datasets.prepare "
+        "import prepare\n"
+        f"prepare(load_description({str(tmp_path / 'voc')!r}), Path({str(tmp_path / 'out')!r}), "
+        "DataConfig())\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_overlaps_are_those_of_the_engine():
+    import torch
+
+    from engine.boxes import pairwise_iou
+    from engine.datasets import label_checks
+
+    corners = np.random.default_rng(0).uniform(0, 100, (60, 2, 2))
+    boxes = np.concatenate((corners.min(1), corners.max(1)), 1)
+    boxes[30:] = boxes[:30] + 0.5
+    expected = pairwise_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy()
+    assert (
+        np.array_equal([label_checks.iou_with(box, boxes) for box in boxes], expected)
+        and (expected > 0.9).sum() > 60
+    )
+
+
+def test_no_worker_outlives_its_block():
+    with pytest.raises(KeyError), Pool(2) as pool:
+        processes = [worker.process for worker in pool._workers]
+        pool.submit(time.sleep, 60)
+        raise KeyError
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
+
+
+def test_one_that_dies_is_told_by_its_signal_or_exit_code():
+    with Pool(1) as pool, pytest.raises(WorkerDied, match="was ended by SIGKILL"):
+        pool.submit(eval, "__import__('os').kill(__import__('os').getpid(), 9)").result()
+    with Pool(1) as pool, pytest.raises(WorkerDied, match="ended with exit code 3"):
+        pool.submit(os._exit, 3).result()
+
+
+# --- scripts and the command line -----------------------------------------------------------------
+
+
+def test_a_script_without_a_guard_runs_once(tmp_path):
+    """As scripts of notebooks' users are: `multiprocessing` would run it again in every worker."""
+    damaged(tmp_path / "voc")
+    script = f"""
+from pathlib import Path
+from engine.config import DataConfig
+from engine.datasets import workers
+from engine.datasets.description import load_description
+from engine.datasets.prepare import prepare
+
+workers.PATIENCE_S = 0
+print("begins")
+settings = DataConfig(policies={LENIENT!r})
+report = prepare(load_description("voc"), Path("out"), settings, mapper=workers.LocalWorkers(2))
+print(report.info["digest"])
+"""
+    put(tmp_path / "script.py", script)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, text=True, capture_output=True, timeout=120
+    )
+    assert done.stdout.split() == [
+        "begins",
+        json.loads((tmp_path / "out/dataset.json").read_text())["digest"],
+    ], done.stderr
+
+
+def test_check_uses_workers_and_reports_the_same(tmp_path, at_once, monkeypatch, capsys):
+    from engine.cli import main
+
+    source = damaged(tmp_path / "voc")
+    monkeypatch.chdir(tmp_path)
+    words = [f"policies.{kind}={policy}" for kind, policy in LENIENT.items()]
+    started = []
+    begin = Worker.__init__
+    monkeypatch.setattr(Worker, "__init__", lambda self: (begin(self), started.append(self))[0])
+    reports = []
+    for workers_wanted in (1, 2):
+        code = main(
+            [
+                "check",
+                f"data={source}",
+                f"workers={workers_wanted}",
+                f"out=out{workers_wanted}",
+                *words,
+            ]
+        )
+        reports.append((code, tree(tmp_path / f"out{workers_wanted}")))
+        assert len(started) == (2 if workers_wanted == 2 else 0)
+    assert reports[0] == reports[1]
+    assert main(["check", f"data={source}", "workers=-1"]) == 2
+    assert "check: workers: Input should be greater than or equal to 0" in capsys.readouterr().err

@@ -1,0 +1,245 @@
+"""A search without an orchestrator: what a trial leaves, what a death costs, what is pruned,
+cleared and refused.
+"""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+import yaml
+from searches import WORDS
+
+from engine.config import DetectionTrainConfig
+from engine.core.results import read_results
+from engine.detect import DetectionTrainer
+from engine.errors import ConfigError, WorkspaceError
+from engine.hpo import study as studies
+from engine.hpo.report import clear_weights, importances, write_report
+from engine.hpo.sweep import make_sweep
+from engine.hpo.trial import run_trial
+
+pytestmark = pytest.mark.slow
+
+ABOUT = {"key": "k", "name": "s", "tags": {}, "began_ms": 0}
+DRIVER = """
+import sys
+from engine.project.environment import prepare_environment
+from engine.hpo import study, sweep, trial
+
+root = prepare_environment(sys.argv[1])
+plan = sweep.make_sweep({**%r, "epochs": 40}, root)
+with study.driving(plan) as (found, token):
+    trial.run_trial(plan, token, 0, {})
+"""
+
+
+def run_some(plan, count, first=0):
+    with studies.driving(plan) as (study, token):
+        return [run_trial(plan, token, first + i, ABOUT) for i in range(count)], study
+
+
+def test_a_search_from_first_trial_to_report(project):
+    before = (project / "params.yaml").read_bytes()
+    plan = make_sweep({**WORDS, "keep": 1}, project)
+    rows, study = run_some(plan, 2)
+    assert [row["state"] for row in rows] == ["complete", "complete"]
+    assert rows[0]["values"] == {"lr0": 0.002, "mosaic": 1.0}, (
+        "the first trial is what training does by itself"
+    )
+    assert {row["values"]["lr0"] for row in rows} != {0.002}
+    args = DetectionTrainConfig.load(plan.folder / "trial-0001" / "args.yaml")
+    assert (args.lr0, args.mosaic) == (rows[1]["values"]["lr0"], rows[1]["values"]["mosaic"])
+    assert args.fliplr == 0.0 and args.nbs == 16, "as in params.yaml"
+    reported = study.trials[1].intermediate_values
+    table = read_results(plan.folder / "trial-0001" / "results.csv")
+    assert {
+        int(r["epoch"]): pytest.approx(r["metrics/mAP50-95"], abs=1e-6) for r in table
+    } == reported
+
+    clear_weights(plan, study)
+    best = studies.ranked(study)[0].number
+    assert [(plan.folder / f"trial-000{i}" / "weights").exists() for i in (0, 1)] == [
+        best == 0,
+        best == 1,
+    ]
+    result = write_report(plan, study)
+    content = yaml.safe_load((plan.folder / "best.yaml").read_text())
+    assert content == {"train": result["best"]["values"]} and result["best"]["number"] == best
+    assert all((plan.folder / name).stat().st_size > 100 for name in result["files"])
+    assert result["counts"] == {"complete": 2, "pruned": 0, "failed": 0}
+    assert (project / "params.yaml").read_bytes() == before
+
+    taken(project, result["commands"])
+    with pytest.raises(
+        ConfigError, match=r"(?s)study 's' has searched something else.*train.epochs: 2 then, 3 now"
+    ):
+        run_some(make_sweep({**WORDS, "epochs": 3}, project), 1)
+
+
+def taken(project, commands):
+    """The commands of the report are understood by those that they name."""
+    from engine.cli.modes import _with_file
+    from engine.cli.run import overrides_of
+    from engine.config import parse_overrides
+    from flows.overrides import checked
+
+    run, train = (command.split() for command in commands)
+    values = overrides_of([word for word in run[2:] if word != "-S"])
+    assert checked(project, values).train.lr0 == values["train.lr0"]
+    config = DetectionTrainConfig.build(_with_file(parse_overrides(train[2:])), "train")
+    assert (
+        config.lr0 == values["train.lr0"] and config.epochs == 2 and config.data == "data/tiny.yaml"
+    )
+
+
+def test_a_trial_that_is_killed_is_tried_again_from_its_last_epoch(project):
+    plan = make_sweep({**WORDS, "epochs": 40}, project)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER % WORDS, str(project)], cwd=project)
+    folder = plan.folder / "trial-0000"
+    deadline = time.monotonic() + 120
+    while not (folder / "results.csv").is_file() or len(read_results(folder / "results.csv")) < 2:
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.raises(WorkspaceError, match="being searched by another process"):
+        run_some(plan, 1)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    done = len(read_results(folder / "results.csv"))
+
+    with studies.driving(plan) as (study, token):
+        states = [trial.state.name for trial in study.trials]
+        assert states == ["FAIL", "WAITING"] and not studies.finished(study)
+        row = run_trial(plan, token, 0, ABOUT)
+    assert row["number"] == 1 and row["state"] == "complete" and row["epochs"] == 40 > done
+    assert row["values"] == study.trials[0].params
+    assert not folder.exists() and len(study.trials[1].intermediate_values) == 40
+    assert [trial.number for trial in studies.finished(study)] == [1]
+
+
+def test_what_kills_its_process_every_time_is_given_up(project):
+    plan = make_sweep(WORDS, project)
+    for attempt in range(studies.ATTEMPTS):
+        with studies.driving(plan) as (study, _):
+            study.ask(
+                {each.name: each.distribution() for each in plan.dimensions}
+            )  # and nothing is told
+            assert study.trials[-1].user_attrs.get("attempt", 1) == attempt + 1
+    assert {trial.state.name for trial in study.trials} == {"FAIL"}
+    assert [trial.number for trial in studies.finished(study)] == [studies.ATTEMPTS - 1]
+
+
+def test_a_trial_that_outlived_its_driver_leaves(project, monkeypatch):
+    plan = make_sweep(WORDS, project)
+    with studies.driving(plan) as (study, token):
+
+        class Overtaken(DetectionTrainer):
+            def save_model(self):
+                super().save_model()
+                study.set_user_attr(studies.TOKEN, "another")
+
+        monkeypatch.setattr("engine.detect.DetectionTrainer", Overtaken)
+        row = run_trial(plan, token, 0, ABOUT)
+        assert row["state"] == "left" and study.trials[0].state.name == "RUNNING"
+        assert len(read_results(plan.folder / "trial-0000" / "results.csv")) == 1
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+def test_a_hopeless_trial_is_pruned(project):
+    plan = make_sweep(
+        {**WORDS, "prune_after_trials": 1, "prune_after_epochs": 1, "epochs": 4}, project
+    )
+    with studies.driving(plan) as (study, token):
+        distributions = {each.name: each.distribution() for each in plan.dimensions}
+        values = {"lr0": 0.01, "mosaic": 0.5}
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=values,
+                distributions=distributions,
+                value=0.9,
+                intermediate_values={e: 0.9 for e in range(4)},
+            )
+        )
+        row = run_trial(plan, token, 0, ABOUT)
+    assert row["state"] == "pruned" and study.trials[row["number"]].state.name == "PRUNED"
+    assert len(read_results(plan.folder / row["folder"] / "results.csv")) == 2, (
+        "one epoch is every trial's"
+    )
+
+
+def test_a_failing_trial_ends_nothing_and_failing_ones_alone_end_all(project):
+    plan = make_sweep({**WORDS, "monitor": "metrics/mAP77"}, project)  # no such figure
+    rows, study = run_some(plan, 4)
+    assert [row["state"] for row in rows] == ["failed", "failed", "failed", "left"]
+    assert "mAP77" in studies.why_all_failed(study)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ({"trails": 3}, "Did you mean 'trials'"),
+        ({"epoch": 3}, "Did you mean 'epochs'"),
+        ({"trials": 0}, "greater than or equal to 1"),
+        ({"name": "x"}, "name belongs to the search"),
+        ({"resume": True}, "the same command goes on"),
+        ({"nproc": 2}, "jobs=N"),
+        ({"study": "../x"}, "plain name"),
+        ({"lr0": 0.01}, "lr0 is given and stands in tune.yaml"),
+        ({"space": "no.yaml"}, "no such file"),
+        ({"scheduler": "tcp://h:1"}, "runner=dask"),
+        ({"runner": "ray"}, "'processes', 'threads' or 'dask'"),
+    ],
+)
+def test_wrong_requests(project, words, said):
+    with pytest.raises(ConfigError) as error:
+        make_sweep({**WORDS, **words}, project)
+    assert said in str(error.value)
+
+
+def test_without_data_the_prepared_ones_are_meant(project):
+    with pytest.raises(ConfigError, match="data/prepared is not there.*detectflow run"):
+        make_sweep({key: value for key, value in WORDS.items() if key != "data"}, project)
+
+
+@pytest.mark.parametrize(
+    "url, error, said",
+    [
+        ("not a url", ConfigError, "no database URL"),
+        ("postgresql+nodriver://u:secret@h/d", (ConfigError, WorkspaceError), r"u:\*\*\*@h/d"),
+        ("sqlite:////proc/nowhere/s.db", WorkspaceError, "cannot be used"),
+    ],
+)
+def test_a_wrong_storage_is_told_without_its_password(project, url, error, said):
+    with pytest.raises(error, match=said) as found:
+        run_some(make_sweep({**WORDS, "storage": url}, project), 1)
+    assert "secret" not in str(found.value)
+
+
+def test_the_environment_names_the_storage(project, monkeypatch):
+    monkeypatch.setenv("DETECTFLOW_TUNE_STORAGE", "sqlite:///elsewhere.db")
+    assert make_sweep(WORDS, project).storage == "sqlite:///elsewhere.db"
+    assert (
+        os.path.basename(make_sweep({**WORDS, "storage": "sqlite:///x.db"}, project).storage)
+        == "x.db"
+    )
+
+
+def test_the_setting_that_matters_is_found():
+    study = optuna.create_study(direction="maximize")
+    distributions = {
+        "lr0": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
+        "mosaic": optuna.distributions.FloatDistribution(0, 1),
+    }
+    for i in range(20):
+        values = {"lr0": 10 ** (-4 + 2 * (i * 7 % 20) / 19), "mosaic": i / 19}
+        value = 0.1 * math.log10(values["lr0"]) + 0.02 * values["mosaic"]
+        study.add_trial(
+            optuna.trial.create_trial(params=values, distributions=distributions, value=value)
+        )
+        if len(study.trials) < 4:
+            assert importances(study) == {}
+    assert next(iter(importances(study))) == "lr0" and importances(study)["lr0"] > 0.8

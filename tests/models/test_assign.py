@@ -1,0 +1,135 @@
+"""Task-aligned assignment: a case worked out by hand, and what must hold for any."""
+
+import pytest
+import torch
+
+from engine.boxes import ciou
+from engine.models.yolov8.assign import assign
+from engine.models.yolov8.network import anchor_points
+
+POINTS, STRIDES = anchor_points([(8, 8), (4, 4), (2, 2)], (8, 16, 32), "cpu")
+POINTS = POINTS * STRIDES  # pixels of a 64 x 64 input
+A, C = len(POINTS), 3
+
+
+def case(seed, b=3, m=4):
+    g = torch.Generator().manual_seed(seed)
+    scores = torch.rand(b, A, C, generator=g)
+    half = 4 + 12 * torch.rand(b, A, 4, generator=g)
+    boxes = torch.cat((POINTS - half[..., :2], POINTS + half[..., 2:]), -1)
+    low = 40 * torch.rand(b, m, 2, generator=g)
+    target_boxes = torch.cat((low, low + 4 + 20 * torch.rand(b, m, 2, generator=g)), -1)
+    classes = torch.randint(0, C, (b, m), generator=g)
+    return scores, boxes, POINTS, classes, target_boxes, torch.ones(b, m, dtype=torch.bool)
+
+
+def slow(scores, boxes, points, classes, target_boxes, is_target, topk, alpha=0.5, beta=6.0):
+    """One image, in loops, straight from the words of the notes."""
+    chosen, u, t = {}, {}, {}
+    for j, box in enumerate(target_boxes.tolist()):
+        if not is_target[j]:
+            continue
+        inside = [
+            k
+            for k, (x, y) in enumerate(points.tolist())
+            if box[0] < x < box[2] and box[1] < y < box[3]
+        ]
+        for k in inside:
+            u[j, k] = max(float(ciou(target_boxes[j], boxes[k])), 0.0)
+            t[j, k] = float(scores[k, classes[j]]) ** alpha * u[j, k] ** beta
+        for k in sorted(inside, key=lambda k: -t[j, k])[:topk]:
+            if t[j, k] > 0 and (k not in chosen or u[j, k] > u[chosen[k], k]):
+                chosen[k] = j
+    soft = torch.zeros_like(scores)
+    for k, j in chosen.items():
+        mine = [other for other, owner in chosen.items() if owner == j]
+        scale = max(u[j, o] for o in mine) / (max(t[j, o] for o in mine) + 1e-9)
+        soft[k, classes[j]] = t[j, k] * scale
+    return chosen, soft
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("topk", [3, 10])
+def test_it_agrees_with_the_slow_reference(seed, topk):
+    inputs = case(seed)
+    found = assign(*inputs, topk=topk)
+    scores, boxes, points, classes, target_boxes, is_target = inputs
+    for i in range(len(scores)):
+        owner, soft = slow(
+            scores[i], boxes[i], points, classes[i], target_boxes[i], is_target[i], topk
+        )
+        assert found.foreground[i].nonzero()[:, 0].tolist() == sorted(owner)
+        assert all(found.target[i, k] == j for k, j in owner.items())
+        torch.testing.assert_close(found.scores[i], soft, rtol=1e-4, atol=1e-6)
+        for k, j in owner.items():
+            assert torch.equal(found.boxes[i, k], target_boxes[i, j])
+
+
+def test_by_hand_two_points_in_one_target():
+    points = torch.tensor([[4.0, 4.0], [12.0, 4.0], [20.0, 4.0]])
+    target = torch.tensor([[[0.0, 0.0, 16.0, 8.0]]])
+    boxes = torch.tensor(
+        [[[0.0, 0, 16, 8], [0.0, 0, 8, 8], [0.0, 0, 16, 8]]]
+    )  # exact, half, exact but outside
+    scores = torch.full((1, 3, 1), 0.25)
+    found = assign(
+        scores,
+        boxes,
+        points,
+        torch.zeros(1, 1, dtype=torch.int64),
+        target,
+        torch.ones(1, 1, dtype=torch.bool),
+    )
+    assert found.foreground.tolist() == [[True, True, False]]
+    # The best point's u is 1 and its t the largest, so its soft target is 1; the other's is
+    # (u/1)^6, both scores equal.
+    u = float(ciou(target[0, 0], boxes[0, 1]))
+    assert found.scores[0, :, 0].tolist() == pytest.approx([1.0, u**6, 0.0], abs=1e-5)
+
+
+def test_batching_changes_nothing():
+    inputs = case(7)
+    whole = assign(*inputs)
+    for i in range(3):
+        alone = assign(*(x if x is POINTS else x[i : i + 1] for x in inputs))
+        assert all(torch.equal(a[i], b[0]) for a, b in zip(whole[:3], alone[:3], strict=True))
+        torch.testing.assert_close(
+            whole.scores[i], alone.scores[0]
+        )  # powers may differ in the last bit
+
+
+def test_padding_and_the_order_of_targets_change_nothing():
+    scores, boxes, points, classes, target_boxes, is_target = case(3)
+    plain = assign(scores, boxes, points, classes, target_boxes, is_target)
+    padded = assign(
+        scores,
+        boxes,
+        points,
+        torch.cat((classes, torch.zeros(3, 2, dtype=torch.int64)), 1),
+        torch.cat((target_boxes, torch.tensor([0.0, 0, 64, 64]).expand(3, 2, 4)), 1),
+        torch.cat((is_target, torch.zeros(3, 2, dtype=torch.bool)), 1),
+    )
+    turned = assign(scores, boxes, points, classes.flip(1), target_boxes.flip(1), is_target)
+    for other in (padded, turned):
+        assert torch.equal(plain.foreground, other.foreground)
+        torch.testing.assert_close(plain.scores, other.scores)
+
+
+@pytest.mark.parametrize("m", [0, 2])
+def test_no_targets_is_all_background(m):
+    scores, boxes, points, *_ = case(0)
+    found = assign(
+        scores,
+        boxes,
+        points,
+        torch.zeros(3, m, dtype=torch.int64),
+        torch.zeros(3, m, 4),
+        torch.zeros(3, m, dtype=torch.bool),
+    )
+    assert not found.foreground.any() and not found.scores.any()
+
+
+def test_soft_targets_never_exceed_one_and_reach_the_best_overlap():
+    found = assign(*case(11))
+    assert 0 < found.scores.max() <= 1 + 1e-6
+    assert ((found.scores > 0).sum(-1) <= 1).all()
