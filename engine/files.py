@@ -133,8 +133,7 @@ def publish_folder(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise WorkspaceError(
             f"{target}: could not be written ({error.strerror or error}). Free some disk space, "
-            "check who owns the "
-            "folder, and run again."
+            "check who owns the folder, and run again."
         ) from error
 
 

@@ -3,9 +3,8 @@
 Images      uint8, BGR as OpenCV reads them, (H, W, 3), until `Batch`; from there RGB, (B, 3, H, W).
 Sizes       (h, w), never (w, h). A single number means a square.
 Boxes       `xyxy` in pixels of the original image, float, x to the right, y down, the corner of
-            pixel (0, 0) at 0.0,
-            so a full image is [0, 0, w, h]. In a batch: `xywh` centre, normalised to the network
-            input.
+            pixel (0, 0) at 0.0, so a full image is [0, 0, w, h]. In a batch: `xywh` centre,
+            normalised to the network input.
 Classes     int, index into `names`, from 0.
 
 Letters in shape comments: B images, N boxes of a batch, M boxes of the fullest image, A anchor

@@ -109,8 +109,7 @@ def check_workers(scheduler: str, root: Path, section: str = "") -> None:
         if url and not there["reaches"]:
             raise ConfigError(
                 f"{where} does not reach the Prefect server at {url}. Start one that all machines "
-                "reach and name it in "
-                "PREFECT_API_URL"
+                "reach and name it in PREFECT_API_URL"
             )
 
 

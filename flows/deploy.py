@@ -36,8 +36,7 @@ def use_server(root: Path) -> str:
     if not url:
         raise WorkspaceError(
             "deployments need a Prefect server that stays. Start one with `make ui` in another "
-            "terminal, or name your team's: "
-            "PREFECT_API_URL=http://host:4200/api (also in .env)."
+            "terminal, or name your team's: PREFECT_API_URL=http://host:4200/api (also in .env)."
         )
     check_answers(url)
     check_login(url)
@@ -103,8 +102,8 @@ def choose(
         if known[name] and not repository:
             raise ConfigError(
                 f"deployment '{name}' works in a fresh clone and needs to know of what: this "
-                "project has no git remote "
-                f"'origin'. Set {REPOSITORY} to the repository's address and run it again."
+                f"project has no git remote 'origin'. Set {REPOSITORY} to the repository's address "
+                "and run it again."
             )
     names = list(wanted) or list(known)
     left_out = [name for name in names if known[name] and not repository]

@@ -256,8 +256,7 @@ def in_time(stage: str, limit_min: float | None, *arguments: Any) -> dict[str, A
     except TaskRunTimeoutError:
         raise StageTimeout(
             f"stage {stage} was ended after {limit_min:g} min (timeouts_min). What was done is "
-            "kept, a training to its last "
-            "complete epoch: the next run goes on from there."
+            "kept, a training to its last complete epoch: the next run goes on from there."
         ) from None
 
 

@@ -110,8 +110,7 @@ def require_remote(root: Path) -> None:
     if not words_of(root, [sys.executable, "-m", "dvc", "config", "core.remote"]).strip():
         raise WorkspaceError(
             "this repository has no default DVC remote, so the weights would be gone with the "
-            "clone. "
-            "`dvc remote add --default NAME ADDRESS`, commit .dvc/config, and run again."
+            "clone. `dvc remote add --default NAME ADDRESS`, commit .dvc/config, and run again."
         )
 
 

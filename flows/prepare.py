@@ -34,9 +34,8 @@ from flows.cluster import check_workers, dask_runner, lent_environment
 logger = logging.getLogger("detectflow")
 
 SECTION = "flows.prepare."
-SHARD = (
-    400  # images of a task: a second of work; what Prefect does for a task takes a fifth of that
-)
+# images of a task: a second of work; what Prefect does for a task takes a fifth of that
+SHARD = 400
 AHEAD = 2  # shards for each thread of the cluster, at work or waiting
 POLL_S = 10.0
 NOBODY_S = 120.0  # so long a cluster may be without any worker
@@ -146,8 +145,7 @@ def _result(client: Any, batch: list[ScanRequest], future: Any) -> list[ScanResu
         elif now - there > NOBODY_S:
             raise WorkspaceError(
                 f"the Dask cluster has had no worker for {NOBODY_S:.0f} s. Nothing was written. "
-                "Start workers and run it "
-                f"again, or prepare here: {SECTION}runner=local"
+                f"Start workers and run it again, or prepare here: {SECTION}runner=local"
             )
         else:
             logger.warning("the Dask cluster has no worker at the moment: waiting for one")
@@ -170,9 +168,8 @@ def _threads(client: Any) -> int:
 
 def _lost(batch: list[ScanRequest], error: BaseException) -> WorkspaceError:
     return WorkspaceError(
-        f"the Dask cluster could not look at {batch[0].name} and the {len(batch) - 1} images "
-        "after it "
-        f"({type(error).__name__}: {error}). Nothing was written. See whether its scheduler is "
-        "there, what its workers say, and "
-        f"whether their memory is short; then run it again, or prepare here: {SECTION}runner=local"
+        f"the Dask cluster could not look at {batch[0].name} and the {len(batch) - 1} images after "
+        f"it ({type(error).__name__}: {error}). Nothing was written. See whether its scheduler is "
+        "there, what its workers say, and whether their memory is short; then run it again, or "
+        f"prepare here: {SECTION}runner=local"
     )

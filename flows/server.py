@@ -38,9 +38,8 @@ from flows.processes import (
 logger = logging.getLogger("detectflow")
 
 GONE_AFTER_S = 5.0
-FIRST_ANSWER_S = (
-    10.0  # the first question to a server that has just started takes seconds on a busy machine
-)
+# the first question to a server that has just started takes seconds on a busy machine
+FIRST_ANSWER_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,7 @@ def check_login(api_url: str) -> None:
         )
         raise WorkspaceError(
             f"the Prefect server at {hide(api_url)} wants a login, and PREFECT_API_AUTH_STRING "
-            f"{found}. Set it in .env: "
-            "PREFECT_API_AUTH_STRING='user:password', the server's own "
+            f"{found}. Set it in .env: PREFECT_API_AUTH_STRING='user:password', the server's own "
             "PREFECT_SERVER_API_AUTH_STRING."
         )
 
@@ -156,9 +154,8 @@ def check_version(api_url: str) -> None:
         own = importlib.metadata.version("prefect")
         raise WorkspaceError(
             f"the Prefect server at {hide(api_url)} is version "
-            f"{theirs.strip().strip(chr(34))[:40]}, and this environment has "
-            f"Prefect {own}: the first two numbers must be equal. Start that server from this "
-            "project's environment "
+            f"{theirs.strip().strip(chr(34))[:40]}, and this environment has Prefect {own}: the "
+            "first two numbers must be equal. Start that server from this project's environment "
             "(`make ui`), or bring both to the same version."
         )
 

@@ -105,8 +105,7 @@ def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
         version = version_url(told["model"], told["version"], mlflow)
         lines.append(
             f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and "
-            "tables]"
-            f"({run_url(experiment, f'{run}/artifacts', mlflow)}), [version "
+            f"tables]({run_url(experiment, f'{run}/artifacts', mlflow)}), [version "
             f"{told['version']}]({version})"
         )
     elif found:

@@ -52,9 +52,8 @@ def sweep(root: str | None = None, settings: dict[str, Any] | None = None) -> di
     Args:
         root: the workspace; by default the project around the working directory.
         settings: of the search and of the trainings together, for example {"trials": 30, "epochs":
-            20, "jobs": 2}. A storage
-            with a password is not given here, where everybody sees it, but in
-            DETECTFLOW_TUNE_STORAGE.
+            20, "jobs": 2}. A storage with a password is not given here, where everybody sees it,
+            but in DETECTFLOW_TUNE_STORAGE.
 
     Raises:
         ConfigError, DataError, WorkspaceError: before the first trial. TrainingError: no trial came

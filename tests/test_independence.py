@@ -20,8 +20,8 @@ def run(code: str) -> str:
 def test_the_engine_imports_without_orchestrator_tracker_and_versioning():
     run(
         WITHOUT + "import engine.detect, engine.export, engine.yolo, engine.stages.train, "
-        "engine.stages.validate, "
-        "engine.stages.runner, engine.versioning.dvc_repo, engine.project.environment"
+        "engine.stages.validate, engine.stages.runner, engine.versioning.dvc_repo, "
+        "engine.project.environment"
     )
 
 

@@ -169,11 +169,10 @@ def table(about: Mapping[str, Any], rows: Sequence[Speed]) -> str:
     height, width = about["imgsz"]
     lines = [
         f"{about['images']} images of {about['data']} ({about['split']}), {height} x {width} px, "
-        f"batch {about['batch']}, "
-        f"uint8 to {about['device']}; images/s",
+        f"batch {about['batch']}, uint8 to {about['device']}; images/s",
         "",
         f"{'cache':<7}{'workers':>8}{'augment':>9}{'first batch, s':>16}"
-        f"{'first epoch':>13}{'later epochs':>14}",
+        + f"{'first epoch':>13}{'later epochs':>14}",
     ]
     for row in rows:
         lines.append(

@@ -272,8 +272,7 @@ def _ask_model(weights: str, device: str, found: Any, findings: Any) -> None:
         if not classes:
             raise ConfigError(
                 f"{weights}: knows none of the dataset's classes. Model: "
-                f"{', '.join(result.names)}. "
-                f"Dataset: {', '.join(found.names)}"
+                f"{', '.join(result.names)}. Dataset: {', '.join(found.names)}"
             )
         errors.add(record, result.detections, classes)
     errors.report(findings)

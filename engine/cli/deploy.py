@@ -147,7 +147,6 @@ def _check_pool(words: Sequence[str]) -> None:
         there = f"There are: {', '.join(pools)}. " if pools else "There is none yet. "
         raise ConfigError(
             f"the Prefect server has no work pool '{wanted}'.{nearest(wanted, pools)} "
-            f"{there}`detectflow deploy` makes those of "
-            "prefect.yaml; another is made with `detectflow prefect work-pool create --type "
-            "process NAME`."
+            f"{there}`detectflow deploy` makes those of prefect.yaml; another is made with "
+            "`detectflow prefect work-pool create --type process NAME`."
         )

@@ -69,9 +69,8 @@ def _exit_code(failures: Mapping[int, Any]) -> int:
     for rank, failure in killed.items():
         print(
             f"rank {rank} of this run (process {failure.pid}) was killed by "
-            f"{failure.signal_name()}, and the others were "
-            "ended. SIGKILL mostly means that memory ran out. Add resume=true to go on after the "
-            "last complete epoch.",
+            f"{failure.signal_name()}, and the others were ended. SIGKILL mostly means that memory "
+            "ran out. Add resume=true to go on after the last complete epoch.",
             file=sys.stderr,
         )
     own = [failure.exitcode for failure in failures.values() if failure.exitcode > 0]

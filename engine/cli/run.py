@@ -45,8 +45,7 @@ def run(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(
             "Interrupted. Finished stages are recorded, and a training keeps its last complete "
-            "epoch: "
-            "`detectflow run` goes on from there (so does `dvc repro`).",
+            "epoch: `detectflow run` goes on from there (so does `dvc repro`).",
             file=sys.stderr,
         )
         return INTERRUPTED

@@ -42,8 +42,7 @@ def tune(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(
             "Interrupted. Trials that ended are kept, and those under way go on from their last "
-            "complete epoch: "
-            "the same command continues.",
+            "complete epoch: the same command continues.",
             file=sys.stderr,
         )
         return INTERRUPTED

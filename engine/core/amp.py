@@ -88,11 +88,9 @@ def _not_finite(
     )
     return TrainingError(
         f"the {what} is not finite at epoch {trainer.epoch + 1}, batch {trainer.batch_index + 1}: "
-        f"{terms}. Images: {images}."
-        f"{written}{detail} The weights were not changed by it. The learning rate was "
-        f"{max(rates.values()):g}: lower lr0 (now "
-        f"{trainer.args.lr0:g}; try {_lower_rate(trainer):g}){also_lower}, or look at these "
-        f"images; {_kept(trainer)}"
+        f"{terms}. Images: {images}.{written}{detail} The weights were not changed by it. The "
+        f"learning rate was {max(rates.values()):g}: lower lr0 (now {trainer.args.lr0:g}; try "
+        f"{_lower_rate(trainer):g}){also_lower}, or look at these images; {_kept(trainer)}"
     )
 
 

@@ -124,8 +124,7 @@ def find_batch(step: Callable[[int], None], meter: Meter, most: int, later_bytes
         raise TrainingError(
             f"not even a batch of {PROBED_IMAGES[0]} images fits the GPU's memory "
             f"({meter.capacity_bytes() / 2**30:.1f} GiB are free): choose a smaller imgsz or "
-            "model, or end "
-            "what else uses this GPU"
+            "model, or end what else uses this GPU"
         )
     return fits
 
@@ -264,6 +263,5 @@ def check_can_be_found(meter: Meter | None) -> None:
     if meter is None:
         raise ConfigError(
             "batch=-1 finds the batch that fits a GPU's memory, and this run computes on a CPU: "
-            "give a number of "
-            "images, for example batch=16"
+            "give a number of images, for example batch=16"
         )

@@ -124,8 +124,7 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     except Exception as error:  # whatever a foreign or cut file makes of the unpickler
         raise CheckpointError(
             f"{path}: damaged, or made by another program ({type(error).__name__}). Nothing in it "
-            "was "
-            f"executed. Checkpoints are made by `detectflow train`.{_offer(path)}"
+            f"was executed. Checkpoints are made by `detectflow train`.{_offer(path)}"
         ) from error
     if (
         not isinstance(content, dict)
@@ -211,8 +210,7 @@ def _canonical(value: Any, where: str = "") -> Any:
     ):
         raise CheckpointError(
             "a checkpoint holds tensors and plain data only, so that reading one runs no code: "
-            f"{where} is a "
-            f"{type(value).__name__}. Make it text or a number before it gets there"
+            f"{where} is a {type(value).__name__}. Make it text or a number before it gets there"
         )
     return sys.intern(value) if type(value) is str else value
 

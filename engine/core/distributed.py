@@ -153,8 +153,7 @@ def check_shared(world: World, path: Path) -> None:
     if blind:
         raise WorkspaceError(
             f"{path}: written by rank 0, not seen by {', '.join(blind)}. The folder of project= "
-            "must be one "
-            "that all machines share, under the same path"
+            "must be one that all machines share, under the same path"
         )
 
 
@@ -186,8 +185,8 @@ def check_lengths(batches: list[int]) -> None:
         told = ", ".join(f"rank {rank} {count}" for rank, count in enumerate(batches))
         raise TrainingError(
             f"the ranks have different numbers of training batches: {told}. Each step needs one "
-            "from every "
-            "rank; a get_dataloader of your own shares the images out by rank and world.size"
+            "from every rank; a get_dataloader of your own shares the images out by rank and "
+            "world.size"
         )
 
 
@@ -291,8 +290,7 @@ def select_device(asked: str, world: World | None = None) -> torch.device:
     if number and world is not None and world.size > 1:
         raise ConfigError(
             f"device='{asked}' is one GPU, and there are {world.size} processes: use device=cuda, "
-            "where each takes "
-            "the GPU of its local rank (CUDA_VISIBLE_DEVICES says which there are)"
+            "where each takes the GPU of its local rank (CUDA_VISIBLE_DEVICES says which there are)"
         )
     index = int(number) if number else (world.local_rank if world else 0)
     if index >= count:

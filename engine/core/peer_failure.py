@@ -28,9 +28,8 @@ from engine.errors import INTERRUPTED, EngineError, Terminated, TrainingError
 POLL_S = 1.0  # how often a process asks whether another has failed
 # set where our own launcher watches the processes and tells of one that was killed
 LAUNCHED = "DETECTFLOW_LAUNCHED"
-NOTICE_S = (
-    2.0  # what it then has to notice by itself, by a broken connection, before it is interrupted
-)
+# what it then has to notice by itself, by a broken connection, before it is interrupted
+NOTICE_S = 2.0
 GRACE_S = 10.0  # what an interrupted process has to come out of whatever it waits in
 STORE_TIMEOUT_S = 5.0
 LOST = (
@@ -127,9 +126,8 @@ class FailureStore:
         if isinstance(error, RuntimeError) and any(word in str(error) for word in LOST):
             lost = TrainingError(
                 f"rank {self.rank} lost its connection to another of the {self.size} processes: "
-                "that one was killed (out of "
-                "memory?) or its machine is gone. Start the same command with resume=true to go "
-                "on after the last epoch"
+                "that one was killed (out of memory?) or its machine is gone. Start the same "
+                "command with resume=true to go on after the last epoch"
             )
             lost.told = LAUNCHED in os.environ
             return lost

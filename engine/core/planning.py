@@ -11,9 +11,8 @@ from engine.config.train import TrainConfig
 from engine.core.optim import choose_optimizer
 
 NOMINAL_BATCH = 64  # images
-STEPS_TO_SPARE = (
-    4000  # below so many iterations accumulating to the nominal batch starves the optimizer
-)
+# below so many iterations accumulating to the nominal batch starves the optimizer
+STEPS_TO_SPARE = 4000
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ def add_own_code(executor: Any, class_path: str | None, callbacks: Iterable[str]
 
     Raises:
         ConfigError: a path that leads nowhere; another class, because only a command line makes the
-            one of the setting; a
-            function that fails, which is the cause of this error.
+            one of the setting; a function that fails, which is the cause of this error.
     """
     if (
         class_path is not None
@@ -29,8 +28,7 @@ def add_own_code(executor: Any, class_path: str | None, callbacks: Iterable[str]
     ):
         raise ConfigError(
             f"trainer='{class_path}' is for `detectflow train`, and this is a "
-            f"{type(executor).__name__}. From "
-            "Python make that class itself and leave trainer out"
+            f"{type(executor).__name__}. From Python make that class itself and leave trainer out"
         )
     for path in callbacks:
         add = find_object(path, "callbacks")
@@ -47,8 +45,8 @@ def add_own_code(executor: Any, class_path: str | None, callbacks: Iterable[str]
             *_, last = traceback.extract_tb(error.__traceback__)
             raise ConfigError(
                 f"callbacks='{path}' was called with the trainer, to add callbacks to it, and "
-                f"raised {type(error).__name__}: "
-                f"{error} ({last.filename}:{last.lineno}). DETECTFLOW_DEBUG=1 shows the way there"
+                f"raised {type(error).__name__}: {error} ({last.filename}:{last.lineno}). "
+                "DETECTFLOW_DEBUG=1 shows the way there"
             ) from error
 
 
@@ -82,8 +80,7 @@ def find_object(path: str, setting: str) -> Any:
             raise  # the module is there; what it imports is not
         raise ConfigError(
             f"{setting}='{path}': there is no module '{error.name}' in {here}, PYTHONPATH or the "
-            "installed "
-            "packages"
+            "installed packages"
         ) from None
     for part in name.split("."):
         known = [key for key in vars(found) if not key.startswith("_")]

@@ -71,8 +71,7 @@ def claim_run_directory(paths: RunPaths, config: TrainConfig, lock: RunLock) -> 
         if holder and own_name:
             raise WorkspaceError(
                 f"{paths.root}: {holder} is writing this run. Wait until it ends, or stop it, and "
-                "start again; "
-                "or give another name="
+                "start again; or give another name="
             )
         if not holder and (own_name or not paths.args_yaml.exists()):
             return paths
@@ -91,8 +90,8 @@ def _refuse_own_start(paths: RunPaths, config: TrainConfig) -> None:
         ):
             raise ConfigError(
                 f"{key}={name} lies in {paths.root}, which exist_ok=true overwrites: the weights "
-                "to start from "
-                "would be lost. Give another name=, or go on with that run: resume=true"
+                "to start from would be lost. Give another name=, or go on with that run: "
+                "resume=true"
             )
 
 
@@ -159,8 +158,7 @@ def continued_config(paths: RunPaths, config: TrainConfig) -> TrainConfig:
         )
         raise ConfigError(
             f"{paths.root} was planned with {plans}: add extend=true to change the plan from here "
-            "on, "
-            f"or leave {' and '.join(sorted(refused))} out to go on as planned"
+            f"on, or leave {' and '.join(sorted(refused))} out to go on as planned"
         )
     if refused:
         lines = "".join(

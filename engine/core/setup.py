@@ -173,8 +173,7 @@ def check_count(trainer: BaseTrainer, promised: int, came: int) -> None:
     if not came:
         raise TrainingError(
             f"the training loader has a length of {promised} and gave no batch at epoch "
-            f"{trainer.epoch + 1}. "
-            "Can it be iterated anew each epoch?"
+            f"{trainer.epoch + 1}. Can it be iterated anew each epoch?"
         )
     if came != promised and trainer.epoch == trainer.start_epoch:
         log.warning(

@@ -169,8 +169,7 @@ class TrainingTask:
         if loss.numel() != 1 or items.shape != (len(self.loss_names),):
             raise TrainingError(
                 f"{wanted}; {type(self).__name__}.criterion returned shapes {tuple(loss.shape)} "
-                "and "
-                f"{tuple(items.shape)}. Other terms? Set loss_names on the class."
+                f"and {tuple(items.shape)}. Other terms? Set loss_names on the class."
             )
         return loss, items
 

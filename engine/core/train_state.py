@@ -138,8 +138,8 @@ def newest(trainer: BaseTrainer) -> Checkpoint | None:
         found = " and ".join(path.name for path in left)
         raise CheckpointError(
             f"{last} is gone, and {found} beside it says that epochs were complete. Copy "
-            "last.prev.pt to "
-            "last.pt to go on after the epoch before, or start a new run without resume=true"
+            "last.prev.pt to last.pt to go on after the epoch before, or start a new run without "
+            "resume=true"
         )
     log.info(
         "%s was stopped before its first epoch was complete: starting it from the beginning",
@@ -169,22 +169,20 @@ def check_same_run(trainer: BaseTrainer, checkpoint: Checkpoint) -> None:
         )
         raise ConfigError(
             f"{trainer.last} is not of the run that {trainer.paths.args_yaml} describes. Put the "
-            "values of the "
-            f"checkpoint back, or start a new run from it with model={trainer.last}:{lines}"
+            "values of the checkpoint back, or start a new run from it with "
+            f"model={trainer.last}:{lines}"
         )
     done = checkpoint.training["epoch"] + 1
     if done > trainer.args.epochs:
         raise ConfigError(
             f"{trainer.last} has {done} epochs behind it, more than epochs={trainer.args.epochs}: "
-            "nothing is left "
-            f"to train. Ask for more than {done}, with extend=true"
+            f"nothing is left to train. Ask for more than {done}, with extend=true"
         )
     digest, known = trainer.data_digest(), checkpoint.meta.get("data_digest", "")
     if digest and known and digest != known:
         raise ConfigError(
             f"the data has changed since {trainer.last} was written (digest {known[:12]} then, "
-            f"{digest[:12]} now): "
-            f"start a new run, from these weights with model={trainer.last}"
+            f"{digest[:12]} now): start a new run, from these weights with model={trainer.last}"
         )
 
 
@@ -202,8 +200,7 @@ def write_epoch(trainer: BaseTrainer, is_best: bool) -> None:
     if bad[-1] and not any(bad[:-1]):
         log.warning(
             "epoch %d: %s no finite number, though the losses of training are: the weights may "
-            "have grown too large. "
-            "Lower lr0 (now %g)",
+            "have grown too large. Lower lr0 (now %g)",
             trainer.epoch + 1,
             " and ".join(bad[-1]) + (" is" if len(bad[-1]) == 1 else " are"),
             trainer.args.lr0,

@@ -83,9 +83,8 @@ class BaseTrainer(TrainingTask):
         self._asked = self.args  # before anything automatic is decided
         self.updated: dict[str, Any] = {}  # what `update_params` changed
         self.data: Any = None  # what `get_dataset` gave
-        self.model: nn.Module | None = (
-            None  # the network being trained, from `on_pretrain_routine_end` on
-        )
+        # the network being trained, from `on_pretrain_routine_end` on
+        self.model: nn.Module | None = None
         self.ema: ModelEMA | None = None  # the average of its weights; None with ema=false
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: Schedule | None = None
@@ -95,9 +94,8 @@ class BaseTrainer(TrainingTask):
         self.batch: Any = None  # the batch under way
         self.batch_index = 0  # of the epoch, from 0
         self.loss: Tensor | None = None  # of the batch, a scalar
-        self.loss_items: Tensor | None = (
-            None  # of the batch, one per name in `loss_names`, detached
-        )
+        # of the batch, one per name in `loss_names`, detached
+        self.loss_items: Tensor | None = None
         self.tloss: Tensor | None = None  # mean of `loss_items` over the epoch so far
         self.metrics: dict[
             str, float
@@ -113,9 +111,8 @@ class BaseTrainer(TrainingTask):
         self.epoch_steps = 0  # optimizer steps of the epoch so far
         self._since_step = self._skipped_steps = 0
         self._step_names: list[str] = []  # images since the last optimizer step
-        self.started_s = self.trained_s = (
-            0.0  # by the clock; seconds until the newest epoch was trained
-        )
+        # by the clock; seconds until the newest epoch was trained
+        self.started_s = self.trained_s = 0.0
 
     # What a user calls ----------------------------------------------------------------------------
 
@@ -340,8 +337,7 @@ class BaseTrainer(TrainingTask):
             if not self.loss.requires_grad:
                 raise TrainingError(
                     f"the loss that {type(self).__name__}.criterion returned does not depend on "
-                    "the model's "
-                    "parameters (no gradient leads back to them)"
+                    "the model's parameters (no gradient leads back to them)"
                 )
             self.scaler.scale(self.loss).backward()
         items = self.loss_items.detach().float()

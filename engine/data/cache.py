@@ -131,9 +131,9 @@ class ImageCache:
         image = read_image(record.file) if data is None else decode_image(data, record.file)
         if image.shape[:2] != tuple(record.size):
             raise DataError(
-                f"{record.file}: image is {image.shape[0]} x {image.shape[1]} (h x w), the "
-                "dataset says "
-                f"{record.size[0]} x {record.size[1]}; the file changed, prepare the dataset again"
+                f"{record.file}: image is {image.shape[0]} x {image.shape[1]} (h x w), the dataset "
+                f"says {record.size[0]} x {record.size[1]}; the file changed, prepare the dataset "
+                "again"
             )
         return resize(image, self.shapes[index])
 
@@ -146,8 +146,7 @@ class ImageCache:
         if needed > 0.8 * free:
             warnings.warn(
                 f"cache='ram' needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: "
-                "images are decoded "
-                "every time instead; use cache='disk', or a smaller imgsz",
+                "images are decoded every time instead; use cache='disk', or a smaller imgsz",
                 stacklevel=3,
             )
             return
@@ -188,8 +187,7 @@ class ImageCache:
         except OSError as error:
             warnings.warn(
                 f"{self.cache_dir}: image cache cannot be written ({error.strerror}); going on "
-                "without it, free some "
-                "space or choose another cache_dir",
+                "without it, free some space or choose another cache_dir",
                 stacklevel=4,
             )
             self.cache_dir = None

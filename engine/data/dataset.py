@@ -23,9 +23,8 @@ from engine.data.transforms import Augment, Labelled, RatioPad
 from engine.errors import DataError
 from engine.types import Batch, ImageRecord, Size
 
-SAMPLE_STREAM = (
-    1  # keeps the numbers of samples apart from those of the sampler, which has the same seed
-)
+# keeps the numbers of samples apart from those of the sampler, which has the same seed
+SAMPLE_STREAM = 1
 
 
 def generator(stream: int, seed: int, *position: int) -> np.random.Generator:

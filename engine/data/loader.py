@@ -61,8 +61,7 @@ class EpochSampler(Sampler):
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ConfigError(
                 f"batch_size={batch_size}, rank={rank}, world_size={world_size}: expected "
-                "batch_size >= 1 and "
-                "0 <= rank < world_size"
+                "batch_size >= 1 and 0 <= rank < world_size"
             )
         self.n, self.batch_size = n, batch_size
         self.shuffle, self.seed = shuffle, seed
@@ -279,8 +278,8 @@ class DetectionLoader(DataLoader):
                 if deaths > MOST_DEATHS:
                     raise DataError(
                         f"{killed}, and {deaths - 1} before it in this epoch: mostly because "
-                        "memory runs out. "
-                        "Give fewer workers=, a smaller batch= or imgsz=, or cache=none"
+                        "memory runs out. Give fewer workers=, a smaller batch= or imgsz=, or "
+                        "cache=none"
                     ) from error
                 log.warning("%s; new ones go on after batch %d", killed, done)
             batches = self._restarted(done)

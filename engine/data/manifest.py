@@ -62,8 +62,8 @@ class PreparedDataset:
             if not self.counts[split]["images"]:
                 raise DataError(
                     f"dataset '{self.name}': split {split} has no images. Next: add images to it, "
-                    "or let the pipeline take some "
-                    "from train: detectflow run -S data.policies.empty_split=fix"
+                    "or let the pipeline take some from train: detectflow run -S "
+                    "data.policies.empty_split=fix"
                 )
 
 

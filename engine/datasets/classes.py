@@ -59,8 +59,8 @@ def load_classes(path: Path, shown_as: str | None = None) -> ClassSchema:
     if content.hash not in (None, found):
         raise ConfigError(
             f"{path}: hash is {content.hash}, the names have {found}: a name or the order was "
-            "changed. Undo that, or, if it is "
-            f"meant, write `hash: {found}`; models trained before then mean other classes"
+            f"changed. Undo that, or, if it is meant, write `hash: {found}`; models trained before "
+            "then mean other classes"
         )
     return ClassSchema(content.names, shown_as or str(path))
 

@@ -79,8 +79,8 @@ def _from_pattern(
         )
         raise ConfigError(
             f"data.group_by: {pattern.pattern!r} fits none of the file names, the first is "
-            f"{images[0].rsplit('/', 1)[-1]}. "
-            f"Correct the regular expression, or set it to null{hint}"
+            f"{images[0].rsplit('/', 1)[-1]}. Correct the regular expression, or set it to "
+            f"null{hint}"
         )
 
     def group(name: str) -> str:
@@ -149,7 +149,7 @@ def _read_table(shown: str, text: str, column: str) -> dict[str, str]:
         if groups.setdefault(name, value) != value:
             raise DataError(
                 f"{shown}, line {rows.line_num}: {name} has {column} '{value}', and "
-                f"'{groups[name]}' further up; keep one line. "
-                "Two images of one file name are told apart by their path in the dataset folder"
+                f"'{groups[name]}' further up; keep one line. Two images of one file name are told "
+                "apart by their path in the dataset folder"
             )
     return groups

@@ -45,9 +45,8 @@ class Shape:
 
     shown: Size  # as everybody sees it and training decodes it
     stored: Size  # before the EXIF rotation
-    orientation: int = (
-        1  # EXIF, 1 to 8; 1, too, where it is noted in a way that turns nothing (in XMP alone, say)
-    )
+    # EXIF, 1 to 8; 1, too, where it is noted in a way that turns nothing (in XMP alone, say)
+    orientation: int = 1
     dhash: bytes = b""  # of the image as shown: `duplicates.dhash`
     pages: int = 1  # or frames
     brightest: int = 255  # grey level, of 255
@@ -199,9 +198,8 @@ def _write(copy: Path, data: bytes) -> None:
     except FileNotFoundError:
         raise WorkspaceError(
             f"{copy.parent}: not there, seen from {platform.node()}. Either the preparing was "
-            "ended meanwhile, or this machine "
-            "does not see it: all who prepare need the project and the dataset in the same "
-            "folders (a shared file system)."
+            "ended meanwhile, or this machine does not see it: all who prepare need the project "
+            "and the dataset in the same folders (a shared file system)."
         ) from None
 
 
@@ -292,7 +290,7 @@ def _confirmed(ask: ScanRequest, look: ScanResult, mapper: Mapper) -> ScanResult
         open_regular(ask.path).close()
         raise WorkspaceError(
             f"{ask.path}: can be read here and not on {look.host}, where it was to be looked at. "
-            "All who prepare must see the "
-            "dataset in the same folder, with permission to read it (a shared file system)."
+            "All who prepare must see the dataset in the same folder, with permission to read it "
+            "(a shared file system)."
         )
     return look

@@ -17,9 +17,8 @@ from engine.types import Size
 
 DUPLICATE_IOU = 0.9
 DECIMALS = 4  # of box corners in pixels
-EDGE_TOLERANCE_PX = (
-    0.05  # what six decimals of a share and two of a pixel can be off; cut without a finding
-)
+# what six decimals of a share and two of a pixel can be off; cut without a finding
+EDGE_TOLERANCE_PX = 0.05
 SMALLEST_SIDE_PX = 0.01  # below that a box has no area
 
 

@@ -87,8 +87,7 @@ def prepare(
         DataError: there is no such dataset, or findings whose policy is `error`, listed; then
             nothing is written.
         ConfigError: settings that do not fit the dataset. WorkspaceError: the disk is full, a
-            folder refuses, or a worker
-            was killed.
+            folder refuses, or a worker was killed.
     """
     findings = Findings.with_policies(settings.policies)
     source = open_source(description, settings, findings, schema.names if schema else ())
@@ -133,8 +132,7 @@ def why_unusable(found: Examination, findings: Findings) -> str:
     if not any(record.split == "train" for record in found.records):
         return (
             f"no image of {found.usable} is left to train on, all are in val or test (an image "
-            "listed for "
-            "train and for val is not trained on); add images or change the splits"
+            "listed for train and for val is not trained on); add images or change the splits"
         )
     return ""
 

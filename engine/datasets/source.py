@@ -135,9 +135,8 @@ def _check_download(description: Description, settings: DataConfig, folder: Path
     elif found != expected:
         raise DataError(
             f"{description.content.url}: the download's content has digest {found}, "
-            f"{description.origin.name} expects "
-            f"{expected}. It was not kept. Try again; if it stays so, the address no longer holds "
-            "that version."
+            f"{description.origin.name} expects {expected}. It was not kept. Try again; if it "
+            "stays so, the address no longer holds that version."
         )
 
 

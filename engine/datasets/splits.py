@@ -102,8 +102,7 @@ def assign_splits(
     if val_fraction + test_fraction >= 1:
         raise ConfigError(
             f"data.val_fraction={val_fraction:g} and data.test_fraction={test_fraction:g} leave "
-            "nothing to train on; "
-            "their sum must be below 1"
+            "nothing to train on; their sum must be below 1"
         )
     fractions = {"test": test_fraction, "val": val_fraction}
     keys = families(candidates, links)
@@ -149,8 +148,7 @@ def _one_family(keys: Sequence[str]) -> str:
         return ""
     return (
         f", {largest} of them stay together as near duplicates, copies or one group: give splits "
-        "of your own, or fewer "
-        "data.near_duplicate_bits"
+        "of your own, or fewer data.near_duplicate_bits"
     )
 
 

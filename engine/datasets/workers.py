@@ -81,10 +81,9 @@ def _result(batch: list[ScanRequest], future: Future) -> list[ScanResult]:
     except WorkerDied as error:
         raise WorkspaceError(
             f"a worker process {error} while it looked at "
-            f"{batch[0].name}{f' and {len(batch) - 1} more' if batch[1:] else ''}. "
-            "Nothing was written. Run it again; if it happens again, see whether memory is short, "
-            "or work in one process: "
-            "flows.prepare.workers=1"
+            f"{batch[0].name}{f' and {len(batch) - 1} more' if batch[1:] else ''}. Nothing was "
+            "written. Run it again; if it happens again, see whether memory is short, or work in "
+            "one process: flows.prepare.workers=1"
         ) from None
 
 

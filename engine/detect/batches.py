@@ -41,8 +41,7 @@ def to_device(batch: Mapping[str, Any], device: torch.device, channels_last: boo
     if missing:
         raise DataError(
             f"a batch of the loader lacks {', '.join(missing)}; it has "
-            f"{', '.join(map(str, batch))}. "
-            "engine.types.Batch says what the keys are"
+            f"{', '.join(map(str, batch))}. engine.types.Batch says what the keys are"
         )
     layout = torch.channels_last if channels_last else torch.contiguous_format
     images = ready["img"].to(device, non_blocking=True)
@@ -79,8 +78,7 @@ def file_of(batch: Mapping[str, Any], index: int) -> str:
     if "im_file" not in batch:
         raise DataError(
             "a validation batch of the loader lacks im_file, one path or name for each image: "
-            "without it an image "
-            "that comes twice would count twice"
+            "without it an image that comes twice would count twice"
         )
     return str(batch["im_file"][index])
 

@@ -86,8 +86,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedMo
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: its weights are not those of a {meta['model']}: {cause_of(error)} A network "
-            "of your own "
-            "is loaded by the trainer class that made it: Trainer(...).best_model()"
+            "of your own is loaded by the trainer class that made it: Trainer(...).best_model()"
         ) from None
     module = module.to(device).eval()
     h, w = meta["imgsz"]
@@ -123,8 +122,7 @@ def check_meta(meta: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     if missing == ["architecture"]:
         raise CheckpointError(
             f"{path}: holds the weights of a network of your own; only the code that made it can "
-            "build it. "
-            "In a trainer that is get_model, in a predictor too; validate with "
+            "build it. In a trainer that is get_model, in a predictor too; validate with "
             "trainer.validator(model=trainer.best_model())"
         )
     if missing:
@@ -141,6 +139,6 @@ def check_class_hash(meta: Mapping[str, Any], path: str | Path) -> None:
     if known and known != found:
         raise CheckpointError(
             f"{path}: its class names ({', '.join(map(str, meta['names']))}) have hash {found}, "
-            f"and it says {known}: names or "
-            "order were changed after it was written. Take the file as it was written"
+            f"and it says {known}: names or order were changed after it was written. Take the file "
+            "as it was written"
         )

@@ -64,9 +64,8 @@ class DetectionPredictor(BasePredictor):
         self.ratio_pads: Sequence[
             RatioPad
         ] = ()  # of the running batch; set by preprocess, read by postprocess
-        self.total: int | None = (
-            None  # inputs of the running source; None: not known (a film, a camera)
-        )
+        # inputs of the running source; None: not known (a film, a camera)
+        self.total: int | None = None
         self._size: Size = (0, 0)  # of the network input, known with the model
         self._wanted: tuple[int, ...] | None = None  # class indices to report, None: all
         self._views: list[

@@ -45,9 +45,8 @@ class Results:
         default_factory=dict
     )  # per image: preprocess, inference, postprocess
     pixels: np.ndarray | None = None  # (H, W, 3) uint8 BGR, None where `path` can be read again
-    passing: bool = (
-        False  # a frame of a film or camera, whose pixels a list of results does not keep
-    )
+    # a frame of a film or camera, whose pixels a list of results does not keep
+    passing: bool = False
 
     def __len__(self) -> int:
         return len(self.detections)

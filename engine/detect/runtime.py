@@ -69,8 +69,8 @@ class Runtime:
         if self.fixed_size is not None and size != self.fixed_size:
             raise ConfigError(
                 f"imgsz {size[0]}x{size[1]} does not fit: this exported file takes "
-                f"{self.fixed_size[0]}x"
-                f"{self.fixed_size[1]} only. Leave imgsz out, or export again with imgsz={size[0]}."
+                f"{self.fixed_size[0]}x{self.fixed_size[1]} only. Leave imgsz out, or export again "
+                f"with imgsz={size[0]}."
             )
         if min(size) < self.stride or any(side % self.stride for side in size):
             up = [max(self.stride, -(-side // self.stride) * self.stride) for side in size]

@@ -46,9 +46,8 @@ class Frame:
     image: np.ndarray  # (H, W, 3) uint8 BGR
     name: str  # for people and for output file names: path, address, "array 3", "film.mp4 frame 17"
     path: Path | None = None
-    index: int = (
-        0  # position within its source: the number of the frame in a film, 0 for a single picture
-    )
+    # position within its source: the number of the frame in a film, 0 for a single picture
+    index: int = 0
     # a frame of a film or camera: nobody else holds its pixels, and hours of them fit no memory
     passing: bool = False
 
@@ -123,8 +122,8 @@ def _entries(source: Any) -> list[Any]:
         return [_Ready(_from_pil(source), "image")]
     raise DataError(
         f"Cannot read a source of type {type(source).__name__}. Give a path, a directory, a glob "
-        "pattern, an address, "
-        "a camera index, a numpy array (BGR, uint8), a PIL image, or a list of these."
+        "pattern, an address, a camera index, a numpy array (BGR, uint8), a PIL image, or a list "
+        "of these."
     )
 
 
@@ -243,9 +242,8 @@ def _as_bgr(array: np.ndarray) -> np.ndarray:
 def _refuse_array(array: np.ndarray) -> Any:
     raise DataError(
         f"Cannot use an array of shape {array.shape} and type {array.dtype} as an image. Expected "
-        "uint8 BGR as OpenCV "
-        "reads it: (H, W, 3), (H, W) or (H, W, 4), or a batch (B, H, W, 3); multiply floats in "
-        "[0, 1] by 255 first."
+        "uint8 BGR as OpenCV reads it: (H, W, 3), (H, W) or (H, W, 4), or a batch (B, H, W, 3); "
+        "multiply floats in [0, 1] by 255 first."
     )
 
 

@@ -190,8 +190,8 @@ class DetectionTrainer(BaseTrainer):
             )
             raise ConfigError(
                 f"{asked}: {cfg} brings its own network ({meta['model']}, backbone "
-                f"{own or 'of the family'}) and "
-                "weights; leave it out, or give a model name such as yolov8n instead of the file"
+                f"{own or 'of the family'}) and weights; leave it out, or give a model name such "
+                "as yolov8n instead of the file"
             )
         model = build_model(meta["architecture"], len(self.names))
         moved = transfer(model, state, meta["names"], self.names)

@@ -95,12 +95,10 @@ class DetectionValidator(BaseValidator):
         )
         self.save_dir = Path(save_dir) if save_dir is not None else None
         self.names = names
-        self.epoch_figures = (
-            EPOCH_FIGURES  # of an epoch's line in results.csv; a trainer adds the one it monitors
-        )
-        self.scores: DetectionScores | None = (
-            None  # of the last validation: curves, confusion, per class, per image
-        )
+        # of an epoch's line in results.csv; a trainer adds the one it monitors
+        self.epoch_figures = EPOCH_FIGURES
+        # of the last validation: curves, confusion, per class, per image
+        self.scores: DetectionScores | None = None
         self._collected = DetectionMetrics(names)  # of this rank
         self._merged = self._collected  # of all ranks
         self._said_empty = False
@@ -162,9 +160,8 @@ class DetectionValidator(BaseValidator):
         if tuple(dataset.names) != tuple(self.names) and not self._single_cls:
             raise DataError(
                 f"{data}: the model's classes and the dataset's differ. Model: "
-                f"{', '.join(self.names)}. "
-                f"Dataset: {', '.join(dataset.names)}. Order counts: figures would compare one "
-                "class with another."
+                f"{', '.join(self.names)}. Dataset: {', '.join(dataset.names)}. Order counts: "
+                "figures would compare one class with another."
             )
         records = dataset.records(split)
         if not records:
@@ -175,8 +172,8 @@ class DetectionValidator(BaseValidator):
             ]
             raise DataError(
                 f"{data}: no images in the split '{split}'. There are: "
-                f"{', '.join(there) or 'none in any split'}. "
-                "Choose one with split=, or add images to this one"
+                f"{', '.join(there) or 'none in any split'}. Choose one with split=, or add images "
+                "to this one"
             )
         samples = DetectionDataset(records, imgsz, cache="none", single_cls=self._single_cls)
         return build_loader(
@@ -243,8 +240,7 @@ class DetectionValidator(BaseValidator):
             self._said_empty = True
             log.warning(
                 "split '%s': no boxes to find in its %d images, so precision, recall and AP are "
-                "left empty; choose another "
-                "split, or check the labels",
+                "left empty; choose another split, or check the labels",
                 self.config.split,
                 scores.images,
             )

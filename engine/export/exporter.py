@@ -97,8 +97,7 @@ class Exporter:
         if target.absolute() == weights.absolute():
             raise ExportError(
                 f"{weights} is in this format already, and an export does not overwrite its "
-                "source; "
-                "choose another folder."
+                "source; choose another folder."
             )
         self.job, self.report = None, None
         self.job, reference = self.prepare(weights)
@@ -169,8 +168,7 @@ def staging(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise WorkspaceError(
             f"{folder}: cannot be written ({error.strerror or error}). Check who owns it and "
-            "whether it is a folder, or "
-            "choose another one."
+            "whether it is a folder, or choose another one."
         ) from error
     with stage as path:
         yield Path(path)

@@ -51,8 +51,7 @@ def write_onnx(job: ExportJob, path: Path) -> None:
     except Exception as error:  # the exporter raises a dozen private types
         raise ExportError(
             f"onnx: the model cannot be exported: {first_reason(error)}. Layers of your own must "
-            "be made of torch "
-            "operations; try another opset."
+            "be made of torch operations; try another opset."
         ) from error
     made_for = next(
         entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")

@@ -39,9 +39,8 @@ class Agreement:
     max_score: float = 0.0
     detections: int = 0  # of the reference, over all images
     max_detection_px: float = 0.0  # of the corners of boxes that NMS kept on both sides
-    flips: int = (
-        0  # boxes that only one side kept, because of a score or an overlap at the very threshold
-    )
+    # boxes that only one side kept, because of a score or an overlap at the very threshold
+    flips: int = 0
 
     def figures(self) -> dict[str, Any]:
         """Plain numbers to two digits: the others change with the number of threads."""
@@ -58,8 +57,8 @@ def check_agreement(
 
     Raises:
         ExportError: other class names, size or shape; values that are not finite; a difference
-            beyond BOX_PX or SCORE;
-            a detection that only one side has and rounding does not explain.
+            beyond BOX_PX or SCORE; a detection that only one side has and rounding does not
+            explain.
     """
     for key in ("names", "stride"):
         if getattr(reference, key) != getattr(exported, key):
@@ -92,9 +91,8 @@ def _compare_raw(expected: Tensor, found: Tensor, so_far: Agreement, what: str) 
     if not (box <= BOX_PX and score <= SCORE):  # written so that a NaN fails too
         raise ExportError(
             f"{what}: disagrees with PyTorch: boxes by {box:.3g} px (at most {BOX_PX}), scores by "
-            f"{score:.3g} (at most "
-            f"{SCORE}). The file was not kept. Try another opset, or report it with the versions "
-            "of torch and onnxruntime."
+            f"{score:.3g} (at most {SCORE}). The file was not kept. Try another opset, or report "
+            "it with the versions of torch and onnxruntime."
         )
     so_far.max_box_px, so_far.max_score = max(so_far.max_box_px, box), max(so_far.max_score, score)
 
@@ -118,8 +116,7 @@ def _compare_detections(expected: Tensor, found: Tensor, so_far: Agreement, what
         if alone := int((~matched & ~explained).sum()):
             raise ExportError(
                 f"{what}: after NMS PyTorch has {counts[0]} detections in one image and the file "
-                f"{counts[1]}; {alone} of "
-                f"them have no counterpart within {2 * BOX_PX} px."
+                f"{counts[1]}; {alone} of them have no counterpart within {2 * BOX_PX} px."
             )
         so_far.flips += int(explained.sum())
         so_far.max_detection_px = max(so_far.max_detection_px, *distance[matched].tolist(), 0.0)

@@ -187,8 +187,7 @@ def _alone(file: Path, study: str) -> Iterator[None]:
         except BlockingIOError:
             raise WorkspaceError(
                 f"study '{study}' is being searched by another process of this project. Wait for "
-                "it, or name "
-                "another study: study=NAME"
+                "it, or name another study: study=NAME"
             ) from None
         yield
     finally:

@@ -23,9 +23,8 @@ from engine.errors import ConfigError, nearest
 from engine.hpo.space import Space, default_space, from_plain, load_space, to_plain
 from engine.project.environment import state_root
 
-STORAGE_VARIABLE = (
-    "DETECTFLOW_TUNE_STORAGE"  # a URL may hold a password, which is not for a command line
-)
+# a URL may hold a password, which is not for a command line
+STORAGE_VARIABLE = "DETECTFLOW_TUNE_STORAGE"
 PREPARED = "data/prepared"
 OURS = (
     "project",
@@ -118,8 +117,7 @@ def make_sweep(words: Mapping[str, Any], root: Path) -> Sweep:
     if "data" not in given and not (root / PREPARED / "dataset.json").is_file():
         raise ConfigError(
             f"tune: {PREPARED} is not there. `detectflow run` or `detectflow stage prepare` makes "
-            "it; "
-            "or name a dataset: data=data/digits.yaml"
+            "it; or name a dataset: data=data/digits.yaml"
         )
     from engine.datasets.open import open_dataset
 
@@ -163,14 +161,13 @@ def split_words(words: Mapping[str, Any]) -> tuple[TuneConfig, dict[str, Any]]:
         if key in OURS:
             raise ConfigError(
                 f"tune: {key} belongs to the search: a trial's folder is "
-                "runs/tune/STUDY/trial-NNNN, and the same "
-                "command goes on with a study. Its name is study=NAME."
+                "runs/tune/STUDY/trial-NNNN, and the same command goes on with a study. Its name "
+                "is study=NAME."
             )
         if key not in known:
             raise ConfigError(
                 f"tune: unknown key '{key}'.{nearest(key, known)} `detectflow help tune` and "
-                "`detectflow help "
-                "train` list them."
+                "`detectflow help train` list them."
             )
     own = {key: value for key, value in words.items() if key in TuneConfig.model_fields}
     tune = TuneConfig.build(own, "tune")

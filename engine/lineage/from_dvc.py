@@ -55,8 +55,7 @@ def history_evidence(root: Path, state: Path) -> Evidence:
     if lost:
         evidence.unasked.append(
             f"DVC: {lost} recorded results are not in the cache {cache}, so what they hold is not "
-            "known here: "
-            "`dvc fetch --all-commits` brings them from the remote"
+            "known here: `dvc fetch --all-commits` brings them from the remote"
         )
     return evidence
 

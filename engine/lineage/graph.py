@@ -156,8 +156,7 @@ def _check_form(text: str) -> None:
         return
     raise ConfigError(
         f"'{text}': no such file, and neither a model version (detector@champion, detector/3) nor "
-        "a run id or digest. "
-        "`detectflow help trace` shows what can be traced"
+        "a run id or digest. `detectflow help trace` shows what can be traced"
     )
 
 

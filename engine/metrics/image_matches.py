@@ -54,9 +54,8 @@ def make_sample(detections: Detections, record: ImageRecord, num_classes: int) -
         if len(classes) and not (0 <= classes.min() and classes.max() < num_classes):
             wrong = classes[(classes < 0) | (classes >= num_classes)][0]
             raise DataError(
-                f"{record.file}: {whose} of class {wrong}, but there are {num_classes} class "
-                "names (0 to "
-                f"{num_classes - 1}). Evaluate with the names the model was trained on."
+                f"{record.file}: {whose} of class {wrong}, but there are {num_classes} class names "
+                f"(0 to {num_classes - 1}). Evaluate with the names the model was trained on."
             )
     if not (
         np.isfinite(sample.boxes).all()

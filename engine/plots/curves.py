@@ -21,9 +21,8 @@ from engine.plots.style import INK, MUTED, dress, mpl_colour, new_figure, note, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NAMED_CLASSES = (
-    20  # up to so many all have a name and a colour, beyond only half of it at either end
-)
+# up to so many all have a name and a colour, beyond only half of it at either end
+NAMED_CLASSES = 20
 
 
 @dataclass(frozen=True)

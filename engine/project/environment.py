@@ -141,8 +141,7 @@ def require_possible_tracker(uri: str) -> None:
     meant = f" Did you mean 'http://{hide(uri)}'?" if is_host else nearest(scheme, MLFLOW_SCHEMES)
     raise ConfigError(
         f"MLFLOW_TRACKING_URI={hide(uri)}: MLflow takes no address that begins with "
-        f"'{scheme}:'.{meant} "
-        f"Correct or unset it: a folder, or one of {', '.join(MLFLOW_SCHEMES)}."
+        f"'{scheme}:'.{meant} Correct or unset it: a folder, or one of {', '.join(MLFLOW_SCHEMES)}."
     )
 
 

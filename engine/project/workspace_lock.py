@@ -170,9 +170,8 @@ def _not_yours(path: Path) -> str:
         else f"it belongs to {owner}, and you are {user}"
     )
     return (
-        f"may not be written ({whose}). A run writes into its workspace: ask for write "
-        "permission, or work in a copy of your own "
-        "(`git clone`, then `dvc pull`)."
+        f"may not be written ({whose}). A run writes into its workspace: ask for write permission, "
+        "or work in a copy of your own (`git clone`, then `dvc pull`)."
     )
 
 

@@ -116,10 +116,9 @@ def _file(store: Store, version: Any, cache: Path) -> Path:
         if wanted not in digests:
             raise WorkspaceError(
                 f"{version.name} version {version.version}: the registry's file is not the one "
-                "that was registered "
-                f"(expected SHA-256 {wanted[:12] or 'none'}, found "
-                f"{', '.join(d[:12] for d in digests) or 'no ONNX file'}). "
-                "Do not use it; register the model again."
+                f"that was registered (expected SHA-256 {wanted[:12] or 'none'}, found "
+                f"{', '.join(d[:12] for d in digests) or 'no ONNX file'}). Do not use it; register "
+                "the model again."
             )
         kept.parent.mkdir(exist_ok=True)
         shutil.move(digests[wanted], kept)

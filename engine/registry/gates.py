@@ -25,9 +25,8 @@ class Figures:
     class_hash: str = ""  # of the class names, in order
     weights_sha256: str = ""
     version: str = ""  # in the registry, for the reason; empty: not registered yet
-    promoted_value: float | None = (
-        None  # of a champion: what it was promoted with; `value` may have been measured since
-    )
+    # of a champion: what it was promoted with; `value` may have been measured since
+    promoted_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ def _worthless(candidate: Figures) -> str:
     if not _is_known(candidate.value):
         return (
             f"a model whose worth is not known cannot be champion. Does the {candidate.split} "
-            "split hold objects to find? "
-            "reports/data.json counts them"
+            "split hold objects to find? reports/data.json counts them"
         )
     if candidate.value <= 0:
         return (
@@ -115,9 +113,8 @@ def _obstacle(candidate: Figures, champion: Figures, against: str) -> str:
         return f"{against} was measured on {champion.split}, this one on {candidate.split}"
     if not candidate.data_digest or candidate.data_digest != champion.data_digest:
         return (
-            f"{against} was measured on other {champion.split} images, so its "
-            f"{champion.value:.4f} and this one's "
-            f"{candidate.value:.4f} do not compare"
+            f"{against} was measured on other {champion.split} images, so its {champion.value:.4f} "
+            f"and this one's {candidate.value:.4f} do not compare"
         )
     return ""
 

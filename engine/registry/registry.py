@@ -49,8 +49,8 @@ MODEL_DESCRIPTION = (
     "Object detectors made by DetectFlow. `champion` is the one to use, `challenger` the newest, "
     "`previous` the champion "
     'before: `mlflow.pyfunc.load_model("models:/NAME@champion")`. Input: a column `image` of '
-    "base64 texts of encoded "
-    "images; output: a column `detections` of JSON texts with class, name, score and box in pixels."
+    "base64 texts of encoded images; output: a column `detections` of JSON texts with class, name, "
+    "score and box in pixels."
 )
 
 
@@ -114,8 +114,7 @@ def described_errors(state: Path) -> Iterator[None]:
             )
         raise WorkspaceError(
             f"the MLflow registry at {hide(uri)} did not do its part: {type(error).__name__}: "
-            f"{reason(error)}. "
-            f"Nothing else is lost. {advice}"
+            f"{reason(error)}. Nothing else is lost. {advice}"
         ) from error
 
 

@@ -32,7 +32,6 @@ def export_folder(weights: Path, asked: str | Path | None) -> Path:
         return root / EXPORTS
     raise ConfigError(
         f"export: folder={asked} lies in {owner[1]}, which stage {owner[0]} makes anew: DVC would "
-        "not go on, or remove the file. "
-        f"Give another folder, for example {EXPORTS}; the pipeline itself exports with -S "
-        "export.formats=[onnx]"
+        f"not go on, or remove the file. Give another folder, for example {EXPORTS}; the pipeline "
+        "itself exports with -S export.formats=[onnx]"
     )

@@ -71,16 +71,15 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         if report.get("weights_sha256") != weights:
             raise WorkspaceError(
                 f"{layout.summary(stage)} is about other weights "
-                f"({str(report.get('weights_sha256'))[:12]}) than those of "
-                f"the last training ({weights[:12]}). Run stage {stage} again: `detectflow run`."
+                f"({str(report.get('weights_sha256'))[:12]}) than those of the last training "
+                f"({weights[:12]}). Run stage {stage} again: `detectflow run`."
             )
     onnx = exported.get("files", {}).get("onnx")
     if onnx is None:
         formats = ", ".join(params.export.formats)
         raise ConfigError(
             "the registered model is the ONNX file, and params.yaml has export.formats: "
-            f"[{formats}]. "
-            "Add onnx there and run again."
+            f"[{formats}]. Add onnx there and run again."
         )
     path = layout.root / onnx["file"]
     digest = _checked(path, onnx["sha256"])
@@ -89,8 +88,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     if metric not in known:
         raise ConfigError(
             f"params.yaml: register.metric = '{metric}' is not measured by stage "
-            f"validate.{nearest(metric, known)} "
-            f"There are: {', '.join(known)}"
+            f"validate.{nearest(metric, known)} There are: {', '.join(known)}"
         )
     dataset = run_metadata.dataset_facts(layout.root)
     figures = Figures(
@@ -146,9 +144,8 @@ def _class_hash(onnx: Path, of_data: str, layout: Layout) -> str:
     of_model = str(READERS[".onnx"](onnx).get("class_hash", ""))
     if of_model and of_data and of_model != of_data:
         raise WorkspaceError(
-            f"{onnx}: its classes have hash {of_model}, those of {layout.prepared} have "
-            f"{of_data}: the data were prepared again "
-            "since it was trained. Run all stages: `detectflow run`."
+            f"{onnx}: its classes have hash {of_model}, those of {layout.prepared} have {of_data}: "
+            "the data were prepared again since it was trained. Run all stages: `detectflow run`."
         )
     return of_model or of_data
 

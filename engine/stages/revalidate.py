@@ -56,9 +56,8 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
     if model.tags.get("class_hash") not in {None, "", str(dataset.get("class_hash", ""))}:
         raise DataError(
             f"{model} knows other classes than {layout.prepared} (class hash "
-            f"{model.tags['class_hash']} and "
-            f"{dataset.get('class_hash')}). Name the dataset it belongs to, or a model of these "
-            "classes."
+            f"{model.tags['class_hash']} and {dataset.get('class_hash')}). Name the dataset it "
+            "belongs to, or a model of these classes."
         )
     digest = run_metadata.split_digest(root, split)
     with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:

@@ -51,11 +51,10 @@ def start_digests(config: DetectionTrainConfig, root: Path) -> dict[str, str]:
             stage, out = owner
             gone = "" if file.is_file() else f"`dvc checkout {out}` brings it back; then "
             raise ConfigError(
-                f"params.yaml: train.{key} = {name} lies in {out}, which stage {stage} makes "
-                "anew: DVC removes it before the "
-                f"training reads it. Start from a copy: {gone}`detectflow run -S "
-                f"train.{key}={name}` makes one and names it by "
-                f"its content; or `cp {name} models/start/` and write train.{key}: "
+                f"params.yaml: train.{key} = {name} lies in {out}, which stage {stage} makes anew: "
+                "DVC removes it before the training reads it. Start from a copy: "
+                f"{gone}`detectflow run -S train.{key}={name}` makes one and names it by its "
+                f"content; or `cp {name} models/start/` and write train.{key}: "
                 f"models/start/{file.name}"
             )
         if not file.is_file():
@@ -98,8 +97,7 @@ def how_to_get(file: Path, root: Path) -> str:
     if owner := maker_of(file, root):
         return (
             f"`dvc checkout {owner[1]}` brings back what stage {owner[0]} made last; without an "
-            "earlier result start from a "
-            "kind of network, for example train.model=yolov8n"
+            "earlier result start from a kind of network, for example train.model=yolov8n"
         )
     pointer = file.with_name(f"{file.name}.dvc")
     return (

@@ -47,8 +47,7 @@ REFUSED = {  # error codes that stay the same however often one asks
 LOGIN = {
     "UNAUTHENTICATED": (
         "the server wants to know who you are, and MLFLOW_TRACKING_USERNAME and "
-        "MLFLOW_TRACKING_PASSWORD are missing or wrong "
-        "(set them in .env)"
+        "MLFLOW_TRACKING_PASSWORD are missing or wrong (set them in .env)"
     ),
     "PERMISSION_DENIED": "the server knows the user of MLFLOW_TRACKING_USERNAME, who may not do "
     "this (ask for EDIT or MANAGE)",
@@ -59,13 +58,11 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "test/mAP50-95",
     "mlflow.note.content": (
-        "One run describes one trained detector. Its page *Model metrics* has the figures of "
-        "every epoch (`metrics/`, "
-        "`train/`, `val/`, single classes under `val class`), pictures of some epochs with a "
-        "slider, those of the best epoch "
-        "(`val best/`) and those that decide (`test/`). Tables, curves and checkpoints are among "
-        "its artifacts. The versions, "
-        "with the aliases `champion` and `challenger`, are under *Model registry*."
+        "One run describes one trained detector. Its page *Model metrics* has the figures of every "
+        "epoch (`metrics/`, `train/`, `val/`, single classes under `val class`), pictures of some "
+        "epochs with a slider, those of the best epoch (`val best/`) and those that decide "
+        "(`test/`). Tables, curves and checkpoints are among its artifacts. The versions, with the "
+        "aliases `champion` and `challenger`, are under *Model registry*."
     ),
 }
 

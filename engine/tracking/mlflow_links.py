@@ -78,9 +78,8 @@ def run_of_version(root: Path, model: str, version: int | str) -> tuple[str, str
         )
         return (run["info"]["experiment_id"], run["info"]["run_id"]) if run else None
     query = (
-        "SELECT runs.experiment_id, runs.run_uuid FROM model_versions JOIN runs ON runs.run_uuid "
-        "= model_versions.run_id "
-        "WHERE model_versions.name = ? AND model_versions.version = ?"
+        "SELECT runs.experiment_id, runs.run_uuid FROM model_versions JOIN runs ON runs.run_uuid = "
+        "model_versions.run_id WHERE model_versions.name = ? AND model_versions.version = ?"
     )
     rows = _query(uri, query, [model, int(version)])
     return (str(rows[0][0]), str(rows[0][1])) if rows else None

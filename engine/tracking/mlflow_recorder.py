@@ -26,9 +26,8 @@ KEY, WEIGHTS, WORKSPACE = (
     "weights_sha256",
     "detectflow.workspace",
 )  # tags by which runs are found
-OWN_NOTE = (
-    "detectflow.study"  # tag of the runs that describe no training and bring their description
-)
+# tag of the runs that describe no training and bring their description
+OWN_NOTE = "detectflow.study"
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
 DIED = "the process died"
 

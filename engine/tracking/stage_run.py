@@ -105,8 +105,7 @@ class StageRun:
         if not self.sender.wait(self.journal, wait_s):
             logger.warning(
                 "MLflow at %s did not take everything of stage %s (%s); the rest waits in %s and "
-                "goes out with the next "
-                "stage, or with `python -m engine.tracking.sender`",
+                "goes out with the next stage, or with `python -m engine.tracking.sender`",
                 self.sender.shown,
                 self.name,
                 self.sender.failure or "time is up",

@@ -137,8 +137,8 @@ def _restored(run: StageRun, now_ms: int) -> list[Record]:
     """The training as its reports tell it, for a tracker that has not seen it."""
     origin = (
         "Written down afterwards: these weights were not trained under this tracker but restored "
-        "(from DVC's cache, or "
-        "from another clone). Parameters are those of params.yaml, curves those of `reports/train`."
+        "(from DVC's cache, or from another clone). Parameters are those of params.yaml, curves "
+        "those of `reports/train`."
     )
     records: list[Record] = [
         {"do": "tags", "values": {"origin": origin}},

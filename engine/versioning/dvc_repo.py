@@ -33,9 +33,8 @@ from engine.versioning.stage_inputs import (
 logger = logging.getLogger("detectflow.dvc")
 
 BUSY_RETRY_S = 1.0
-BUSY_PATIENCE_S = (
-    10.0  # of a run that does not want to wait: a `dvc status`, an editor's too, is over sooner
-)
+# of a run that does not want to wait: a `dvc status`, an editor's too, is over sooner
+BUSY_PATIENCE_S = 10.0
 BUSY_REMIND_S = 30.0
 
 T = TypeVar("T")
@@ -62,9 +61,8 @@ class DvcStages:
     """The steps of one workspace."""
 
     root: Path
-    wait: bool = (
-        True  # for another holder of the workspace, or of DVC's locks; False: fail soon and name it
-    )
+    # for another holder of the workspace, or of DVC's locks; False: fail soon and name it
+    wait: bool = True
     force: bool = False  # run even what is up to date
     log: logging.Logger | logging.LoggerAdapter = logger
     _warned: bool = field(default=False, init=False)
@@ -180,8 +178,7 @@ class DvcStages:
             self._warned = True
             self.log.warning(
                 "%s: no .dvc folder, or DVC is not installed: every step runs, nothing is skipped "
-                "or versioned. "
-                "`dvc init` turns that on.",
+                "or versioned. `dvc init` turns that on.",
                 self.root,
             )
 
@@ -203,8 +200,7 @@ def _record(repo: Any, pipeline: str, stage: StageDefinition, before: Snapshot) 
         ) as error:  # not needed by the step, or it would have said so
             raise WorkspaceError(
                 f"stage {stage.name}: {error}, although dvc.yaml names it as an input, so its "
-                "results were not recorded. "
-                "Bring it back, or correct dvc.yaml, and run again."
+                "results were not recorded. Bring it back, or correct dvc.yaml, and run again."
             ) from None
         check_unchanged(Path(repo.root_dir), stage, before)
         loaded.commit()
@@ -212,10 +208,8 @@ def _record(repo: Any, pipeline: str, stage: StageDefinition, before: Snapshot) 
         if lost:
             raise WorkspaceError(
                 f"stage {stage.name}: {', '.join(lost)} did not get into DVC's cache "
-                f"({repo.cache.local.path}; see the error "
-                "above), so its results were not recorded. They are in the workspace and whole. "
-                "Free some disk space and "
-                "run again."
+                f"({repo.cache.local.path}; see the error above), so its results were not "
+                "recorded. They are in the workspace and whole. Free some disk space and run again."
             )
         repo.stage_cache.save(loaded)
         loaded.dump(update_pipeline=False)
@@ -267,10 +261,9 @@ def _next_step(error: Exception) -> str:
 
     if isinstance(error, ConfirmRemoveError):
         return (
-            " It is a stage's output and was changed by hand, and DVC has no copy of that. "
-            "Nothing was overwritten: move what "
-            "you want to keep to another place, then `dvc checkout --force` brings back the "
-            "recorded outputs; run again."
+            " It is a stage's output and was changed by hand, and DVC has no copy of that. Nothing "
+            "was overwritten: move what you want to keep to another place, then `dvc checkout "
+            "--force` brings back the recorded outputs; run again."
         )
     if isinstance(error, (RWLockFileCorruptedError, RWLockFileFormatError)):
         return (
@@ -280,8 +273,8 @@ def _next_step(error: Exception) -> str:
     if "dvc.lock" in str(error):
         return (
             ". Settle a merge, or take back git's version (`git checkout dvc.lock`). Without "
-            "either, delete it and run again: "
-            "results with the same inputs come back from DVC's cache."
+            "either, delete it and run again: results with the same inputs come back from DVC's "
+            "cache."
         )
     return ""
 

@@ -43,9 +43,8 @@ class Masking:
     def __init__(self, name: str):
         self.python, self.yaml = name.endswith(".py"), name.endswith((".yaml", ".yml"))
         self.masked = False
-        self._block: tuple[int, bool] | None = (
-            None  # indent of a YAML name with its value on the lines below; one in `|` or `>`
-        )
+        # indent of a YAML name with its value on the lines below; one in `|` or `>`
+        self._block: tuple[int, bool] | None = None
 
     def lines(self, text: str) -> str:
         return "\n".join(self._line(line) for line in text.split("\n"))

@@ -24,8 +24,8 @@ def open_revision(root: Path, revision: str) -> Read:
 
     Raises:
         WorkspaceError: no project with git and DVC; the function raises it for a revision that is
-            none, a file that the
-            revision has not, or one that neither the cache nor the remote can give.
+            none, a file that the revision has not, or one that neither the cache nor the remote can
+            give.
     """
     if (
         not is_repository(root)
@@ -34,8 +34,8 @@ def open_revision(root: Path, revision: str) -> Read:
     ):
         raise WorkspaceError(
             f"'{revision}' is no folder or file here, and no revision either: {root} is not under "
-            "git and DVC. "
-            "Give a prepared folder, a manifest, a description or a folder of labelled images."
+            "git and DVC. Give a prepared folder, a manifest, a description or a folder of "
+            "labelled images."
         )
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
@@ -56,8 +56,8 @@ def open_revision(root: Path, revision: str) -> Read:
         except (OSError, DvcException) as error:
             raise WorkspaceError(
                 f"{path} cannot be had for revision {revision} ({error or type(error).__name__}). "
-                "If it is not in the cache: "
-                "`dvc fetch --all-commits`, or check that out and run `dvc repro`."
+                "If it is not in the cache: `dvc fetch --all-commits`, or check that out and run "
+                "`dvc repro`."
             ) from None
 
     return read

@@ -49,9 +49,8 @@ def load_definitions(root: Path) -> dict[str, StageDefinition]:
     stages = load_yaml(root / "dvc.yaml").get("stages") or {}
     if not isinstance(stages, dict) or not all(isinstance(body, dict) for body in stages.values()):
         raise ConfigError(
-            f"{root / 'dvc.yaml'}: `stages` must hold names, each with its settings below it. "
-            "`git diff dvc.yaml` shows what "
-            "was changed, `git checkout dvc.yaml` takes it back."
+            f"{root / 'dvc.yaml'}: `stages` must hold names, each with its settings below it. `git "
+            "diff dvc.yaml` shows what was changed, `git checkout dvc.yaml` takes it back."
         )
     return {name: _definition(name, body, params, root) for name, body in stages.items()}
 
@@ -181,6 +180,5 @@ def check_unchanged(root: Path, stage: StageDefinition, before: Snapshot) -> Non
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise WorkspaceError(
             f"stage {stage.name}: its inputs changed while it ran ({shown}), so its results were "
-            "not recorded: "
-            "nobody could say what they were made from. Run it again."
+            "not recorded: nobody could say what they were made from. Run it again."
         )

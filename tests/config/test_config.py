@@ -163,8 +163,7 @@ def test_wrong_keys_of_sections_with_another_name_in_python_are_explained_too():
         (
             "seed:\noldsection:\n  x: 1\n",
             "line 2: unknown key 'oldsection'. Remove it, or take one of: data, train, validate, "
-            "export, register, tracking, "
-            "flows.",
+            "export, register, tracking, flows.",
         ),
         (
             "train:\n  qqqq: 1\n",

@@ -249,8 +249,7 @@ def test_a_loss_of_validation_that_is_no_number_is_warned_of_once(tmp_path, capl
         trainer.train()
     assert [r.message for r in caplog.records] == [
         "epoch 1: val/ce_loss is no finite number, though the losses of training are: the weights "
-        "may have grown too large. "
-        "Lower lr0 (now 0.05)"
+        "may have grown too large. Lower lr0 (now 0.05)"
     ]
 
 

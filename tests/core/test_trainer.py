@@ -241,8 +241,7 @@ def test_a_monitor_that_will_not_be_measured_is_refused_before_training(tmp_path
     assert batches == 0 and not (tmp_path / "refused").exists()
     assert said == (
         "monitor='metrics/acuracy' is not measured. Did you mean 'metrics/accuracy'? There are: "
-        "metrics/accuracy, "
-        "val/ce_loss, train/ce_loss, lr/bias, lr/weight, lr/norm"
+        "metrics/accuracy, val/ce_loss, train/ce_loss, lr/bias, lr/weight, lr/norm"
     )
     unvalidated = with_monitor("metrics/accuracy")
     unvalidated.get_validator = lambda: None

@@ -20,9 +20,8 @@ from engine.cli import main
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-LEAVE_WITHIN_S = (
-    30.0  # from the failure of one process to the end of the launcher, on a busy machine
-)
+# from the failure of one process to the end of the launcher, on a busy machine
+LEAVE_WITHIN_S = 30.0
 SETTINGS = [
     "data=clouds",
     "model=linear",

@@ -293,10 +293,8 @@ class TestChild:
     def test_the_group_ends_with_it(self, tmp_path):
         pid = tmp_path / "pid"
         code = (
-            "import subprocess, sys, time;"
-            "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-            f"open({str(pid)!r}, 'w').write(str(p.pid));"
-            "time.sleep(60)"
+            "import subprocess, sys, time;p = subprocess.Popen([sys.executable, '-c', 'import "
+            f"time; time.sleep(60)']);open({str(pid)!r}, 'w').write(str(p.pid));time.sleep(60)"
         )
         child = self.start(tmp_path, code)
         while not (pid.exists() and pid.read_text()):
@@ -307,10 +305,10 @@ class TestChild:
     @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a death signal is Linux's")
     def test_it_ends_with_a_parent_that_was_killed(self, tmp_path):
         code = (
-            "import pathlib, sys, time; from flows.processes import Child;"
-            "c = Child('x', [sys.executable, '-c', 'import time; time.sleep(60)'], "
-            f"pathlib.Path({str(tmp_path / 'log')!r}));"
-            "print(c.process.pid, flush=True); time.sleep(60)"
+            "import pathlib, sys, time; from flows.processes import Child;c = Child('x', "
+            "[sys.executable, '-c', 'import time; time.sleep(60)'], "
+            f"pathlib.Path({str(tmp_path / 'log')!r}));print(c.process.pid, flush=True); "
+            "time.sleep(60)"
         )
         parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         pid = int(parent.stdout.readline())

@@ -18,10 +18,7 @@ from engine.project.environment import prepare_environment
 
 TINY = {
     "seed: 0                          # of the split, and of generated images": "seed: 0\n  "
-    "options: {train: "
-    "6, val: 2, test: "
-    "2, size: 64, "
-    "max_px: 32}",
+    "options: {train: 6, val: 2, test: 2, size: 64, max_px: 32}",
     "imgsz: 160": "imgsz: 64",
     "epochs: 30": "epochs: 1\n  plots: false\n ",
     "split: test": "split: test\n  plots: false",

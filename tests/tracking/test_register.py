@@ -26,8 +26,7 @@ pytestmark = pytest.mark.slow
 
 KEYS = (
     "model version aliases decision reason metric value champion_version champion_value "
-    "champion_promoted_value "
-    "weights_sha256 onnx_sha256"
+    "champion_promoted_value weights_sha256 onnx_sha256"
 ).split()
 
 

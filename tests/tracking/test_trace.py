@@ -115,8 +115,7 @@ def test_data_lead_to_trainings_and_on_to_versions():
             (
                 "no model that is known here learned from it",
                 "only measured with it: weights a1a1a1a1a1a1 (detector/1), weights a2a2a2a2a2a2 "
-                "(detector/2), "
-                "weights b3b3b3b3b3b3",
+                "(detector/2), weights b3b3b3b3b3b3",
             ),
         ),
         (LATE, ("learned from it: weights a2a2a2a2a2a2 (detector/2), weights b3b3b3b3b3b3",)),
@@ -124,8 +123,7 @@ def test_data_lead_to_trainings_and_on_to_versions():
             "9" * 64,
             (
                 "no dataset that is known here holds an image with these bytes; a copy that was "
-                "saved anew is another "
-                "image",
+                "saved anew is another image",
             ),
         ),
     ],

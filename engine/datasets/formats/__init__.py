@@ -41,15 +41,13 @@ def detect_format(folder: Folder) -> str:
     if present:
         raise DataError(
             f"{folder.root}: holds annotations in {' and '.join(present)}; write a description "
-            "(data/NAME.yaml) with "
-            "`format:` and `path:` that says which one counts"
+            "(data/NAME.yaml) with `format:` and `path:` that says which one counts"
         )
     raise DataError(
         f"{folder.root}: no annotations found. Looked for Pascal VOC (*.xml), CVAT "
-        "(annotations.xml), COCO (*.json with images "
-        "and annotations), Label Studio (*.json with a list of tasks) and YOLO (data.yaml, "
-        "labels/*.txt, or *.txt beside "
-        f"images); there are {len(folder.images)} images"
+        "(annotations.xml), COCO (*.json with images and annotations), Label Studio (*.json with "
+        "a list of tasks) and YOLO (data.yaml, labels/*.txt, or *.txt beside images); there are "
+        f"{len(folder.images)} images"
     )
 
 

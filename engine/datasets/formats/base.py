@@ -40,9 +40,8 @@ class Row:
     crowd: bool = False
     line: int | None = None  # in the annotation file
     ref: str = ""  # what people call it where there are no lines, for example "annotation 17"
-    difficult: bool = (
-        False  # Pascal VOC's flag: not used in training, kept for whoever writes the dataset again
-    )
+    # Pascal VOC's flag: not used in training, kept for whoever writes the dataset again
+    difficult: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,8 @@ class SourceImage:
     origin: str  # the annotation file, relative to the dataset folder; findings name it
     path: Path | None = None  # None where `content` holds the image
     size: Size | None = None  # (h, w) as the annotation says
-    states_size: bool = (
-        False  # whether the format has a place for the size, so that None is a finding
-    )
+    # whether the format has a place for the size, so that None is a finding
+    states_size: bool = False
     shares: bool = False
     split: str = ""  # train | val | test, "" where the dataset does not say
     content: bytes | None = None

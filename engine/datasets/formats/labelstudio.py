@@ -39,9 +39,8 @@ OTHER_SHAPES = {
     "vector",
 }
 SHAPES = RECTANGLES | POLYGONS | OTHER_SHAPES  # anything else is an answer about the whole image
-OVER_PERCENT = (
-    10  # how far a value may leave 0 to 100, drawn over the edge, before it must be something else
-)
+# how far a value may leave 0 to 100, drawn over the edge, before it must be something else
+OVER_PERCENT = 10
 
 _UPLOAD_PREFIX = re.compile(
     r"[0-9a-f]{8}-(?=.)"

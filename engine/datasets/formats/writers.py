@@ -2,9 +2,8 @@
 read it back as it was.
 
 Boxes are written in pixels of the image as shown, or in shares of it, with more decimals than
-anybody can draw. What a format
-has no place for is counted in `lost`, never written as something else: VOC and YOLO know no crowds,
-COCO and YOLO nothing difficult.
+anybody can draw. What a format has no place for is counted in `lost`, never written as something
+else: VOC and YOLO know no crowds, COCO and YOLO nothing difficult.
 """
 
 from __future__ import annotations

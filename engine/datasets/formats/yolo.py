@@ -61,9 +61,8 @@ class YoloReader:
         if not self.names:
             raise DataError(
                 f"{folder.root}: YOLO labels have class numbers only and no names were found. "
-                f"{_settings_below(folder)}Add "
-                "data.yaml with `names`, classes.txt with a name a line, or `names` in the "
-                "dataset description."
+                f"{_settings_below(folder)}Add data.yaml with `names`, classes.txt with a name a "
+                "line, or `names` in the dataset description."
             )
         self._more = settings.values_per_key_points
         self.total = len(folder.images)
@@ -181,8 +180,7 @@ def _refuse_images_elsewhere(folder: Folder, settings: YoloSettings) -> None:
         file = folder.root / settings.file
         raise DataError(
             f"{folder.root}: holds no images; its {settings.file} says `path: {path}`, which "
-            "leaves the folder and is only "
-            f"followed where the file itself is given: data={file}"
+            f"leaves the folder and is only followed where the file itself is given: data={file}"
         )
 
 

@@ -189,8 +189,7 @@ def find_settings(folder: Folder) -> YoloSettings:
     if len(found) > 1 and "data.yaml" not in found:
         raise DataError(
             f"{folder.root}: {' and '.join(found)} both list class names; call the right one "
-            "data.yaml, or give it as the "
-            f"dataset: data={folder.root / next(iter(found))}"
+            f"data.yaml, or give it as the dataset: data={folder.root / next(iter(found))}"
         )
     return found.get("data.yaml") or next(iter(found.values()), YoloSettings({}))
 
@@ -248,8 +247,7 @@ def _refuse_contradiction(listed: Mapping[str, list[str]], folder: Folder) -> No
                 )
                 raise DataError(
                     f"{folder.root}: class {index} is {shown(other)} in {first} and {shown(name)} "
-                    f"in {file}; "
-                    f"correct one of them{choice}"
+                    f"in {file}; correct one of them{choice}"
                 )
 
 

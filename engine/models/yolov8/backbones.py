@@ -87,10 +87,8 @@ def load_pretrained(
         )
         raise CheckpointError(
             f"pretrained: {source} does not fit {backbone.name}: {len(missing)} of {len(wanted)} "
-            "tensors are "
-            f"missing or of another shape, first {first} ({found}); is it another network's file? "
-            "A state dict "
-            f"of torchvision.models.{backbone.name} is expected"
+            f"tensors are missing or of another shape, first {first} ({found}); is it another "
+            f"network's file? A state dict of torchvision.models.{backbone.name} is expected"
         )
     backbone.body.load_state_dict(fitting, strict=False)
 
@@ -111,8 +109,8 @@ def _download(name: str, folder: Path | None) -> dict[str, Tensor]:
     ) as error:  # RuntimeError: what came has another hash than its name says
         raise ConfigError(
             f"pretrained: {file}, the ImageNet weights of {name}, could not be downloaded "
-            f"({error}); without "
-            f"network fetch {weights.url} and give it as pretrained=path/to/{file}"
+            f"({error}); without network fetch {weights.url} and give it as "
+            f"pretrained=path/to/{file}"
         ) from None
 
 
@@ -137,7 +135,6 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         )
         raise CheckpointError(
             f"pretrained: {path}: expected a state dict (names and tensors), found {inside}; save "
-            "the network "
-            "itself with torch.save(model.state_dict(), path)"
+            "the network itself with torch.save(model.state_dict(), path)"
         )
     return state

@@ -15,9 +15,8 @@ from engine.boxes import xyxy_to_xywh
 from engine.models.yolov8.network import BINS, Preds
 
 CANDIDATES = 30_000  # boxes of one image that enter NMS, best first
-FIRST_CANDIDATES = (
-    2_000  # of them at first: often enough for `max_det`, and NMS costs the square of their number
-)
+# of them at first: often enough for `max_det`, and NMS costs the square of their number
+FIRST_CANDIDATES = 2_000
 
 
 def expected_distances(logits: Tensor) -> Tensor:

@@ -31,10 +31,9 @@ class DetectionLoss:
         class_weights: (C,) factor of each class's term, None: all 1.
         topk, alpha, beta: of the assignment.
         ranks, sum_over_ranks: where a batch is shared by several processes, their number and the
-            sum of a tensor over
-            them. While gradients are recorded, losses are then normalised over the whole batch, and
-            the mean over ranks of loss, items and gradients is that of one process with all of it.
-            Without gradients each share stands alone.
+            sum of a tensor over them. While gradients are recorded, losses are then normalised over
+            the whole batch, and the mean over ranks of loss, items and gradients is that of one
+            process with all of it. Without gradients each share stands alone.
     """
 
     def __init__(
@@ -53,9 +52,8 @@ class DetectionLoss:
         self.class_weights = class_weights
         self.topk, self.alpha, self.beta = topk, alpha, beta
         self.ranks, self._sum_over_ranks = ranks, sum_over_ranks
-        self.targets: Tensor | None = (
-            None  # of the last call: the sum of target scores, of this process's share
-        )
+        # of the last call: the sum of target scores, of this process's share
+        self.targets: Tensor | None = None
 
     def __call__(self, preds: Preds, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """(scalar: weighted sum times the batch size, items (3,) detached: box, cls, dfl with

@@ -74,8 +74,7 @@ def find_spec(cfg: str | dict[str, Any] | ModelSpec) -> ModelSpec:
         return _from_mapping({"name": Path(cfg).stem, **load_yaml(cfg)}, cfg)
     raise ConfigError(
         f"model='{cfg}' is not known.{nearest(cfg, SCALES)} Give {', '.join(SCALES)}, a model "
-        ".yaml, "
-        "or a checkpoint (.pt, .safetensors)"
+        ".yaml, or a checkpoint (.pt, .safetensors)"
     )
 
 
