@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from engine.config.base import Frozen, load_yaml
 from engine.config.train import DetectionTrainConfig, Fraction
@@ -51,7 +52,21 @@ class TrackingConfig(Frozen):
         "well",
         json_schema_extra=_in("epochs"),
     )
-    code_diff: bool = Field(True, description="upload what differs from the git commit")
+    code: Literal["none", "commit", "diff"] = Field(
+        "commit",
+        description="what a run says of its code: nothing, git's commit, or also the diff to it, "
+        "which is uploaded as it is and may hold passwords",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "code_diff" in values:
+            raise ValueError(
+                "code_diff is now code: none, commit (default) or diff. Write `code: diff` where "
+                "it was true"
+            )
+        return values
 
 
 class DataConfig(Frozen):

@@ -163,7 +163,7 @@ def origin_tags(root: Path, params: Params) -> dict[str, str]:
         "data_digest": str(facts.get("digest", "")),
         "class_hash": str(facts.get("class_hash", "")),
         "classes": ", ".join(map(str, facts.get("names") or ())),
-        **git_tags(root),
+        **(git_tags(root) if params.tracking.code != "none" else {}),
         **dvc_tags(root),
         "dvc.experiment": os.environ.get(EXPERIMENT_VARIABLE, ""),
         **flow_tags(),

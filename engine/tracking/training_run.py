@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ from engine.tracking.sender import CLOSE_S, sender_of
 from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, describe_error, now_ms
 from engine.tracking.system_metrics import MachineWatch
 from engine.versioning.git_diff import uncommitted
+
+logger = logging.getLogger("detectflow.tracking")
 
 IDENTITY = "tracking.json"  # in a training's resumable folder: which run it is
 DRAWING_S = 60.0  # at most, after the last epoch
@@ -84,7 +87,7 @@ class TrainingRun(StageRun):
             # once.
             *(self._epoch(row) for row in trainer.rows),
         )
-        if self.params.tracking.code_diff:
+        if self.params.tracking.code == "diff":
             self.tell(*self._code())
         if self.params.tracking.machine_every_s:
             self.watch = MachineWatch(
@@ -96,6 +99,10 @@ class TrainingRun(StageRun):
         text = uncommitted(self.root)
         if not text:
             return []
+        logger.warning(
+            "tracking.code=diff: uncommitted changes are uploaded to MLflow as they are; passwords "
+            "in them are not hidden"
+        )
         digest = hashlib.sha256(text.encode()).hexdigest()
         return [
             {"do": "artifact", "file": self.journal.keep_text(CODE_DIFF, text), "folder": "code"},

@@ -61,6 +61,7 @@ def told(tmp_path_factory, server):
             "machine_every_s": 0.2,
             "checkpoints": "all",
             "checkpoint_every_epochs": 2,
+            "code": "diff",
         },
     )
     os.environ["MLFLOW_TRACKING_URI"] = server.uri
