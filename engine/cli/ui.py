@@ -28,7 +28,6 @@ from engine.project.environment import (
 )
 from engine.project.redaction import without_user
 from engine.project.workspace_lock import require_writable
-from engine.tracking.mlflow_client import follow_moved_project
 from flows.processes import Child, answers, is_free
 from flows.server import noted_address, notes_file
 
@@ -81,8 +80,6 @@ def ui(words: Sequence[str]) -> int:
                 print(f"{service.title} of this project is running already: {running}")
                 addresses[service.name] = running
                 continue
-            if service is MLFLOW:
-                follow_moved_project(state, os.environ["MLFLOW_TRACKING_URI"])
             kept[service.name] = server = SupervisedServer(service, state, choose_port(service))
             addresses[service.name] = server.address
         if kept:

@@ -21,7 +21,7 @@ from typing import Any
 from engine.config import Params
 from engine.project.environment import LOOPBACK, MLFLOW_PORT, state_root
 from engine.project.redaction import mlflow_login, without_user
-from engine.tracking.mlflow_client import VIEW, tracking_uri
+from engine.tracking.mlflow_client import tracking_uri
 
 ASK_TIMEOUT_S = 3.0
 TRAINING = "workflowType=machine_learning"  # else the UI opens as one for language models
@@ -35,11 +35,11 @@ def ui_base(root: Path) -> str:
 
 
 def experiment_url(name: str, base: str = LOCAL, root: Path | None = None) -> str:
-    """The runs table of an experiment, with our columns."""
+    """The runs table of an experiment."""
     found = experiment_id(name, root)
     if found is None:
         return f"{base}/#/experiments"
-    return f"{base}/#/experiments/{found}/runs?{TRAINING}&viewStateShareKey={VIEW}"
+    return f"{base}/#/experiments/{found}/runs?{TRAINING}"
 
 
 def run_url(experiment: str, run_id: str, base: str = LOCAL) -> str:

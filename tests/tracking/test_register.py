@@ -384,7 +384,7 @@ def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
     )
     model(workspace, 0, 0.5)
     assert mlflow_links.registered(workspace, params)
-    url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=detectflow"
+    url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     assert mlflow_links.experiment_url("detectflow", root=workspace) == url
     assert not mlflow_links.registered(workspace, Params.build({"register": {"model": "another"}}))
     (workspace / "mlflow.db").rename(workspace / "mlflow.db.away")
