@@ -35,7 +35,6 @@ MODES = {  # mode -> module that has a function of this name, taking the words a
     "diff": "engine.cli.data",
     "trace": "engine.cli.trace",
     "convert": "engine.cli.convert",
-    "benchmark": "engine.cli.benchmark",
 }
 HELP_WORDS = {"help", "-h", "--help"}
 

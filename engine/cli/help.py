@@ -19,7 +19,6 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   convert   a labelled dataset in another format
   diff      what changed between two versions of a dataset
   trace     what a model or an image comes from, and what came of it
-  benchmark how fast this machine loads images for training
   deploy    register the pipeline with a Prefect server, for schedules and workers
   worker    run on this machine what the server starts
   serve     deploy and worker in one process, without a work pool
@@ -182,24 +181,6 @@ MLflow; each fact says from where it is known, and who did not answer is named.
   detectflow trace weights/best.pt
   detectflow trace detector@champion format=json
   detectflow trace ~/pictures/00017.jpg""",
-    "benchmark": """\
-detectflow benchmark loader key=value ...
-
-How many images a second reach the device, by cache, workers and augmentation; to choose `cache` and `workers` of training.
-Settings that are not given (imgsz, batch, device, seed, strength of augmentation) are those of section train of params.yaml.
-
-  data=data/prepared     dataset description .yaml, prepared folder, or folder of labelled images
-  split=train
-  cache=none,ram,disk    none decodes every time; ram and disk keep decoded uint8 images; a disk cache is made anew and removed
-  workers=0,1,2          loader processes
-  augment=true,false     true as in training, false as in validation
-  images=512             so many of the split; 0 all
-  epochs=3               the first fills the cache, the others use it
-  format=text            text, json
-
-  detectflow benchmark loader
-  detectflow benchmark loader imgsz=640 batch=32 workers=0,4,8 cache=ram
-  detectflow benchmark loader data=data/bccd.yaml images=0 format=json""",
     "deploy": """\
 detectflow deploy [NAME ...]
 
