@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-VOCABULARY = {"errors", "types", "boxes", "config", "files", "version"}
+VOCABULARY = {"errors", "types", "boxes", "config", "files", "locks", "version"}
 FLOORS = (  # from the ground up: a room imports its own files and rooms of lower floors
     VOCABULARY,
     {"core", "data", "metrics", "models"},
@@ -159,7 +159,7 @@ def test_orchestrators_and_trackers_stay_at_home():
 
 
 def test_vocabulary_needs_no_heavy_import():
-    allowed = {*sys.stdlib_module_names, "numpy", "torch", "yaml", "pydantic", "engine"}
+    allowed = {*sys.stdlib_module_names, "numpy", "torch", "yaml", "pydantic", "filelock", "engine"}
     for module, used in IMPORTS.items():
         if room_of(module) in VOCABULARY:
             assert {n.split(".")[0] for n in used} <= allowed, module

@@ -24,7 +24,8 @@ from typing import IO
 
 from engine.datasets.formats.folder import inside
 from engine.errors import DataError, WorkspaceError
-from engine.files import atomic_write, locked, publish_folder
+from engine.files import atomic_write, publish_folder
+from engine.locks import locked
 
 TIMEOUT_S = 60
 CHUNK = 1 << 20

@@ -20,7 +20,8 @@ from engine.datasets.source import default_cache_dir, refuse_result_in
 from engine.datasets.source_digest import Snapshot, recall, remember
 from engine.datasets.workers import LocalWorkers
 from engine.errors import DataError, WorkspaceError
-from engine.files import locked, sha256_file
+from engine.files import sha256_file
+from engine.locks import locked
 from engine.types import SPLITS
 
 

@@ -9,8 +9,6 @@ their values into the queue again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from engine.errors import ConfigError, WorkspaceError
 from engine.hpo.sweep import Sweep
+from engine.locks import Lock
 
 ATTEMPTS = 3  # of one set of values: what kills its process every time is given up
 BUSY_S = 60  # how long a process waits for another one's write into SQLite
@@ -180,18 +179,13 @@ def why_all_failed(study: optuna.Study, enough: int = 3) -> str | None:
 @contextlib.contextmanager
 def _alone(file: Path, study: str) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with Lock(file) as lock:
+        if not lock.try_take(f"tune study={study}"):
             raise WorkspaceError(
                 f"study '{study}' is being searched by another process of this project. Wait for "
                 "it, or name another study: study=NAME"
-            ) from None
+            )
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ by default a SQLite file in the project.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import WorkspaceError
+from engine.locks import locked
 from engine.project.redaction import hide
 
 logger = logging.getLogger("detectflow.tracking")
@@ -210,7 +210,7 @@ def open_store(state: Path, uri: str | None = None, *, reads_only: bool = False)
         logging.CRITICAL
     )  # errors come as exceptions too
     # Two processes that make the tables at the same time break each other.
-    with _one_process(state / ".lock" / "mlflow"):
+    with locked(state / ".lock" / "mlflow"):
         if uri.startswith("sqlite:///"):
             _make_tables(uri, state)
         client = mlflow.MlflowClient(tracking_uri=uri)
@@ -236,17 +236,6 @@ def _make_tables(uri: str, state: Path) -> None:
         SqlAlchemyStore(f"sqlite:///{part}", artifact_root(state)).engine.dispose()
         os.replace(part, file)
     SqlAlchemyStore(uri, artifact_root(state))
-
-
-@contextlib.contextmanager
-def _one_process(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def is_refusal(error: Exception) -> bool:

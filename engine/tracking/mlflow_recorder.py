@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.files import locked
+from engine.locks import locked
 from engine.tracking.journal import Journal, Record, is_held, left_behind
 from engine.tracking.mlflow_client import Store, uploading
 from engine.tracking.run_description import describe
@@ -94,7 +94,7 @@ class Recorder:
 
     def _parent(self, record: Record) -> str:
         """The id of the run that a child names; the child may be told of first."""
-        other = Recorder(self.store, Journal(self.journal.folder, -1, closed=True))
+        other = Recorder(self.store, Journal(self.journal.folder, None, closed=True))
         found = other._found_or_made(record)
         return found.info.run_id if found is not None else other.run_id
 
@@ -194,7 +194,7 @@ class Recorder:
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _key(self, folder: Any) -> str | None:
-        return Journal(folder, -1, closed=True).first().get("key")
+        return Journal(folder, None, closed=True).first().get("key")
 
 
 ACTIONS: dict[str, Callable[[Recorder, Record], None]] = {
