@@ -24,6 +24,7 @@ from prefect.futures import as_completed
 from prefect.runtime import flow_run as current_run
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from engine.config import Params
 from engine.errors import TrainingError
 from engine.hpo import trial as trials
 from engine.hpo.report import clear_weights, write_report
@@ -229,22 +230,20 @@ def about(plan: Sweep, study: Any) -> Row:
 
 @contextlib.contextmanager
 def tracked_study(plan: Sweep, study: Any) -> Iterator[Any]:
-    """The study's run in MLflow, parent of its trials' runs."""
-    from engine.stages.runner import tracking_is_on
+    """The study's run in the tracker, parent of its trials' runs."""
+    from engine.stages.runner import tracker_of
 
-    if not tracking_is_on():
+    tracker = tracker_of(Params.load(Path(plan.root) / "params.yaml"), "searches")
+    if tracker is None:
         yield trials.NullTracker()
         return
-    from engine.tracking.hpo_runs import SweepRun
-    from engine.tracking.stage_run import guarded_run
-
     space = {f"space.{each.name}": each.describe_error() for each in plan.dimensions}
     params = {
         **{f"tune.{key}": value for key, value in plan.tune.items()},
         **space,
         "seed": plan.training.seed,
     }
-    with guarded_run(SweepRun(about(plan, study), params, Path(plan.root))) as run:
+    with tracker.tracked_study(about(plan, study), params, Path(plan.root)) as run:
         yield run
 
 

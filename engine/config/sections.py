@@ -8,7 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from engine.config.base import Frozen, load_yaml
+from engine.config.trackers import NO_TRACKER, TRACKERS
 from engine.config.train import DetectionTrainConfig, Fraction
+from engine.errors import nearest
 
 Policy = Literal["error", "drop", "fix", "warn"]
 
@@ -18,8 +20,12 @@ def _in(unit: str) -> dict[str, str]:
 
 
 class TrackingConfig(Frozen):
-    """What a training tells MLflow while it goes on."""
+    """What a training records while it goes on, and where."""
 
+    tracker: str = Field(
+        "mlflow",
+        description=f"who records runs: {', '.join(TRACKERS)}, or {NO_TRACKER}",
+    )
     classes: int = Field(
         20,
         ge=0,
@@ -57,6 +63,13 @@ class TrackingConfig(Frozen):
         description="what a run says of its code: nothing, git's commit, or also the diff to it, "
         "which is uploaded as it is and may hold passwords",
     )
+
+    @field_validator("tracker")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in (known := [*TRACKERS, NO_TRACKER]):
+            raise ValueError(f"no such tracker.{nearest(name, known)} There are: {known}")
+        return name
 
     @model_validator(mode="before")
     @classmethod

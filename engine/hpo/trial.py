@@ -198,16 +198,16 @@ def _tell(study: optuna.Study, trial: optuna.Trial, row: dict[str, Any]) -> bool
 
 @contextlib.contextmanager
 def tracked_trial(sweep: Sweep, about: Mapping[str, Any], trial: optuna.Trial) -> Iterator[Any]:
-    """The trial's run in MLflow, or one that tells nothing."""
-    from engine.stages.runner import tracking_is_on
+    """The trial's run in the tracker, or one that records nothing."""
+    from engine.config import Params
+    from engine.stages.runner import tracker_of
 
-    if not tracking_is_on():
+    root = Path(sweep.root)
+    tracker = tracker_of(Params.load(root / "params.yaml"), "searches")
+    if tracker is None:
         yield NullTracker()
         return
-    from engine.tracking.hpo_runs import TrialRun
-    from engine.tracking.stage_run import guarded_run
-
-    with guarded_run(TrialRun(about, trial.number, trial.params, Path(sweep.root))) as run:
+    with tracker.tracked_trial(about, trial.number, trial.params, root) as run:
         yield run
 
 

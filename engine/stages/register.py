@@ -31,11 +31,11 @@ def run(
         WorkspaceError: reports and weights do not belong together; the registry cannot be reached.
     """
     from engine.registry.registry import register
-    from engine.stages.runner import tracking_is_on
+    from engine.stages.runner import tracker_of
 
     layout = Layout(root)
     candidate = make_candidate(params, layout)
-    done = register(candidate, params, root, track=tracking_is_on())
+    done = register(candidate, params, root, track=tracker_of(params) is not None)
     if progress is not None:
         progress({"stage": "register", "done": 1, "total": 1, "metrics": {}})
     champion = done.champion

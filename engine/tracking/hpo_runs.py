@@ -9,6 +9,7 @@ Everything arrives as plain values: what a trial is, this file does not know.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from engine.tracking import run_metadata
 from engine.tracking.journal import Record
 from engine.tracking.mlflow_recorder import OWN_NOTE
 from engine.tracking.sender import CLOSE_S, sender_of
-from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun
+from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, guarded_run
 from engine.tracking.training_run import training_identity
 
 EXPERIMENT_SUFFIX = "-tune"  # trials would crowd the table of the pipeline's own trainings
@@ -45,9 +46,23 @@ def origin(root: Path) -> dict[str, str]:
     return {
         "mlflow.source.name": "detectflow tune",
         "versions": run_metadata.versions(),
-        **run_metadata.git_tags(root),
+        **run_metadata.git_tags(root, Params.load(root / "params.yaml")),
         **run_metadata.flow_tags(),
     }
+
+
+def tracked_study(
+    study: Mapping[str, Any], values: Mapping[str, Any], root: Path
+) -> contextlib.AbstractContextManager[SweepRun]:
+    """Around a search: `trial` after each of its trials, `result` at the end."""
+    return guarded_run(SweepRun(study, values, root))
+
+
+def tracked_trial(
+    study: Mapping[str, Any], number: int, values: Mapping[str, Any], root: Path
+) -> contextlib.AbstractContextManager[TrialRun]:
+    """Around a trial: `callbacks` go to its trainer, `over` says how it ended."""
+    return guarded_run(TrialRun(study, number, values, root))
 
 
 class SweepRun(StageRun):

@@ -163,7 +163,7 @@ def origin_tags(root: Path, params: Params) -> dict[str, str]:
         "data_digest": str(facts.get("digest", "")),
         "class_hash": str(facts.get("class_hash", "")),
         "classes": ", ".join(map(str, facts.get("names") or ())),
-        **(git_tags(root) if params.tracking.code != "none" else {}),
+        **git_tags(root, params),
         **dvc_tags(root),
         "dvc.experiment": os.environ.get(EXPERIMENT_VARIABLE, ""),
         **flow_tags(),
@@ -189,11 +189,11 @@ def versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in found)
 
 
-def git_tags(root: Path) -> dict[str, str]:
-    """Commit, branch, and whether files differ from it. `dvc.lock` does not count: every run writes
-    it.
+def git_tags(root: Path, params: Params) -> dict[str, str]:
+    """Commit, branch, and whether files differ from it; nothing where `tracking.code` is none.
+    `dvc.lock` does not count: every run writes it.
     """
-    commit = git(root, "rev-parse", "HEAD")
+    commit = params.tracking.code != "none" and git(root, "rev-parse", "HEAD")
     if not commit:
         return {}
     changed = git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
