@@ -33,7 +33,7 @@ class TrackingConfig(Frozen):
         "val; 0: none",
         json_schema_extra=_in("classes"),
     )
-    pictures: int = Field(
+    images: int = Field(
         10,
         ge=0,
         description="epochs of which predictions, curves and confusion matrix are drawn, more of "
@@ -79,6 +79,8 @@ class TrackingConfig(Frozen):
                 "code_diff is now code: none, commit (default) or diff. Write `code: diff` where "
                 "it was true"
             )
+        if isinstance(values, Mapping) and "pictures" in values and "images" not in values:
+            return {"images" if key == "pictures" else key: v for key, v in values.items()}
         return values
 
 

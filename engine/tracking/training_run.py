@@ -2,7 +2,7 @@
 interruptions.
 
 Besides settings, figures and results that is what section `tracking` of params.yaml asks for:
-figures of single classes, pictures of some epochs, the load of the machine, checkpoints. Each of
+figures of single classes, images of some epochs, the load of the machine, checkpoints. Each of
 these has a file of its own.
 """
 
@@ -22,7 +22,7 @@ from engine.files import write_text
 from engine.tracking import run_metadata
 from engine.tracking.checkpoint_uploads import Checkpoints
 from engine.tracking.class_metrics import ClassFigures
-from engine.tracking.epoch_images import Artist, EpochPictures
+from engine.tracking.epoch_images import Artist, EpochImages
 from engine.tracking.journal import Record
 from engine.tracking.sender import CLOSE_S, sender_of
 from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, describe_error, now_ms
@@ -44,10 +44,8 @@ class TrainingRun(StageRun):
         settings = params.tracking
         self.started_ms = 0
         self.classes = ClassFigures(settings.classes, "val")
-        self.pictures = (
-            EpochPictures(artist, settings.pictures)
-            if artist is not None and settings.pictures
-            else None
+        self.images = (
+            EpochImages(artist, settings.images) if artist is not None and settings.images else None
         )
         self.checkpoints = Checkpoints(settings)
         self.watch: MachineWatch | None = None
@@ -62,10 +60,10 @@ class TrainingRun(StageRun):
             ("on_train_end", self._on_end),
             ("teardown", self._on_teardown),
         ]
-        if self.pictures is not None:
+        if self.images is not None:
             self.callbacks += [
-                ("on_train_epoch_end", self.pictures.on_train_epoch_end),
-                ("on_val_batch_end", self.pictures.on_val_batch_end),
+                ("on_train_epoch_end", self.images.on_train_epoch_end),
+                ("on_val_batch_end", self.images.on_val_batch_end),
             ]
 
     def _on_start(self, trainer: Any) -> None:
@@ -119,8 +117,8 @@ class TrainingRun(StageRun):
         record["values"] |= self.classes.take()
         self.tell(record)
         self.tell(*self.checkpoints.records(trainer, self.journal, is_end=False))
-        if self.pictures is not None:
-            self.pictures.draw(
+        if self.images is not None:
+            self.images.draw(
                 trainer.validator, self.journal, record["step"], record["at"], self.tell
             )
 
@@ -138,8 +136,8 @@ class TrainingRun(StageRun):
     def _on_teardown(self, trainer: Any) -> None:
         if self.watch is not None:
             self.watch.stop()
-        if self.pictures is not None:
-            self.pictures.finish(
+        if self.images is not None:
+            self.images.finish(
                 DRAWING_S if trainer.stop_reason in {"done", "stopped"} else INTERRUPTED_CLOSE_S
             )
 
