@@ -179,8 +179,8 @@ def _remove(folder: Path, ignore_errors: bool = False) -> None:
 
 @contextlib.contextmanager
 def described_full_disk(doing: str) -> Iterator[None]:
-    """Around work that writes by other hands than ours: a full disk is told as such; every other
-    error passes through.
+    """Around work that writes by other hands than ours: a full disk is reported as such; every
+    other error passes through.
 
     Raises:
         WorkspaceError: the disk, a quota or a limit on the size of files is exhausted; begins with

@@ -10,12 +10,12 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   run       the whole pipeline: prepare, train, validate, export, register
   ui        open the MLflow and Prefect UIs on this machine
   train     train a detector
-  val       the figures of a trained detector on a dataset
+  val       the metrics of a trained detector on a dataset
   predict   find objects in images, folders, videos
   export    write a trained detector as ONNX, TorchScript or safetensors
   tune      search for the best settings of training
   stage     one stage of the pipeline, without asking what is up to date
-  check     what is wrong with a dataset: a table, a page with pictures
+  check     what is wrong with a dataset: a table, a page with images
   convert   a labelled dataset in another format
   diff      what changed between two versions of a dataset
   trace     what a model or an image comes from, and what came of it
@@ -57,7 +57,7 @@ one is shown and none is started.""",
     "train": """\
 detectflow train key=value ...
 
-Trains a detector into runs/NAME/: weights/best.pt and last.pt, results.csv, pictures.
+Trains a detector into runs/NAME/: weights/best.pt and last.pt, results.csv, plots.
 
   detectflow train model=yolov8n data=data/digits.yaml epochs=3
   detectflow train model=runs/train/weights/best.pt data=images/ imgsz=[320,640] batch=8
@@ -71,21 +71,21 @@ Dotted paths (package.module:Name) are looked up in the working directory, then 
     "val": """\
 detectflow val model=WEIGHTS data=DATASET key=value ...
 
-The figures of a trained detector: COCO average precision, precision and recall, per class and per image.
+The metrics of a trained detector: COCO average precision, precision and recall, per class and per image.
 
   model=weights/best.pt      weights: .pt or .safetensors, or an exported .onnx or .torchscript
   data=data/prepared         dataset description .yaml, prepared folder, or folder of labelled images
-  project=runs name=val      where tables and pictures go
+  project=runs name=val      where tables and plots go
 
   detectflow val model=runs/train/weights/best.pt data=data/bccd.yaml split=val""",
     "predict": """\
 detectflow predict source=SOURCE key=value ...
 
-Finds objects. Pictures with boxes go to runs/predict/ (a number is appended where it exists). Images that cannot be read
+Finds objects. Images with boxes go to runs/predict/ (a number is appended where it exists). Images that cannot be read
 are named, counted and left out; the exit code is then 1.
 
   detectflow predict model=weights/best.pt source=images/ conf=0.4
-  detectflow predict model=export/best.onnx source=film.mp4 save_json=true
+  detectflow predict model=export/best.onnx source=video.mp4 save_json=true
   detectflow predict source=aerial.tif tile=640""",
     "export": """\
 detectflow export model=WEIGHTS format=FORMAT key=value ...
@@ -110,7 +110,7 @@ and so is the first trial. Interrupted or killed, the same command goes on. Noth
                        lr0: {low: 1e-4, high: 2e-2, log: true}
                        optimizer: {choices: [SGD, AdamW]}
 
-Results are in runs/tune/STUDY/: best.yaml, trials.csv, pictures, a run directory for each trial.
+Results are in runs/tune/STUDY/: best.yaml, trials.csv, plots, a run directory for each trial.
 
   detectflow tune data=data/digits.yaml epochs=10 trials=20
   detectflow tune trials=40 jobs=2
@@ -131,7 +131,7 @@ params.yaml counts: its dataset where none is given, its policies and thresholds
   model=weights/best.pt      also find labels that this model contradicts; device=auto
   out=runs/check             where report.html and report.json go
   classes=data/classes.yaml  the classes to compare with; written where it is not there
-  workers=0                  processes that look at images; 0: one for each core, 1: no others
+  workers=0                  processes that examine images; 0: one for each core, 1: no others
 
 Exit code: 0 nothing, or only warnings; 1 findings whose policy is `error`; 2 a wrong request.
 
@@ -141,7 +141,7 @@ Exit code: 0 nothing, or only warnings; 1 findings whose policy is `error`; 2 a 
 detectflow convert data=DATASET format=FORMAT out=FOLDER [policies.KIND=POLICY ...]
 
 Writes a labelled dataset as Pascal VOC, COCO or YOLO into a new folder. Boxes stay where they are, images are copied byte for
-byte, the source is only read. Reads VOC, COCO, YOLO, CVAT and Label Studio; docs/data/formats.md tells what of each.
+byte, the source is only read. Reads VOC, COCO, YOLO, CVAT and Label Studio; docs/data/formats.md says what of each.
 
   data=images/               folder of labelled images, dataset description .yaml, or prepared folder
   format=coco                voc, coco, yolo
@@ -180,7 +180,7 @@ MLflow; each fact says from where it is known, and who did not answer is named.
 
   detectflow trace weights/best.pt
   detectflow trace detector@champion format=json
-  detectflow trace ~/pictures/00017.jpg""",
+  detectflow trace ~/images/00017.jpg""",
     "deploy": """\
 detectflow deploy [NAME ...]
 

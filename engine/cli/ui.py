@@ -59,11 +59,11 @@ PREFECT = Service("prefect", "Prefect", "PREFECT_SERVER_API_PORT", PREFECT_PORT,
 MLFLOW = Service("mlflow", "MLflow", "MLFLOW_PORT", MLFLOW_PORT, "/health")
 
 
-def ui(words: Sequence[str]) -> int:
+def ui(argv: Sequence[str]) -> int:
     """`detectflow ui`"""
-    if words:
+    if argv:
         raise ConfigError(
-            f"ui takes no words, got '{words[0]}'. `detectflow help ui` says what it does"
+            f"ui takes no arguments, got '{argv[0]}'. `detectflow help ui` says what it does"
         )
     root = prepare_environment()
     state = state_root(root)
@@ -158,10 +158,10 @@ def owner_of(port: int) -> str:
                 and connection.laddr.port == port
                 and connection.pid
             ):
-                words = psutil.Process(connection.pid).cmdline()
+                argv = psutil.Process(connection.pid).cmdline()
                 return (
                     f" by process {connection.pid} "
-                    f"({' '.join(Path(word).name for word in words)[:60]})"
+                    f"({' '.join(Path(arg).name for arg in argv)[:60]})"
                 )
     return ""
 
@@ -201,8 +201,8 @@ def _start(service: Service, state: Path, port: int) -> Child:
         "--artifacts-destination",
         files,
     ]
-    # Not as a word of the command, which everybody on the machine can read: a database's address
-    # has its password in it.
+    # Not as an argument of the command, which everybody on the machine can read: a database's
+    # address has its password in it.
     return Child(
         title, command, log, {"MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"]}
     )

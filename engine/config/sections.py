@@ -29,7 +29,7 @@ class TrackingConfig(Frozen):
     classes: int = Field(
         20,
         ge=0,
-        description="classes with figures of their own every epoch, those with most objects in "
+        description="classes with metrics of their own every epoch, those with most objects in "
         "val; 0: none",
         json_schema_extra=_in("classes"),
     )
@@ -96,13 +96,13 @@ class DataConfig(Frozen):
     seed: int = Field(0, ge=0, description="seed of the split and of generated images")
     val_fraction: Fraction = Field(
         0.15,
-        description="share of images for validation, where no split is given",
-        json_schema_extra=_in("share"),
+        description="fraction of images for validation, where no split is given",
+        json_schema_extra=_in("fraction"),
     )
     test_fraction: Fraction = Field(
         0.15,
-        description="share of images for the test, where no split is given",
-        json_schema_extra=_in("share"),
+        description="fraction of images for the test, where no split is given",
+        json_schema_extra=_in("fraction"),
     )
     group_by: str | None = Field(
         None,
@@ -146,7 +146,7 @@ class ValidateConfig(Frozen):
     batch: int = Field(
         16,
         ge=1,
-        description="images per step; does not change the figures",
+        description="images per step; does not change the metrics",
         json_schema_extra=_in("images"),
     )
     conf: Fraction = Field(
@@ -201,13 +201,13 @@ class PredictConfig(Frozen):
         0.2,
         ge=0,
         lt=1,
-        description="share by which neighbouring tiles overlap",
-        json_schema_extra=_in("share"),
+        description="fraction by which neighbouring tiles overlap",
+        json_schema_extra=_in("fraction"),
     )
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
     project: str = Field("runs", description="folder that holds the run directories")
     name: str = Field("predict", description="name of the run directory")
-    save: bool = Field(True, description="write the pictures with boxes")
+    save: bool = Field(True, description="write the images with boxes")
     save_json: bool = Field(False, description="write the detections as JSON lines")
     stream: bool = Field(False, description="yield results one by one with flat memory")
     verbose: bool = Field(True, description="a line per image")
@@ -252,7 +252,7 @@ class RegisterConfig(Frozen):
 
     model: str = Field("detector", description="name of the registered model")
     metric: str = Field(
-        "metrics/mAP50-95", description="figure on the test split that decides who is champion"
+        "metrics/mAP50-95", description="metric on the test split that decides who is champion"
     )
     experiment: str = Field("detectflow", description="name of the MLflow experiment")
 
@@ -264,7 +264,7 @@ class PrepareFlowConfig(Frozen):
 
     runner: Literal["local", "dask"] = Field(
         "local",
-        description="who looks at the images: processes of this machine, or a Dask cluster (`dvc "
+        description="who examines the images: processes of this machine, or a Dask cluster (`dvc "
         "repro`: always local)",
     )
     workers: int = Field(

@@ -124,7 +124,9 @@ class TrainConfig(Frozen):
     lr0: float | None = _f(
         "optimizer", None, "peak learning rate; empty: chosen with the optimizer", gt=0
     )
-    lrf: Fraction = _f("optimizer", 0.01, "final learning rate as a share of lr0", unit="share")
+    lrf: Fraction = _f(
+        "optimizer", 0.01, "final learning rate as a fraction of lr0", unit="fraction"
+    )
     schedule: Literal["cosine", "linear", "constant"] = _f(
         "optimizer", "cosine", "shape from lr0 to lr0*lrf"
     )
@@ -219,11 +221,11 @@ class DetectionTrainConfig(TrainConfig):
         "images", "ram", "where decoded images are kept between epochs"
     )
     fraction: float = _f(
-        "images", 1.0, "share of the training images to use", unit="share", gt=0, le=1
+        "images", 1.0, "fraction of the training images to use", unit="fraction", gt=0, le=1
     )
     single_cls: bool = _f("images", False, "treat every class as one")
     multi_scale: Fraction = _f(
-        "images", 0.0, "vary the input size of each batch by up to this share", unit="share"
+        "images", 0.0, "vary the input size of each batch by up to this fraction", unit="fraction"
     )
     balanced: bool = _f("images", False, "draw images of rare classes more often")
 
@@ -233,7 +235,7 @@ class DetectionTrainConfig(TrainConfig):
     close_mosaic: float = _f(
         "augmentation",
         0.1,
-        "mosaic and mixup off at the end: epochs, or a share if below 1",
+        "mosaic and mixup off at the end: epochs, or a fraction if below 1",
         unit="epochs",
         ge=0,
     )
@@ -241,11 +243,11 @@ class DetectionTrainConfig(TrainConfig):
         "augmentation", 0.0, "probability of blending two samples", unit="probability"
     )
     degrees: float = _f("augmentation", 0.0, "rotation, +- degrees", unit="degrees", ge=0, le=180)
-    translate: Fraction = _f("augmentation", 0.1, "shift, +- share of the size", unit="share")
+    translate: Fraction = _f("augmentation", 0.1, "shift, +- fraction of the size", unit="fraction")
     scale: float = _f("augmentation", 0.5, "zoom, +- gain", unit="gain", ge=0, lt=1)
     shear: float = _f("augmentation", 0.0, "shear, +- degrees", unit="degrees", ge=0, le=45)
     perspective: float = _f(
-        "augmentation", 0.0, "perspective, +- share", unit="share", ge=0, le=0.001
+        "augmentation", 0.0, "perspective, +- fraction", unit="fraction", ge=0, le=0.001
     )
     hsv_h: Fraction = _f("augmentation", 0.015, "hue, +- gain", unit="gain")
     hsv_s: Fraction = _f("augmentation", 0.7, "saturation, +- gain", unit="gain")

@@ -59,11 +59,11 @@ def workspace_lock(
     *,
     wait: bool = True,
     timeout_s: float | None = None,
-    tell: Callable[[str], None] | None = None,
+    emit: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Hold the workspace of `root`; re-entrant within this process.
 
-    wait: whether to wait for another holder, saying so through `tell` (default: a log warning);
+    wait: whether to wait for another holder, saying so through `emit` (default: a log warning);
     else fail at once.
 
     Raises:
@@ -77,7 +77,7 @@ def workspace_lock(
         command,
         wait=wait,
         timeout_s=timeout_s,
-        tell=tell,
+        emit=emit,
     ):
         yield
 
@@ -91,7 +91,7 @@ def named_lock(
     *,
     wait: bool = True,
     timeout_s: float | None = None,
-    tell: Callable[[str], None] | None = None,
+    emit: Callable[[str], None] | None = None,
     for_all: bool = False,
 ) -> Iterator[None]:
     """Hold the lock file `path`, which stands for `what` at `where` in messages; else as
@@ -107,7 +107,7 @@ def named_lock(
     if not entry:
         lock = Lock(path, for_all=for_all)
         command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        _take(lock, what, where, command, timeout_s if wait else 0, tell or logger.warning)
+        _take(lock, what, where, command, timeout_s if wait else 0, emit or logger.warning)
         with _held.guard:
             _held.entries[path] = (lock, 1)
     try:
@@ -158,10 +158,10 @@ def _take(
     where: str,
     command: str,
     timeout_s: float | None,
-    tell: Callable[[str], None],
+    emit: Callable[[str], None],
 ) -> None:
     def waiting(who: str) -> None:
-        tell(f"Waiting: {what} is held by {who}. Ctrl-C gives up.")
+        emit(f"Waiting: {what} is held by {who}. Ctrl-C gives up.")
 
     path = lock.path
     try:

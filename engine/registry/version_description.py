@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.registry.candidate import DEFAULTS, Candidate
-from engine.tracking.run_description import FIGURES
+from engine.tracking.run_description import METRICS
 
 CLASS_ROWS = 30  # of a version's description
 CLASS_COLUMNS = {"ap": "AP50-95", "ap50": "AP50", "precision": "precision", "recall": "recall"}
@@ -17,7 +17,7 @@ def describe_version(candidate: Candidate, decision: str, links: Mapping[str, st
     split, metrics = candidate.figures.split, candidate.metrics
     headline = ", ".join(
         f"{name} {metrics[f'{split}/{name}']:.3f}"
-        for name in FIGURES
+        for name in METRICS
         if f"{split}/{name}" in metrics
     )
     parts = [

@@ -90,7 +90,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
             f"params.yaml: register.metric = '{metric}' is not measured by stage "
             f"validate.{nearest(metric, known)} There are: {', '.join(known)}"
         )
-    dataset = run_metadata.dataset_facts(layout.root)
+    dataset = run_metadata.dataset_metadata(layout.root)
     figures = Figures(
         metric=metric,
         value=validated[metric],  # None where the split holds nothing to find
@@ -113,7 +113,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         onnx=path,
         onnx_sha256=digest,
         figures=figures,
-        metrics=run_metadata.figures(
+        metrics=run_metadata.metrics_of(
             {k: v for k, v in validated.items() if k.startswith("metrics/")}, split
         ),
         facts=about,

@@ -1,4 +1,4 @@
-"""What a stage has to tell the tracker, on disk first: records are appended, sent later, and may be
+"""What a stage records for the tracker, on disk first: records are appended, sent later, and may be
 sent twice.
 
 One journal belongs to one execution of one stage and is deleted once all of it is sent. It holds

@@ -55,8 +55,8 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "test/mAP50-95",
     "mlflow.note.content": (
-        "One run describes one trained detector. Its page *Model metrics* has the figures of every "
-        "epoch (`metrics/`, `train/`, `val/`, single classes under `val class`), pictures of some "
+        "One run describes one trained detector. Its page *Model metrics* has the metrics of every "
+        "epoch (`metrics/`, `train/`, `val/`, single classes under `val class`), images of some "
         "epochs with a slider, those of the best epoch (`val best/`) and those that decide "
         "(`test/`). Tables, curves and checkpoints are among its artifacts. The versions, with the "
         "aliases `champion` and `challenger`, are under *Model registry*."
@@ -249,7 +249,7 @@ def is_forgotten(error: Exception) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error that tells something: SQLAlchemy begins with a hint about itself,
+    """The first line of an error that says something: SQLAlchemy begins with a hint about itself,
     in brackets.
 
     A refused login is said in our words, and no password is shown.

@@ -84,17 +84,17 @@ def run_of_version(root: Path, model: str, version: int | str) -> tuple[str, str
 
 
 def registered(root: Path, params: Params) -> bool:
-    """Whether the version that `reports/registration.json` tells of is still in the registry.
+    """Whether the version that `reports/registration.json` names is still in the registry.
 
     False: stage register has to run although DVC says that it is up to date, as after `mlflow.db`
     was deleted. A server that does not answer is believed to have it.
     """
     try:
-        told = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
+        found = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
         name, version, weights = (
-            str(told["model"]),
-            str(told["version"]),
-            str(told["weights_sha256"]),
+            str(found["model"]),
+            str(found["version"]),
+            str(found["weights_sha256"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -94,7 +94,7 @@ class Recorder:
         return found
 
     def _parent(self, record: Record) -> str:
-        """The id of the run that a child names; the child may be told of first."""
+        """The id of the run that a child names; the child's records may come first."""
         other = Recorder(self.store, Journal(self.journal.folder, None, closed=True))
         found = other._found_or_made(record)
         return found.info.run_id if found is not None else other.run_id

@@ -1,8 +1,8 @@
-"""What stage train tells MLflow: one run per training, from its first epoch to its last, over
+"""What stage train records in MLflow: one run per training, from its first epoch to its last, over
 interruptions.
 
-Besides settings, figures and results that is what section `tracking` of params.yaml asks for:
-figures of single classes, images of some epochs, the load of the machine, checkpoints. Each of
+Besides settings, metrics and results that is what section `tracking` of params.yaml asks for:
+metrics of single classes, images of some epochs, the load of the machine, checkpoints. Each of
 these has a file of its own.
 """
 
@@ -21,7 +21,7 @@ from engine.config import Params
 from engine.files import write_text
 from engine.tracking import run_metadata
 from engine.tracking.checkpoint_uploads import Checkpoints
-from engine.tracking.class_metrics import ClassFigures
+from engine.tracking.class_metrics import ClassMetrics
 from engine.tracking.epoch_images import Artist, EpochImages
 from engine.tracking.journal import Record
 from engine.tracking.sender import CLOSE_S, sender_of
@@ -43,7 +43,7 @@ class TrainingRun(StageRun):
         super().__init__(name, params, root)
         settings = params.tracking
         self.started_ms = 0
-        self.classes = ClassFigures(settings.classes, "val")
+        self.classes = ClassMetrics(settings.classes, "val")
         self.images = (
             EpochImages(artist, settings.images) if artist is not None and settings.images else None
         )
@@ -70,7 +70,7 @@ class TrainingRun(StageRun):
         if not trainer.world.is_main:
             return
         if self.journal is not None:  # the trainer starts over with a smaller batch
-            self.tell({"do": "tags", "values": {"batch_halved_to": str(trainer.batch_size)}})
+            self.record({"do": "tags", "values": {"batch_halved_to": str(trainer.batch_size)}})
             return
         resumed = trainer.start_epoch > 0
         key, self.started_ms = training_identity(
@@ -86,7 +86,7 @@ class TrainingRun(StageRun):
             *(self._epoch(row) for row in trainer.rows),
         )
         if self.params.tracking.code == "diff":
-            self.tell(*self._code())
+            self.record(*self._code())
         if self.params.tracking.machine_every_s:
             self.watch = MachineWatch(
                 self.params.tracking.machine_every_s, self.started_ms, self._on_sample
@@ -115,11 +115,11 @@ class TrainingRun(StageRun):
             return
         record = self._epoch(trainer.metrics)
         record["values"] |= self.classes.take()
-        self.tell(record)
-        self.tell(*self.checkpoints.records(trainer, self.journal, is_end=False))
+        self.record(record)
+        self.record(*self.checkpoints.records(trainer, self.journal, is_end=False))
         if self.images is not None:
             self.images.draw(
-                trainer.validator, self.journal, record["step"], record["at"], self.tell
+                trainer.validator, self.journal, record["step"], record["at"], self.record
             )
 
     def _on_end(self, trainer: Any) -> None:
@@ -130,8 +130,8 @@ class TrainingRun(StageRun):
                 "at": now_ms(),
                 "values": {"time/train_s": round(trainer.elapsed_s(), 1)},
             }
-            self.tell({"do": "tags", "values": {"stop_reason": trainer.stop_reason}}, took)
-            self.tell(*self.checkpoints.records(trainer, self.journal, is_end=True))
+            self.record({"do": "tags", "values": {"stop_reason": trainer.stop_reason}}, took)
+            self.record(*self.checkpoints.records(trainer, self.journal, is_end=True))
 
     def _on_teardown(self, trainer: Any) -> None:
         if self.watch is not None:
@@ -142,7 +142,7 @@ class TrainingRun(StageRun):
             )
 
     def _on_sample(self, values: dict[str, float], step: int, at_ms: int) -> None:
-        self.tell({"do": "metrics", "step": step, "at": at_ms, "values": values})
+        self.record({"do": "metrics", "step": step, "at": at_ms, "values": values})
 
     def _epoch(self, row: Mapping[str, Any]) -> Record:
         at = self.started_ms + int(1000 * row.get("time_s", 0))
@@ -150,14 +150,14 @@ class TrainingRun(StageRun):
             "do": "metrics",
             "step": int(row["epoch"]),
             "at": at,
-            "values": run_metadata.epoch_figures(row),
+            "values": run_metadata.epoch_metrics(row),
         }
 
     def record_summary(self, summary: Mapping[str, Any]) -> None:
         if self.journal is None:
             return
-        self.tell(
-            best_figures(summary, now_ms()),
+        self.record(
+            best_metrics(summary, now_ms()),
             {"do": "tags", "values": {"weights_sha256": summary["weights_sha256"]}},
             *self.reports("train"),
         )
@@ -174,14 +174,14 @@ class TrainingRun(StageRun):
         self._over("FINISHED", CLOSE_S, "")
 
     def _over(self, status: str, wait_s: float, why: str) -> None:
-        self.tell({"do": "end", "status": status, "at": now_ms(), "reason": why}, {"do": "note"})
+        self.record({"do": "end", "status": status, "at": now_ms(), "reason": why}, {"do": "note"})
         self.end(wait_s)
 
 
-def best_figures(summary: Mapping[str, Any], at_ms: int) -> Record:
-    """The final figures of a training. They are a summary, not another epoch: all at step 0."""
+def best_metrics(summary: Mapping[str, Any], at_ms: int) -> Record:
+    """The final metrics of a training. They are a summary, not another epoch: all at step 0."""
     best_epoch = float(summary["best_epoch"])
-    values = run_metadata.figures(
+    values = run_metadata.metrics_of(
         {key: value for key, value in summary.items() if key != "best_epoch"}, run_metadata.BEST
     )
     return {

@@ -73,7 +73,10 @@ def test_a_long_value_is_cut_at_what_mlflow_takes():
 
 def test_figures_take_the_stages_prefix():
     summary = {"metrics/mAP50-95": 0.5, "val/box_loss": 1, "split": "test", "ok": True}
-    assert run_metadata.figures(summary, "test") == {"test/mAP50-95": 0.5, "test/val_box_loss": 1.0}
+    assert run_metadata.metrics_of(summary, "test") == {
+        "test/mAP50-95": 0.5,
+        "test/val_box_loss": 1.0,
+    }
 
 
 def test_a_split_is_known_by_its_images_and_boxes(tmp_path):

@@ -19,7 +19,7 @@ from engine.core.checkpoint import load_checkpoint
 from engine.project.environment import prepare_environment
 from engine.stages.runner import run_stage
 from engine.tracking.checkpoint_uploads import Checkpoints
-from engine.tracking.class_metrics import ClassFigures, class_figures, legal_labels
+from engine.tracking.class_metrics import ClassMetrics, class_metrics, legal_labels
 from engine.tracking.epoch_images import epochs_drawn
 from engine.tracking.journal import Journal, journal_home, left_behind
 from engine.tracking.mlflow_client import open_store
@@ -210,16 +210,16 @@ def test_many_classes_are_cut_to_those_with_most_objects_the_same_in_every_epoch
         {"name": f"kind {i}", "instances": i % 40, "ap": 0.5, "ap50": None if i == 39 else 0.7}
         for i in range(80)
     ]
-    found = class_figures(rows, "val", 4)
+    found = class_metrics(rows, "val", 4)
     assert sorted(found) == sorted(
         [f"val class AP50-95/kind {i}" for i in (38, 39, 78, 79)]
         + [f"val class AP50/kind {i}" for i in (38, 78, 79)]
     )
-    assert class_figures(rows, "val", 0) == {} and len(class_figures(rows, "val", 100)) == 159
+    assert class_metrics(rows, "val", 0) == {} and len(class_metrics(rows, "val", 100)) == 159
 
 
 def test_a_validation_is_told_once_and_one_without_classes_is_nothing():
-    figures = ClassFigures(5, "val")
+    figures = ClassMetrics(5, "val")
     rows = [{"name": "a", "instances": 1, "ap": 0.25, "ap50": 0.5}]
     figures.on_val_end(SimpleNamespace(scores=SimpleNamespace(per_class=rows)))
     assert (
