@@ -29,7 +29,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "worker": "engine.cli.deploy",
     "serve": "engine.cli.deploy",
     "prefect": "engine.cli.deploy",
-    "schema": "engine.cli.schema",
+    "schema": "engine.cli.help",
     "tune": "engine.cli.tune",
     "check": "engine.cli.data",
     "diff": "engine.cli.data",

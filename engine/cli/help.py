@@ -4,6 +4,11 @@ another list.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
+from engine.errors import ConfigError
+
 OVERVIEW = """\
 detectflow MODE key=value ...      retrain object detectors, and know what came out
 
@@ -241,6 +246,16 @@ def help_of(mode: str) -> str:
     elif mode in {"train", "val", "predict", "export", "tune"}:
         parts.append(f"Settings, with their defaults\n\n{_settings(mode)}")
     return "\n\n".join(parts)
+
+
+def schema(argv: Sequence[str]) -> int:
+    """`detectflow schema [SECTION]`: the settings as JSON schema, for editors."""
+    from engine.config.schema import WHOLE, json_schema
+
+    if len(argv) > 1:
+        raise ConfigError(f"schema takes one section, got {len(argv)} arguments: {' '.join(argv)}")
+    print(json.dumps(json_schema(argv[0] if argv else WHOLE), indent=2, ensure_ascii=False))
+    return 0
 
 
 def _settings(mode: str) -> str:

@@ -32,7 +32,7 @@ from flows.processes import Child, answers, is_free
 from flows.server import noted_address, notes_file
 
 START_TIMEOUT_S = 120.0
-LOOK_S = 0.5
+CHECK_S = 0.5
 PORTS_TRIED = 20
 PAUSES_S = (
     2.0,
@@ -236,7 +236,7 @@ class SupervisedServer:
         """Return when it answers for the first time. WorkspaceError when it does not."""
         self.child.wait_until_it_answers(self.address + self.service.health, START_TIMEOUT_S)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Do what is due now, without waiting."""
         now = time.monotonic()
         if self.is_given_up:
@@ -295,7 +295,7 @@ def _watch(kept: dict[str, SupervisedServer], addresses: dict[str, str], state: 
         return 0
     while True:
         for name, server in kept.items():
-            server.look()
+            server.check()
             if server.is_given_up and name in addresses:
                 del addresses[name]
                 with contextlib.suppress(OSError):  # a full disk is no reason to end the other one
@@ -304,7 +304,7 @@ def _watch(kept: dict[str, SupervisedServer], addresses: dict[str, str], state: 
             raise WorkspaceError(
                 f"{_titles(kept.values())} ended and could not be kept running; why is said above"
             )
-        time.sleep(LOOK_S)
+        time.sleep(CHECK_S)
 
 
 def _note(state: Path, addresses: dict[str, str]) -> None:
