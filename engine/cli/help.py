@@ -1,5 +1,5 @@
 """What `detectflow help` prints. The settings of a mode are read from its schema, so they are never
-another list.
+another list. And `detectflow schema`, which prints those settings for programs.
 """
 
 from __future__ import annotations

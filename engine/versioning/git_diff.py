@@ -43,7 +43,7 @@ def uncommitted(root: Path) -> str:
     kept, size = [], 0
     for title, part in parts:
         if b"\nBinary files " in part or not _is_utf8(part):
-            remarks.append(f"changed, not in here, not a text in UTF-8: {title}")
+            remarks.append(f"not in here, not a text in UTF-8: {title}")
         elif size + len(part) > MAX_BYTES:
             remarks.append(f"left out, more than {MAX_BYTES} bytes in all: {title}")
         else:
@@ -54,9 +54,8 @@ def uncommitted(root: Path) -> str:
         remarks[MAX_REMARKS:] = [f"and {len(remarks) - MAX_REMARKS} more such lines"]
     if not (kept or remarks):
         return ""
-    return "".join(f"# {line}\n" for line in (f"differs from commit {commit}", *remarks)) + "".join(
-        kept
-    )
+    comments = (f"differs from commit {commit}", *remarks)
+    return "".join([*(f"# {line}\n" for line in comments), *kept])
 
 
 def _new_files(
