@@ -23,9 +23,9 @@ from engine.core import amp, early_stopping, optim
 from engine.core.checkpoint import load_checkpoint
 from engine.core.ema import ModelEMA, planned_tau
 from engine.core.optim import apply_schedule, build_optimizer
-from engine.core.planning import NOMINAL_BATCH, STEPS_TO_SPARE, make_plan
 from engine.core.results import read_results
 from engine.core.schedule import Schedule, decay_factor, planned_warmup
+from engine.core.setup import NOMINAL_BATCH, STEPS_TO_SPARE, make_plan
 from engine.errors import ConfigError, TrainingError
 from engine.plots import plot_results
 
@@ -141,6 +141,8 @@ def nan_gradient(preds):
 
 class Failing(ClassifierTrainer):
     """From the second epoch on, at the second batch, a loss or a gradient is no number."""
+
+    sample_word = "images"
 
     def __init__(self, overrides, kind):
         super().__init__(overrides)
@@ -399,7 +401,7 @@ def test_figures_that_are_no_python_numbers_or_none_at_all(tmp_path, caplog):
     }
     with caplog.at_level(logging.INFO, "detectflow"):
         odd(tmp_path, figures, name="whole", verbose=True).train()
-    assert "recall nan mAP50 -" in caplog.text
+    assert "mAP50 - recall nan small 0.250 high inf" in caplog.text
     cut = odd(tmp_path, figures, name="cut")
     cut.add_callback("on_train_batch_end", lambda t: 1 / 0 if t.epoch == 2 else None)
     with pytest.raises(ZeroDivisionError):
@@ -421,7 +423,7 @@ def test_figures_that_are_no_python_numbers_or_none_at_all(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("figures", "said"),
     [
-        (None, "Mine.get_stats must return figures by name, a dict; it returned NoneType"),
+        (None, "Mine.get_stats must return metrics by name, a dict; it returned NoneType"),
         ([0.5], "a dict; it returned list"),
         (
             {"metrics/accuracy": torch.zeros(3)},

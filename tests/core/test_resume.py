@@ -226,7 +226,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def test_fewer_epochs_than_are_done_are_refused(tmp_path):
     make(tmp_path, name="run", epochs=4).train()
     with pytest.raises(
-        ConfigError, match=r"has 4 epochs behind it, more than epochs=2: nothing is left to train"
+        ConfigError,
+        match=r"already trained for 4 epochs, epochs=2: raise `epochs` and set extend=true",
     ):
         make(tmp_path, name="run", epochs=2, extend=True, resume=True).train()
 

@@ -244,9 +244,7 @@ def test_a_users_mistake_is_one_message(tmp_path):
         1,
     )  # torchrun itself always says 1
     told = (tmp_path / "uneven").read_text()
-    assert (
-        told.count("Error") == told.count("batch=3 images cannot be shared by 2 processes") == 1
-    ), told
+    assert told.count("Error") == told.count("batch=3 cannot be split over 2 processes") == 1, told
     told = (tmp_path / "missing").read_text()
     assert (
         told.count("nowhere.yaml") == 1 and told.count("Error") == 1 and "Traceback" not in told
@@ -257,7 +255,7 @@ def test_a_users_mistake_is_one_message(tmp_path):
 
 WATCHED = """
 import signal, sys, time
-from engine.core import failure
+from engine.core import peer_failure as failure
 failure.GRACE_S = failure.POLL_S = failure.NOTICE_S = 0.5
 if sys.argv[1] == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
