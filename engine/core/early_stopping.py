@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import torch
 
 from engine.config.train import TrainConfig
 from engine.core.validator import BaseValidator
@@ -25,15 +27,24 @@ def check_monitor(monitor: str, names: Iterable[str] | None) -> None:
         raise _not_measured(monitor, names)
 
 
-def declared_metrics(validator: Any) -> tuple[str, ...] | None:
-    """The metrics that a validator says it will return; None: it does not say, or more may come."""
-    if validator is None:
-        return ()
-    if not isinstance(validator, BaseValidator) or validator.callbacks.has_user_callbacks(
-        "on_val_end"
-    ):
-        return None
-    return validator.declared_metrics()
+def known_metrics(
+    validator: Any, loss_names: Sequence[str], optimizer: torch.optim.Optimizer
+) -> list[str] | None:
+    """The columns of results.csv that `monitor` may name; None: the validator does not say what it
+    will return, or more may come.
+    """
+    measured: Sequence[str] = ()
+    if validator is not None:
+        if not isinstance(validator, BaseValidator):
+            return None
+        if validator.callbacks.has_user_callbacks("on_val_end"):
+            return None
+        if (declared := validator.declared_metrics()) is None:
+            return None
+        measured = declared
+    kinds = ("train",) if validator is None else ("val", "train")
+    losses = [f"{kind}/{name}" for kind in kinds for name in loss_names]
+    return [*measured, *losses, *(f"lr/{group['group']}" for group in optimizer.param_groups)]
 
 
 def fitness_of(row: Mapping[str, Any], monitor: str, validates: bool) -> float | None:

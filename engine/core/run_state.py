@@ -1,8 +1,7 @@
 """The two values of a run that change: what it computes with (`Components`) and how far it has come
 (`RunState`).
 
-Neither knows a trainer. `RunView` shows both under the names that callbacks and subclasses use:
-`trainer.epoch` is `trainer.state.epoch`.
+Neither knows a trainer; `engine.core.run_view` shows both under the names that callbacks use.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,6 @@ from engine.core.early_stopping import is_better
 from engine.core.ema import ModelEMA
 from engine.core.results import Row
 from engine.core.schedule import Schedule
-from engine.types import RunPaths
 
 
 @dataclass
@@ -128,73 +125,3 @@ class RunState:
             self.tloss = self.tloss.to(device)
         self.trained_s, self.updated = saved["elapsed_s"], dict(saved["params"])
         self.started_s = time.monotonic() - self.trained_s
-
-
-class Forwarded:
-    """An attribute that is one of the same name in the value `owner`, to read and to write."""
-
-    def __init__(self, owner: str):
-        self.owner = owner
-
-    def __set_name__(self, _: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, run: Any, _: type | None = None) -> Any:
-        return self if run is None else getattr(getattr(run, self.owner), self.name)
-
-    def __set__(self, run: Any, value: Any) -> None:
-        setattr(getattr(run, self.owner), self.name, value)
-
-
-class RunView:
-    """What callbacks and subclasses read of a run."""
-
-    paths: RunPaths
-    components: Components
-    state: RunState
-
-    model: nn.Module | None = Forwarded("components")  # from `on_pretrain_routine_end` on
-    # the average of its weights; None with ema=false
-    ema: ModelEMA | None = Forwarded("components")
-    optimizer: torch.optim.Optimizer | None = Forwarded("components")
-    scheduler: Schedule | None = Forwarded("components")
-    scaler: torch.amp.GradScaler | None = Forwarded("components")
-    train_loader: Any = Forwarded("components")  # what `get_dataloader` gave for train
-    validator: Any = Forwarded("components")  # what `get_validator` gave
-
-    # samples per step over all ranks; found where -1 is asked, halved where too many
-    batch_size: int = Forwarded("state")
-    epoch: int = Forwarded("state")  # from 0
-    start_epoch: int = Forwarded("state")  # the first one that this process trains
-    batch_index: int = Forwarded("state")  # of the epoch, from 0
-    tloss: Tensor | None = Forwarded("state")  # mean of `loss_items` over the epoch so far
-    metrics: Row = Forwarded("state")  # the epoch's row of results.csv; at the end the final ones
-    fitness: float | None = Forwarded("state")  # the epoch's `monitor`; None: not validated
-    best_fitness: float | None = Forwarded("state")
-    best_epoch: int = Forwarded("state")  # from 0; -1: none yet
-    rows: list[Row] = Forwarded("state")  # the rows of results.csv
-    stop: bool = Forwarded("state")  # a callback may set it: the run ends after this epoch
-    stop_reason: str = Forwarded("state")  # done, stopped, interrupted or exception
-    updated: dict[str, Any] = Forwarded("state")  # what `update_params` changed
-    epoch_steps: int = Forwarded("state")  # optimizer steps of the epoch so far
-    started_s: float = Forwarded("state")  # by the clock
-    trained_s: float = Forwarded("state")  # seconds until the newest epoch was trained
-
-    @property
-    def last(self) -> Path:
-        """Checkpoint of the newest epoch."""
-        return self.paths.last
-
-    @property
-    def best(self) -> Path:
-        """Checkpoint of the best epoch by `monitor`."""
-        return self.paths.best
-
-    @property
-    def save_dir(self) -> Path:
-        """The run directory."""
-        return self.paths.root
-
-    def elapsed_s(self) -> float:
-        """Seconds of the run, those before an interruption included."""
-        return self.state.elapsed_s()

@@ -23,6 +23,7 @@ from engine.core.checkpoint import Checkpoint, load_checkpoint
 from engine.core.distributed import World
 from engine.core.ema import ModelEMA, planned_tau
 from engine.core.run_state import Components
+from engine.core.schedule import Schedule
 from engine.core.task import TrainingTask
 from engine.errors import TrainingError
 
@@ -128,28 +129,15 @@ def build_components(
     parts.train_loader = _build_loader(task, data["train"], batch_size, world)
     per_epoch = len(parts.train_loader)
     plan = make_plan(config, batch_size, per_epoch, task.default_lr)
-    parts.scheduler = task.build_scheduler(
-        iterations_per_epoch=per_epoch, optimizer=plan.optimizer, accumulate=plan.accumulate
-    )
-    is_schedule = all(hasattr(parts.scheduler, each) for each in SCHEDULE)
-    wanted = "an engine.core.schedule.Schedule, which gives the rate of each iteration"
-    _check(task, "build_scheduler", parts.scheduler, is_schedule, wanted)
-    parts.optimizer = task.build_optimizer(
-        model=parts.model,
-        name=plan.optimizer,
-        lr=plan.lr0,
-        momentum=config.momentum,
-        decay=plan.weight_decay,
-    )
-    is_optimizer = isinstance(parts.optimizer, torch.optim.Optimizer)
-    _check(task, "build_optimizer", parts.optimizer, is_optimizer, "a torch.optim.Optimizer")
-    optim.name_groups(parts.optimizer)
-    steps = parts.scheduler.optimizer_steps(per_epoch)
-    tau = config.ema_tau_steps if config.ema_tau_steps is not None else planned_tau(steps)
+    parts.scheduler = _build_scheduler(task, plan, per_epoch)
+    parts.optimizer = _build_optimizer(task, parts.model, config, plan)
+    tau, warmup = config.ema_tau_steps, config.warmup_epochs
+    if tau is None:
+        tau = planned_tau(parts.scheduler.optimizer_steps(per_epoch))
+    if warmup is None:
+        warmup = parts.scheduler.warmup / per_epoch
     parts.ema = ModelEMA(parts.model, config.ema_decay, tau) if config.ema else None
     parts.scaler = amp.make_scaler(config.amp, device)
-    planned_warmup = parts.scheduler.warmup / per_epoch
-    warmup = config.warmup_epochs if config.warmup_epochs is not None else planned_warmup
     chosen = {
         "optimizer": plan.optimizer,
         "nbs": plan.nbs,
@@ -209,6 +197,32 @@ def _build_loader(task: TrainingTask, dataset_path: Any, batch_size: int, world:
         raise TrainingError("there are no training batches: the training split is empty")
     distributed.check_lengths(world.gather(len(loader)))
     return loader
+
+
+def _build_scheduler(task: TrainingTask, plan: Plan, per_epoch: int) -> Schedule:
+    schedule = task.build_scheduler(
+        iterations_per_epoch=per_epoch, optimizer=plan.optimizer, accumulate=plan.accumulate
+    )
+    is_schedule = all(hasattr(schedule, each) for each in SCHEDULE)
+    wanted = "an engine.core.schedule.Schedule, which gives the rate of each iteration"
+    _check(task, "build_scheduler", schedule, is_schedule, wanted)
+    return schedule
+
+
+def _build_optimizer(
+    task: TrainingTask, model: nn.Module, config: TrainConfig, plan: Plan
+) -> torch.optim.Optimizer:
+    optimizer = task.build_optimizer(
+        model=model,
+        name=plan.optimizer,
+        lr=plan.lr0,
+        momentum=config.momentum,
+        decay=plan.weight_decay,
+    )
+    is_optimizer = isinstance(optimizer, torch.optim.Optimizer)
+    _check(task, "build_optimizer", optimizer, is_optimizer, "a torch.optim.Optimizer")
+    optim.name_groups(optimizer)
+    return optimizer
 
 
 def _check(task: TrainingTask, method: str, value: Any, is_right: bool, wanted: str) -> None:

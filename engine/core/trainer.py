@@ -37,10 +37,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.config.train import TrainConfig
-from engine.core import amp, autobatch, distributed, early_stopping, optim, setup, train_state
+from engine.core import (
+    amp,
+    autobatch,
+    distributed,
+    early_stopping,
+    optim,
+    randomness,
+    results,
+    run_directory,
+    setup,
+    train_state,
+)
 from engine.core.batch import set_epoch
 from engine.core.checkpoint import (
     Checkpoint,
@@ -49,43 +60,23 @@ from engine.core.checkpoint import (
     save_checkpoint,
     write_sidecar,
 )
-from engine.core.distributed import World, select_device
-from engine.core.events import TRAIN_EVENTS, Callback, Callbacks
+from engine.core.distributed import World
+from engine.core.events import TRAIN_EVENTS, Callbacks
 from engine.core.peer_failure import terminable
 from engine.core.plugins import add_own_code
 from engine.core.progress import EpochProgress, log_epoch
-from engine.core.randomness import (
-    deterministic,
-    restore_rng,
-    seed_everything,
-    seed_of,
-    undisturbed,
-)
-from engine.core.results import (
-    Row,
-    TrainResult,
-    json_row,
-    measured_numbers,
-    plain_metrics,
-    row_of_json,
-)
-from engine.core.run_directory import (
-    choose_run_directory,
-    claim_run_directory,
-    continued_config,
-    create_run_directory,
-)
+from engine.core.results import Row, TrainResult
 from engine.core.run_lock import RunLock
-from engine.core.run_state import Components, RunState, RunView
-from engine.core.task import TrainingTask
-from engine.errors import ConfigError, TrainingError, nearest
+from engine.core.run_state import Components, RunState
+from engine.core.run_view import RunView
+from engine.errors import ConfigError, TrainingError
 
 log = logging.getLogger("detectflow")
 
 PLOTTED_BATCHES = 3  # the first ones of a run
 
 
-class BaseTrainer(RunView, TrainingTask):
+class BaseTrainer(RunView):
     """Train one model. Override `get_model`, `get_dataloader`, `get_validator`, `criterion`, and
     what else differs.
 
@@ -110,8 +101,8 @@ class BaseTrainer(RunView, TrainingTask):
         self.args = config
         self.callbacks = Callbacks(TRAIN_EVENTS)
         self.world: World = distributed.world_from_environment()
-        self.device = select_device(config.device, self.world)
-        self.paths = choose_run_directory(config)
+        self.device = distributed.select_device(config.device, self.world)
+        self.paths = run_directory.choose_run_directory(config)
         self.meter = autobatch.meter_of(self.device)  # of the device's memory
         self.components = Components()
         self.state = RunState(config.batch)
@@ -120,8 +111,6 @@ class BaseTrainer(RunView, TrainingTask):
         self.loss: Tensor | None = None  # of the batch, a scalar
         # of the batch, one per name in `loss_names`, detached
         self.loss_items: Tensor | None = None
-
-    # What a user calls ----------------------------------------------------------------------------
 
     def train(self) -> TrainResult:
         """Run to the end; `teardown` fires whatever happens.
@@ -135,7 +124,7 @@ class BaseTrainer(RunView, TrainingTask):
             try:
                 with (
                     distributed.joined(self.world, self.device),
-                    deterministic(self.args.deterministic),
+                    randomness.deterministic(self.args.deterministic),
                 ):
                     asked = self._setup(lock)
                     self._fit_within_memory(asked)
@@ -148,39 +137,6 @@ class BaseTrainer(RunView, TrainingTask):
                 raise
             finally:
                 self.callbacks.run_all("teardown", self, failed)
-
-    def best_model(self) -> nn.Module:
-        """The best weights in a model, in eval mode, on the CPU."""
-        checkpoint = load_checkpoint(self.best)
-        model = self.get_model(cfg=self.args.model, weights=checkpoint)
-        model.load_state_dict(checkpoint.weights)
-        return model.eval()
-
-    def add_callback(self, event: str, callback: Callback, may_fail: bool = False) -> None:
-        """Call `callback(trainer)` at `event`, after those already there."""
-        self.callbacks.add(event, callback, may_fail)
-
-    def set_callback(self, event: str, callback: Callback) -> None:
-        """Replace the callbacks of `event`."""
-        self.callbacks.set(event, callback)
-
-    def update_params(self, **changes: Any) -> None:
-        """Change settings while the run goes on, for example `lr0`; what is meant to be repeated
-        after a resume belongs into a callback at `on_train_epoch_start`. Fires `on_params_update`.
-
-        Raises:
-            ConfigError: a wrong value, or a setting the run has used already.
-        """
-        for key in changes:
-            if key not in self.live_params:
-                raise ConfigError(
-                    f"'{key}' cannot change during a run.{nearest(key, self.live_params)} "
-                    f"These can: {', '.join(sorted(self.live_params))}"
-                )
-        self.args = self.args.with_overrides(changes, "update_params")
-        self.updated |= changes
-        self.apply_params()
-        self.callbacks.run("on_params_update", self)
 
     # What a task may override, too ----------------------------------------------------------------
 
@@ -223,10 +179,10 @@ class BaseTrainer(RunView, TrainingTask):
         decided.
         """
         if self.world.is_main:
-            self.paths = claim_run_directory(self.paths, self.args, lock)
+            self.paths = run_directory.claim_run_directory(self.paths, self.args, lock)
         self.paths = self.world.broadcast(self.paths)
         if self.args.resume:
-            self.args = continued_config(self.paths, self.args)
+            self.args = run_directory.continued_config(self.paths, self.args)
         add_own_code(self, self.args.trainer, self.args.callbacks)
         asked = self.args
         self.batch_size = asked.batch
@@ -235,7 +191,7 @@ class BaseTrainer(RunView, TrainingTask):
             autobatch.check_can_be_found(self.meter)
         resumed = train_state.newest(self.paths, self.world) if asked.resume else None
         self.callbacks.run("on_pretrain_routine_start", self)
-        seed_everything(self.args.seed)
+        randomness.seed_everything(self.args.seed)
         self.data = self.get_dataset(data=self.args.data)
         self._build(resumed)
         return asked
@@ -244,7 +200,9 @@ class BaseTrainer(RunView, TrainingTask):
         """Make the components; put back the state of `resumed`."""
         parts = self.components
         setup.check_task(self, self.data)
-        seed_everything(self.args.seed)  # again: preparing data must not move the weights
+        randomness.seed_everything(
+            self.args.seed
+        )  # again: preparing data must not move the weights
         parts.model = setup.build_model(self, self.args, self.device, resumed)
         if self.batch_size < 1:
             self.batch_size = self._find_batch()
@@ -257,7 +215,7 @@ class BaseTrainer(RunView, TrainingTask):
         parts.validator = setup.build_validator(self)
         early_stopping.check_monitor(self.args.monitor, self._known_metrics())
         if self.world.is_main:
-            create_run_directory(self.paths, self.resolved)
+            run_directory.create_run_directory(self.paths, self.resolved)
         distributed.check_shared(self.world, self.paths.args_yaml)
         if resumed is not None:
             self._restore(resumed)
@@ -275,10 +233,10 @@ class BaseTrainer(RunView, TrainingTask):
         self.apply_params()
         complete = read_sidecar(self.last)
         if (complete.get("row") or {}).get("epoch") == self.epoch:
-            self._record(row_of_json(complete["row"]))
+            self._record(results.row_of_json(complete["row"]))
             planned = checkpoint.meta.get("config", {}).get("epochs", self.args.epochs)
             self.stop = complete["stop"] and not self.args.epochs > planned
-        restore_rng(checkpoint.training["rng"])
+        randomness.restore_rng(checkpoint.training["rng"])
         log.info("resuming after epoch %d of %d", self.start_epoch, self.args.epochs)
 
     @property
@@ -311,7 +269,9 @@ class BaseTrainer(RunView, TrainingTask):
         optim.keep_frozen_norms(self.model)
         set_epoch(loader, self.epoch)
         if self.world.size > 1:  # ranks draw different numbers
-            seed_everything(seed_of(self.args.seed, self.epoch, self.world.rank))
+            randomness.seed_everything(
+                randomness.seed_of(self.args.seed, self.epoch, self.world.rank)
+            )
         state.begin_epoch()
         self.optimizer.zero_grad(set_to_none=True)
         count, came = len(loader), 0
@@ -363,12 +323,12 @@ class BaseTrainer(RunView, TrainingTask):
         """What follows an epoch's checkpoint. A resumed run repeats all of it or nothing, so it
         leaves no trace in the random numbers, and its events rather come twice than not at all.
         """
-        with undisturbed():
+        with randomness.undisturbed():
             self.world.barrier()  # `last` exists for every rank
             self.callbacks.run("on_train_epoch_end", self)
             self._evaluate_epoch()
         if self.world.is_main:
-            more = {"row": json_row(self.metrics), "stop": self.stop}
+            more = {"row": results.json_row(self.metrics), "stop": self.stop}
             write_sidecar(self.last, {**read_sidecar(self.last), **more})
 
     def _evaluate_epoch(self) -> None:
@@ -395,7 +355,7 @@ class BaseTrainer(RunView, TrainingTask):
         is_due = (self.epoch + 1) % self.args.val_period == 0 or self.epoch + 1 == self.args.epochs
         row = {"epoch": self.epoch, "time_s": round(self.trained_s, 1)}
         row |= self.label_loss_items(items=self.tloss)
-        measured = plain_metrics(self.validate(), "validation") if is_due else {}
+        measured = results.plain_metrics(self.validate(), "validation") if is_due else {}
         row |= self.world.broadcast(measured)
         return row | {f"lr/{group['group']}": group["lr"] for group in self.optimizer.param_groups}
 
@@ -420,7 +380,7 @@ class BaseTrainer(RunView, TrainingTask):
             model = self.components.evaluated
             model.load_state_dict(load_checkpoint(self.best, self.device).weights)
             final = self.validator(model=model, trainer=self, final=True)
-            final = self.world.broadcast(plain_metrics(final, "validation"))
+            final = self.world.broadcast(results.plain_metrics(final, "validation"))
             self.metrics = final
         self.callbacks.run("on_final_eval_end", self)
         if self.world.is_main:
@@ -431,7 +391,7 @@ class BaseTrainer(RunView, TrainingTask):
             best=self.best,
             last=self.last,
             best_sha256=read_sidecar(self.best).get("sha256", ""),
-            metrics=measured_numbers(final),
+            metrics=results.measured_numbers(final),
             best_epoch=self.best_epoch if self.best_epoch >= 0 else self.epoch,
             epochs=len(self.rows),
             stop_reason=self.stop_reason,
@@ -515,7 +475,7 @@ class BaseTrainer(RunView, TrainingTask):
 
     # Small questions ------------------------------------------------------------------------------
 
-    def _known_metrics(self) -> tuple[str, ...] | None:
+    def _known_metrics(self) -> list[str] | None:
         """What `monitor` may be, where that is known before training; None: code of the user's own
         may add metrics.
         """
@@ -527,13 +487,7 @@ class BaseTrainer(RunView, TrainingTask):
             or self.callbacks.has_user_callbacks("on_val_end")
         ):
             return None
-        measured = early_stopping.declared_metrics(self.validator)
-        if measured is None:
-            return None
-        kinds = ("train",) if self.validator is None else ("val", "train")
-        losses = [f"{kind}/{name}" for kind in kinds for name in self.loss_names]
-        rates = [f"lr/{group['group']}" for group in self.optimizer.param_groups]
-        return (*measured, *losses, *rates)
+        return early_stopping.known_metrics(self.validator, self.loss_names, self.optimizer)
 
     def _step_report(self, samples: list[str]) -> amp.StepReport:
         """What is known of the step under way, for an error. samples: names."""

@@ -105,7 +105,7 @@ def test_a_few_images_are_all_there_is_to_measure():
     assert find_batch(memory.step, memory, most=1) == 1
 
 
-def test_a_gpu_that_holds_nothing_is_told():
+def test_a_gpu_that_holds_nothing_is_an_error():
     for memory in (Memory(50 * MIB), Memory(130 * MIB)):
         with pytest.raises(
             TrainingError,
