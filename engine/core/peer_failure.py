@@ -6,6 +6,9 @@ error there. One that fails afterwards, mostly because its connection to the fir
 that it is not the cause and raises `PeerError` instead. A thread in each process reads the store
 too: it interrupts a process that does not notice, and ends one that cannot even be interrupted
 because it waits in a GPU kernel for a peer that is gone.
+
+torchelastic's own error files would not do: an agent reads them when its processes have ended, and
+those of another machine not at all, so nobody could be told before the time limit of a collective.
 """
 
 from __future__ import annotations

@@ -45,24 +45,23 @@ class RunView(TrainingTask):
     components: Components
     state: RunState
 
-    model: nn.Module | None = Forwarded("components")  # from `on_pretrain_routine_end` on
-    # the average of its weights; None with ema=false
-    ema: ModelEMA | None = Forwarded("components")
-    optimizer: torch.optim.Optimizer | None = Forwarded("components")
-    scheduler: Schedule | None = Forwarded("components")
-    scaler: torch.amp.GradScaler | None = Forwarded("components")
+    # From `on_pretrain_routine_end` on; None before.
+    model: nn.Module | None = Forwarded("components")  # the network being trained
+    ema: ModelEMA | None = Forwarded("components")  # its average; None with ema=false
+    optimizer: torch.optim.Optimizer | None = Forwarded("components")  # of `build_optimizer`
+    scheduler: Schedule | None = Forwarded("components")  # of `build_scheduler`
+    scaler: torch.amp.GradScaler | None = Forwarded("components")  # does nothing outside fp16
     train_loader: Any = Forwarded("components")  # what `get_dataloader` gave for train
     validator: Any = Forwarded("components")  # what `get_validator` gave
 
-    # samples per step over all ranks; found where -1 is asked, halved where too many
-    batch_size: int = Forwarded("state")
+    batch_size: int = Forwarded("state")  # samples per step over all ranks
     epoch: int = Forwarded("state")  # from 0
     start_epoch: int = Forwarded("state")  # the first one that this process trains
     batch_index: int = Forwarded("state")  # of the epoch, from 0
     tloss: Tensor | None = Forwarded("state")  # mean of `loss_items` over the epoch so far
     metrics: Row = Forwarded("state")  # the epoch's row of results.csv; at the end the final ones
     fitness: float | None = Forwarded("state")  # the epoch's `monitor`; None: not validated
-    best_fitness: float | None = Forwarded("state")
+    best_fitness: float | None = Forwarded("state")  # of `best_epoch`
     best_epoch: int = Forwarded("state")  # from 0; -1: none yet
     rows: list[Row] = Forwarded("state")  # the rows of results.csv
     stop: bool = Forwarded("state")  # a callback may set it: the run ends after this epoch

@@ -27,13 +27,10 @@ class TrainingTask:
 
     args: TrainConfig
     resolved: TrainConfig  # with everything automatic decided, also the batch
-    loss_names: tuple[str, ...] = ("loss",)
-    # Words of this kind of task, for messages: what a batch is made of, and what a smaller one of
-    # helps where memory ends.
-    sample_word: str = "samples"
-    memory_advice: str = "model"
-    # Metrics in the line that an epoch logs; None: all that validation returns.
-    epoch_line_metrics: tuple[str, ...] | None = None
+    loss_names: tuple[str, ...] = ("loss",)  # of the loss items, in their order
+    sample_word: str = "samples"  # what messages call the parts of a batch
+    memory_advice: str = "model"  # what messages advise to make smaller where memory ends
+    epoch_line_metrics: tuple[str, ...] | None = None  # in the log line of an epoch; None: all
     # With several processes: set it where parameters that learn may take no part in the loss of a
     # batch. It costs a little.
     find_unused_parameters: bool = False

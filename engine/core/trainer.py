@@ -98,19 +98,18 @@ class BaseTrainer(RunView):
                 f"config is a {type(config).__name__}, not a {wanted}; settings by name are given "
                 "as overrides="
             )
-        self.args = config
-        self.callbacks = Callbacks(TRAIN_EVENTS)
-        self.world: World = distributed.world_from_environment()
-        self.device = distributed.select_device(config.device, self.world)
-        self.paths = run_directory.choose_run_directory(config)
+        self.args = config  # the settings, frozen; what a run decides makes a new value
+        self.callbacks = Callbacks(TRAIN_EVENTS)  # by event
+        self.world: World = distributed.world_from_environment()  # this process among its peers
+        self.device = distributed.select_device(config.device, self.world)  # where it computes
+        self.paths = run_directory.choose_run_directory(config)  # of the run folder
         self.meter = autobatch.meter_of(self.device)  # of the device's memory
-        self.components = Components()
-        self.state = RunState(config.batch)
+        self.components = Components()  # what it computes with: model, optimizer, loader, ...
+        self.state = RunState(config.batch)  # how far it has come: epoch, rows, best_epoch, ...
         self.data: Any = None  # what `get_dataset` gave
         self.batch: Any = None  # the batch under way
         self.loss: Tensor | None = None  # of the batch, a scalar
-        # of the batch, one per name in `loss_names`, detached
-        self.loss_items: Tensor | None = None
+        self.loss_items: Tensor | None = None  # of the batch, one per name in `loss_names`
 
     def train(self) -> TrainResult:
         """Run to the end; `teardown` fires whatever happens.
@@ -200,9 +199,8 @@ class BaseTrainer(RunView):
         """Make the components; put back the state of `resumed`."""
         parts = self.components
         setup.check_task(self, self.data)
-        randomness.seed_everything(
-            self.args.seed
-        )  # again: preparing data must not move the weights
+        # again: whether data had to be prepared must not move the weights
+        randomness.seed_everything(self.args.seed)
         parts.model = setup.build_model(self, self.args, self.device, resumed)
         if self.batch_size < 1:
             self.batch_size = self._find_batch()
@@ -228,7 +226,7 @@ class BaseTrainer(RunView):
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Go on where `checkpoint` stands; an epoch whose row is in the sidecar is complete."""
         train_state.restore(self.components, self.state, checkpoint, self.paths)
-        # as `update_params` left them
+        # the settings as `update_params` left them
         self.args = self.args.with_overrides(self.updated, str(self.last))
         self.apply_params()
         complete = read_sidecar(self.last)
@@ -269,16 +267,14 @@ class BaseTrainer(RunView):
         optim.keep_frozen_norms(self.model)
         set_epoch(loader, self.epoch)
         if self.world.size > 1:  # ranks draw different numbers
-            randomness.seed_everything(
-                randomness.seed_of(self.args.seed, self.epoch, self.world.rank)
-            )
+            seed = randomness.seed_of(self.args.seed, self.epoch, self.world.rank)
+            randomness.seed_everything(seed)
         state.begin_epoch()
         self.optimizer.zero_grad(set_to_none=True)
         count, came = len(loader), 0
         shown = self.args.verbose and self.world.is_main
-        with EpochProgress(
-            loader, self.epoch, self.args.epochs, self.loss_names, shown
-        ) as progress:
+        bar = EpochProgress(loader, self.epoch, self.args.epochs, self.loss_names, shown)
+        with bar as progress:
             for self.batch_index, self.batch in enumerate(progress):
                 self.callbacks.run("on_train_batch_start", self)
                 self._train_batch(is_last=self.batch_index + 1 == count)
