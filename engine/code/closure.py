@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 from engine.code.syntax import RULES, Import, Source, SourceError, read_definitions, read_source
 from engine.errors import ConfigError
 
+MOST_KEPT = 1000  # what was read of so many versions of files; more are begun anew
 Find = Callable[[str], Path | None]  # dotted name -> its file, None: not one of these sources
 
 
@@ -32,8 +34,12 @@ class Sources:
     find: Find
     cache: Path | None = None
     _known: dict[str, Source] = field(default_factory=dict)
-    _kept: dict[str, list] = field(default_factory=dict)
-    _used: dict[str, list] = field(default_factory=dict)
+    _contents: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _kept: dict[str, Any] = field(default_factory=dict)  # read from the cache
+    _used: dict[str, Any] = field(default_factory=dict)  # of it, and new
+
+    def __post_init__(self) -> None:
+        self.find = functools.cache(self.find)
 
     @classmethod
     def below(cls, folder: Path, cache: Path | None = None) -> Sources:
@@ -56,24 +62,48 @@ class Sources:
         return self._known[module]
 
     def _read(self, module: str) -> Source:
-        file = self.find(module)
-        assert file is not None, module
-        try:
-            content = file.read_bytes()
-            is_package = file.name == "__init__.py"
-            key = hashlib.sha256(content + b"p" * is_package).hexdigest()[:24]
-            kept = self._kept.get(key) or self._used.get(key)
-            source = _unpacked(kept) if kept else read_source(content.decode(), is_package)
-        except (OSError, SourceError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: cannot be read as Python: {error}. Correct it.") from None
-        self._used[key] = kept or _packed(source)
-        return source
+        content, key = self._content(module)
+        is_package = self.is_package(module)
+        return _unpacked(
+            self._once(
+                f"{key}{'p' * is_package}",
+                module,
+                lambda: dataclasses.astuple(read_source(content, is_package)),
+            )
+        )
 
     def definitions(self, module: str, names: set[str]) -> tuple[str, tuple[Import, ...]]:
-        """`read_definitions` of a module."""
-        file = self.find(module)
-        assert file is not None, module
-        return read_definitions(file.read_text(encoding="utf-8"), names)
+        """`read_definitions` of a module. ConfigError as `read`."""
+        content, key = self._content(module)
+
+        def make() -> Any:
+            digest, imports = read_definitions(content, names)
+            return digest, [dataclasses.astuple(each) for each in imports]
+
+        digest, imports = self._once(f"{key}:{','.join(sorted(names))}", module, make)
+        return digest, tuple(Import(*each) for each in imports)
+
+    def _content(self, module: str) -> tuple[str, str]:
+        """The text of a module and its digest."""
+        if module not in self._contents:
+            file = self.find(module)
+            assert file is not None, module
+            try:
+                text = file.read_bytes().decode()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{file}: cannot be read: {error}. Correct it.") from None
+            self._contents[module] = text, hashlib.sha256(text.encode()).hexdigest()[:24]
+        return self._contents[module]
+
+    def _once(self, key: str, module: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, as plain JSON, remembered under `key`."""
+        if key not in self._used:
+            try:
+                found = self._kept[key] if key in self._kept else make()
+            except (SourceError, SyntaxError) as error:
+                raise ConfigError(f"{self.find(module)}: no valid Python: {error}.") from None
+            self._used[key] = found
+        return self._used[key]
 
     def keep(self) -> None:
         """Write the cache, if something new was read; a cache that cannot be written is no harm."""
@@ -82,7 +112,8 @@ class Sources:
         beside = self.cache.with_name(f".{self.cache.name}.{os.getpid()}.new")
         with contextlib.suppress(OSError):
             self.cache.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps({"rules": RULES, "sources": self._used}))
+            found = self._used if len(self._kept) > MOST_KEPT else self._kept | self._used
+            beside.write_text(json.dumps({"rules": RULES, "sources": found}))
             beside.replace(self.cache)
 
     # Names ----------------------------------------------------------------------------------------
@@ -195,11 +226,7 @@ def module_file(folder: Path, module: str) -> Path | None:
     return None
 
 
-def _packed(source: Source) -> list:
-    return json.loads(json.dumps(dataclasses.astuple(source)))
-
-
-def _unpacked(kept: list) -> Source:
+def _unpacked(kept: Any) -> Source:
     digest, whole, imports, mentions, left_out, private = kept
     return Source(
         digest,

@@ -26,12 +26,26 @@ ROOMS: dict[str, set[str]] = {
     "register": {"data", "registry", "stages.register"},
 }
 
-# Inside those rooms, and yet without influence; why.
+# Without influence on any result, also inside the rooms above; why.
 HARMLESS = {
+    "cli": "what people type and read",
+    "code": "reads sources, this table among them",
+    "errors": "messages",
+    "files": "writes what it is given, whole",
+    "lineage": "traces results",
+    "plots": "draws results",
+    "project": "environment and locks",
+    "stages.code": "writes down what counts here",
+    "stages.layout": "where results lie",
+    "stages.runner": "the frame around a stage",
+    "tracking": "records results",
+    "version": "a name",
+    "versioning": "asks DVC and git",
     "core.peer_failure": "ends a rank whose peer has failed",
     "core.plugins": "finds the user's code, which counts itself",
     "core.progress": "shows the epoch",
     "core.run_lock": "keeps a second training out of the folder",
+    "datasets.open": "hands on a prepared folder; what else it prepares is of stage prepare",
     "datasets.reports": "pages and texts about a dataset",
     "detect.batch_plots": "draws batches",
     "detect.epoch_images": "draws predictions while it trains",

@@ -139,7 +139,7 @@ def own_code(
     named = [getattr(config, key) for key in OWN_CODE.get(stage, ())]
     paths = [p for value in named for p in (value if isinstance(value, tuple) else (value,)) if p]
     starts = {path.partition(":")[0] for path in paths if ":" in path}
-    packages = _offered_by(paths)
+    packages = _offered_by([path for path in paths if not is_built_in(path)])
     if not starts and not packages:
         return {}, {}
     sources = Sources(lambda module: find_own(module, root))
@@ -209,6 +209,14 @@ def _distribution(top: str) -> dict[str, str]:
     except metadata.PackageNotFoundError:
         names = _distributions().get(top, [])
         return {name: metadata.version(name) for name in sorted(set(names))}
+
+
+def is_built_in(path: str) -> bool:
+    """Whether a value names a network of the engine's, or a file: to ask all installed packages
+    takes a while.
+    """
+    ours = family_folder(path, Sources.below(package_folder()))
+    return ours is not None or "/" in path or Path(path).suffix != ""
 
 
 def _offered_by(paths: list[str]) -> dict[str, str]:
