@@ -49,7 +49,6 @@ HARMLESS = {
     "datasets.reports": "pages and texts about a dataset",
     "detect.batch_plots": "draws batches",
     "detect.epoch_images": "draws predictions while it trains",
-    "detect.progress": "shows the epoch",
     "registry.fetch": "reads versions, makes none",
     "registry.version_description": "a text for readers",
 }
@@ -105,8 +104,8 @@ def family_folder(model: str, sources: Sources) -> str | None:
     """
     if "/" in model or Path(model).suffix:
         return None
-    folder = sources.find("engine.models")
-    names = [f.name for f in folder.parent.iterdir() if f.is_dir()] if folder else []
+    engine = sources.find("engine")
+    names = [f.name for f in (engine.parent / "models").iterdir() if f.is_dir()] if engine else []
     return next((name for name in sorted(names, reverse=True) if model.startswith(name)), None)
 
 
