@@ -1,4 +1,4 @@
-"""Settings of training. `TrainConfig` is what the kernel reads and knows no boxes;
+"""Settings of training. `TrainConfig` is what the core reads and knows no boxes;
 `DetectionTrainConfig` adds them.
 
 Recipe values are the published ones of the family (see the detector notes); where ours differ the
@@ -41,10 +41,8 @@ class TrainConfig(Frozen):
 
     listed_by: ClassVar[str] = "`detectflow help train`"
 
-    model: str = _f("run", "yolov8n", "model name, model .yaml, or a checkpoint to start from")
-    data: str = _f(
-        "run", "data/digits.yaml", "dataset description .yaml, or a prepared dataset folder"
-    )
+    model: str = _f("run", "model", "model name, or a checkpoint to start from")
+    data: str = _f("run", "data", "what `get_dataset` is given")
     project: str = _f("run", "runs", "folder that holds the run directories")
     name: str = _f(
         "run", "train", "name of the run directory; an existing one gets a number appended"
@@ -112,7 +110,9 @@ class TrainConfig(Frozen):
         "schedule", 0, "also keep epochN.pt every so many epochs; 0 never", unit="epochs", ge=0
     )
     monitor: str = _f(
-        "schedule", "metrics/mAP50-95", "column of results.csv that decides which epoch is best"
+        "schedule",
+        "",
+        "column of results.csv that decides which epoch is best; empty: the first metric",
     )
     monitor_mode: Literal["max", "min"] = _f(
         "schedule", "max", "whether a larger or smaller `monitor` is better"
@@ -211,6 +211,14 @@ class TrainConfig(Frozen):
 class DetectionTrainConfig(TrainConfig):
     """One training run of a detector."""
 
+    model: str = _f("run", "yolov8n", "model name, model .yaml, or a checkpoint to start from")
+    data: str = _f(
+        "run", "data/digits.yaml", "dataset description .yaml, or a prepared dataset folder"
+    )
+    monitor: str = _f(
+        "schedule", "metrics/mAP50-95", "column of results.csv that decides which epoch is best"
+    )
+
     imgsz: int | tuple[int, int] = _f(
         "images",
         640,
@@ -235,7 +243,7 @@ class DetectionTrainConfig(TrainConfig):
     close_mosaic: float = _f(
         "augmentation",
         0.1,
-        "mosaic and mixup off at the end: epochs, or a fraction if below 1",
+        "mosaic and mixup off at the end: epochs, or a fraction of them if below 1",
         unit="epochs",
         ge=0,
     )
@@ -279,7 +287,7 @@ class DetectionTrainConfig(TrainConfig):
         "validation", 0.7, "IoU above which NMS removes the weaker box", unit="IoU"
     )
     max_det: int = _f("validation", 300, "most boxes per image", unit="boxes", ge=1)
-    plots: bool = _f("validation", True, "write pictures: batches, curves, confusion matrix")
+    plots: bool = _f("validation", True, "write plots: batches, curves, confusion matrix")
 
     @field_validator("imgsz")
     @classmethod
