@@ -125,7 +125,7 @@ class DvcStages:
         Raises:
             WorkspaceError: as `run`. Whatever `function` raises passes through.
         """
-        with workspace_lock(self.root, wait=self.wait, tell=self.log.warning):
+        with workspace_lock(self.root, wait=self.wait, emit=self.log.warning):
             stage = load_definition(self.root, name)
             value, before = run_checked(self.root, stage, function)
             if self.versioned and set(self.status(name)) - {ALWAYS}:
