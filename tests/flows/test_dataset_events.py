@@ -8,8 +8,11 @@ import sys
 
 import cv2
 import numpy as np
+import pytest
 from test_deployments import Api, wait_until
 from workspaces import clean_environment, copy_project
+
+pytestmark = pytest.mark.system
 
 
 def make_dataset(folder, last_class):

@@ -31,7 +31,7 @@ TINY = {
 }
 STAGES = ("prepare", "train", "validate", "export", "register")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from workspaces import copy_project, shell
 
 from flows import overrides
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 REPRO = [sys.executable, "-m", "dvc", "repro", "train"]
 FLOW = [sys.executable, "-m", "engine", "run"]

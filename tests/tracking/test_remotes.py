@@ -22,6 +22,8 @@ from engine.errors import WorkspaceError
 from engine.stages.prepare import source_changed
 from engine.versioning.dvc_repo import DvcStages
 
+pytestmark = pytest.mark.system
+
 pytest.importorskip("dvc_ssh")
 pytest.importorskip("dvc_s3")
 
