@@ -15,19 +15,64 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The files that take longest, longest first: CPU seconds of one core as measured, without imports.
-# Under xdist a file runs whole in one process; begun last, a long one would keep one core busy
-# while the other has nothing left to do.
-LONGEST_FIRST: dict[str, int] = {}
+# Under xdist a file runs whole in one process (some are a story told in order). These take longest,
+# the longest first: begun last, one of them would keep one core busy while the other has nothing
+# left to do.
+LONGEST_FIRST = (
+    "flows/test_deployments.py",
+    "flows/test_pipeline.py",
+    "flows/test_two_drivers.py",
+    "flows/test_trace_pipeline.py",
+    "flows/test_experiments.py",
+    "flows/test_flow.py",
+    "distributed/test_leaving.py",
+    "distributed/test_together.py",
+    "core/test_kill.py",
+    "hpo/test_search.py",
+    "flows/test_prepare_on_dask.py",
+    "flows/test_restart.py",
+    "tracking/test_remotes.py",
+    "detect/test_detection_trainer.py",
+    "detect/test_validator.py",
+    "detect/test_class_hash.py",
+    "export/test_export.py",
+    "core/test_resume.py",
+    "core/test_features.py",
+    "contract/test_fine_tuning.py",
+    "docs/test_docs.py",
+    "tracking/test_register.py",
+    "tracking/test_dvc_adapter.py",
+)
+# Files that share a fixture of many seconds, in one process so that it is made once.
+TOGETHER = dict.fromkeys(
+    ("test_class_hash.py", "test_detection_trainer.py", "test_validator.py"), "a trained detector"
+)
 
 
 def pytest_collection_modifyitems(items):
     """Long files first; the others, and the tests of a file, in their order."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
 
-    def seconds(item) -> int:
-        return -LONGEST_FIRST.get(item.path.relative_to(ROOT / "tests").as_posix(), 0)
+    def place(item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return places.get(name, len(places))
 
-    items.sort(key=seconds)
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`--dist loadfile` that keeps some files together."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return TOGETHER.get(file.removeprefix("tests/detect/"), file)
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)

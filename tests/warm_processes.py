@@ -54,6 +54,31 @@ PROGRAMS = {"detectflow": "engine", "dvc": "dvc"}
 # Python reads these when it starts; where they are others than the server's, only a start will do.
 READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_", "OMP_", "MKL_", "OPENBLAS_")
 HEADER = struct.Struct("!I")
+# A program `python` for the PATH of commands that start Python themselves, as DVC does its stages:
+# it stands between and passes on streams, signals and the exit code.
+STAND_IN = """#!{python} -SE
+import json, os, signal, socket, struct, sys
+environment = dict(os.environ)
+read_at_start = {{k: v for k, v in environment.items() if k.startswith({prefixes!r}) and v}}
+if sys.argv[1:2] != ["-m"] or len(sys.argv) < 3 or read_at_start != {read_at_start!r}:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+request = {{"argv": sys.argv[2:], "cwd": os.getcwd(), "env": environment, "new_session": False}}
+answers = socket.socket(socket.AF_UNIX)
+answers.connect({address!r})
+body = json.dumps(request).encode()
+socket.send_fds(answers, [struct.pack("!I", len(body))], [0, 1, 2])
+answers.sendall(body)
+stream = answers.makefile("rb")
+receive = lambda: json.loads(stream.read(*struct.unpack("!I", stream.read(4))))
+pid = receive()["pid"]
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda sent, _: os.kill(pid, sent))
+code = os.waitstatus_to_exitcode(receive()["status"])
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
 
 
 class Popen(subprocess.Popen):
@@ -124,6 +149,7 @@ class Popen(subprocess.Popen):
 def run(
     args: Sequence[str],
     *,
+    input: str | bytes | None = None,
     capture_output: bool = False,
     check: bool = False,
     timeout: float | None = None,
@@ -132,9 +158,11 @@ def run(
     """`subprocess.run`, by the warm process."""
     if capture_output:
         options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if input is not None:
+        options["stdin"] = subprocess.PIPE
     with Popen(args, **options) as process:
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(input, timeout=timeout)
         except BaseException:
             process.kill()
             process.communicate()
@@ -143,6 +171,23 @@ def run(
     if check:
         done.check_returncode()
     return done
+
+
+def programs() -> str:
+    """A folder for the front of PATH: its `python -m MODULE` is forked from the warm process."""
+    folder = Path(_server().folder.name) / "bin"
+    if not folder.exists():
+        folder.mkdir()
+        server = _server()
+        text = STAND_IN.format(
+            python=sys.executable,
+            prefixes=READ_AT_START,
+            read_at_start=_read_at_start(server.environment),
+            address=server.address,
+        )
+        (folder / "python").write_text(text)
+        (folder / "python").chmod(0o755)
+    return str(folder)
 
 
 def module_and_arguments(args: Any) -> list[str] | None:

@@ -9,11 +9,11 @@ import getpass
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm_processes
 import yaml
 from ssh_server import SshServer
 
@@ -75,7 +75,9 @@ def shell(home):
     }
     own = {
         "HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(
+            (warm_processes.programs(), str(Path(sys.executable).parent), os.environ["PATH"])
+        ),
         "OMP_NUM_THREADS": "1",
         "DVC_NO_ANALYTICS": "1",
         "DETECTFLOW_TRACKING": "off",
@@ -84,7 +86,7 @@ def shell(home):
     }
 
     def run(folder, *words, **env):
-        return subprocess.run(
+        return warm_processes.run(
             words,
             cwd=folder,
             env=kept | someone | own | env,
