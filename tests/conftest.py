@@ -15,33 +15,35 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Under xdist a file runs whole in one process (some are a story told in order). These take longest,
-# the longest first: begun last, one of them would keep one core busy while the other has nothing
-# left to do.
+# Under xdist a file runs whole in one process (some are a story told in order). These take longest
+# and come first: begun last, one of them would keep one core busy while the other has nothing left
+# to do. Those with a Prefect server take turns with others: two at once would slow each other down
+# until a test loses its patience.
 LONGEST_FIRST = (
     "flows/test_deployments.py",
-    "flows/test_pipeline.py",
-    "flows/test_two_drivers.py",
-    "flows/test_trace_pipeline.py",
-    "flows/test_experiments.py",
-    "flows/test_flow.py",
     "distributed/test_leaving.py",
+    "flows/test_pipeline.py",
     "distributed/test_together.py",
+    "flows/test_two_drivers.py",
     "core/test_kill.py",
+    "flows/test_experiments.py",
     "hpo/test_search.py",
+    "flows/test_flow.py",
+    "flows/test_trace_pipeline.py",
     "flows/test_prepare_on_dask.py",
-    "flows/test_restart.py",
     "tracking/test_remotes.py",
+    "flows/test_restart.py",
+    "tracking/test_training_told.py",
     "detect/test_detection_trainer.py",
     "detect/test_validator.py",
     "detect/test_class_hash.py",
-    "export/test_export.py",
-    "core/test_resume.py",
-    "core/test_features.py",
     "contract/test_fine_tuning.py",
-    "docs/test_docs.py",
-    "tracking/test_register.py",
+    "export/test_export.py",
     "tracking/test_dvc_adapter.py",
+    "core/test_resume.py",
+    "tracking/test_register.py",
+    "tracking/test_tracked.py",
+    "docs/test_docs.py",
 )
 # Files that share a fixture of many seconds, in one process so that it is made once.
 TOGETHER = dict.fromkeys(

@@ -74,6 +74,15 @@ def test_it_ends_as_it_would(program, tmp_path, end):
     assert warm.stderr.splitlines()[-1:] == anew.stderr.splitlines()[-1:]
 
 
+def test_code_on_the_command_line(tmp_path):
+    (tmp_path / "mine.py").write_text("VALUE = 3")
+    code = "import mine, sys; print(mine.VALUE, sys.argv, __name__, sys.path[0]); mine.missing"
+    warm, anew = answers([sys.executable, "-c", code, "a"], tmp_path)
+    assert (warm.returncode, warm.stdout) == (anew.returncode, anew.stdout)
+    assert warm.stdout == "3 ['-c', 'a'] __main__ \n"
+    assert warm.stderr.splitlines()[-1] == anew.stderr.splitlines()[-1]
+
+
 def test_a_mistake_in_the_command_line_is_told_in_the_same_words(tmp_path):
     warm, anew = answers([sys.executable, "-m", "engine", "trian"], tmp_path)
     assert (warm.returncode, warm.stdout, warm.stderr) == (2, anew.stdout, anew.stderr)

@@ -62,7 +62,7 @@ environment = dict(os.environ)
 read_at_start = {{k: v for k, v in environment.items() if k.startswith({prefixes!r}) and v}}
 if sys.argv[1:2] != ["-m"] or len(sys.argv) < 3 or read_at_start != {read_at_start!r}:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
-request = {{"argv": sys.argv[2:], "cwd": os.getcwd(), "env": environment, "new_session": False}}
+request = {{"argv": sys.argv[1:], "cwd": os.getcwd(), "env": environment, "new_session": False}}
 answers = socket.socket(socket.AF_UNIX)
 answers.connect({address!r})
 body = json.dumps(request).encode()
@@ -82,8 +82,8 @@ os._exit(code)
 
 
 class Popen(subprocess.Popen):
-    """`subprocess.Popen`; a `python -m MODULE ...` among its commands is forked from the warm
-    process.
+    """`subprocess.Popen`; a `python -m MODULE ...` or `python -c CODE ...` among its commands is
+    forked from the warm process.
     """
 
     _answers: socket.socket | None = None  # over it comes the exit status of a forked command
@@ -107,7 +107,7 @@ class Popen(subprocess.Popen):
         environment = {
             os.fsdecode(k): os.fsdecode(v) for k, v in (os.environ if env is None else env).items()
         }
-        argv = None if any(unusual) else module_and_arguments(args)
+        argv = None if any(unusual) else forkable(args)
         if argv is None or not _starts_alike(environment):
             return super()._execute_child(*given)
         request = {
@@ -190,16 +190,18 @@ def programs() -> str:
     return str(folder)
 
 
-def module_and_arguments(args: Any) -> list[str] | None:
-    """[module, its arguments] of a command of this environment's Python; None: it is another."""
+def forkable(args: Any) -> list[str] | None:
+    """["-m", module, its arguments] or ["-c", code, its arguments] of a command of this
+    environment's Python; None: it is another one.
+    """
     if isinstance(args, (str, bytes, os.PathLike)):
         return None
     program, *rest = (os.fspath(word) for word in args)
-    if program == sys.executable and len(rest) >= 2 and rest[0] == "-m":
-        return rest[1:]
+    if program == sys.executable and len(rest) >= 2 and rest[0] in ("-m", "-c"):
+        return rest
     path = Path(program)
     if path.name in PROGRAMS and path.parent in (Path(), Path(sys.executable).parent):
-        return [PROGRAMS[path.name], *rest]
+        return ["-m", PROGRAMS[path.name], *rest]
     return None
 
 
@@ -362,18 +364,19 @@ def serve(address: str) -> dict | None:
 
 
 def become(request: dict) -> None:
-    """In the fork: what `python -m MODULE ...` finds when it starts."""
+    """In the fork: what `python -m MODULE ...` or `python -c CODE ...` finds when it starts."""
     if request["new_session"]:
         os.setsid()
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
     own_folder = os.path.dirname(os.path.abspath(__file__))
-    sys.path[:] = [request["cwd"], *(entry for entry in sys.path if entry != own_folder)]
+    kind, program, *arguments = request["argv"]
+    first = request["cwd"] if kind == "-m" else ""
+    sys.path[:] = [first, *(entry for entry in sys.path if entry != own_folder)]
     importlib.invalidate_caches()
     sys.path_importer_cache.clear()
-    module, *arguments = request["argv"]
-    sys.argv[:] = [module, *arguments]
+    sys.argv[:] = [program if kind == "-m" else "-c", *arguments]
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     import random
 
@@ -383,8 +386,11 @@ def become(request: dict) -> None:
     numpy.random.seed()
     if "torch" in sys.modules:
         sys.modules["torch"].seed()
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    runpy._run_module_as_main(module)
+    sys.modules["__main__"] = main = types.ModuleType("__main__")
+    if kind == "-m":
+        runpy._run_module_as_main(program)
+    else:
+        exec(compile(program, "<string>", "exec"), main.__dict__)
 
 
 def exit_code(outcome: BaseException | None) -> int:
