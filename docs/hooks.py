@@ -58,7 +58,7 @@ CLASSES: dict[
     "BaseTrainer": ("engine.core.trainer.BaseTrainer",),
     "BaseValidator": ("engine.core.validator.BaseValidator",),
     "BasePredictor": ("engine.core.predictor.BasePredictor",),
-    "TrainResult": ("engine.core.trainer.TrainResult",),
+    "TrainResult": ("engine.core.results.TrainResult",),
     "Callbacks": ("engine.core.events.Callbacks",),
     "World": ("engine.core.distributed.World",),
     "errors": ("engine.errors",),
@@ -236,9 +236,8 @@ def class_page(name: str, objects: Iterable[str]) -> str:
                 for each in found.all_members.values()
                 if each.is_function and _is_public(each)
             ]
-            methods = (
-                sorted(methods) if found.bases else methods
-            )  # those of several classes have no order of their own
+            # those of several classes have no order of their own
+            methods = sorted(methods) if found.bases else methods
             parts.append(
                 f"::: {path}\n    options: {{inherited_members: true, members: "
                 f"[{', '.join(methods)}]}}"

@@ -48,6 +48,9 @@ class DetectionTrainer(BaseTrainer):
     config_class = DetectionTrainConfig
     validator_class = DetectionValidator  # what `get_validator` makes
     loss_names = ("box_loss", "cls_loss", "dfl_loss")
+    sample_word = "images"
+    memory_advice = "imgsz or model"
+    epoch_line_metrics = EPOCH_FIGURES
     live_params = BaseTrainer.live_params | {"box", "cls", "dfl", "class_weights", "multi_scale"}
     args: DetectionTrainConfig
 
@@ -78,9 +81,8 @@ class DetectionTrainer(BaseTrainer):
                 f"{data}: the ranks read different data there; every machine needs the same files"
             )
         self.names = ("object",) if self.args.single_cls else self.dataset.names
-        self._loss = (
-            self._build_loss()
-        )  # here, so that a wrong class weight is told before anything is built
+        # here, so that a wrong class weight is told before anything is built
+        self._loss = self._build_loss()
         return {
             "train": str(self.dataset.manifest("train")),
             "val": str(self.dataset.manifest("val")),
@@ -198,6 +200,9 @@ class DetectionTrainer(BaseTrainer):
         if not (self.args.resume or self.rows):  # else the weights are the run's own
             log.info("starting from %s: %s", cfg, moved)
         return model
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        return model(batch["img"])
 
     def criterion(self, preds: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """(loss, items [box, cls, dfl]); see `DetectionLoss`."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.config import DetectionTrainConfig, Params
 from engine.config.tune import TuneConfig
-from engine.core.planning import make_plan
+from engine.core.setup import make_plan
 from engine.errors import ConfigError, nearest
 from engine.hpo.space import Space, default_space, from_plain, load_space, to_plain
 from engine.project.environment import state_root
@@ -51,9 +51,8 @@ class Sweep:
     base: dict[str, Any]  # settings of every trial, as far as they are given
     space: list[dict[str, Any]]
     tune: dict[str, Any]
-    start: (
-        dict[str, Any] | None
-    )  # values of the first trial: what training would do today; None: outside the space
+    # values of the first trial: what training would do today; None: outside the space
+    start: dict[str, Any] | None
 
     @property
     def settings(self) -> TuneConfig:
