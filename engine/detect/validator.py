@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.config import ValidateConfig
 from engine.core.distributed import World, select_device, world_from_environment
@@ -29,10 +29,11 @@ from engine.datasets.open import open_dataset
 from engine.detect.batch_plots import plot_batch, plot_found
 from engine.detect.batches import file_of, record_of, to_device
 from engine.detect.model_io import is_weight_file, load_model
-from engine.detect.runtime import RuntimeModule, load_runtime, split_raw
+from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores
+from engine.models.yolov8 import Preds
 from engine.models.yolov8.decode import decode, nms, warm_up
 from engine.types import SPLITS, Detections, ImageRecord, Size
 
@@ -206,10 +207,10 @@ class DetectionValidator(BaseValidator):
         return len(batch["img"])
 
     def postprocess(self, preds: Any) -> list[Found]:
-        """The detections of each image in pixels of the input. preds: `Preds`, or the raw output of
-        an exported file.
+        """The detections of each image in pixels of the input. preds: `Preds`, or boxes
+        and scores of an exported file.
         """
-        boxes, scores = split_raw(preds) if isinstance(preds, Tensor) else decode(preds)
+        boxes, scores = decode(preds) if isinstance(preds, Preds) else preds
         c = self.config
         found = nms(boxes.float(), scores.float(), c.conf, c.iou, c.max_det, multi_label=True)
         return [tuple(part.cpu().numpy() for part in one) for one in found]

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from engine.boxes import xyxy_to_xywh
+from engine.models.yolov8.fuse import fuse
 from engine.models.yolov8.network import BINS, Preds
+from engine.types import Size
 
 CANDIDATES = 30_000  # boxes of one image that enter NMS, best first
 # of them at first: often enough for `max_det`, and NMS costs the square of their number
@@ -43,17 +44,21 @@ def decode(preds: Preds) -> tuple[Tensor, Tensor]:
 
 
 class ExportModel(nn.Module):
-    """A detector as one function: (B, 3, H, W) float RGB in [0, 1] -> (B, 4 + C, A) xywh input
-    pixels, then scores.
+    """A detector as one function: images (B, 3, H, W) float RGB in [0, 1] -> boxes (B, A, 4) xyxy
+    in input pixels and scores (B, A, C) in [0, 1].
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> Tensor:
-        boxes, scores = decode(self.model(images))
-        return torch.cat((xyxy_to_xywh(boxes), scores), -1).transpose(1, 2)
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return decode(self.model(images))
+
+
+def export_module(module: nn.Module, size: Size) -> nn.Module:
+    """The network as it is written into a file, on images of `size`: fused, in eval mode."""
+    return ExportModel(fuse(module)).eval()
 
 
 def nms(
