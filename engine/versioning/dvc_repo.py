@@ -1,7 +1,7 @@
 """The one place that drives DVC: around a step, ask what is up to date, restore, check, and record.
 
 `dvc repro` and the flow share this state in either order. DVC's `Repo` is no public contract, so
-nothing else calls it, and tests/tracking/test_dvc_adapter.py holds what is used here against the
+nothing else calls it, and tests/versioning/test_dvc_adapter.py holds what is used here against the
 installed DVC. Without `.dvc`, or without the package, steps simply run, after one warning.
 """
 

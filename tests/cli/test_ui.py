@@ -196,7 +196,7 @@ def test_servers_of_a_team_are_shown_and_not_started(tmp_path, monkeypatch, caps
     )
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_both_answer_are_noted_come_back_and_end_with_ctrl_c(tmp_path):
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("train: {}\n")

@@ -25,6 +25,8 @@ from engine.datasets.prepare import prepare
 from engine.datasets.workers import LocalWorkers, Worker
 from engine.errors import DataError, WorkspaceError
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[2]
 __all__ = ["at_once"]  # a fixture
 

@@ -12,7 +12,7 @@ from workspaces import copy_project, shell
 
 from flows import overrides
 
-pytestmark = [pytest.mark.slow, pytest.mark.system]
+pytestmark = pytest.mark.system
 
 STAGES = ("prepare", "train", "validate", "export", "register")
 

@@ -23,7 +23,7 @@ from flows.processes import Child, free_port
 
 pytest.importorskip("prefect_dask")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 PARAMS = """
 data:

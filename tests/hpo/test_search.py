@@ -23,7 +23,7 @@ from engine.hpo.report import clear_weights, importances, write_report
 from engine.hpo.sweep import make_sweep
 from engine.hpo.trial import run_trial
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 ABOUT = {"key": "k", "name": "s", "tags": {}, "began_ms": 0}
 DRIVER = """

@@ -26,6 +26,8 @@ from engine.tracking.mlflow_client import open_store
 from engine.tracking.sender import send_left_behind
 from engine.tracking.system_metrics import MachineWatch
 
+pytestmark = pytest.mark.system
+
 EPOCHS = 4
 
 

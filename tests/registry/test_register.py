@@ -22,8 +22,6 @@ from engine.stages import register as stage
 from engine.tracking import mlflow_links
 from engine.tracking.mlflow_client import open_store
 
-pytestmark = pytest.mark.slow
-
 KEYS = (
     "model version aliases decision reason metric value champion_version champion_value "
     "champion_promoted_value weights_sha256 onnx_sha256"
@@ -274,6 +272,7 @@ def test_weights_without_a_run_get_one_when_they_are_registered(workspace, fresh
     assert run.info.status == "FINISHED" and "restored" in run.data.tags["origin"]
 
 
+@pytest.mark.system
 def test_over_a_server_the_model_is_uploaded_and_can_be_loaded(workspace, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     set_param(workspace, "register.model", "over http")
