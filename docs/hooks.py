@@ -27,6 +27,7 @@ from engine.cli import MODES
 from engine.cli.help import OVERVIEW, USAGE
 from engine.config.schema import SECTIONS, settings_of
 from engine.core import events
+from engine.datasets import formats
 from engine.datasets.findings import KINDS
 
 ENGINE = Path(events.__file__).parents[1]
@@ -140,6 +141,7 @@ def generated(name: str, where: str) -> str:
         "errors": (errors_table, [""]),
         "classes": (classes_list, [""]),
         "findings": (findings_table, [""]),
+        "annotation-formats": (annotation_formats_table, [""]),
     }
     if kind not in makers or of not in makers[kind][1]:
         raise PluginError(
@@ -205,6 +207,15 @@ def findings_table(_: str) -> str:
         )
         rows.append((f"`{name}` {{ #{name} }}", _escaped(kind.what), "<br>".join(policies)))
     return _table(("kind", "what it is", "policies"), rows)
+
+
+def annotation_formats_table(_: str) -> str:
+    """Every annotation format: its name, `format:` and what is read of it."""
+    rows = [
+        (kind.title, f"`{kind.name}`", kind.read_as, "yes" if kind.write else "no")
+        for kind in formats.KINDS.values()
+    ]
+    return _table(("format", "`format:`", "read", "written"), rows)
 
 
 def classes_list(_: str) -> str:

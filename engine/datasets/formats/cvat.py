@@ -19,6 +19,7 @@ from engine.datasets.findings import Findings
 from engine.datasets.formats.base import Row, SourceImage, number, shown, split_word, stated_size
 from engine.datasets.formats.folder import Folder, base_name, without_suffix
 from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.kinds import ReaderKind, ReadRequest
 from engine.datasets.formats.shapes import Box, around, around_ellipse, around_turned
 from engine.datasets.formats.xml_tree import Node, stream_xml
 from engine.types import Size
@@ -386,3 +387,23 @@ _MAKERS = {
 def _size(node: Node | None) -> Size | None:
     """(h, w) of `<original_size>`."""
     return None if node is None else stated_size(node.text("height"), node.text("width"))
+
+
+def _detect(folder: Folder) -> bool:
+    return any(is_cvat(folder, name) for name in folder.with_suffix(".xml"))
+
+
+def _open(request: ReadRequest) -> CvatReader:
+    return CvatReader(
+        request.folder, request.splits(), request.findings, ignore_splits=request.ignore_splits
+    )
+
+
+KIND = ReaderKind(
+    name="cvat",
+    title="CVAT",
+    looks_for="annotations.xml",
+    read_as='XML of "CVAT for images" and "CVAT for video", version 1.1',
+    detect=_detect,
+    open=_open,
+)

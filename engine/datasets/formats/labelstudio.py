@@ -20,6 +20,7 @@ from engine.datasets.formats.base import Row, SourceImage, number, shown, stated
 from engine.datasets.formats.folder import IMAGE_SUFFIXES, Folder, base_name, inside, tails
 from engine.datasets.formats.given_splits import GivenSplits
 from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
+from engine.datasets.formats.kinds import ReaderKind, ReadRequest
 from engine.datasets.formats.shapes import Box, around, around_ellipse, around_turned
 from engine.types import Size
 
@@ -427,3 +428,21 @@ def _check_percent(box: Box) -> None:
     if min(box) < -OVER_PERCENT or max(box) > 100 + OVER_PERCENT:
         corners = ", ".join(f"{value:g}" for value in box)
         raise ValueError(f"[{corners}] is not in percent of the image; are these pixels?")
+
+
+def _detect(folder: Folder) -> bool:
+    return any(is_label_studio(folder, name) for name in folder.with_suffix(".json"))
+
+
+def _open(request: ReadRequest) -> LabelStudioReader:
+    return LabelStudioReader(request.folder, request.splits(), request.findings)
+
+
+KIND = ReaderKind(
+    name="labelstudio",
+    title="Label Studio",
+    looks_for="*.json with a list of tasks",
+    read_as="the JSON export (not JSON-MIN, not CSV)",
+    detect=_detect,
+    open=_open,
+)

@@ -9,12 +9,26 @@ mean it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
 
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import Row, SourceImage, number, shown
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
 from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.kinds import ReaderKind, ReadRequest
+from engine.datasets.formats.writers import (
+    FRACTION_DECIMALS,
+    ImageFiles,
+    Labelled,
+    number_text,
+    without_crowds,
+    write,
+)
 from engine.datasets.formats.yolo_yaml import (
     NAME_FILES,
     SplitFolders,
@@ -23,6 +37,7 @@ from engine.datasets.formats.yolo_yaml import (
     find_settings,
 )
 from engine.errors import DataError
+from engine.types import SPLITS
 
 NOT_LABELS = {
     *NAME_FILES,
@@ -242,3 +257,80 @@ def _begins_with_number(folder: Folder, file: str) -> bool:
     except ValueError:
         return False
     return bool(words) and number(words[0]) is not None
+
+
+class YoloWriter:
+    """images/<split>/, labels/<split>/ and data.yaml."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.lost: Counter[str] = Counter()
+        self._folder, self._files = folder, ImageFiles(folder)
+        self._number = {name: number for number, name in enumerate(names)}
+        self._splits: set[str] = set()
+        if not names:
+            raise DataError(
+                "YOLO numbers its classes, and there are none: no box and no list; give `names` "
+                "in a description"
+            )
+
+    def add(self, image: Labelled) -> None:
+        name = self._files.put(image, f"images/{image.split}")
+        h, w = image.size
+        lines = []
+        for row in without_crowds(image.rows, self.lost):
+            self.lost["the mark `difficult`"] += row.difficult
+            x1, y1, x2, y2 = row.box
+            fractions = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
+            lines.append(
+                " ".join(
+                    [
+                        str(self._number[row.name]),
+                        *(number_text(fraction, FRACTION_DECIMALS) for fraction in fractions),
+                    ]
+                )
+                + "\n"
+            )
+        write(
+            self._folder / "labels" / image.split / f"{PurePosixPath(name).stem}.txt",
+            "".join(lines),
+        )
+        self._splits.add(image.split)
+
+    def close(self) -> None:
+        # Without `path`, folders are meant from where this file lies, wherever that is.
+        settings: dict[str, Any] = {
+            split: f"images/{split}" for split in SPLITS if split in self._splits
+        }
+        settings["names"] = dict(enumerate(self._number))
+        write(
+            self._folder / "data.yaml",
+            yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        )
+
+
+def _detect(folder: Folder) -> bool:
+    return bool(label_files(folder) or find_settings(folder).content)
+
+
+def _open(request: ReadRequest) -> YoloReader:
+    return YoloReader(
+        request.folder,
+        request.splits(),
+        request.findings,
+        names=request.names,
+        ignore_splits=request.ignore_splits,
+        settings=request.yolo,
+    )
+
+
+KIND = ReaderKind(
+    name="yolo",
+    title="YOLO",
+    looks_for="data.yaml, labels/*.txt, or *.txt beside images",
+    read_as=(
+        "one text file an image, rows `class x y w h` or polygons; `data.yaml` or `classes.txt`"
+    ),
+    detect=_detect,
+    open=_open,
+    write=YoloWriter,
+)
