@@ -78,9 +78,8 @@ class DetectionTrainer(BaseTrainer):
                 f"{data}: the ranks read different data there; every machine needs the same files"
             )
         self.names = ("object",) if self.args.single_cls else self.dataset.names
-        self._loss = (
-            self._build_loss()
-        )  # here, so that a wrong class weight is told before anything is built
+        # here, so that a wrong class weight is told before anything is built
+        self._loss = self._build_loss()
         return {
             "train": str(self.dataset.manifest("train")),
             "val": str(self.dataset.manifest("val")),

@@ -131,9 +131,8 @@ def _follow_moved_project(args: Path, prepared: str) -> None:
 def epoch_progress(trainer: Any) -> dict[str, Any]:
     """One epoch in plain values, for whoever shows it."""
     done = trainer.epoch + 1
-    left = (
-        trainer.elapsed_s() / done * (trainer.args.epochs - done)
-    )  # both count the epochs before a resume too
+    # both count the epochs before a resume too
+    left = trainer.elapsed_s() / done * (trainer.args.epochs - done)
     metrics = {
         key: float(value)
         for key, value in trainer.metrics.items()
