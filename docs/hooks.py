@@ -29,6 +29,7 @@ from engine.config.schema import SECTIONS, settings_of
 from engine.core import events
 from engine.datasets import formats
 from engine.datasets.findings import KINDS
+from engine.registry.gates import GATES
 
 ENGINE = Path(events.__file__).parents[1]
 EXTENSION = Path(__file__).with_name("comments.py")
@@ -142,6 +143,7 @@ def generated(name: str, where: str) -> str:
         "classes": (classes_list, [""]),
         "findings": (findings_table, [""]),
         "annotation-formats": (annotation_formats_table, [""]),
+        "gates": (gates_list, [""]),
     }
     if kind not in makers or of not in makers[kind][1]:
         raise PluginError(
@@ -207,6 +209,11 @@ def findings_table(_: str) -> str:
         )
         rows.append((f"`{name}` {{ #{name} }}", _escaped(kind.what), "<br>".join(policies)))
     return _table(("kind", "what it is", "policies"), rows)
+
+
+def gates_list(_: str) -> str:
+    """What every gate asks of a model that is to become champion, in their order."""
+    return "\n".join(f"- {' '.join(inspect.getdoc(gate).split())}" for gate in GATES)
 
 
 def annotation_formats_table(_: str) -> str:

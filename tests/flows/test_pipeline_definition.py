@@ -28,7 +28,6 @@ WITHOUT_INFLUENCE = {
     "engine/stages/runner.py",
 }
 DECIDES = {
-    "engine/registry/gates.py",
     "engine/registry/pyfunc_model.py",
     "engine/registry/registry.py",
 }
@@ -86,7 +85,7 @@ def has_influence(file: str) -> bool:
             "engine/lineage/",
         )
     ):
-        return file in DECIDES
+        return file in DECIDES or file.startswith("engine/registry/gates/")
     return file not in WITHOUT_INFLUENCE and not file.startswith("engine/config/")
 
 

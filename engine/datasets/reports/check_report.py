@@ -1,4 +1,4 @@
-"""What the checks found, for people and programs: a table, plain JSON, a page with the pictures of
+"""What the checks found, for people and programs: a table, plain JSON, a page with the images of
 the findings.
 """
 
@@ -12,7 +12,7 @@ from engine.data.images import read_image
 from engine.data.manifest import class_hash
 from engine.datasets.findings import KINDS, SEVERITIES, Finding, Findings
 from engine.datasets.prepare import class_counts, why_unusable
-from engine.datasets.reports.html_page import Figure, Page, picture
+from engine.datasets.reports.html_page import Figure, Page, crop_jpeg
 from engine.datasets.scan import Examination
 from engine.errors import DataError
 from engine.types import SPLITS
@@ -116,7 +116,7 @@ def report_text(name: str, found: Examination, findings: Findings) -> str:
 
 
 def report_page(name: str, found: Examination, findings: Findings) -> str:
-    """The page. Images are read again, those of the pictures only."""
+    """The page. Images are read again, those of the images only."""
     page = Page(f"Check of {name}")
     kinds = by_severity(findings)
     images = ", ".join(
@@ -174,7 +174,7 @@ def _figures(
     their boxes.
     """
     for example in examples:
-        pictures = []
+        images = []
         for name in (example.image, example.other):
             if name not in files:
                 continue
@@ -184,14 +184,14 @@ def _figures(
                 continue
             if example.boxes:
                 marked = [(box, number, number > 0) for number, box in enumerate(example.boxes)]
-                pictures.append(picture(image, marked, example.boxes))
+                images.append(crop_jpeg(image, marked, example.boxes))
             else:  # of two images that are compared, boxes would hide what they have in common
-                pictures.append(
-                    picture(
+                images.append(
+                    crop_jpeg(
                         image, [(box, 1, False) for box in boxes.get(name, ()) if not example.other]
                     )
                 )
-        if pictures:
+        if images:
             names = [name.rsplit("/", 1)[-1] for name in (example.image, example.other) if name]
             place = f"line {example.line}: " if example.line else ""
-            yield example, Figure(tuple(pictures), " and ".join(names), place + example.detail)
+            yield example, Figure(tuple(images), " and ".join(names), place + example.detail)
