@@ -1,7 +1,7 @@
 """One format to another: every image copied, every box kept where it is, what the new format cannot
 hold counted.
 
-A conversion does not judge boxes, `detectflow check` does: only what cannot be read, or cannot be
+A conversion does not check boxes, `detectflow check` does: only what cannot be read, or cannot be
 placed in its image, is a finding. The source is never written into; the target appears whole or not
 at all.
 """

@@ -62,7 +62,7 @@ def open_source(
             max_mb=content.max_download_mb,
             check=lambda fresh: _check_download(description, settings, fresh),
             by_hand=f"{content.obtain} Then give the folder: -S data.path=FOLDER".strip(),
-            tell=log.info,
+            report=log.info,
         )
     return _open_folder(description, settings, folder, findings, names, downloaded)
 

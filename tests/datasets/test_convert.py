@@ -109,7 +109,7 @@ def as_read(root: Path, format: str) -> dict[str, SupervisedServer]:
         data = image.read()
         h, w = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
         assert image.size == (None if format == "yolo" else (h, w))
-        gain = (w, h, w, h) if image.shares else (1, 1, 1, 1)
+        gain = (w, h, w, h) if image.fractions else (1, 1, 1, 1)
         rows = [
             (
                 (row.name, row.crowd, row.difficult),

@@ -5,7 +5,7 @@ A dataset may have one file for each split (instances_train2017.json) or one for
 are looked up by the end of their path, so `file_name` may be relative to the JSON file, to an
 images folder or to the dataset.
 
-Files are streamed, three times: the sections may stand in any order. First everything is looked at,
+Files are streamed, three times: the sections may stand in any order. First everything is read once,
 then the boxes are gathered as plain numbers (about 60 bytes each), then the images come one by one.
 """
 
@@ -41,7 +41,7 @@ from engine.datasets.formats.kinds import ReaderKind, ReadRequest
 from engine.datasets.formats.writers import PIXEL_DECIMALS, ImageFiles, Labelled
 
 # side of an image in which a file of boxes that are all within the first pixel must be a mistake
-SHARES_FROM_PX = 64
+FRACTIONS_FROM_PX = 64
 SECTIONS = ("images", "annotations", "categories")
 COMPACT: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}  # JSON
 SPOOL_BYTES = 1 << 20  # of entries kept in memory while a file is written
@@ -49,7 +49,7 @@ SPOOL_BYTES = 1 << 20  # of entries kept in memory while a file is written
 
 @dataclass(frozen=True)
 class _File:
-    """What the first look at a file leaves in memory."""
+    """What the first reading of a file leaves in memory."""
 
     name: str
     categories: tuple[Item, ...]
@@ -221,10 +221,12 @@ class CocoReader:
                 self._findings.add("bad_entry", file.name, f"{boxes.ref(-1)}: {problem}", item.line)
         for ref, line in boxes.sort():
             self._findings.add("duplicate_entry", file.name, f"{ref} is there twice", line)
-        for ref, line in boxes.without_shares() if file.longest_side_px >= SHARES_FROM_PX else ():
+        for ref, line in (
+            boxes.without_fractions() if file.longest_side_px >= FRACTIONS_FROM_PX else ()
+        ):
             detail = (
                 f"{ref}: its bbox, like all of the file, is within 0 to 1, and COCO's are pixels; "
-                "are these shares?"
+                "are these fractions?"
             )
             self._findings.add("bad_entry", file.name, detail, line)
         return boxes

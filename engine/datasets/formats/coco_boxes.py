@@ -86,27 +86,27 @@ class CocoBoxes:
         xyxy = np.frombuffer(self._xyxy, np.float64).reshape(-1, 4)
         name, line = np.frombuffer(self._name, np.int32), np.frombuffer(self._line, np.int32)
         self.columns = tuple(column[kept] for column in (xyxy, name, ref, flags, line))
-        told = [(self.ref(row), self._line[row]) for row in repeats.tolist()]
+        left_out = [(self.ref(row), self._line[row]) for row in repeats.tolist()]
         self._start()
-        return told
+        return left_out
 
-    def without_shares(self) -> list[tuple[str, int]]:
+    def without_fractions(self) -> list[tuple[str, int]]:
         """Leave all boxes out, and give their names and lines, if none of the file is beyond 1 and
         some have an area.
 
         A single box in the first pixel of an image may be meant so; a whole file of them was
-        written in shares.
+        written in fractions.
         """
         xyxy, _, ref, flags, line = self.columns
         sides = xyxy[:, 2:] - xyxy[:, :2]
         if not (sides > 0).all(1).any() or xyxy[:, :2].max() > 1 or sides.max() > 1 + 1e-9:
             return []
-        told = [
+        left_out = [
             (self._called(r, f), n)
             for n, r, f in sorted(zip(line.tolist(), ref.tolist(), flags.tolist(), strict=True))
         ]
         self.images, self.columns = self.images[:0], tuple(column[:0] for column in self.columns)
-        return told
+        return left_out
 
     def of(self, image: int) -> tuple[Row, ...]:
         """The boxes of an image, in the order of the file. Once they are sorted."""

@@ -2,7 +2,7 @@
 `<track>`s of boxes, one a frame.
 
 Coordinates are pixels of the image as shown, the left edge at 0. Of a turned box and of a polygon
-the box around it is taken; shapes marked `outside` are not in the picture. Tags of whole images are
+the box around it is taken; shapes marked `outside` are not in the image. Tags of whole images are
 not used. Frames of a video are the images called frame_000000, frame_000001, ... as CVAT saves them
 beside the XML. Splits: the subsets of the tasks, else as for any folder.
 """
@@ -293,7 +293,7 @@ class CvatReader:
     def _gaps(
         self, file: str, node: Node, shapes: dict[int, Node], images: dict[int, list[str]]
     ) -> None:
-        """An object that is in the picture has a shape on every frame; CVAT writes those between
+        """An object that is in the image has a shape on every frame; CVAT writes those between
         keyframes too.
         """
         for (before, shape), (after, _) in pairwise(shapes.items()):

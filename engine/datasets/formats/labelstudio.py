@@ -145,7 +145,7 @@ class LabelStudioReader:
             path,
             size=size,
             states_size=stated,
-            shares=not stated,
+            fractions=not stated,
             split=split,
             line=line,
         )
@@ -385,8 +385,8 @@ def _size(region: dict[str, Any]) -> Size | None:
 
 
 def _box(kind: str, value: Any, size: Size | None) -> Box:
-    """xyxy of a region: pixels of an image of `size`, or shares where that is None. ValueError says
-    what is wrong.
+    """xyxy of a region: pixels of an image of `size`, or fractions where that is None. ValueError
+    says what is wrong.
     """
     if not isinstance(value, dict):
         raise ValueError("has no value")

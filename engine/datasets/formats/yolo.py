@@ -1,6 +1,6 @@
-"""YOLO text: one file an image, rows `class x y w h` in shares of the image, or `class x1 y1 x2 y2
-...` (a polygon, of which the enclosing box is taken). Labels lie beside the image or in `labels/`
-where the image is in `images/`.
+"""YOLO text: one file an image, rows `class x y w h` in fractions of the image, or `class x1 y1 x2
+y2 ...` (a polygon, of which the enclosing box is taken). Labels lie beside the image or in
+`labels/` where the image is in `images/`.
 
 Class names and splits come from `data.yaml` (`yolo_yaml.py`), names else from `classes.txt` or
 `obj.names`. A path there that points nowhere is taken as the folder of that name, as some exporters
@@ -108,7 +108,7 @@ class YoloReader:
             split = self._split(name)
             if rows is not None:
                 yield SourceImage(
-                    name, rows, label, self._folder.path(name), shares=True, split=split
+                    name, rows, label, self._folder.path(name), fractions=True, split=split
                 )
         for label in sorted(self._labels - used.keys()):
             self._findings.add(
@@ -157,7 +157,7 @@ class YoloReader:
                 "polygon"
             )
         elif max(map(abs, values)) > 2:
-            problem = f"{shown(text)} is not in shares of the image; are these pixels?"
+            problem = f"{shown(text)} is not in fractions of the image; are these pixels?"
         if problem:
             self._findings.add("bad_entry", label, problem, line)
             return None
@@ -200,7 +200,7 @@ def _refuse_images_elsewhere(folder: Folder, settings: YoloSettings) -> None:
 
 
 def _box(values: list[float]) -> tuple[float, float, float, float]:
-    """xyxy shares of a row's numbers."""
+    """xyxy fractions of a row's numbers."""
     if len(values) == 4:
         x, y, w, h = values
         return x - w / 2, y - h / 2, x + w / 2, y + h / 2

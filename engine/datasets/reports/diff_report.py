@@ -60,7 +60,7 @@ def diff_values(found: Difference) -> dict[str, Any]:
                 "after": s.after,
                 "ks": s.ks,
                 "by_chance": s.by_chance,
-                "describe_error": s.sentence,
+                "in_words": s.sentence,
             }
             for s in found.shifts
         ],
