@@ -20,21 +20,14 @@ from engine.datasets.description import load_description
 from engine.datasets.formats import detect_format
 from engine.datasets.formats.base import Row, SourceImage
 from engine.datasets.formats.folder import Folder
-from engine.datasets.formats.kinds import ReaderKind, ReadRequest
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind
 from engine.datasets.formats.writers import ImageFiles, Labelled
 from engine.datasets.prepare import prepare
 from engine.errors import ConfigError, DataError
 
 
-class CsvReader:
+class CsvReader(AnnotationReader):
     """boxes.csv: `image,class,x1,y1,x2,y2`, a line a box; an image without boxes has empty rest."""
-
-    names = ("cat", "dog")
-
-    def __init__(self, request: ReadRequest) -> None:
-        self._folder, self._splits = request.folder, request.splits()
-        self.total = len(self._folder.images)
-        self.gives_splits = self._splits.given
 
     def __iter__(self) -> Iterator[SourceImage]:
         rows: dict[str, list[Row]] = {name: [] for name in self._folder.images}

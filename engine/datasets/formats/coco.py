@@ -35,9 +35,8 @@ from engine.datasets.formats.base import (
 )
 from engine.datasets.formats.coco_boxes import CocoBoxes, is_id
 from engine.datasets.formats.folder import Folder, base_name
-from engine.datasets.formats.given_splits import GivenSplits
 from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
-from engine.datasets.formats.kinds import ReaderKind, ReadRequest
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.writers import PIXEL_DECIMALS, ImageFiles, Labelled
 
 # side of an image in which a file of boxes that are all within the first pixel must be a mistake
@@ -58,32 +57,24 @@ class _File:
     longest_side_px: int  # of an image
 
 
-class CocoReader:
+class CocoReader(AnnotationReader):
     """See `formats.base.Reader`. The JSON files are streamed, one after the other."""
 
-    def __init__(
-        self,
-        folder: Folder,
-        splits: GivenSplits,
-        findings: Findings,
-        *,
-        ignore_splits: bool = False,
-    ) -> None:
-        self._folder, self._splits, self._findings = folder, splits, findings
-        scan_images = map(self._look, coco_files(folder))
-        self._files = [file for file in scan_images if file is not None]
-        self._owner: dict[str, str] = {}
+    def __init__(self, request: ReadRequest) -> None:
+        super().__init__(request)
+        scanned = map(self._scan, coco_files(request.folder))
+        self._files = [file for file in scanned if file is not None]
         names = (name for file in self._files for name in self._categories(file).values())
         self.names = tuple(dict.fromkeys(names))
         self.total = sum(file.images for file in self._files)
         self._by_file = (
-            not splits.given_by_list
-            and not ignore_splits
+            not self._splits.given_by_list
+            and not request.ignore_splits
             and any(split_of_json(file.name) for file in self._files)
         )
-        self.gives_splits = self._by_file or splits.given
+        self.gives_splits = self._by_file or self.gives_splits
 
-    def _look(self, file: str) -> _File | None:
+    def _scan(self, file: str) -> _File | None:
         """What a file holds, None where it is no COCO file or, with a finding, a broken one."""
         wrong: dict[str | None, str] = {}
         present: set[str | None] = set()
@@ -163,13 +154,8 @@ class CocoReader:
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file.name, str(error))
         for name in self._folder.images:
-            if (
-                name not in self._owner
-                and self._findings.add("unlabelled_image", name, "is in no JSON file") == "warn"
-            ):
-                yield SourceImage(
-                    name, (), name, self._folder.path(name), split=self._splits.of(name)
-                )
+            if name not in self._owner:
+                yield from self._unlabelled(name, "is in no JSON file")
         self._splits.report_unused()
 
     def _entries(self, file: str, section: str) -> Iterator[Item]:
@@ -397,22 +383,12 @@ class _Entries:
             shutil.copyfileobj(source, target)
 
 
-def _detect(folder: Folder) -> bool:
-    return any(is_coco(folder, name) for name in folder.with_suffix(".json"))
-
-
-def _open(request: ReadRequest) -> CocoReader:
-    return CocoReader(
-        request.folder, request.splits(), request.findings, ignore_splits=request.ignore_splits
-    )
-
-
 KIND = ReaderKind(
     name="coco",
     title="COCO",
     looks_for="*.json with images and annotations",
     read_as="JSON with `images`, `annotations`, `categories`; one file or one for each split",
-    detect=_detect,
-    open=_open,
+    detect=lambda folder: any(is_coco(folder, name) for name in folder.with_suffix(".json")),
+    open=CocoReader,
     write=CocoWriter,
 )

@@ -6,12 +6,12 @@ in a description, `convert`, its help, the documentation and the error texts rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.datasets.findings import Findings
-from engine.datasets.formats.base import Reader
+from engine.datasets.formats.base import Reader, SourceImage
 from engine.datasets.formats.folder import Folder
 from engine.datasets.formats.given_splits import GivenSplits
 from engine.datasets.formats.writers import Writer
@@ -30,11 +30,35 @@ class ReadRequest:
     yolo: YoloSettings | None = None  # a data.yaml that was given as the dataset
 
     def splits(self, own: Mapping[str, list[str]] | None = None) -> GivenSplits:
-        """The given splits of the images. own: list files that the format itself brings; lists of
-        the request replace them.
+        """The given splits of the images. own: list files of the format, unless the request has
+        some.
         """
         lists = dict(self.lists) or dict(own or {})
         return GivenSplits(self.folder, lists, self.findings, ignore=self.ignore_splits)
+
+
+class AnnotationReader:
+    """What the readers of folders share; see `base.Reader`.
+
+    lists: split -> list files that the format itself brings; lists of the request replace them.
+    """
+
+    def __init__(self, request: ReadRequest, lists: Mapping[str, list[str]] | None = None) -> None:
+        self._folder, self._findings = request.folder, request.findings
+        self._splits = request.splits(lists)
+        self._owner: dict[str, str] = {}  # image -> the annotation that described it
+        self.names: tuple[str, ...] = ()
+        self.total = len(request.folder.images)
+        self.gives_splits = self._splits.given
+
+    def _split_of(self, name: str) -> str:
+        return self._splits.of(name)
+
+    def _unlabelled(self, name: str, detail: str) -> Iterator[SourceImage]:
+        """An image without annotation: a finding, and the image where its policy keeps it."""
+        if self._findings.add("unlabelled_image", name, detail) == "warn":
+            path = self._folder.path(name)
+            yield SourceImage(name, (), name, path, split=self._split_of(name))
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
-from engine.datasets.findings import Findings
 from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
 from engine.datasets.formats.cvat import is_cvat
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
-from engine.datasets.formats.given_splits import GivenSplits, find_lists
-from engine.datasets.formats.kinds import ReaderKind, ReadRequest
+from engine.datasets.formats.given_splits import find_lists
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.writers import (
     PIXEL_DECIMALS,
     ImageFiles,
@@ -38,17 +37,13 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class VocReader:
+class VocReader(AnnotationReader):
     """See `formats.base.Reader`."""
 
-    names: tuple[str, ...] = ()
-
-    def __init__(self, folder: Folder, splits: GivenSplits, findings: Findings) -> None:
-        self._folder, self._splits, self._findings = folder, splits, findings
-        self._annotations = annotation_files(folder)
-        self._owner: dict[str, str] = {}  # image -> the annotation that described it
+    def __init__(self, request: ReadRequest) -> None:
+        super().__init__(request, lists=find_lists(request.folder, LISTS))
+        self._annotations = annotation_files(request.folder)
         self.total = len(self._annotations)
-        self.gives_splits = splits.given
 
     def __iter__(self) -> Iterator[SourceImage]:
         for file in self._annotations:
@@ -64,10 +59,7 @@ class VocReader:
             beside, detail = f"{without_suffix(name)}.xml", "has no XML file"
             if beside in self._folder and beside not in used:
                 detail += f" in a folder called Annotations; there is one, so {beside} is not read"
-            if self._findings.add("unlabelled_image", name, detail) == "warn":
-                yield SourceImage(
-                    name, (), name, self._folder.path(name), split=self._splits.of(name)
-                )
+            yield from self._unlabelled(name, detail)
         self._splits.report_unused()
 
     def _image(self, file: str) -> SourceImage | None:
@@ -237,21 +229,12 @@ def _annotation(name: str, size: Size, rows: Sequence[Row]) -> str:
     return "\n".join([*lines, "</annotation>", ""])
 
 
-def _detect(folder: Folder) -> bool:
-    return any(not is_cvat(folder, name) for name in annotation_files(folder))
-
-
-def _open(request: ReadRequest) -> VocReader:
-    splits = request.splits(own=find_lists(request.folder, LISTS))
-    return VocReader(request.folder, splits, request.findings)
-
-
 KIND = ReaderKind(
     name="voc",
     title="Pascal VOC",
     looks_for="*.xml",
     read_as="one XML file an image, `<object>` with `<bndbox>`",
-    detect=_detect,
-    open=_open,
+    detect=lambda folder: any(not is_cvat(folder, name) for name in annotation_files(folder)),
+    open=VocReader,
     write=VocWriter,
 )

@@ -16,11 +16,9 @@ from typing import Any
 
 import yaml
 
-from engine.datasets.findings import Findings
 from engine.datasets.formats.base import Row, SourceImage, number, shown
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
-from engine.datasets.formats.given_splits import GivenSplits
-from engine.datasets.formats.kinds import ReaderKind, ReadRequest
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.writers import (
     FRACTION_DECIMALS,
     ImageFiles,
@@ -51,28 +49,17 @@ NOT_LABELS = {
 }
 
 
-class YoloReader:
-    """See `formats.base.Reader`.
+class YoloReader(AnnotationReader):
+    """See `formats.base.Reader`. `names` of the request count where the folder has none."""
 
-    names: classes by number, where the folder itself has none. settings: of a data.yaml that lies
-    elsewhere, or is chosen.
-    """
-
-    def __init__(
-        self,
-        folder: Folder,
-        splits: GivenSplits,
-        findings: Findings,
-        *,
-        names: tuple[str, ...] = (),
-        ignore_splits: bool = False,
-        settings: YoloSettings | None = None,
-    ) -> None:
-        self._folder, self._splits, self._findings = folder, splits, findings
-        chosen, settings = settings is not None, settings or find_settings(folder)
+    def __init__(self, request: ReadRequest) -> None:
+        super().__init__(request)
+        folder, chosen = request.folder, request.yolo is not None
+        settings = request.yolo or find_settings(folder)
         _refuse_images_elsewhere(folder, settings)
         self._labels = set(label_files(folder))
-        self.names = class_names(folder, settings, labels=self._labels, chosen=chosen) or names
+        found = class_names(folder, settings, labels=self._labels, chosen=chosen)
+        self.names = found or request.names
         if not self.names:
             raise DataError(
                 f"{folder.root}: YOLO labels have class numbers only and no names were found. "
@@ -80,10 +67,9 @@ class YoloReader:
                 "line, or `names` in the dataset description."
             )
         self._more = settings.values_per_key_points
-        self.total = len(folder.images)
-        use_settings = not (splits.given_by_list or ignore_splits)
-        self._folders = SplitFolders(folder, settings, findings) if use_settings else None
-        self.gives_splits = splits.given or bool(self._folders and self._folders.given)
+        use_settings = not (self._splits.given_by_list or request.ignore_splits)
+        self._folders = SplitFolders(folder, settings, request.findings) if use_settings else None
+        self.gives_splits = self._splits.given or bool(self._folders and self._folders.given)
 
     def __iter__(self) -> Iterator[SourceImage]:
         used: dict[str, str] = {}
@@ -92,10 +78,7 @@ class YoloReader:
                 (candidate for candidate in label_names(name) if candidate in self._labels), None
             )
             if label is None:
-                if self._findings.add("unlabelled_image", name, "has no label file") == "warn":
-                    yield SourceImage(
-                        name, (), name, self._folder.path(name), split=self._split(name)
-                    )
+                yield from self._unlabelled(name, "has no label file")
                 self._splits.excuse(name)
                 continue
             if label in used:  # x.jpg and x.png
@@ -105,7 +88,7 @@ class YoloReader:
                 continue
             used[label] = name
             rows = self._rows(label)
-            split = self._split(name)
+            split = self._split_of(name)
             if rows is not None:
                 yield SourceImage(
                     name, rows, label, self._folder.path(name), fractions=True, split=split
@@ -116,7 +99,7 @@ class YoloReader:
             )
         self._splits.report_unused()
 
-    def _split(self, image: str) -> str:
+    def _split_of(self, image: str) -> str:
         return (self._folders.of(image) if self._folders else "") or self._splits.of(image)
 
     def _hint(self, label: str) -> str:
@@ -308,21 +291,6 @@ class YoloWriter:
         )
 
 
-def _detect(folder: Folder) -> bool:
-    return bool(label_files(folder) or find_settings(folder).content)
-
-
-def _open(request: ReadRequest) -> YoloReader:
-    return YoloReader(
-        request.folder,
-        request.splits(),
-        request.findings,
-        names=request.names,
-        ignore_splits=request.ignore_splits,
-        settings=request.yolo,
-    )
-
-
 KIND = ReaderKind(
     name="yolo",
     title="YOLO",
@@ -330,7 +298,7 @@ KIND = ReaderKind(
     read_as=(
         "one text file an image, rows `class x y w h` or polygons; `data.yaml` or `classes.txt`"
     ),
-    detect=_detect,
-    open=_open,
+    detect=lambda folder: bool(label_files(folder) or find_settings(folder).content),
+    open=YoloReader,
     write=YoloWriter,
 )
