@@ -22,7 +22,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from engine.metrics.reported import headlines
+from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
 from flows.server import is_gone
 from flows.summary import duration

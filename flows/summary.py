@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.metrics.reported import headlines
+from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
 from engine.tracking.mlflow_links import run_of_version, run_url, version_url
 

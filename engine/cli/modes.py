@@ -232,10 +232,10 @@ def _trainer_class(path: Any) -> Any:
 
 def _errors_told_once() -> contextlib.AbstractContextManager[None]:
     from engine.core.distributed import world_from_environment
-    from engine.core.peer_failure import told_once
+    from engine.core.peer_failure import reported_once
 
     world = world_from_environment()
-    return told_once(world.rank, world.size)
+    return reported_once(world.rank, world.size)
 
 
 def _say_how_to_go_on(trainer: Any) -> None:
@@ -252,7 +252,7 @@ def _say_how_to_go_on(trainer: Any) -> None:
 
 
 def _figures(metrics: Mapping[str, Any]) -> str:
-    from engine.metrics.reported import headlines
+    from engine.metrics.headlines import headlines
 
     return "  ".join(f"{name} {value:.3f}" for name, value in headlines(metrics).items())
 

@@ -49,6 +49,9 @@ class DetectionTrainer(BaseTrainer):
     config_class = DetectionTrainConfig
     validator_class = DetectionValidator  # what `get_validator` makes
     loss_names = ("box_loss", "cls_loss", "dfl_loss")
+    sample_word = "images"
+    memory_advice = "imgsz or model"
+    epoch_line_metrics = headline_keys()
     live_params = BaseTrainer.live_params | {"box", "cls", "dfl", "class_weights", "multi_scale"}
     args: DetectionTrainConfig
 
@@ -198,6 +201,9 @@ class DetectionTrainer(BaseTrainer):
         if not (self.args.resume or self.rows):  # else the weights are the run's own
             log.info("starting from %s: %s", cfg, moved)
         return model
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        return model(batch["img"])
 
     def criterion(self, preds: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """(loss, items [box, cls, dfl]); see `DetectionLoss`."""

@@ -184,6 +184,12 @@ class DetectionValidator(BaseValidator):
     def preprocess(self, batch: Any) -> Any:
         return to_device(batch, self.device)
 
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        return model(batch["img"])
+
+    def batch_size(self, batch: Any) -> int:
+        return len(batch["img"])
+
     def postprocess(self, preds: Any) -> list[Found]:
         """The detections of each image in pixels of the input. preds: `Preds`, or the raw output of
         an exported file.

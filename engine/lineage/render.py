@@ -10,7 +10,7 @@ from typing import Any
 from engine.config import Params
 from engine.lineage.evidence import Fact
 from engine.lineage.graph import Node, Trace
-from engine.metrics.reported import headlines
+from engine.metrics.headlines import headlines
 from engine.tracking.run_metadata import flat_params, in_text
 
 WIDTH = 150  # characters of a value; settings are shown whole

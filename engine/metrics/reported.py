@@ -2,15 +2,14 @@
 summed up in one line.
 
 `METRICS` is the one table. results.csv (a column for each headline metric and epoch), the console,
-the summary of a run, MLflow's and the registry's descriptions and `detectflow trace` read it; a new
-metric is a line here. It imports nothing of the computation, so that reading it costs nothing.
+the summary of a run, MLflow's and the registry's descriptions and `detectflow trace` read it
+(`headlines.py` is how they are shown); a new metric is a line here. It imports nothing of the
+computation, so that reading it costs nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 GROUP = "metrics/"  # of a metric's key in results.csv and in reports
 PRIMARY = f"{GROUP}mAP50-95"  # compares models where one number has to do
@@ -58,22 +57,3 @@ def metric_keys() -> tuple[str, ...]:
 def headline_keys() -> tuple[str, ...]:
     """The keys of the headline metrics: the columns of results.csv, in their order."""
     return tuple(metric.key for metric in METRICS if metric.headline)
-
-
-def headline_names() -> tuple[str, ...]:
-    """The names of the headline metrics for people: the primary one first."""
-    keys = sorted(headline_keys(), key=lambda key: key != PRIMARY)  # stable
-    return tuple(short_name(key) for key in keys)
-
-
-def headlines(metrics: Mapping[str, Any], prefix: str = GROUP) -> dict[str, Any]:
-    """Name -> value of the headline metrics that `metrics` has under `prefix` (of MLflow for
-    example "test/"), the primary one first; without those that could not be measured.
-    """
-    found = {name: metrics.get(prefix + name) for name in headline_names()}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def short_name(key: str) -> str:
-    """`metrics/mAP50-95` -> `mAP50-95`."""
-    return key.removeprefix(GROUP)

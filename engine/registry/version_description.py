@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.metrics.reported import headlines
+from engine.metrics.headlines import headlines
 from engine.registry.candidate import DEFAULTS, Candidate
 
 CLASS_ROWS = 30  # of a version's description

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.metrics.reported import PRIMARY, headline_names, short_name
+from engine.metrics.headlines import headline_names, short_name
+from engine.metrics.reported import PRIMARY
 from engine.tracking.run_metadata import BEST
 
 SPLITS = {"test": "test", "val": "val", "train": "train", BEST: "val, best epoch"}

@@ -10,6 +10,7 @@ from engine.core.results import read_results
 from engine.detect import DetectionTrainer
 from engine.lineage.render import _words
 from engine.metrics import reported
+from engine.metrics.headlines import headline_names, headlines
 from engine.metrics.reported import Metric
 from engine.registry.candidate import Candidate
 from engine.registry.gates import Figures
@@ -25,10 +26,10 @@ def _one_place(monkeypatch):
 
 
 def test_names_people_read_begin_with_the_primary_one():
-    assert reported.headline_names()[0] == "mAP50-95" and "AR-toy" in reported.headline_names()
-    assert reported.headlines(
-        {"metrics/AR-toy": 0.5, "metrics/AR1": 1, "metrics/recall": None}
-    ) == {"AR-toy": 0.5}
+    assert headline_names()[0] == "mAP50-95" and "AR-toy" in headline_names()
+    assert headlines({"metrics/AR-toy": 0.5, "metrics/AR1": 1, "metrics/recall": None}) == {
+        "AR-toy": 0.5
+    }
 
 
 @pytest.mark.slow
