@@ -146,11 +146,11 @@ Exit code: 0 nothing, or only warnings; 1 findings whose policy is `error`; 2 a 
     "convert": """\
 detectflow convert data=DATASET format=FORMAT out=FOLDER [policies.KIND=POLICY ...]
 
-Writes a labelled dataset as Pascal VOC, COCO or YOLO into a new folder. Boxes stay where they are, images are copied byte for
-byte, the source is only read. Reads VOC, COCO, YOLO, CVAT and Label Studio; docs/data/formats.md says what of each.
+Writes a labelled dataset in another format into a new folder. Boxes stay where they are, images are copied byte for byte, the
+source is only read. The formats are listed below; docs/data/formats.md says what is read of each.
 
   data=images/               folder of labelled images, dataset description .yaml, or prepared folder
-  format=coco                voc, coco, yolo
+  format=coco                one of the formats that can be written
   out=converted/             a folder that does not exist yet
   path=...                   local folder to use instead of the description's address
   policies.KIND=POLICY       what to do about a finding, for example policies.missing_size=fix
@@ -246,6 +246,8 @@ def help_of(mode: str) -> str:
         parts.append(_params())
     elif mode in {"train", "val", "predict", "export", "tune"}:
         parts.append(f"Settings, with their defaults\n\n{_settings(mode)}")
+    elif mode == "convert":
+        parts.append(_annotation_formats())
     return "\n\n".join(parts)
 
 
@@ -278,6 +280,16 @@ def _settings(mode: str) -> str:
     from engine.config.schema import SECTIONS, describe_groups
 
     return describe_groups(SECTIONS["validate" if mode == "val" else mode])
+
+
+def _annotation_formats() -> str:
+    from engine.datasets.formats import KINDS
+
+    lines = (
+        f"  {kind.name:<12} {kind.title}, {'read and written' if kind.write else 'read'}"
+        for kind in KINDS.values()
+    )
+    return "\n".join(["Formats", "", *lines])
 
 
 def _params() -> str:

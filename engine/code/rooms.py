@@ -53,6 +53,7 @@ HARMLESS = {
     "datasets.reports": "pages and texts about a dataset",
     "detect.batch_plots": "draws batches",
     "detect.epoch_images": "draws predictions while it trains",
+    "metrics.headlines": "names and texts for readers",
     "registry.fetch": "reads versions, makes none",
     "registry.version_description": "a text for readers",
 }

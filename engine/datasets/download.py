@@ -58,7 +58,7 @@ def fetch(
     max_mb: int,
     check: Callable[[Path], None],
     by_hand: str,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Path:
     """The unpacked dataset folder of `url`, fetched now or earlier.
 
@@ -75,7 +75,7 @@ def fetch(
         if target.is_dir():
             return target
         archive = target.with_suffix(".download")
-        tell(f"downloading {url}")
+        report(f"downloading {url}")
         try:
             _download(url, archive, max_mb, by_hand)
             with publish_folder(target) as fresh:

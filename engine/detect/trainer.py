@@ -29,8 +29,9 @@ from engine.datasets.open import open_dataset
 from engine.detect.batches import to_device
 from engine.detect.model_io import check_meta, is_weight_file, model_meta, read_weights
 from engine.detect.transfer import transfer
-from engine.detect.validator import EPOCH_FIGURES, DetectionValidator
+from engine.detect.validator import DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
+from engine.metrics.reported import headline_keys
 from engine.models.yolov8 import build_model, find_spec, load_pretrained
 from engine.models.yolov8.loss import DetectionLoss
 from engine.types import ImageRecord
@@ -50,7 +51,7 @@ class DetectionTrainer(BaseTrainer):
     loss_names = ("box_loss", "cls_loss", "dfl_loss")
     sample_word = "images"
     memory_advice = "imgsz or model"
-    epoch_line_metrics = EPOCH_FIGURES
+    epoch_line_metrics = headline_keys()
     live_params = BaseTrainer.live_params | {"box", "cls", "dfl", "class_weights", "multi_scale"}
     args: DetectionTrainConfig
 
@@ -252,7 +253,7 @@ class DetectionTrainer(BaseTrainer):
             device=self.device,
             world=self.world,
         )
-        validator.epoch_figures = tuple(dict.fromkeys((*EPOCH_FIGURES, a.monitor)))
+        validator.epoch_metrics = tuple(dict.fromkeys((*headline_keys(), a.monitor)))
         return validator
 
     def checkpoint_meta(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores
+from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.yolov8 import Preds
 from engine.models.yolov8.decode import decode, nms, warm_up
 from engine.types import SPLITS, Detections, ImageRecord, Size
@@ -40,22 +41,6 @@ from engine.types import SPLITS, Detections, ImageRecord, Size
 log = logging.getLogger("detectflow")
 
 PICTURED_BATCHES = 3
-EPOCH_FIGURES = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
-FIGURES = (
-    *EPOCH_FIGURES,
-    "metrics/mAP75",
-    "metrics/mAP-small",
-    "metrics/mAP-medium",
-    "metrics/mAP-large",
-    "metrics/AR1",
-    "metrics/AR10",
-    "metrics/AR100",
-    "metrics/AR-small",
-    "metrics/AR-medium",
-    "metrics/AR-large",
-    "metrics/F1",
-    "metrics/confidence",
-)
 
 Found = tuple[
     np.ndarray, np.ndarray, np.ndarray
@@ -75,7 +60,7 @@ class DetectionValidator(BaseValidator):
             the call.
     """
 
-    metric_names = FIGURES
+    metric_names = metric_keys()
 
     def __init__(
         self,
@@ -97,7 +82,7 @@ class DetectionValidator(BaseValidator):
         self.save_dir = Path(save_dir) if save_dir is not None else None
         self.names = names
         # of an epoch's line in results.csv; a trainer adds the one it monitors
-        self.epoch_figures = EPOCH_FIGURES
+        self.epoch_metrics = headline_keys()
         # of the last validation: curves, confusion, per class, per image
         self.scores: DetectionScores | None = None
         self._collected = DetectionMetrics(names)  # of this rank
@@ -233,8 +218,8 @@ class DetectionValidator(BaseValidator):
         self._batches += 1
 
     def get_stats(self) -> dict[str, float | None]:
-        """The figures over all ranks. Final ones hold all there are, an epoch's those of
-        `epoch_figures`. What the images say nothing about (no box to find at all, none of that
+        """The metrics over all ranks. Final ones hold all there are, an epoch's those of
+        `epoch_metrics`. What the images say nothing about (no box to find at all, none of that
         size) is None, never 0.
         """
         self._merged = own = self._collected
@@ -251,16 +236,10 @@ class DetectionValidator(BaseValidator):
                 self.config.split,
                 scores.images,
             )
-        figures = {
-            **scores.to_dict(),
-            "metrics/F1": scores.f1,
-            "metrics/confidence": scores.confidence,
-        }
-        return (
-            figures
-            if self._final
-            else {key: figures[key] for key in self.epoch_figures if key in figures}
-        )
+        metrics = scores.to_dict()
+        if self._final:
+            return metrics
+        return {key: metrics[key] for key in self.epoch_metrics if key in metrics}
 
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:

@@ -148,7 +148,8 @@ def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
 
 
 @pytest.mark.parametrize(
-    "value, words", [(0.0, "finds nothing right"), (None, "worth is not known")]
+    "value, words",
+    [(0.0, "metric 0 is never promoted"), (None, "could not be measured is never promoted")],
 )
 def test_a_model_that_finds_nothing_is_registered_but_no_champion(workspace, store, value, words):
     done = model(workspace, 0, value)
