@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-VOCABULARY = {"errors", "types", "boxes", "config", "files", "version"}
+VOCABULARY = {"errors", "types", "boxes", "config", "files", "version", "plugins"}
 FLOORS = (  # from the ground up: a room imports its own files and rooms of lower floors
     VOCABULARY,
     {"core", "data", "metrics", "models"},

@@ -218,8 +218,8 @@ def _trainer_class(path: Any) -> Any:
     """The class that `trainer=` names; None: the usual one."""
     if path is None:
         return None
-    from engine.core.plugins import find_object
     from engine.core.trainer import BaseTrainer
+    from engine.plugins import find_object
 
     found = find_object(str(path), "trainer")
     if not (isinstance(found, type) and issubclass(found, BaseTrainer)):

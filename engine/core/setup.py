@@ -97,7 +97,7 @@ def _make_model(trainer: BaseTrainer, resumed: Checkpoint | None) -> None:
     start = resumed  # its architecture is at hand even where the file that `model` names has gone
     if resumed is None and trainer.args.model.endswith(".pt"):
         start = load_checkpoint(trainer.args.model)
-    model = trainer.get_model(cfg=trainer.args.model, weights=start)
+    model = trainer.make_model(cfg=trainer.args.model, weights=start)
     _check(trainer, "get_model", model, isinstance(model, torch.nn.Module), "a torch.nn.Module")
     trainer.model = model.to(trainer.device)
     optim.freeze_parameters(trainer.model, trainer.args.freeze)

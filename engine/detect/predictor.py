@@ -21,13 +21,13 @@ from engine.config import PredictConfig
 from engine.core.predictor import BasePredictor
 from engine.data.transforms import RatioPad, letterbox, to_original
 from engine.detect.results import Results
-from engine.detect.runtime import Runtime, load_runtime, split_raw
+from engine.detect.runtime import Runtime, load_runtime
 from engine.detect.sources import IMAGE_SUFFIXES, Frame, Skipped, Source, open_source
 from engine.detect.tiles import merge_tiles, touches_seam
 from engine.detect.tiles import tile_corners as corners_of
 from engine.errors import ConfigError, nearest
 from engine.files import make_folder
-from engine.models.yolov8.decode import nms, warm_up
+from engine.models.nms import nms, warm_up
 from engine.types import Detections, Size
 
 log = logging.getLogger(__name__)
@@ -131,15 +131,15 @@ class DetectionPredictor(BasePredictor):
         """Of each view: boxes (K, 4) xyxy px of the network input, scores (K,), classes (K,) int64,
         best first.
 
-        outputs: of the model, (B, 4 + nc, A); override it for a network that says it in another
-        way."""
-        boxes, scores = split_raw(outputs)
+        outputs: of the model, boxes (B, N, 4) and scores (B, N, C); override it for a callable that
+        answers otherwise."""
+        boxes, scores = outputs
         c = self.config
         return nms(
             boxes,
             scores,
             c.conf,
-            c.iou,
+            c.iou if self.model.needs_nms else None,
             max_det=c.max_det,
             multi_label=False,
             agnostic=c.agnostic_nms,

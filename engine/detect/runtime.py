@@ -21,18 +21,22 @@ from torch import Tensor, nn
 from engine.boxes import xywh_to_xyxy
 from engine.detect.model_io import LoadedModel, check_class_hash
 from engine.errors import CheckpointError, ConfigError
+from engine.models.registry import CandidateModule
 from engine.types import Size
 
 RawFunction = Callable[[Tensor], Tensor]  # (B, 3, H, W) float RGB in [0, 1] -> (B, 4 + nc, A) float
 
 
+Candidates = tuple[Tensor, Tensor]
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """A loaded detector. Calling it takes (B, 3, H, W) float RGB in [0, 1] and gives (B, 4 + nc, A)
-    float32.
+    """A loaded detector. Calling it takes images (B, 3, H, W) float RGB in [0, 1] and gives boxes
+    (B, N, 4) xyxy in pixels of the input and scores (B, N, C) in [0, 1], both float32.
     """
 
-    function: RawFunction
+    function: Callable[[Tensor], Candidates]
     names: tuple[str, ...]
     imgsz: Size  # (h, w) it was trained for
     device: torch.device
@@ -41,23 +45,28 @@ class Runtime:
     stride: int = 32  # input sides must be multiples of this
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    @property
+    def needs_nms(self) -> bool:
+        """Whether the candidates still hold several boxes of one object."""
+        return bool(self.meta.get("needs_nms", True))
+
+    def __call__(self, images: Tensor) -> Candidates:
         with torch.inference_mode():
             images = images.to(self.device)
             if self.fixed_batch is None or len(images) == self.fixed_batch:
-                return self.function(images).float()
-            return self._in_portions(images, self.fixed_batch)
+                boxes, scores = self.function(images)
+            else:
+                boxes, scores = self._in_portions(images, self.fixed_batch)
+            return boxes.float(), scores.float()
 
-    def _in_portions(self, images: Tensor, size: int) -> Tensor:
-        outputs = []
-        for portion in images.split(size):
+    def _in_portions(self, images: Tensor, size: int) -> Candidates:
+        boxes, scores = [], []
+        for portion in images.split(size):  # no image at all is one portion of none
             padding = images.new_zeros(size - len(portion), *images.shape[1:])
-            outputs.append(self.function(torch.cat((portion, padding)))[: len(portion)].float())
-        return (
-            torch.cat(outputs)
-            if outputs
-            else self.function(images.new_zeros(size, *images.shape[1:]))[:0].float()
-        )
+            found = self.function(torch.cat((portion, padding)))
+            boxes.append(found[0][: len(portion)])
+            scores.append(found[1][: len(portion)])
+        return torch.cat(boxes), torch.cat(scores)
 
     def input_size(self, wanted: int | tuple[int, int] | None) -> Size:
         """(h, w) to letterbox to: `wanted`, else as trained. ConfigError when the file or the
@@ -89,7 +98,7 @@ class RuntimeModule(nn.Module):
         super().__init__()
         self.runtime = runtime
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Candidates:
         return self.runtime(images)
 
 
@@ -141,10 +150,8 @@ def _load_module(path: Path, device: torch.device) -> Runtime:
 
 def runtime_of(loaded: LoadedModel, device: torch.device) -> Runtime:
     """A network at hand as a `Runtime`; it computes as trained, nothing is fused."""
-    from engine.models.yolov8.decode import ExportModel
-
-    function = ExportModel(loaded.module).to(device).eval()
-    stride = int(max(loaded.module.strides))
+    function = CandidateModule(loaded.family, loaded.module).to(device).eval()
+    stride = int(loaded.meta["stride"])
     return Runtime(
         function, loaded.names, loaded.imgsz, device, stride=stride, meta=dict(loaded.meta)
     )
@@ -172,8 +179,10 @@ def _load_onnx(path: Path, device: torch.device) -> Runtime:
 
     def function(images: Tensor) -> Tensor:
         array = images.cpu().numpy()
-        return torch.from_numpy(
-            session.run(None, {name: array.astype("float16") if half else array})[0]
+        return split_raw(
+            torch.from_numpy(
+                session.run(None, {name: array.astype("float16") if half else array})[0]
+            )
         )
 
     return Runtime(

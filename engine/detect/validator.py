@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.config import ValidateConfig
 from engine.core.distributed import World, select_device, world_from_environment
@@ -25,15 +25,17 @@ from engine.core.validator import BaseValidator
 from engine.data.dataset import DetectionDataset
 from engine.data.loader import build_loader
 from engine.data.transforms import to_original
-from engine.datasets.open import open_dataset
 from engine.detect.batch_plots import plot_batch, plot_found
 from engine.detect.batches import file_of, record_of, to_device
+from engine.detect.data import open_data
 from engine.detect.model_io import is_weight_file, load_model
-from engine.detect.runtime import RuntimeModule, load_runtime, split_raw
+from engine.detect.own_network import read_candidates
+from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores
-from engine.models.yolov8.decode import decode, nms, warm_up
+from engine.models.nms import nms, warm_up
+from engine.models.registry import Family
 from engine.types import SPLITS, Detections, ImageRecord, Size
 
 log = logging.getLogger("detectflow")
@@ -95,6 +97,9 @@ class DetectionValidator(BaseValidator):
         )
         self.save_dir = Path(save_dir) if save_dir is not None else None
         self.names = names
+        # what the model's output means; None: boxes and scores, as exported files give them
+        self.family: Family | None = None
+        self.needs_nms = True  # of such a file
         # of an epoch's line in results.csv; a trainer adds the one it monitors
         self.epoch_figures = EPOCH_FIGURES
         # of the last validation: curves, confusion, per class, per image
@@ -142,15 +147,16 @@ class DetectionValidator(BaseValidator):
         """The network of a file and its input size; sets `names`."""
         if not is_weight_file(str(path)):
             runtime = load_runtime(path, str(self.device))
-            self.names = runtime.names
+            self.names, self.family = runtime.names, None
+            self.needs_nms = runtime.needs_nms
             return RuntimeModule(runtime), runtime.input_size(None)
         loaded = load_model(path, self.device)
-        self.names = loaded.names
+        self.names, self.family = loaded.names, loaded.family
         self._single_cls = bool((loaded.meta.get("config") or {}).get("single_cls", False))
         return loaded.module, loaded.imgsz
 
     def _open(self, data: str | Path, imgsz: Size) -> Any:
-        dataset = open_dataset(data)
+        dataset = open_data(data)
         split = self.config.split
         if not self.names:
             raise ConfigError(
@@ -199,13 +205,22 @@ class DetectionValidator(BaseValidator):
     def preprocess(self, batch: Any) -> Any:
         return to_device(batch, self.device)
 
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        """What the model says of a batch; inside training the trainer's `forward` is asked."""
+        return model(batch["img"]) if self.family is None else self.family.forward(model, batch)
+
     def postprocess(self, preds: Any) -> list[Found]:
-        """The detections of each image in pixels of the input. preds: `Preds`, or the raw output of
-        an exported file.
+        """The detections of each image in pixels of the input. preds: what `forward` gave, of the
+        family of the model; else anything that `read_candidates` knows.
         """
-        boxes, scores = split_raw(preds) if isinstance(preds, Tensor) else decode(preds)
+        if self.family is None:
+            boxes, scores = read_candidates(preds, len(self.names))
+        else:
+            boxes, scores = self.family.candidates(preds)
         c = self.config
-        found = nms(boxes.float(), scores.float(), c.conf, c.iou, c.max_det, multi_label=True)
+        needs_nms = self.needs_nms if self.family is None else self.family.needs_nms
+        iou = c.iou if needs_nms else None
+        found = nms(boxes.float(), scores.float(), c.conf, iou, c.max_det, multi_label=True)
         return [tuple(part.cpu().numpy() for part in one) for one in found]
 
     def update_metrics(self, results: list[Found], batch: Any) -> None:

@@ -16,7 +16,6 @@ from engine.config import DetectionTrainConfig
 from engine.core.checkpoint import load_checkpoint
 from engine.core.results import read_results
 from engine.detect import DetectionTrainer
-from engine.detect.transfer import transfer
 from engine.detect.validator import EPOCH_FIGURES
 from engine.errors import CheckpointError, ConfigError, TrainingError, cause_of
 from engine.models.yolov8 import build_model
