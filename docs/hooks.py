@@ -236,9 +236,8 @@ def class_page(name: str, objects: Iterable[str]) -> str:
                 for each in found.all_members.values()
                 if each.is_function and _is_public(each)
             ]
-            methods = (
-                sorted(methods) if found.bases else methods
-            )  # those of several classes have no order of their own
+            # those of several classes have no order of their own
+            methods = sorted(methods) if found.bases else methods
             parts.append(
                 f"::: {path}\n    options: {{inherited_members: true, members: "
                 f"[{', '.join(methods)}]}}"

@@ -2,9 +2,9 @@
 pipeline's own events.
 
     detectflow: silent run has crashed     on; a power loss leaves no other trace, and keeps the
-    run's place taken
+                                           run's place taken
     detectflow: retrain on new data        off; starts the deployment `train` when a dataset has
-    changed
+                                           changed
     detectflow: tell of a held model       only with DETECTFLOW_WEBHOOK_URL; posts the reason there
 
 Which of them are on is chosen in the server's UI: an automation that is there already is left as

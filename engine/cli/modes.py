@@ -37,21 +37,28 @@ def train(words: Sequence[str]) -> int:
     several = "WORLD_SIZE" in os.environ
     with _errors_told_once() if several else contextlib.nullcontext():
         given = _as_started(_with_file(parse_overrides(words)))
-        trainer_class = _trainer_class(given.get("trainer"))
-        schema = trainer_class.config_class if trainer_class is not None else DetectionTrainConfig
-        config = schema.build(given, "train")
+        config = _schema(given.get("trainer")).build(given, "train")
         if config.nproc > 1 and not several:
             from engine.cli.launch import launch
 
             return launch(config.nproc, ["train", *words])
-        return _train(trainer_class, config)
+        return _train(config)
 
 
-def _train(trainer_class: Any, config: TrainConfig) -> int:
+def _schema(trainer: Any) -> type[TrainConfig]:
+    """The settings that a training takes; a trainer class of the user's own may have more."""
+    if trainer is None:
+        return DetectionTrainConfig
+    from engine.detect.choose import trainer_class_of
+
+    return trainer_class_of(str(trainer)).config_class
+
+
+def _train(config: TrainConfig) -> int:
     _prepare()
-    from engine.detect import DetectionTrainer
+    from engine.detect.choose import trainer_class_of
 
-    trainer = (trainer_class or DetectionTrainer)(config=config)
+    trainer = trainer_class_of(config.trainer)(config=config)
     try:
         result = trainer.train()
     except KeyboardInterrupt as ended:
@@ -74,10 +81,10 @@ def val(words: Sequence[str]) -> int:
     config = ValidateConfig.build(given, "val")
     _prepare()
     from engine.cli.progress import validation_bar
-    from engine.detect import DetectionValidator
+    from engine.detect.choose import validator_class_of
 
     with _own(Path(extra["project"]) / extra["name"]) as folder:
-        validator = DetectionValidator(config=config, save_dir=folder)
+        validator = validator_class_of(extra["model"])(config=config, save_dir=folder)
         with validation_bar(validator):
             metrics = validator(model=Path(extra["model"]), data=extra["data"])
     if not validator.world.is_main:
@@ -212,22 +219,6 @@ def _as_started(given: dict[str, Any]) -> dict[str, Any]:
         **{key: values[key] for key in ("trainer", "nproc") if values.get(key) is not None},
         **given,
     }
-
-
-def _trainer_class(path: Any) -> Any:
-    """The class that `trainer=` names; None: the usual one."""
-    if path is None:
-        return None
-    from engine.core.trainer import BaseTrainer
-    from engine.plugins import find_object
-
-    found = find_object(str(path), "trainer")
-    if not (isinstance(found, type) and issubclass(found, BaseTrainer)):
-        raise ConfigError(
-            f"trainer='{path}' is a {type(found).__name__}, not a class derived from a trainer of "
-            "the engine"
-        )
-    return found
 
 
 def _errors_told_once() -> contextlib.AbstractContextManager[None]:

@@ -41,7 +41,9 @@ class TrainConfig(Frozen):
 
     listed_by: ClassVar[str] = "`detectflow help train`"
 
-    model: str = _f("run", "yolov8n",
+    model: str = _f(
+        "run",
+        "yolov8n",
         "network by name (yolov8n, torchvision:NAME), model .yaml, package.module:Family of your "
         "own, or a checkpoint to start from",
     )
@@ -61,9 +63,7 @@ class TrainConfig(Frozen):
     deterministic: bool = _f(
         "run", True, "only deterministic kernels: same seed, same bits on one machine"
     )
-    trainer: str | None = _f(
-        "run", None, "trainer class of your own: package.module:Class"
-    )
+    trainer: str | None = _f("run", None, "trainer class of your own: package.module:Class")
     callbacks: tuple[str, ...] = _f(
         "run", (), "functions package.module:name that get the trainer and add callbacks to it"
     )
@@ -215,7 +215,7 @@ class DetectionTrainConfig(TrainConfig):
     imgsz: int | tuple[int, int] = _f(
         "images",
         640,
-        "network input in pixels: one number, or [height, width]; for most networks multiples of 32",
+        "network input in pixels: one number, or [height, width]; mostly multiples of 32",
         unit="pixels",
     )
     cache: Literal["ram", "disk", "none"] = _f(

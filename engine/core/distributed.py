@@ -108,9 +108,8 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
         world.barrier()  # nobody takes its connections down while another still needs them
     except BaseException as error:
         ignore_termination()
-        can_be_left = (
-            is_ours and device.type == "cpu"
-        )  # nccl may wait for work that a lost peer will never do
+        # nccl may wait for work that a lost peer will never do
+        can_be_left = is_ours and device.type == "cpu"
         told = board.explain(error)
         if told is error:
             raise

@@ -75,9 +75,8 @@ class BaseTrainer(TrainingTask):
         self.world: World = distributed.world_from_environment()
         self.device = select_device(self.args.device, self.world)
         self.paths = choose_run_directory(self.args)
-        self.batch_size = (
-            self.args.batch
-        )  # images per step over all ranks; found where -1 is asked, halved where too many
+        # images per step over all ranks; found where -1 is asked, halved where too many
+        self.batch_size = self.args.batch
         self._lock = RunLock()
         self.meter = autobatch.meter_of(self.device)
         self._asked = self.args  # before anything automatic is decided

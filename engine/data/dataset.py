@@ -43,9 +43,8 @@ class Sample:
     classes: np.ndarray  # (n,) int64
     file: str
     ori_shape: Size  # of the file's image
-    ratio_pad: (
-        RatioPad | None
-    )  # maps original pixels to those of `image`; None after augmentation: there is no way back
+    # maps original pixels to those of `image`; None after augmentation: there is no way back
+    ratio_pad: RatioPad | None
 
 
 class DetectionDataset(Dataset):

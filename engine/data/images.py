@@ -96,9 +96,8 @@ def decode_with_pillow(data: bytes, name: Path | str) -> np.ndarray:
         with open_pillow(data) as opened:
             return from_pillow(opened)
     except (OSError, ValueError, SyntaxError) as error:
-        reason = (
-            "the file is empty" if not data else str(error).partition(" <_io")[0]
-        )  # no addresses in messages
+        # no addresses in messages
+        reason = "the file is empty" if not data else str(error).partition(" <_io")[0]
         raise DataError(
             f"{name}: not a readable image ({reason}); replace or remove it, then prepare again"
         ) from None

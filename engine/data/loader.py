@@ -295,9 +295,8 @@ class DetectionLoader(DataLoader):
     def _killed_workers(self) -> str:
         """`loader process 123 was ended by signal 9`, or an empty string where all of them live."""
         workers = getattr(self._iterator, "_workers", ())
-        deadline = (
-            time.monotonic() + NOTICE_S
-        )  # its connections break before the process is known to be gone
+        # its connections break before the process is known to be gone
+        deadline = time.monotonic() + NOTICE_S
         while workers and time.monotonic() < deadline:
             gone = [worker for worker in workers if not worker.is_alive()]
             if gone:

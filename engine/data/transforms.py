@@ -260,9 +260,8 @@ def warp_image(image: np.ndarray, matrix: np.ndarray, size: Size) -> np.ndarray:
     """
     if image.shape[:2] == tuple(size) and np.allclose(matrix, np.eye(3), atol=1e-9):
         return image
-    matrix = (
-        _translation(-0.5, -0.5) @ matrix @ _translation(0.5, 0.5)
-    )  # OpenCV counts from the centre of pixel 0
+    # OpenCV counts from the centre of pixel 0
+    matrix = _translation(-0.5, -0.5) @ matrix @ _translation(0.5, 0.5)
     options = {"dsize": (size[1], size[0]), "flags": cv2.INTER_LINEAR, "borderValue": (GREY,) * 3}
     if np.any(matrix[2, :2]):
         return cv2.warpPerspective(image, matrix, **options)

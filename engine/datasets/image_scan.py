@@ -245,9 +245,8 @@ def scan_images(
     Raises:
         WorkspaceError: somebody else cannot read a file that is here. Whatever `mapper` raises.
     """
-    waiting: deque[list[tuple[Findings, SourceImage, ScanRequest]]] = (
-        deque()
-    )  # batches that are being looked at
+    # batches that are being looked at
+    waiting: deque[list[tuple[Findings, SourceImage, ScanRequest]]] = deque()
     rest: list[Findings] = []  # found after the last image
     asked = _asked(images, findings, copies, rest)
 

@@ -1,5 +1,8 @@
-"""The detector's executors: where the kernel, which knows no boxes, and the parts, which know no
-trainer, meet.
+"""The detector's executors: trainer, validator, predictor, results, and the files of a model.
+
+Here the loop, which knows no boxes, meets networks, data and metrics, which know no trainer.
+Export, tracking and stages are built on top. May import `engine.core`, `data`, `models`,
+`metrics`, `plots` and below; `engine.datasets` only where a raw folder is opened.
 """
 
 from engine.detect.predictor import DetectionPredictor

@@ -13,7 +13,7 @@ from engine.core.trainer import BaseTrainer
 from engine.detect.model_io import is_weight_file, read_weights
 from engine.detect.trainer import DetectionTrainer
 from engine.detect.validator import DetectionValidator
-from engine.errors import ConfigError, DataError, EngineError
+from engine.errors import ConfigError, EngineError
 from engine.models.registry import family_named
 from engine.plugins import find_object
 
@@ -65,6 +65,8 @@ def check_training(config: DetectionTrainConfig, formats: Iterable[str] = ()) ->
         trainer = make_trainer(config.with_overrides({"device": "auto"}))
     except ConfigError as error:
         raise ConfigError(f"params.yaml: train: {error}") from error.__cause__
+    for path in config.callbacks:
+        find_object(path, "params.yaml: train.callbacks")
     network = trainer.network
     if network is None:
         return  # of a weight file, which may not be at hand yet
@@ -86,7 +88,7 @@ def validator_class_of(weights: str | Path) -> type[DetectionValidator]:
     try:
         meta, _ = read_weights(weights)
         family: Any = family_named(meta.get("family"))
-    except (EngineError, DataError):
+    except EngineError:
         return DetectionValidator  # which says what is wrong with the file
     owner = getattr(family, "trainer_class", None)
     return owner.validator_class if owner is not None else DetectionValidator

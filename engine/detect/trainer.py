@@ -105,7 +105,8 @@ class DetectionTrainer(BaseTrainer):
                 f"{data}: the ranks read different data there; every machine needs the same files"
             )
         self.names = ("object",) if self.args.single_cls else self.dataset.names
-        self._class_weights()  # here, so that a wrong name is told before anything is built
+        # here, so that a wrong name is told before anything is built
+        self._class_weights()
         return {
             "train": str(self.dataset.manifest("train")),
             "val": str(self.dataset.manifest("val")),

@@ -100,9 +100,8 @@ def _compare_raw(expected: Tensor, found: Tensor, so_far: Agreement, what: str) 
 def _compare_detections(expected: Tensor, found: Tensor, so_far: Agreement, what: str) -> None:
     """What NMS leaves of one image, (1, 4 + C, A) on both sides, at the predictor's thresholds."""
     best = float(expected[:, 4:].max())
-    confidence = (
-        CONFIDENCE if best > CONFIDENCE else best / 2
-    )  # so that there always is something to compare
+    # so that there always is something to compare
+    confidence = CONFIDENCE if best > CONFIDENCE else best / 2
     ours, theirs = (
         nms(*split_raw(raw), confidence, IOU, max_det=MAX_DET)[0] for raw in (expected, found)
     )

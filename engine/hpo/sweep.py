@@ -51,9 +51,8 @@ class Sweep:
     base: dict[str, Any]  # settings of every trial, as far as they are given
     space: list[dict[str, Any]]
     tune: dict[str, Any]
-    start: (
-        dict[str, Any] | None
-    )  # values of the first trial: what training would do today; None: outside the space
+    # values of the first trial: what training would do today; None: outside the space
+    start: dict[str, Any] | None
 
     @property
     def settings(self) -> TuneConfig:

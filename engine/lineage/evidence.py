@@ -3,9 +3,11 @@ they say together.
 
 Five kinds of things, each with a key that its content or its tracker gives it, never its path:
 
-    data      data digest             weights   SHA-256 of the checkpoint        file   SHA-256 of
-              an exported file
-    run       MLflow run id           version   NAME/NUMBER of a registered model
+    data      data digest
+    weights   SHA-256 of the checkpoint
+    file      SHA-256 of an exported file
+    run       MLflow run id
+    version   NAME/NUMBER of a registered model
 
 A statement's facts with a name in EDGES lead to what the thing was made from. Images are known by
 the data that hold them.

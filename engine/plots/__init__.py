@@ -1,8 +1,8 @@
-"""Pictures of a run: images with boxes, curves, confusion matrix, the results table, the labels of
-a dataset.
+"""Plots of a run: images with boxes, curves, confusion matrix, results, labels of a dataset.
 
-Every function takes plain arrays and writes its files whole or not at all. matplotlib is imported
-when it is needed.
+Every function takes plain arrays and writes its files whole or not at all; nothing here computes a
+metric, and a change makes no stage stale. matplotlib is imported when it is needed. May import
+`engine.metrics` and the vocabulary.
 """
 
 from engine.plots.confusion import plot_confusion

@@ -37,9 +37,8 @@ def read_env_file(path: Path) -> dict[str, str]:
             value never shown.
     """
     try:
-        lines = (
-            path.read_bytes().decode("utf-8-sig").split("\n")
-        )  # no other sign ends a line for a shell
+        # no other sign ends a line for a shell
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

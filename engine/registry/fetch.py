@@ -144,9 +144,8 @@ def record_validation(
         store = open_store(state)
         about = {**tags, PURPOSE: "validation", "model": model.name, "model_version": model.version}
         if model.run_id:
-            about["mlflow.parentRunId"] = (
-                model.run_id
-            )  # so that the table shows it below the training
+            # so that the table shows it below the training
+            about["mlflow.parentRunId"] = model.run_id
         run = store.client.create_run(
             store.experiment(experiment),
             start_time=now_ms,

@@ -66,13 +66,13 @@ def run(
         ConfigError: the file to start from is missing, or is the output of a stage.
         EngineError: what stops a training; its checkpoints stay and the next run resumes from them.
     """
-    from engine.detect import DetectionTrainer
+    from engine.detect.choose import make_trainer
 
     layout = Layout(root)
     start = start_digests(params.train, root)
     folder = layout.resumable / fingerprint(params.train, layout, start)
     settings = run_settings(params.train, layout, folder)
-    trainer = DetectionTrainer(config=settings)
+    trainer = make_trainer(settings)
     if progress is not None:
         trainer.add_callback(
             "on_fit_epoch_end", lambda t: progress(epoch_progress(t)), may_fail=True
@@ -131,9 +131,8 @@ def _follow_moved_project(args: Path, prepared: str) -> None:
 def epoch_progress(trainer: Any) -> dict[str, Any]:
     """One epoch in plain values, for whoever shows it."""
     done = trainer.epoch + 1
-    left = (
-        trainer.elapsed_s() / done * (trainer.args.epochs - done)
-    )  # both count the epochs before a resume too
+    # both count the epochs before a resume too
+    left = trainer.elapsed_s() / done * (trainer.args.epochs - done)
     metrics = {
         key: float(value)
         for key, value in trainer.metrics.items()

@@ -29,12 +29,13 @@ def run(
         WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit
             the data.
     """
-    from engine.detect import DetectionValidator
+    from engine.detect.choose import validator_class_of
 
     layout = Layout(root)
     trained = read_report(layout, "train")
     with publish_folder(layout.reports / "validate") as folder:
-        validator = DetectionValidator(config=params.validate_, save_dir=folder)
+        validator_class = validator_class_of(layout.best)
+        validator = validator_class(config=params.validate_, save_dir=folder)
         for event, function in callbacks:
             validator.add_callback(event, function, may_fail=True)
         metrics = validator(model=layout.best, data=layout.prepared)

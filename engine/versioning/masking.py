@@ -87,9 +87,8 @@ class Masking:
 
     def _quoted(self, found: re.Match[str]) -> str:
         before = found.string[: found.start(2)].count(found[2][0])
-        closes = (
-            self.python and before % 2 == 1 and found[3][0] in " +),.]"
-        )  # print("token: " + shown)
+        # print("token: " + shown)
+        closes = self.python and before % 2 == 1 and found[3][0] in " +),.]"
         return (
             found[0]
             if closes or _REFERENCE.fullmatch(found[3].strip())

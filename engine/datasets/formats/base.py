@@ -20,9 +20,8 @@ from engine.types import Size
 
 # Of one annotation file; a mistake or an attack above that.
 MAX_WHOLE_BYTES = 1 << 28  # held in memory: of one image, or a list of names
-MAX_STREAMED_BYTES = (
-    1 << 34
-)  # read piece by piece: of whole datasets, the largest public ones have 1 to 6 GB
+# read piece by piece: of whole datasets, the largest public ones have 1 to 6 GB
+MAX_STREAMED_BYTES = 1 << 34
 
 _SPLIT_WORD = re.compile(
     r"(train|training|val|valid|validation|test|testing)[-_ ]?\d*", re.IGNORECASE

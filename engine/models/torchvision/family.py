@@ -125,9 +125,9 @@ class TorchvisionFamily(Family):
             return None
         dense = [name for name, network in NETWORKS.items() if network.dense]
         return (
-            "the number of boxes between the two stages of Faster R-CNN depends on the image, and "
-            f"an ONNX file of this project has no place for that. Take {', '.join(dense)}; or train, "
-            "validate and predict without the pipeline, by `detectflow train`"
+            "the number of boxes between the stages of Faster R-CNN depends on the image, and "
+            f"an ONNX file of this project has no place for that. Take {', '.join(dense)}; or train "
+            "without the pipeline, by `detectflow train`"
         )
 
 
