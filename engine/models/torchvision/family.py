@@ -125,8 +125,8 @@ class TorchvisionFamily(Family):
             return None
         dense = [name for name, network in NETWORKS.items() if network.dense]
         return (
-            "the number of boxes between the stages of Faster R-CNN depends on the image, and "
-            f"an ONNX file of this project has no place for that. Take {', '.join(dense)}; or train "
+            "the number of boxes between its stages depends on the image, and an ONNX file of this "
+            f"project has no place for that. Take {', '.join(dense)}; or train "
             "without the pipeline, by `detectflow train`"
         )
 
