@@ -24,10 +24,11 @@ from mkdocs.structure.files import File, Files
 
 from engine import errors
 from engine.cli import MODES
-from engine.cli.help import OVERVIEW, USAGE
+from engine.cli.help import OVERVIEW, usage_of
 from engine.config.schema import SECTIONS, settings_of
 from engine.core import events
 from engine.datasets.findings import KINDS
+from engine.model_formats.table import FORMATS
 
 ENGINE = Path(events.__file__).parents[1]
 EXTENSION = Path(__file__).with_name("comments.py")
@@ -140,6 +141,7 @@ def generated(name: str, where: str) -> str:
         "errors": (errors_table, [""]),
         "classes": (classes_list, [""]),
         "findings": (findings_table, [""]),
+        "formats": (formats_table, [""]),
     }
     if kind not in makers or of not in makers[kind][1]:
         raise PluginError(
@@ -177,7 +179,7 @@ def settings_tables(section: str) -> str:
 def usage(_: str) -> str:
     """What `detectflow help MODE` prints before the settings, for every mode."""
     return "\n\n".join(
-        f"## detectflow {mode} {{ #{mode} }}\n\n{_text(USAGE[mode])}" for mode in MODES
+        f"## detectflow {mode} {{ #{mode} }}\n\n{_text(usage_of(mode))}" for mode in MODES
     )
 
 
@@ -205,6 +207,12 @@ def findings_table(_: str) -> str:
         )
         rows.append((f"`{name}` {{ #{name} }}", _escaped(kind.what), "<br>".join(policies)))
     return _table(("kind", "what it is", "policies"), rows)
+
+
+def formats_table(_: str) -> str:
+    """The formats of exported files."""
+    rows = [(f"`{each.name}`", f"`{each.suffix}`", each.about) for each in FORMATS.values()]
+    return _table(("format", "file", "what it is for"), rows)
 
 
 def classes_list(_: str) -> str:

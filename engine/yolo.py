@@ -24,15 +24,16 @@ class YOLO:
 
     def __init__(self, model: str | Path = "yolov8n"):
         from engine.detect.model_io import is_weight_file, read_weights
+        from engine.model_formats.table import check_suffix, is_model_file
         from engine.models.registry import family_of
 
         self.model = str(model)
         self.weights: Path | None = None
-        suffix = Path(self.model).suffix
         if is_weight_file(self.model):
             read_weights(self.model)
             self.weights = Path(self.model)
-        elif suffix in {".onnx", ".torchscript"}:
+        elif is_model_file(Path(self.model)):
+            check_suffix(Path(self.model))
             self.weights = Path(self.model)
         else:
             family_of(self.model)

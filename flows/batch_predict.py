@@ -93,7 +93,7 @@ def one_shard(shard: dict[str, Any], weights: str, settings: dict[str, Any]) -> 
     row = predict_shard(Shard(**shard), Path(weights), settings)
     logger.info(
         "shard %d: %d images, %d boxes, %d skipped (%s)",
-        *(row[k] for k in ("shard", "images", "boxes", "skipped", "how")),
+        *(row[k] for k in ("shard", "images", "boxes", "skipped", "status")),
     )
     return row
 
@@ -136,7 +136,7 @@ def weights_of(model: str | None, root: Path) -> Path:
 
 
 def show(summary: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> None:
-    kept = sum(row["how"] == "kept" for row in rows)
+    kept = sum(row["status"] == "kept" for row in rows)
     parts = [
         f"**{summary['images']} images, {summary['boxes']} objects** in {len(rows)} shards "
         f"({kept} were there): `{out}`"

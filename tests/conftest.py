@@ -36,6 +36,24 @@ def environment_as_before():
 
 
 @pytest.fixture(scope="session")
+def random_weights(tmp_path_factory) -> Path:
+    """A checkpoint of the smallest network, see `detectors.py`."""
+    from detectors import save_detector
+
+    return save_detector(tmp_path_factory.mktemp("weights") / "best.pt")
+
+
+@pytest.fixture(scope="session")
+def exported(random_weights, tmp_path_factory):
+    """The checkpoint in every format, written and compared once: name -> ExportReport."""
+    from engine.config import ExportConfig
+    from engine.export import FORMATS, export
+
+    folder, few = tmp_path_factory.mktemp("exported"), ExportConfig(check_images=4)
+    return {name: export(random_weights, name, folder, few) for name in FORMATS}
+
+
+@pytest.fixture(scope="session")
 def bccd() -> Path:
     """The blood-cell dataset, where the machine has it."""
     path = Path(os.environ.get("DETECTFLOW_BCCD", ROOT.parent / "shared" / "data" / "bccd"))

@@ -4,6 +4,8 @@ another list.
 
 from __future__ import annotations
 
+from engine.model_formats import table
+
 OVERVIEW = """\
 detectflow MODE key=value ...      retrain object detectors, and know what came out
 
@@ -12,7 +14,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   train     train a detector
   val       the figures of a trained detector on a dataset
   predict   find objects in images, folders, videos
-  export    write a trained detector as ONNX, TorchScript or safetensors
+  export    write a trained detector in another format, for example ONNX
   tune      search for the best settings of training
   stage     one stage of the pipeline, without asking what is up to date
   check     what is wrong with a dataset: a table, a page with pictures
@@ -74,7 +76,7 @@ detectflow val model=WEIGHTS data=DATASET key=value ...
 
 The figures of a trained detector: COCO average precision, precision and recall, per class and per image.
 
-  model=weights/best.pt      weights: .pt or .safetensors, or an exported .onnx or .torchscript
+  model=weights/best.pt      a model file: {model suffixes}
   data=data/prepared         dataset description .yaml, prepared folder, or folder of labelled images
   project=runs name=val      where tables and pictures go
 
@@ -93,9 +95,9 @@ detectflow export model=WEIGHTS format=FORMAT key=value ...
 
 Writes a trained detector in another format and compares its output with PyTorch's.
 
-  model=weights/best.pt      weights: .pt or .safetensors
-  format=onnx                onnx, torchscript, safetensors
-  data=...                   dataset whose images are compared; without it: noise
+  model=weights/best.pt      weights: {weight suffixes}
+  format=onnx                {formats}
+  data=...                   dataset whose images are compared; without it: generated ones
   folder=...                 where the file goes; default: beside the weights; for
                              those of the pipeline runs/export
 
@@ -172,7 +174,7 @@ What X was made from (data, code, settings, run, weights it started from) and wh
 trainings that started from it). Asked are the files' own metadata, the reports, dvc.lock in every commit with DVC's cache, and
 MLflow; each fact says from where it is known, and who did not answer is named.
 
-  X   a model file        weights/best.pt, export/best.onnx, .safetensors, .torchscript
+  X   a model file        weights/best.pt, export/best.onnx; {model suffixes}
       a registered model  detector@champion, detector/3
       an MLflow run       its id
       an image            by its content, whatever its name: which models learned from it, which were only measured with it
@@ -254,12 +256,27 @@ An editor with the YAML language server then completes and checks params.yaml, w
 
 def help_of(mode: str) -> str:
     """Usage, examples and settings of one mode."""
-    parts = [USAGE[mode]]
+    parts = [usage_of(mode)]
     if mode == "run":
         parts.append(_params())
     elif mode in {"train", "val", "predict", "export", "tune"}:
         parts.append(f"Settings, with their defaults\n\n{_settings(mode)}")
     return "\n\n".join(parts)
+
+
+def usage_of(mode: str) -> str:
+    """Usage and examples of one mode; formats of model files are those of their table."""
+    known = {
+        "{model suffixes}": ", ".join(table.model_suffixes()),
+        "{weight suffixes}": ", ".join(table.weight_suffixes()),
+        "{formats}": f"\n{'':29}".join(
+            f"{each.name}: {each.about}" for each in table.FORMATS.values()
+        ),
+    }
+    text = USAGE[mode]
+    for mark, value in known.items():
+        text = text.replace(mark, value)
+    return text
 
 
 def _settings(mode: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from engine.config.base import Frozen, load_yaml
 from engine.config.train import DetectionTrainConfig, Fraction
+from engine.errors import ConfigError
+from engine.model_formats.table import FORMATS, find_format
 
 Policy = Literal["error", "drop", "fix", "warn"]
 
@@ -138,7 +140,7 @@ class ValidateConfig(Frozen):
 class PredictConfig(Frozen):
     """The predictor."""
 
-    model: str = Field("weights/best.pt", description="checkpoint: .pt, .safetensors or .onnx")
+    model: str = Field("weights/best.pt", description="weights or an exported file")
     source: Any = Field(
         None, description="image, folder, list file, glob, URL, video, camera number or array"
     )
@@ -187,13 +189,29 @@ class PredictConfig(Frozen):
     def _one_class_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, (str, int)) else value
 
+    def thresholds(self) -> dict[str, Any]:
+        """What decides which candidates are reported: conf, iou, max_det."""
+        return {"conf": self.conf, "iou": self.iou, "max_det": self.max_det}
+
+
+def _known_format(name: str) -> str:
+    try:
+        return find_format(name).name
+    except ConfigError as error:  # pydantic collects ValueErrors of all fields
+        raise ValueError(str(error)) from None
+
+
+FormatName = Annotated[
+    str,
+    AfterValidator(_known_format),
+    Field(json_schema_extra=lambda schema: schema.update(enum=list(FORMATS))),
+]
+
 
 class ExportConfig(Frozen):
     """The export stage."""
 
-    formats: tuple[Literal["onnx", "torchscript", "safetensors"], ...] = Field(
-        ("onnx",), description="formats to write"
-    )
+    formats: tuple[FormatName, ...] = Field(("onnx",), description="formats to write")
     imgsz: int | tuple[int, int] | None = Field(
         None,
         description="network input in pixels; empty: as trained",

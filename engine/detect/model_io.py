@@ -1,13 +1,12 @@
 """A detector and its file: what is written beside the weights, and a network built from what a file
 says of itself.
 
-Reads `.pt` (our checkpoints) and `.safetensors` (published weights); both with tensors and plain
-data only.
+Reads `.pt` (our checkpoints) and the formats that hold weights (`engine.model_formats`): tensors
+and plain data only.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,10 @@ from torch import Tensor, nn
 from engine.core.checkpoint import load_checkpoint
 from engine.data.manifest import class_hash
 from engine.errors import CheckpointError, cause_of
+from engine.model_formats.metadata import decode_meta
+from engine.model_formats.table import check_suffix, format_of, weight_suffixes
 from engine.models.registry import Family, Spec, family_named
 from engine.types import Size
-
-WEIGHT_SUFFIXES = (".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def model_meta(
 
 def is_weight_file(cfg: str) -> bool:
     """Whether `model=` names a weight file rather than a kind of network."""
-    return Path(cfg).suffix in WEIGHT_SUFFIXES
+    return Path(cfg).suffix.lower() in weight_suffixes()
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -76,12 +75,16 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         CheckpointError: missing, damaged, or made by another program.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.suffix != ".pt":
-        raise CheckpointError(f"{path}: weights are {' or '.join(WEIGHT_SUFFIXES)} files")
-    checkpoint = load_checkpoint(path)
-    return check_meta(checkpoint.meta, path), dict(checkpoint.weights)
+    check_suffix(path)
+    if not is_weight_file(str(path)):
+        raise CheckpointError(f"{path}: weights are {' or '.join(weight_suffixes())} files")
+    format = format_of(path)
+    if format is None:
+        checkpoint = load_checkpoint(path)
+        return check_meta(checkpoint.meta, path), dict(checkpoint.weights)
+    texts, state = format.read_weights(path)
+    floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+    return check_meta(decode_meta(texts, path), path), floats
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedModel:
@@ -113,25 +116,6 @@ def family_of_meta(meta: Mapping[str, Any], path: str | Path) -> Family:
         return family_named(meta.get("family"))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error.__cause__
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        with safe_open(path, "pt") as stream:
-            texts = stream.metadata() or {}
-            state = {name: stream.get_tensor(name) for name in stream.keys()}
-        meta = {
-            k: json.loads(v) if k in {"names", "imgsz", "architecture"} else v
-            for k, v in texts.items()
-        }
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
-    floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-    return check_meta(meta, path), floats
 
 
 def check_meta(meta: Mapping[str, Any], path: str | Path) -> dict[str, Any]:

@@ -1,15 +1,12 @@
-"""One callable for every weight file: .pt, .safetensors, .onnx, .torchscript -> raw output (B, 4 +
-nc, A).
+"""One callable for every model file: images in, boxes and scores of the candidates out.
 
-The raw output is that of the exported model: xywh in input pixels and sigmoid scores, before NMS.
-What a file says of itself (class names, input size, digests) is in `meta`, the same keys whatever
-the format. No image handling here.
+A file is opened by its suffix, through `engine.model_formats.table`. What it says of itself (class
+names, input size, digests) is in `meta`, the same keys whatever the format. No image handling and
+no NMS here. Letters: B images, N candidates of one image, C classes.
 """
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.boxes import xywh_to_xyxy
-from engine.detect.model_io import LoadedModel, check_class_hash
+from engine.detect.model_io import LoadedModel, check_class_hash, is_weight_file, load_model
 from engine.errors import CheckpointError, ConfigError
-from engine.models.registry import CandidateModule
+from engine.model_formats.metadata import decode_meta
+from engine.model_formats.table import check_suffix, format_of
+from engine.models.registry import CandidateModule, Candidates
 from engine.types import Size
-
-RawFunction = Callable[[Tensor], Tensor]  # (B, 3, H, W) float RGB in [0, 1] -> (B, 4 + nc, A) float
-
-
-Candidates = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -102,14 +95,6 @@ class RuntimeModule(nn.Module):
         return self.runtime(images)
 
 
-def split_raw(raw: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 4 + nc, A) -> boxes (B, A, 4) xyxy input pixels, scores (B, A, nc): what
-    `engine.models.yolov8.decode.nms` takes.
-    """
-    raw = raw.transpose(1, 2)
-    return xywh_to_xyxy(raw[..., :4]), raw[..., 4:]
-
-
 def choose_device(name: str) -> torch.device:
     """`auto` is the first GPU or the CPU; ConfigError for a device that is not there."""
     if name == "auto":
@@ -130,22 +115,28 @@ def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
     cannot be used.
     """
     path = Path(path)
-    load = LOADERS.get(path.suffix.lower())
-    if load is None:
-        raise CheckpointError(
-            f"{path}: cannot run a '{path.suffix}' file; known are {', '.join(LOADERS)}."
-        )
+    check_suffix(path)
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such file. Train a model first, or give model=PATH of a weight file."
         )
-    return load(path, choose_device(device))
-
-
-def _load_module(path: Path, device: torch.device) -> Runtime:
-    from engine.detect.model_io import load_model
-
-    return runtime_of(load_model(path, device), device)
+    chosen = choose_device(device)
+    if is_weight_file(str(path)):
+        return runtime_of(load_model(path, chosen), chosen)
+    opened = format_of(path).load(path, chosen)
+    meta = decode_meta(opened.meta, path, required=("names", "imgsz", "stride"))
+    check_class_hash(meta, path)
+    h, w = meta["imgsz"]
+    return Runtime(
+        opened.function,
+        tuple(meta["names"]),
+        (int(h), int(w)),
+        opened.device,
+        opened.fixed_batch,
+        opened.fixed_size,
+        int(meta["stride"]),
+        meta,
+    )
 
 
 def runtime_of(loaded: LoadedModel, device: torch.device) -> Runtime:
@@ -154,116 +145,4 @@ def runtime_of(loaded: LoadedModel, device: torch.device) -> Runtime:
     stride = int(loaded.meta["stride"])
     return Runtime(
         function, loaded.names, loaded.imgsz, device, stride=stride, meta=dict(loaded.meta)
-    )
-
-
-def _load_onnx(path: Path, device: torch.device) -> Runtime:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    options.intra_op_num_threads = torch.get_num_threads()
-    available = onnxruntime.get_available_providers()
-    on_gpu = device.type == "cuda" and "CUDAExecutionProvider" in available
-    gpu = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if on_gpu else []
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=[*gpu, "CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's own exception types are private
-        raise CheckpointError(f"{path}: not a usable ONNX file: {error}") from None
-    meta = read_text_meta(session.get_modelmeta().custom_metadata_map, path)
-    batch, _, *size = session.get_inputs()[0].shape
-    name = session.get_inputs()[0].name
-    half = "float16" in session.get_inputs()[0].type
-
-    def function(images: Tensor) -> Tensor:
-        array = images.cpu().numpy()
-        return split_raw(
-            torch.from_numpy(
-                session.run(None, {name: array.astype("float16") if half else array})[0]
-            )
-        )
-
-    return Runtime(
-        function,
-        tuple(meta["names"]),
-        _size(meta["imgsz"]),
-        torch.device("cpu"),
-        fixed_batch=batch if isinstance(batch, int) else None,
-        fixed_size=tuple(size) if all(isinstance(side, int) for side in size) else None,
-        stride=int(meta["stride"]),
-        meta=meta,
-    )
-
-
-def _load_torchscript(path: Path, device: torch.device) -> Runtime:
-    extra = {META_FILE: ""}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # torch asks to prefer torch.export; old services have no choice
-            module = torch.jit.load(str(path), map_location=device, _extra_files=extra).eval()
-        text = extra[META_FILE]
-        known = json.loads(text)
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: not a usable TorchScript file of this project: {error}"
-        ) from None
-    meta = read_text_meta(known, path)
-    batch = meta["batch"] if isinstance(meta.get("batch"), int) else None
-    size = _size(meta["imgsz"])
-    return Runtime(
-        module,
-        tuple(meta["names"]),
-        size,
-        device,
-        batch,
-        fixed_size=size,
-        stride=int(meta["stride"]),
-        meta=meta,
-    )
-
-
-META_FILE = "detectflow.json"  # within a TorchScript archive
-
-LOADERS: dict[str, Callable[[Path, torch.device], Runtime]] = {
-    ".pt": _load_module,
-    ".safetensors": _load_module,
-    ".onnx": _load_onnx,
-    ".torchscript": _load_torchscript,
-}
-
-
-def read_text_meta(texts: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """Metadata of an exported file (text values, JSON where they are lists or numbers) as plain
-    data.
-    """
-    missing = [key for key in ("names", "imgsz", "stride") if key not in texts]
-    if missing:
-        raise CheckpointError(
-            f"{path}: lacks the metadata {', '.join(missing)}: not exported by this project. "
-            "Export it with: detectflow export model=weights/best.pt"
-        )
-    meta: dict[str, Any] = {}
-    for key, text in texts.items():
-        try:
-            meta[key] = json.loads(text) if key in JSON_KEYS else text
-        except ValueError:
-            raise CheckpointError(
-                f"{path}: its metadata '{key}' is damaged: {text[:60]!r}. Export it again."
-            ) from None
-    check_class_hash(meta, path)
-    return meta
-
-
-JSON_KEYS = frozenset({"names", "imgsz", "stride", "batch", "architecture", "opset"})
-
-
-def _size(imgsz: Any) -> Size:
-    return (
-        (int(imgsz), int(imgsz))
-        if isinstance(imgsz, (int, float))
-        else (int(imgsz[0]), int(imgsz[1]))
     )

@@ -1,9 +1,9 @@
 """From a weight file to a file in another format that is known to say the same: load, fuse, write,
 check, publish.
 
-A file gets its name only after it has agreed with PyTorch (`engine.export.parity`); until then it
-lies in a hidden folder that goes away with it. A new format is one function and a line in FORMATS.
-Same weights, same bytes.
+A file gets its name only after it has said the same as PyTorch (`engine.export.parity`); until then
+it lies in a hidden folder that goes away with it. Same weights, same bytes. What is special about a
+format stands in its own file in `engine.model_formats`.
 """
 
 from __future__ import annotations
@@ -22,34 +22,24 @@ from engine.config import ExportConfig
 from engine.core.events import EXPORT_EVENTS, Callback, Callbacks
 from engine.detect.model_io import load_model
 from engine.detect.runtime import Runtime, load_runtime, runtime_of
-from engine.errors import ConfigError, ExportError, WorkspaceError, nearest
-from engine.export.job import ExportJob, Write, file_meta
-from engine.export.onnx import write_onnx
-from engine.export.parity import check_agreement
+from engine.errors import ExportError, WorkspaceError
+from engine.export.metadata import file_meta
+from engine.export.parity import check_parity
 from engine.export.parity_images import batches
-from engine.export.safetensors import write_safetensors
-from engine.export.torchscript import write_torchscript
 from engine.files import sha256_file
-from engine.models.yolov8 import fuse
-from engine.models.yolov8.decode import ExportModel
-
-FORMATS: dict[str, tuple[str, Write]] = {
-    "onnx": (".onnx", write_onnx),
-    "torchscript": (".torchscript", write_torchscript),
-    "safetensors": (".safetensors", write_safetensors),
-}
+from engine.model_formats.base import ExportJob
+from engine.model_formats.table import find_format
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """One file that was written and agrees with PyTorch."""
+    """One file that was written and says the same as PyTorch."""
 
     path: Path
     format: str
     sha256: str
-    check: dict[
-        str, Any
-    ]  # flat and plain: images, their origin, the largest differences, detections
+    # flat and plain: images, their origin, the largest differences, detections
+    check: dict[str, Any]
 
 
 class Exporter:
@@ -76,8 +66,8 @@ class Exporter:
     def __call__(
         self, weights: str | Path, format: str, folder: str | Path, data: str | Path | None = None
     ) -> ExportReport:
-        """Write `folder/<name of the weights>.<format>`, checked on images of `data`, else on made
-        ones.
+        """Write `folder/<name of the weights><suffix>`, compared on images of `data`, else on
+        generated ones.
 
         Raises:
             ConfigError: an unknown format, an input size the strides forbid.
@@ -87,41 +77,48 @@ class Exporter:
                 PyTorch.
         """
         weights, folder = Path(weights), Path(folder)
-        if format not in FORMATS:
-            raise ConfigError(
-                f"no export format '{format}'.{nearest(format, FORMATS)} Formats: "
-                f"{', '.join(FORMATS)}"
-            )
-        suffix, write = FORMATS[format]
-        target = folder / f"{weights.stem}{suffix}"
+        chosen = find_format(format)
+        target = folder / f"{weights.stem}{chosen.suffix}"
         if target.absolute() == weights.absolute():
             raise ExportError(
                 f"{weights} is in this format already, and an export does not overwrite its "
                 "source; choose another folder."
             )
         self.job, self.report = None, None
-        self.job, reference = self.prepare(weights)
+        self.job, reference = self.prepare(weights, chosen.name)
         self.callbacks.run("on_export_start", self)
         with staging(folder) as stage:
             fresh = stage / target.name
-            write(self.job, fresh)
+            chosen.write(self.job, fresh)
             check = self.check(fresh, reference, data)
             os.replace(fresh, target)
         self.report = ExportReport(target, format, sha256_file(target), check)
         self.callbacks.run("on_export_end", self)
         return self.report
 
-    def prepare(self, weights: Path) -> tuple[ExportJob, Runtime]:
-        """What the formats are given, and the network as trained to compare with."""
+    def prepare(self, weights: Path, format: str) -> tuple[ExportJob, Runtime]:
+        """What the formats are given, and the network as trained to compare with. ExportError where
+        networks like this one cannot be written in the format.
+        """
         loaded = load_model(weights, "cpu")
+        if reason := loaded.family.can_export(loaded.spec, format):
+            raise ExportError(
+                f"{weights}: a {loaded.meta['model']} cannot be exported to {format}: {reason}"
+            )
         reference = runtime_of(loaded, torch.device("cpu"))
         size = reference.input_size(self.settings.imgsz)
         batch = None if self.settings.dynamic else self.settings.batch
         meta = file_meta(
-            loaded.meta, loaded.names, size, reference.stride, batch, sha256_file(weights)
+            loaded.meta,
+            loaded.names,
+            size,
+            reference.stride,
+            batch,
+            sha256_file(weights),
+            reference.needs_nms,
         )
         job = ExportJob(
-            module=ExportModel(fuse(loaded.module)).eval(),
+            module=loaded.family.export_module(loaded.module, size),
             raw_state=loaded.state,
             size=size,
             batch=self.settings.batch,
@@ -132,16 +129,13 @@ class Exporter:
         return job, reference
 
     def check(self, file: Path, reference: Runtime, data: str | Path | None) -> dict[str, Any]:
-        """The figures of the comparison; ExportError where they are too large."""
+        """The metrics of the comparison; ExportError where a difference is too large."""
         exported = load_runtime(file, "cpu")
         size = exported.input_size(self.job.size)
-        agreement = check_agreement(
-            reference, exported, batches(data, self.settings.check_images, size), file.name
-        )
-        return {
-            "origin": "made pictures" if data is None else "images of the dataset",
-            **agreement.figures(),
-        }
+        images = batches(data, self.settings.check_images, size)
+        parity = check_parity(reference, exported, images, file.name)
+        origin = "generated images" if data is None else "images of the dataset"
+        return {"origin": origin, **parity.metrics()}
 
 
 def export(

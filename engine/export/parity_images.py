@@ -1,5 +1,5 @@
-"""The pictures on which an export is compared with PyTorch: images of the dataset, or made ones
-where there is none.
+"""The images on which an export is compared with PyTorch: of the dataset, or generated ones where
+there is none.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ def image_files(data: str | Path, count: int) -> list[Path]:
     )
 
 
-def made_picture(number: int, size: Size) -> np.ndarray:
+def generated_image(number: int, size: Size) -> np.ndarray:
     """(h, w, 3) uint8: soft noise with filled shapes on it, the same for the same number on every
     machine.
     """
     random = np.random.default_rng(number)
     h, w = size
     coarse = random.integers(0, 256, (max(2, h // 32), max(2, w // 32), 3), np.uint8)
-    picture = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR)
+    image = cv2.resize(coarse, (w, h), interpolation=cv2.INTER_LINEAR)
     for _ in range(6):
         centre = int(random.integers(0, w)), int(random.integers(0, h))
         radius = int(random.integers(max(2, min(h, w) // 16), max(3, min(h, w) // 4)))
-        cv2.circle(picture, centre, radius, random.integers(0, 256, 3).tolist(), -1)
-    return picture
+        cv2.circle(image, centre, radius, random.integers(0, 256, 3).tolist(), -1)
+    return image
 
 
 def batches(data: str | Path | None, count: int, size: Size) -> Iterator[Tensor]:
     """(B, 3, H, W) float RGB in [0, 1], letterboxed as in validation; the first of one image, then
     of several, so that a batch size that is fixed by mistake shows.
     """
-    pictures: Sequence[Path | int] = range(count) if data is None else image_files(data, count)
+    sources: Sequence[Path | int] = range(count) if data is None else image_files(data, count)
     start, length = 0, 1
-    while start < len(pictures):
+    while start < len(sources):
         images = [
-            made_picture(each, size)
+            generated_image(each, size)
             if isinstance(each, int)
             else letterbox(read_image(each), size, scaleup=False)[0]
-            for each in pictures[start : start + length]
+            for each in sources[start : start + length]
         ]
         stacked = np.ascontiguousarray(np.stack(images)[..., ::-1].transpose(0, 3, 1, 2))
         yield torch.from_numpy(stacked).float() / 255

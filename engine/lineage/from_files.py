@@ -7,9 +7,7 @@ Reads headers where the format has them; nothing in a file is executed.
 from __future__ import annotations
 
 import json
-import struct
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,7 @@ from engine.core.checkpoint import load_checkpoint
 from engine.errors import CheckpointError
 from engine.files import sha256_file
 from engine.lineage.evidence import Statement
-
-HEADER_LIMIT_BYTES = 100_000_000  # of a safetensors file, as its own library has it
-TORCHSCRIPT_META = "extra/detectflow.json"  # within the archive, below the name of the program
-
-
-def is_model(path: Path) -> bool:
-    """Whether the name is that of weights or of an export."""
-    return path.suffix == ".pt" or path.suffix in READERS
+from engine.model_formats.table import check_suffix, format_of
 
 
 def is_image(path: Path) -> bool:
@@ -43,7 +34,9 @@ def file_statements(path: Path, place: str) -> list[Statement]:
     Raises:
         CheckpointError: damaged, or not made by this project.
     """
-    if path.suffix == ".pt":
+    check_suffix(path)
+    format = format_of(path)
+    if format is None:
         meta = load_checkpoint(path).meta
         return [
             Statement(
@@ -54,7 +47,7 @@ def file_statements(path: Path, place: str) -> list[Statement]:
             )
         ]
     try:
-        meta = READERS[path.suffix](path)
+        meta = format.read_meta(path)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a foreign file makes of a reader
@@ -70,7 +63,7 @@ def file_statements(path: Path, place: str) -> list[Statement]:
     source = f"{place}, its own metadata"
     about = {
         "place": place,
-        "format": path.suffix[1:],
+        "format": format.name,
         "weights_sha256": weights,
         "made_by": _made_by(meta),
     }
@@ -101,33 +94,3 @@ def _value(value: Any) -> Any:
 def _made_by(meta: Mapping[str, Any]) -> str:
     version = meta.get("detectflow_version")
     return f"detectflow {version}" if version else ""
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > HEADER_LIMIT_BYTES:
-            raise ValueError(f"a header of {length} bytes")
-        return json.loads(stream.read(length)).get("__metadata__") or {}
-
-
-def _read_onnx(path: Path) -> Mapping[str, Any]:
-    import onnx
-
-    return {
-        prop.key: prop.value
-        for prop in onnx.load(str(path), load_external_data=False).metadata_props
-    }
-
-
-def _read_torchscript(path: Path) -> Mapping[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        found = [name for name in archive.namelist() if name.endswith(TORCHSCRIPT_META)]
-        return json.loads(archive.read(found[0])) if found else {}
-
-
-READERS: dict[str, Callable[[Path], Mapping[str, Any]]] = {
-    ".safetensors": _read_safetensors,
-    ".onnx": _read_onnx,
-    ".torchscript": _read_torchscript,
-}

@@ -14,7 +14,8 @@ from typing import Any
 
 from engine.errors import CheckpointError
 from engine.lineage.evidence import Evidence, Statement
-from engine.lineage.from_files import file_statements, is_model
+from engine.lineage.from_files import file_statements
+from engine.model_formats.table import is_model_file
 from engine.tracking.run_metadata import DATASET, PREPARED
 from engine.types import SPLITS
 
@@ -57,7 +58,7 @@ def workspace_evidence(root: Path, state: Path) -> Evidence:
 def model_files(root: Path, state: Path) -> list[Path]:
     """The weights and exports where this project keeps such files, each once."""
     found = {path for base in (root, state) for place in MODEL_PLACES for path in base.glob(place)}
-    return sorted(path for path in found if path.is_file() and is_model(path))
+    return sorted(path for path in found if path.is_file() and is_model_file(path))
 
 
 def data_statement(read: Read, known_from: str, extra: Mapping[str, Any]) -> list[Statement]:

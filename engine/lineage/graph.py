@@ -18,9 +18,10 @@ from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.files import sha256_file
 from engine.lineage.evidence import Edge, Evidence, Fact, Thing, edge_of, parents
 from engine.lineage.from_dvc import history_evidence
-from engine.lineage.from_files import file_statements, is_image, is_model
+from engine.lineage.from_files import file_statements, is_image
 from engine.lineage.from_mlflow import registry_evidence
 from engine.lineage.from_workspace import workspace_evidence
+from engine.model_formats.table import is_model_file, model_suffixes
 from engine.project.environment import state_root
 from engine.registry.fetch import REFERENCE
 from engine.tracking.run_metadata import DATASET
@@ -86,16 +87,16 @@ def trace(text: str, root: Path | None) -> Trace:
         _check_form(text)
     elif path.is_dir():
         wanted = ("data", _digest_of(path))
-    elif is_model(path):
+    elif is_model_file(path):
         evidence.statements += file_statements(path, place)
         wanted = (evidence.statements[0].kind, evidence.statements[0].key)
     elif is_image(path):
         wanted = ("image", sha256_file(path))
     else:
-        kinds = (
-            "neither a model (.pt, .safetensors, .onnx, .torchscript) nor an image that can be read"
+        raise ConfigError(
+            f"{path}: neither a model ({', '.join(model_suffixes())}) nor an image that can be "
+            "read. `detectflow help trace` shows what can be traced"
         )
-        raise ConfigError(f"{path}: {kinds}. `detectflow help trace` shows what can be traced")
     if root is None:
         evidence.unasked.append(
             "no project here: only what the file says of itself is known. Run this in the "

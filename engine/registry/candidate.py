@@ -9,13 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.config import PredictConfig
 from engine.registry.gates import Decision, Figures
 
-DEFAULTS = {
-    "conf": 0.25,
-    "iou": 0.7,
-    "max_det": 300,
-}  # of a call that names no thresholds; `pyfunc_model.py` has the same
+DEFAULTS = PredictConfig().thresholds()  # of a call that names none; the ONNX file says the same
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 class Detector(mlflow.pyfunc.PythonModel):
-    """Artifact `onnx`: (B, 3, H, W) RGB in [0, 1] -> (B, 4 + classes, anchors), with names and size
-    in its metadata.
+    """Artifact `onnx`: images (B, 3, H, W) RGB in [0, 1] -> boxes (B, N, 4) xyxy in input pixels
+    and scores (B, N, classes), with names, size and thresholds in its metadata.
     """
 
     def load_context(self, context):
@@ -47,7 +47,14 @@ class Detector(mlflow.pyfunc.PythonModel):
             context.artifacts["onnx"], options, providers=providers
         )
         meta = self.session.get_modelmeta().custom_metadata_map
+        if {"boxes", "scores"} - {output.name for output in self.session.get_outputs()}:
+            raise ValueError(
+                "the ONNX file was exported by an older version (no outputs boxes and scores): "
+                "export and register it again with this version"
+            )
         self.names = json.loads(meta["names"])
+        self.needs_nms = json.loads(meta["needs_nms"])
+        self.thresholds = json.loads(meta["thresholds"])
         self.input = self.session.get_inputs()[0]
         batch, _, *sides = self.input.shape
         self.fixed_batch = batch if isinstance(batch, int) else None
@@ -61,10 +68,11 @@ class Detector(mlflow.pyfunc.PythonModel):
         """model_input: a table with a column `image` of base64 texts (data: URLs too). Returns a
         table `detections`.
 
-        params: conf, the lowest score; iou, above which NMS removes the weaker box of a class;
-        max_det, boxes per image. Raises ValueError naming the row that holds no image.
+        params: conf, the lowest score; iou, above which NMS removes the weaker box of a class
+        (without effect where the network needs no NMS); max_det, boxes per image. Raises ValueError
+        naming the row that holds no image.
         """
-        settings = {"conf": 0.25, "iou": 0.7, "max_det": 300, **(params or {})}
+        settings = {**self.thresholds, **(params or {})}
         texts = list(model_input["image"])
         found = []
         step = self.fixed_batch or IMAGES_PER_CALL
@@ -83,25 +91,25 @@ class Detector(mlflow.pyfunc.PythonModel):
             batch = np.concatenate(
                 (batch, np.zeros((self.fixed_batch - len(batch), *batch.shape[1:]), self.type))
             )
-        raw = self.session.run(None, {self.input.name: batch})[0].astype(np.float32)
+        outputs = self.session.run(["boxes", "scores"], {self.input.name: batch})
+        boxes, scores = (each.astype(np.float32) for each in outputs)
         return [
-            self.boxes(raw[i], image.shape[:2], places[i], conf, iou, max_det)
+            self.detections(boxes[i], scores[i], image.shape[:2], places[i], conf, iou, max_det)
             for i, image in enumerate(images)
         ]
 
-    def boxes(self, raw, shape, place, conf, iou, max_det):
-        """(4 + classes, anchors) of one image to its detections, in pixels of the image."""
-        corners, scores = raw[:4].T, raw[4:].T  # xywh in input pixels
+    def detections(self, boxes, scores, shape, place, conf, iou, max_det):
+        """Boxes (N, 4) and scores (N, classes) of one image to its detections, in pixels of the
+        image.
+        """
         classes = scores.argmax(1)
         best = scores.max(1)
         likely = best > conf
-        centre, half = corners[likely, :2], corners[likely, 2:] / 2
-        xyxy, best, classes = (
-            np.concatenate((centre - half, centre + half), 1),
-            best[likely],
-            classes[likely],
-        )
-        kept = nms(xyxy, best, classes, iou, max_det)
+        xyxy, best, classes = boxes[likely], best[likely], classes[likely]
+        if self.needs_nms:
+            kept = nms(xyxy, best, classes, iou, max_det)
+        else:
+            kept = np.argsort(-best, kind="stable")[:max_det]
         (ratio_y, ratio_x), (top, left) = place
         xyxy = (xyxy[kept] - [left, top] * 2) / ([ratio_x, ratio_y] * 2)
         xyxy = np.clip(xyxy, 0, [shape[1], shape[0]] * 2)

@@ -105,22 +105,22 @@ def _identity(path: Path) -> str:
 
 
 def predict_shard(shard: Shard, weights: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Write the shard unless it is there; {"images": n, "skipped": n, "boxes": n, "how": "ran" or
-    "kept"}.
+    """Write the shard unless it is there; {"images": n, "skipped": n, "boxes": n, "status": "ran"
+    or "kept"}.
     """
     path = Path(shard.out)
     if not path.is_file():
         _write(shard, weights, settings, path)
-        how = "ran"
+        status = "ran"
     else:
-        how = "kept"
+        status = "kept"
     rows = read_rows(path)
     return {
         "shard": shard.number,
         "images": sum("error" not in row for row in rows),
         "skipped": sum("error" in row for row in rows),
         "boxes": sum(len(row.get("detections", ())) for row in rows),
-        "how": how,
+        "status": status,
     }
 
 

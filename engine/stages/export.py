@@ -1,4 +1,4 @@
-"""Stage export: the best weights in the formats that are asked for, each checked against
+"""Stage export: the best weights in the formats that are asked for, each compared with
 PyTorch.
 """
 

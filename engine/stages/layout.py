@@ -14,7 +14,7 @@ What lies below `reports/`:
                              SHA-256)
     validate/metrics.json    numbers only: metrics/*; null where nothing could be measured
     validate/origin.json     split, weights_sha256
-    export.json              weights_sha256, and of each format its file, SHA-256 and agreement with
+    export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
     registration.json        model, version, aliases, decision and its reason, and the figures it
                              was made by

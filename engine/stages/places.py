@@ -1,5 +1,5 @@
 """Where files may be put that belong to no stage: an output of a stage is DVC's, which removes what
-else lies there.
+else lies there. Commands ask this, no stage does; its code makes none stale.
 """
 
 from __future__ import annotations

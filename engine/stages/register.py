@@ -139,9 +139,9 @@ def _per_class(layout: Layout) -> tuple[dict[str, str], ...]:
 
 def _class_hash(onnx: Path, of_data: str, layout: Layout) -> str:
     """What the model's numbers mean, as its own file says, where that is what the data say too."""
-    from engine.lineage.from_files import READERS
+    from engine.model_formats.table import FORMATS
 
-    of_model = str(READERS[".onnx"](onnx).get("class_hash", ""))
+    of_model = str(FORMATS["onnx"].read_meta(onnx).get("class_hash", ""))
     if of_model and of_data and of_model != of_data:
         raise WorkspaceError(
             f"{onnx}: its classes have hash {of_model}, those of {layout.prepared} have {of_data}: "

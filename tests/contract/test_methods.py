@@ -3,6 +3,7 @@ arguments and no others.
 """
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,18 +136,19 @@ def test_the_predictors_methods(trained, squares, tmp_path):
     assert len(results) == len(calls["write_results"]) == 4 and len(calls["preprocess"]) == 2
 
 
-def test_an_export_format_is_one_function_in_a_table(trained, tmp_path, monkeypatch):
-    seen = []
+def test_an_export_format_is_one_entry_in_a_table(trained, tmp_path, monkeypatch):
+    seen, given = [], FORMATS["safetensors"]
 
     def write_mine(job, path):
         seen.append((type(job.module).__name__, path.suffix))
-        FORMATS["torchscript"][1](job, path)
+        given.write(job, path)
 
-    monkeypatch.setitem(FORMATS, "mine", (".torchscript", write_mine))
+    mine = replace(given, name="mine", suffix=".mine", write=write_mine)
+    monkeypatch.setitem(FORMATS, "mine", mine)
     report = Exporter()(trained.best, "mine", tmp_path)
     assert (
-        seen == [("ExportModel", ".torchscript")]
-        and report.path == tmp_path / "best.torchscript"
+        seen == [("CandidateModule", ".mine")]
+        and report.path == tmp_path / "best.mine"
         and report.path.is_file()
     )
 

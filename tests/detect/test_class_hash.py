@@ -15,7 +15,7 @@ from engine.datasets.open import open_dataset
 from engine.detect.model_io import load_model
 from engine.detect.runtime import load_runtime
 from engine.errors import CheckpointError
-from engine.export import export
+from engine.export import FORMATS, export
 
 SWAPPED = ["disc", "square"]
 
@@ -26,7 +26,7 @@ def test_the_hash_of_the_data_is_that_of_the_checkpoint_and_of_every_export(
     best, known = trained[1].best, open_dataset(shapes).class_hash
     assert known == class_hash(["square", "disc"]) != class_hash(SWAPPED)
     assert load_checkpoint(best).meta["class_hash"] == known
-    for format in ("onnx", "torchscript", "safetensors"):
+    for format in FORMATS:
         file = export(best, format, tmp_path).path
         assert load_runtime(file, "cpu").meta["class_hash"] == known, format
 

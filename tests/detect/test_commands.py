@@ -17,7 +17,7 @@ from engine import YOLO
 from engine.cli import main
 from engine.cli.modes import _own
 from engine.errors import ConfigError
-from engine.export.parity_images import made_picture
+from engine.export.parity_images import generated_image
 
 
 class Terminal(io.StringIO):
@@ -38,7 +38,7 @@ def here(weights, tmp_path, monkeypatch):
     (tmp_path / "best.pt").write_bytes(weights.read_bytes())
     (tmp_path / "images").mkdir()
     for i in range(4):
-        cv2.imwrite(f"images/{i}.png", made_picture(i, (64, 64)))
+        cv2.imwrite(f"images/{i}.png", generated_image(i, (64, 64)))
     return tmp_path
 
 
@@ -111,10 +111,10 @@ def test_val_prints_every_figure_the_counts_and_the_speed(here, shapes, capsys):
 
 
 def test_export_says_how_close_the_file_is(here, capsys):
-    assert main(["export", "model=best.pt", "format=torchscript", "check_images=2"]) == 0
+    assert main(["export", "model=best.pt", "format=safetensors", "check_images=2"]) == 0
     said = capsys.readouterr().out
     assert (
-        said.startswith("best.torchscript   origin made pictures  images 2  max_box_px ")
+        said.startswith("best.safetensors   origin generated images  images 2  max_box_px ")
         and "flips 0" in said
     )
 

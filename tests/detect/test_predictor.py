@@ -12,27 +12,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectors import NAMES, save_detector
+from detectors import NAMES
 from PIL import Image
 
-from engine.config import ExportConfig
 from engine.detect import DetectionPredictor
 from engine.detect.runtime import Runtime
 from engine.detect.sources import open_source
 from engine.errors import ConfigError, DataError
-from engine.export import export
-from engine.export.parity_images import made_picture
-
-SUFFIXES = (".safetensors", ".torchscript", ".onnx")
+from engine.export import FORMATS
+from engine.export.parity_images import generated_image
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """best.pt, and the same detector in every exported format beside it."""
-    path = save_detector(tmp_path_factory.mktemp("weights") / "best.pt")
-    for name in ("safetensors", "torchscript", "onnx"):
-        export(path, name, path.parent, ExportConfig(check_images=2))
-    return path
+def weights(random_weights):
+    return random_weights
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +33,7 @@ def folder(tmp_path_factory):
     """Six images of several sizes."""
     folder = tmp_path_factory.mktemp("images")
     for i, size in enumerate(((64, 64), (40, 90), (90, 40), (200, 120), (64, 64), (30, 30))):
-        cv2.imwrite(str(folder / f"{i}.png"), made_picture(i, size))
+        cv2.imwrite(str(folder / f"{i}.png"), generated_image(i, size))
     return folder
 
 
@@ -89,9 +82,9 @@ def test_results_are_in_order_within_their_images_and_best_first(weights, folder
         )  # read again when it is needed
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_every_weight_file_gives_the_same_boxes(weights, folder, suffix):
-    assert_same(predictor(weights)(folder), predictor(weights.with_suffix(suffix))(folder))
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_model_file_gives_the_same_boxes(weights, exported, folder, format):
+    assert_same(predictor(weights)(folder), predictor(exported[format].path)(folder))
 
 
 def test_the_batch_size_changes_nothing(weights, folder):
@@ -152,7 +145,7 @@ def test_a_film_is_looked_at_frame_by_frame_and_its_pixels_pass_by(weights, tmp_
     film = tmp_path / "film.avi"
     writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
     for i in range(5):
-        writer.write(made_picture(i, (64, 96)))
+        writer.write(generated_image(i, (64, 96)))
     writer.release()
     capture = cv2.VideoCapture(str(film))
     frames = [capture.read()[1] for _ in range(5)]
@@ -212,7 +205,7 @@ def test_another_input_size_is_checked_and_used(weights, folder):
 
 def test_broken_images_are_left_out_counted_and_named(weights, folder, tmp_path, caplog):
     for i in range(3):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), made_picture(i, (64, 64)))
+        cv2.imwrite(str(tmp_path / f"{i}.png"), generated_image(i, (64, 64)))
     (tmp_path / "1.png").write_bytes(b"not a picture")
     task = predictor(weights, batch=2)
     with caplog.at_level(logging.WARNING):
@@ -261,7 +254,7 @@ def test_pictures_and_lines_are_written_where_they_belong(weights, folder, tmp_p
     settings = {"save": True, "save_json": True, "project": str(tmp_path), "name": "out"}
     task = predictor(weights, **settings)
     results = task(
-        [folder / "0.png", folder / "3.png", folder / "0.png", made_picture(9, (64, 64))]
+        [folder / "0.png", folder / "3.png", folder / "0.png", generated_image(9, (64, 64))]
     )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "0-2.png",
@@ -291,16 +284,17 @@ def test_mistakes_are_explained_before_anything_runs(weights, folder, tmp_path):
 # -- a detector whose answers are known: it finds the white blobs ----------------------------------
 
 
-def find_blobs(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) -> (B, 5, 40): the bounding box of each white blob, score .9; the other points
-    say nothing.
+def find_blobs(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, 3, H, W) -> boxes (B, 40, 4), scores (B, 40, 1): the bounding box of each white blob,
+    score .9; the other candidates score 0.
     """
-    raw = torch.zeros(len(images), 5, 40)
-    for image, out in zip((images[:, 1] > 0.6).numpy().astype(np.uint8), raw):
+    boxes, scores = torch.zeros(len(images), 40, 4), torch.zeros(len(images), 40, 1)
+    for index, image in enumerate((images[:, 1] > 0.6).numpy().astype(np.uint8)):
         _, _, stats, _ = cv2.connectedComponentsWithStats(image)
         for i, (x, y, w, h, _) in enumerate(stats[1:40]):
-            out[:, i] = torch.tensor([x + w / 2, y + h / 2, w, h, 0.9])
-    return raw
+            boxes[index, i] = torch.tensor([x, y, x + w, y + h])
+            scores[index, i] = 0.9
+    return boxes, scores
 
 
 class BlobFinder(DetectionPredictor):
@@ -376,6 +370,8 @@ def test_frames_and_their_tiles_stay_together_over_batches():
 
 
 def test_tiles_with_a_real_network_stay_inside_and_keep_the_class_filter(weights):
-    (result,) = predictor(weights, tile=64, classes=["disc"], conf=0.4)(made_picture(3, (150, 130)))
+    (result,) = predictor(weights, tile=64, classes=["disc"], conf=0.4)(
+        generated_image(3, (150, 130))
+    )
     assert len(result) and set(result.labels) == {"disc"}
     assert (result.boxes >= 0).all() and (result.boxes <= [130, 150, 130, 150]).all()

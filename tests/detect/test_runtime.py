@@ -1,23 +1,24 @@
 """One callable for every weight file, and plain words for files that are none."""
 
-import json
-
 import onnx
 import pytest
 import torch
 from detectors import NAMES, SIZE, save_detector
 
-from engine.detect.runtime import Runtime, choose_device, load_runtime, read_text_meta, split_raw
+from engine.detect.runtime import Runtime, choose_device, load_runtime
 from engine.errors import CheckpointError, ConfigError
+from engine.model_formats.metadata import decode_meta, encode_meta
 from engine.models.yolov8.decode import decode
 
 CPU = torch.device("cpu")
 
 
 def means(images):
-    """(B, 5, 1): a "detector" whose answer tells which images it saw, and how many at once."""
-    flat = images.mean((1, 2, 3))
-    return torch.stack((flat, flat, flat, flat, torch.full_like(flat, len(images))), 1)[..., None]
+    """Boxes (B, 1, 4), scores (B, 1, 1): a "detector" whose boxes tell which images it saw, and
+    whose scores how many at once.
+    """
+    flat = images.mean((1, 2, 3))[:, None, None]
+    return flat.expand(-1, 1, 4), torch.full_like(flat, len(images))
 
 
 def runtime(**other):
@@ -36,30 +37,22 @@ def test_a_checkpoint_runs_as_it_was_trained(tmp_path):
     )
     assert loaded.meta["model"] == "yolov8n"
     images = torch.rand(3, 3, 64, 96)
-    raw = loaded(images)
-    assert raw.shape == (3, 4 + 2, 8 * 12 + 4 * 6 + 2 * 3) and not raw.requires_grad
-    boxes, scores = split_raw(raw)
+    boxes, scores = loaded(images)
+    points = 8 * 12 + 4 * 6 + 2 * 3
+    assert boxes.shape == (3, points, 4) and scores.shape == (3, points, 2)
+    assert not boxes.requires_grad and loaded.needs_nms
     with torch.no_grad():
         wanted_boxes, wanted_scores = decode(loaded.function.model(images))
     torch.testing.assert_close(boxes, wanted_boxes, atol=1e-3, rtol=0)
     torch.testing.assert_close(scores, wanted_scores)
 
 
-def test_raw_output_by_hand():
-    raw = torch.tensor(
-        [[[10.0, 50], [20, 60], [4, 2], [6, 8], [0.9, 0.1], [0.2, 0.3]]]
-    )  # two points, two classes
-    boxes, scores = split_raw(raw)
-    assert boxes.tolist() == [[[8, 17, 12, 23], [49, 56, 51, 64]]]
-    torch.testing.assert_close(scores, torch.tensor([[[0.9, 0.2], [0.1, 0.3]]]))
-
-
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
 def test_a_fixed_batch_is_filled_up_and_cut_again(count):
     images = torch.arange(count).float()[:, None, None, None].expand(count, 3, 64, 96)
-    raw = runtime(fixed_batch=2)(images)
-    assert raw.shape == (count, 5, 1)
-    assert raw[:, 0, 0].tolist() == list(range(count)) and (raw[:, 4] == 2).all()
+    boxes, scores = runtime(fixed_batch=2)(images)
+    assert boxes.shape == (count, 1, 4) and scores.shape == (count, 1, 1)
+    assert boxes[:, 0, 0].tolist() == list(range(count)) and (scores == 2).all()
 
 
 def test_the_input_size_is_as_trained_unless_wanted_otherwise():
@@ -87,13 +80,15 @@ def test_devices_that_are_not_there_are_named():
         choose_device("cuda:99")
 
 
-def bare_onnx(path, **props):
-    """A valid ONNX file that gives its input back."""
-    one = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 32, 32])
-    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, 32, 32])
-    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+def bare_onnx(path, outputs=("boxes", "scores"), **props):
+    """A valid ONNX file that gives its input back, under each of the names."""
+    one, *out = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3, 32, 32])
+        for name in ("x", *outputs)
+    )
+    nodes = [onnx.helper.make_node("Identity", ["x"], [name]) for name in outputs]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "g", [one], [out]),
+        onnx.helper.make_graph(nodes, "g", [one], out),
         opset_imports=[onnx.helper.make_opsetid("", 17)],
     )
     model.ir_version = 8
@@ -102,7 +97,6 @@ def bare_onnx(path, **props):
     return path
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch.jit, which is the point here
 def test_files_that_cannot_be_run_say_why(tmp_path):
     def refused(name, match, content=None):
         path = tmp_path / name
@@ -113,21 +107,19 @@ def test_files_that_cannot_be_run_say_why(tmp_path):
 
     refused(
         "best.tflite",
-        r"cannot run a '.tflite' file; known are .pt, .safetensors, .onnx, .torchscript",
+        r"cannot run a '.tflite' file; known are .pt, .onnx, .safetensors\.",
     )
     refused("best.onnx", "no such file. Train a model first")
-    for suffix in ("pt", "safetensors", "onnx", "torchscript"):
+    for suffix in ("pt", "safetensors", "onnx"):
         refused(f"text.{suffix}", rf"text\.{suffix}: (not a|damaged)", b"this is no model at all")
         refused(f"empty.{suffix}", rf"empty\.{suffix}: (not a|damaged)", b"")
     bare_onnx(tmp_path / "foreign.onnx")
     refused("foreign.onnx", "lacks the metadata names, imgsz, stride: not exported by this project")
     bare_onnx(tmp_path / "damaged.onnx", names="[1, 2", imgsz="[32, 32]", stride="32")
     refused("damaged.onnx", r"its metadata 'names' is damaged: '\[1, 2'")
-    script = torch.jit.trace(torch.nn.ReLU(), torch.zeros(1))
-    torch.jit.save(script, str(tmp_path / "foreign.torchscript"))
-    refused(
-        "foreign.torchscript", "not a usable TorchScript file of this project|lacks the metadata"
-    )
+    bare_onnx(tmp_path / "old.onnx", ("output",), names='["a"]', imgsz="[32, 32]", stride="32")
+    refused("old.onnx", "exported by an older version .*: export again with `detectflow export")
+    refused("best.torchscript", "no longer opened: export the weights as ONNX", b"PK")
 
 
 def test_what_a_file_says_of_its_shape_is_kept(tmp_path):
@@ -136,12 +128,14 @@ def test_what_a_file_says_of_its_shape_is_kept(tmp_path):
     assert (loaded.names, loaded.fixed_batch, loaded.fixed_size) == (("x",), 1, (32, 32))
     assert loaded.meta["weights_sha256"] == "12345"  # a text that looks like a number stays a text
     images = torch.rand(3, 3, 32, 32)
-    torch.testing.assert_close(loaded(images), images)
+    for output in loaded(images):
+        torch.testing.assert_close(output, images)
 
 
 def test_text_metadata_become_plain_data(tmp_path):
-    meta = read_text_meta(
-        {"names": json.dumps(["a", "ä"]), "imgsz": "[64, 96]", "stride": "32", "batch": "null"},
-        tmp_path,
-    )
-    assert meta == {"names": ["a", "ä"], "imgsz": [64, 96], "stride": 32, "batch": None}
+    plain = {"names": ["a", "ä"], "imgsz": [64, 96], "stride": 32, "batch": None, "model": "12"}
+    texts = encode_meta(plain)
+    assert texts["names"] == '["a", "ä"]' and texts["model"] == "12"
+    assert decode_meta(texts, tmp_path) == plain
+    with pytest.raises(CheckpointError, match="lacks the metadata stride:"):
+        decode_meta({"names": "[]"}, tmp_path, required=("names", "stride"))

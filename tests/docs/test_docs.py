@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from engine import cli, errors
-from engine.cli.help import USAGE
+from engine.cli.help import usage_of
 from engine.config import schema
 from engine.core import events
 
@@ -119,7 +119,7 @@ def test_every_command_and_error_stands_in_the_reference(site):
     page = Page(site / "reference" / "command-line.html")
     assert set(cli.MODES) <= page.anchors
     for mode in cli.MODES:
-        assert USAGE[mode] in page.text
+        assert usage_of(mode) in page.text
     kinds = {
         name
         for name, kind in vars(errors).items()

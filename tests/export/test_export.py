@@ -1,5 +1,6 @@
 """A file gets its name only after it has said the same as PyTorch; equal weights give equal bytes;
-failures leave nothing.
+failures leave nothing. The comparison itself: test_parity.py; a format of one's own:
+test_toy_format.py.
 """
 
 import dataclasses
@@ -13,16 +14,17 @@ import pytest
 import torch
 from detectors import DIGEST, NAMES, SIZE, random_detector, save_detector
 
-from engine.config import ExportConfig
+from engine.config import ExportConfig, PredictConfig
 from engine.data.manifest import class_hash
-from engine.detect.runtime import Runtime, load_runtime, split_raw
+from engine.detect.runtime import Runtime, load_runtime
 from engine.errors import CheckpointError, ConfigError, DataError, ExportError, WorkspaceError
-from engine.export import FORMATS, Exporter, export, exporter, parity
-from engine.export.job import file_meta
-from engine.export.parity import BOX_PX, SCORE, Agreement, check_agreement
-from engine.export.parity_images import batches, image_files, made_picture
+from engine.export import FORMATS, Exporter, export
+from engine.export.metadata import file_meta
+from engine.export.parity_images import batches, generated_image, image_files
 from engine.files import sha256_file
-from engine.models.yolov8.decode import nms
+from engine.models.family import CandidateModule
+from engine.models.nms import nms
+from engine.models.yolov8.family import YOLOv8Family
 
 CHECK_KEYS = [
     "origin",
@@ -37,8 +39,8 @@ FEW = ExportConfig(check_images=4)
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
-    return save_detector(tmp_path_factory.mktemp("weights") / "best.pt")
+def weights(random_weights) -> Path:
+    return random_weights
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +48,23 @@ def reference(weights) -> Runtime:
     return load_runtime(weights, "cpu")
 
 
-@pytest.fixture(scope="module")
-def exported(weights, tmp_path_factory):
-    """Every format, written and checked once."""
-    folder = tmp_path_factory.mktemp("exported")
-    return {name: export(weights, name, folder, FEW) for name in FORMATS}
-
-
-def pictures(count, size=SIZE):
+def images_of(count, size=SIZE):
     return torch.cat(list(batches(None, count, size)))
 
 
 def found(runtime, images, conf=0.25):
-    return nms(*split_raw(runtime(images)), conf, 0.7)
+    return nms(*runtime(images), conf, 0.7)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_gives_the_same_boxes_when_loaded_again(exported, reference, name):
     report = exported[name]
-    assert report.path.name == f"best{FORMATS[name][0]}" and report.sha256 == sha256_file(
+    assert report.path.name == f"best{FORMATS[name].suffix}" and report.sha256 == sha256_file(
         report.path
     )
     runtime = load_runtime(report.path, "cpu")
     for count in (1, 2, 5):  # the batch size is free
-        images = pictures(count)
+        images = images_of(count)
         ours, theirs = found(reference, images), found(runtime, images)
         assert sum(len(scores) for _, scores, _ in ours) > 0
         for (boxes, scores, classes), (boxes2, scores2, classes2) in zip(ours, theirs, strict=True):
@@ -82,7 +77,9 @@ def test_every_format_gives_the_same_boxes_when_loaded_again(exported, reference
 def test_the_report_says_how_close_it_is(exported, name):
     check = exported[name].check
     assert list(check) == CHECK_KEYS and json.loads(json.dumps(check)) == check
-    assert check["images"] == 4 and check["detections"] > 0 and check["origin"] == "made pictures"
+    assert (
+        check["images"] == 4 and check["detections"] > 0 and check["origin"] == "generated images"
+    )
     assert (
         check["max_box_px"] < 0.02
         and check["max_score"] < 1e-4
@@ -110,6 +107,8 @@ def test_the_file_says_what_it_is(exported, weights, name):
     )
     if name == "onnx":
         assert meta["opset"] >= 17
+        assert meta["needs_nms"] is True and meta["family"] == "yolov8"
+        assert meta["thresholds"] == PredictConfig().thresholds()
     assert str(weights.parent).encode() not in exported[name].path.read_bytes()
     assert str(Path(__file__).parents[2]).encode() not in exported[name].path.read_bytes()
 
@@ -141,7 +140,7 @@ def test_equal_weights_give_equal_bytes_and_no_word_is_said(
     assert [p.name for p in (tmp_path / "other").iterdir()] == [again.path.name]
 
 
-def test_training_can_start_from_published_weights(exported, weights):
+def test_published_weights_are_whole_and_can_be_exported(exported, weights, tmp_path):
     original = torch.load(weights, weights_only=True)["model"]
     from engine.detect.model_io import load_model
 
@@ -149,9 +148,7 @@ def test_training_can_start_from_published_weights(exported, weights):
     assert published.keys() == original.keys() and all(
         torch.equal(published[k], original[k]) for k in original
     )
-    second = Exporter(FEW)(
-        exported["safetensors"].path, "torchscript", exported["safetensors"].path.parent / "second"
-    )
+    second = Exporter(FEW)(exported["safetensors"].path, "onnx", tmp_path)
     assert second.check["max_box_px"] < 0.02
 
 
@@ -166,8 +163,9 @@ def test_a_fixed_batch_and_an_input_that_is_not_square(weights, reference, tmp_p
         18,
     )
     for count in (1, 2, 5):
-        images = pictures(count, (64, 96))
-        torch.testing.assert_close(runtime(images), reference(images), atol=0.02, rtol=0)
+        images = images_of(count, (64, 96))
+        for found_there, expected in zip(runtime(images), reference(images), strict=True):
+            torch.testing.assert_close(found_there, expected, atol=0.02, rtol=0)
     with pytest.raises(ConfigError, match="64x64 does not fit: this exported file takes 64x96"):
         runtime.input_size(64)
 
@@ -179,12 +177,12 @@ def half_a_percent_more(job, path):
     """A writer that is wrong: one layer's weights are scaled."""
     state = dict(job.raw_state)
     state["head.cls.0.2.weight"] = state["head.cls.0.2.weight"] * 1.005
-    FORMATS["safetensors"][1](dataclasses.replace(job, raw_state=state), path)
+    FORMATS["safetensors"].write(dataclasses.replace(job, raw_state=state), path)
 
 
 def other_names(job, path):
     meta = {**job.meta, "names": '["disc", "square"]', "class_hash": class_hash(("disc", "square"))}
-    FORMATS["safetensors"][1](dataclasses.replace(job, meta=meta), path)
+    FORMATS["safetensors"].write(dataclasses.replace(job, meta=meta), path)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +190,7 @@ def other_names(job, path):
     [
         (
             half_a_percent_more,
-            r"disagrees with PyTorch: boxes by \S+ px \(at most 0.1\), scores by 0\.00\d+ \(at "
+            r"differs from PyTorch: boxes by \S+ px \(at most 0.1\), scores by 0\.00\d+ \(at "
             r"most 0.001\)",
         ),
         (other_names, r"says names \('disc', 'square'\), the weights say \('square', 'disc'\)"),
@@ -200,7 +198,8 @@ def other_names(job, path):
 )
 def test_an_altered_file_is_caught_and_not_kept(weights, tmp_path, monkeypatch, writer, message):
     (tmp_path / "best.safetensors").write_text("the export before")
-    monkeypatch.setitem(exporter.FORMATS, "altered", (".safetensors", writer))
+    altered = dataclasses.replace(FORMATS["safetensors"], name="altered", write=writer)
+    monkeypatch.setitem(FORMATS, "altered", altered)
     with pytest.raises(ExportError, match=message):
         export(weights, "altered", tmp_path, FEW)
     assert [p.name for p in tmp_path.iterdir()] == ["best.safetensors"]
@@ -210,17 +209,17 @@ def test_an_altered_file_is_caught_and_not_kept(weights, tmp_path, monkeypatch, 
 def test_batch_norms_folded_with_a_wrong_epsilon_are_caught(weights, tmp_path, monkeypatch):
     from engine.models.yolov8 import fuse
 
-    def wrong(model):
+    def wrong(family, model, size):
         copy = random_detector()
         copy.load_state_dict(model.state_dict())
         for module in copy.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = 1e-5
-        return fuse(copy)
+        return CandidateModule(family, fuse(copy)).eval()
 
-    monkeypatch.setattr(exporter, "fuse", wrong)
-    with pytest.raises(ExportError, match="disagrees with PyTorch"):
-        export(weights, "torchscript", tmp_path, FEW)
+    monkeypatch.setattr(YOLOv8Family, "export_module", wrong)
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        export(weights, "onnx", tmp_path, FEW)
     assert not list(tmp_path.iterdir())
 
 
@@ -229,7 +228,8 @@ def test_an_interrupted_export_leaves_nothing(weights, tmp_path, monkeypatch):
         path.write_bytes(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(exporter.FORMATS, "onnx", (".onnx", interrupted))
+    broken = dataclasses.replace(FORMATS["onnx"], write=interrupted)
+    monkeypatch.setitem(FORMATS, "onnx", broken)
     with pytest.raises(KeyboardInterrupt):
         export(weights, "onnx", tmp_path / "new", FEW)
     assert not list((tmp_path / "new").iterdir())
@@ -240,10 +240,9 @@ def test_a_model_that_cannot_be_expressed_names_the_format(weights, tmp_path, mo
         def forward(self, images):
             raise RuntimeError("cannot be followed\nlong story")
 
-    monkeypatch.setattr(exporter, "fuse", lambda model: Branching())
-    for name in ("onnx", "torchscript"):
-        with pytest.raises(ExportError, match=rf"^{name}: .*RuntimeError: cannot be followed\."):
-            export(weights, name, tmp_path, FEW)
+    monkeypatch.setattr(YOLOv8Family, "export_module", lambda *given: Branching())
+    with pytest.raises(ExportError, match=r"^onnx: .*RuntimeError: cannot be followed\."):
+        export(weights, "onnx", tmp_path, FEW)
     assert not list(tmp_path.iterdir())
 
 
@@ -255,7 +254,10 @@ def test_mistakes_are_explained(weights, tmp_path):
     foreign, text = tmp_path / "foreign.pt", tmp_path / "file"
     torch.save({"model": {"a": torch.zeros(1)}}, foreign)
     text.write_text("not a folder")
-    refused(ConfigError, "no export format 'onx'. Did you mean 'onnx'.*torchscript", format="onx")
+    refused(ConfigError, "no export format 'onx'. Did you mean 'onnx'.*safetensors", format="onx")
+    refused(
+        ConfigError, "torchscript is no longer an export format: use onnx", format="torchscript"
+    )
     refused(CheckpointError, "no.pt: no such", file=tmp_path / "no.pt")
     refused(CheckpointError, "not a DetectFlow checkpoint", file=foreign)
     refused(CheckpointError, "best.onnx: weights are", file=tmp_path / "best.onnx")
@@ -274,108 +276,7 @@ def test_the_source_is_never_overwritten(exported):
         export(path, "safetensors", path.parent)
 
 
-# -- the comparison itself, on answers written by hand ---------------------------------------------
-
-
-def answers(raw, **other):
-    """A runtime that always says `raw` (B, 4 + C, A)."""
-    settings = {"names": ("a",), "imgsz": (32, 32), "device": torch.device("cpu"), **other}
-    return Runtime(lambda images: raw, **settings)
-
-
-def raw_of(*rows):
-    """(1, 5, A) from rows of x, y, w, h, score."""
-    return torch.tensor(rows, dtype=torch.float32).T[None]
-
-
-FAR_APART = ((10, 10, 8, 8, 0.9), (100, 100, 8, 8, 0.6), (200, 10, 8, 8, 0.1))
-
-
-def compare(ours, theirs, **other):
-    return check_agreement(
-        answers(ours), answers(theirs, **other), [torch.zeros(1, 3, 32, 32)], "a.onnx"
-    )
-
-
-def test_differences_are_the_largest_over_all_points():
-    ours, theirs = raw_of(*FAR_APART), raw_of(*FAR_APART)
-    theirs[0, 2, 2] += 0.05  # a box below the confidence counts too
-    theirs[0, 4, 0] -= 0.0005
-    theirs[0, 0, 1] += 0.02
-    figures = compare(ours, theirs).figures()
-    assert figures == {
-        "images": 1,
-        "max_box_px": 0.05,
-        "max_score": 0.0005,
-        "detections": 2,
-        "max_detection_px": 0.02,
-        "flips": 0,
-    }
-
-
-@pytest.mark.parametrize(
-    "row, by, message",
-    [(0, 1.5 * BOX_PX, "boxes by 0.15 px"), (4, 1.5 * SCORE, "scores by 0.0015")],
-)
-@pytest.mark.parametrize("sign", [-1, 1])
-def test_a_difference_beyond_the_tolerance_fails_with_both_numbers(row, by, message, sign):
-    theirs = raw_of(*FAR_APART)
-    theirs[0, row, 1] += sign * by
-    with pytest.raises(ExportError, match=f"a.onnx: .*{message}"):
-        compare(raw_of(*FAR_APART), theirs)
-
-
-def test_what_is_not_finite_and_other_shapes_fail():
-    good, bad = raw_of(*FAR_APART), raw_of(*FAR_APART)
-    bad[0, 0, 0] = torch.nan
-    with pytest.raises(ExportError, match="boxes by nan px"):
-        compare(good, bad)
-    with pytest.raises(ExportError, match="weights are damaged"):
-        compare(bad, good)
-    with pytest.raises(ExportError, match=r"gives \(1, 5, 2\) where PyTorch gives \(1, 5, 3\)"):
-        compare(good, good[..., :2])
-    with pytest.raises(ExportError, match="stride 16, the weights say 32"):
-        compare(good, good, stride=16)
-
-
-def test_rounding_at_a_threshold_is_no_failure():
-    above, below = (
-        raw_of((10, 10, 8, 8, 0.9), (50, 50, 8, 8, 0.2502)),
-        raw_of((10, 10, 8, 8, 0.9), (50, 50, 8, 8, 0.2498)),
-    )
-    assert compare(above, below).flips == compare(below, above).flips == 1
-    # Two boxes over each other change places when their scores do.
-    first = raw_of((10, 10, 8, 8, 0.7001), (10.5, 10, 8, 8, 0.7))
-    assert compare(first, raw_of((10, 10, 8, 8, 0.7), (10.5, 10, 8, 8, 0.7001))).flips == 2
-    # Boxes of width 10 moved by 1.764 and 1.768: IoU .7001 and .6997.
-    over, under = (
-        raw_of((10, 10, 10, 9, 0.9), (10 + moved, 10, 10, 9, 0.8)) for moved in (1.764, 1.768)
-    )
-    assert compare(over, under).flips == compare(under, over).flips == 1
-
-
-def test_a_detection_without_counterpart_fails():
-    """Raw outputs that agree cannot get here; the comparison after NMS must not rely on it."""
-    two, one = raw_of(*FAR_APART[:2]), raw_of(FAR_APART[0], (100, 100, 8, 8, 0.2))
-    moved = raw_of(FAR_APART[0], (101, 100, 8, 8, 0.6))
-    none = two * torch.tensor([1, 1, 1, 1, 0.0])[:, None]
-    for ours, theirs, counts in (
-        (two, one, "2 .* file 1; 1"),
-        (one, two, "1 .* file 2; 1"),
-        (two, none, "2 .* file 0; 2"),
-    ):
-        with pytest.raises(ExportError, match=f"PyTorch has {counts} of them have no counterpart"):
-            parity._compare_detections(ours, theirs, Agreement(), "a.onnx")
-    parity._compare_detections(two, moved, so_far := Agreement(), "a.onnx")
-    assert so_far.flips == 2  # over each other: NMS would have kept either
-
-
-def test_where_nothing_is_confident_the_best_are_compared():
-    weak = raw_of((10, 10, 8, 8, 0.02), (50, 50, 8, 8, 0.015), (90, 90, 8, 8, 0.001))
-    assert compare(weak, weak).detections == 2
-
-
-# -- pictures, events, stage -----------------------------------------------------------------------
+# -- images, events, stage -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +289,7 @@ def dataset(tmp_path_factory) -> Path:
         for i in range(count):
             cv2.imwrite(
                 str(folder / "images" / split / f"{split}{i}.png"),
-                made_picture(10 * first + i, (48, 80)),
+                generated_image(10 * first + i, (48, 80)),
             )
             (folder / "labels" / split / f"{split}{i}.txt").write_text(
                 f"{i % 2} 0.5 0.5 0.25 0.25\n"
@@ -424,7 +325,7 @@ def test_batches_begin_with_one_image_then_several():
         and 0 <= first.min()
         and first.max() <= 1
     )
-    assert not np.array_equal(made_picture(0, (32, 64)), made_picture(1, (32, 64)))
+    assert not np.array_equal(generated_image(0, (32, 64)), generated_image(1, (32, 64)))
 
 
 def test_events_and_what_is_there_when_they_fire(weights, tmp_path):
@@ -454,21 +355,19 @@ def test_the_stage_writes_the_folder_and_the_report_whole(dataset, tmp_path):
     layout.export.mkdir()
     (layout.export / "stale.onnx").write_text("of other weights")
     steps = []
-    params = Params.build(
-        {"export": {"formats": ["safetensors", "torchscript"], "check_images": 2}}
-    )
+    params = Params.build({"export": {"formats": ["safetensors", "onnx"], "check_images": 2}})
     summary = run(params, tmp_path, steps.append)
     assert sorted(p.name for p in layout.export.iterdir()) == [
+        "best.onnx",
         "best.safetensors",
-        "best.torchscript",
     ]
     assert json.loads(layout.summary("export").read_text()) == summary
     assert summary["weights_sha256"] == sha256_file(layout.best) and [s["done"] for s in steps] == [
         1,
         2,
     ]
-    entry = summary["files"]["torchscript"]
-    assert entry["file"] == "export/best.torchscript" and entry["sha256"] == sha256_file(
+    entry = summary["files"]["onnx"]
+    assert entry["file"] == "export/best.onnx" and entry["sha256"] == sha256_file(
         tmp_path / entry["file"]
     )
     assert entry["images"] == 2 and entry["max_box_px"] < 0.02

@@ -7,25 +7,23 @@ import sys
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import toys
-from detectors import save_detector
 
-from engine.config import ExportConfig
 from engine.detect.predictor import DetectionPredictor
-from engine.export import export
 from engine.registry.candidate import Candidate
 from engine.registry.gates import Figures
 from engine.registry.registry import save_pyfunc
 
 
-def save(home, batch):
+def save(home, batch, **other):
     """(ONNX file, MLflow model folder) of the hand-made detector."""
-    onnx = toys.write_detector(home / "best.onnx", batch=batch)
+    file = toys.write_detector(home / "best.onnx", batch=batch, **other)
     example = cv2.imencode(".png", toys.image(0))[1].tobytes()
     figures = Figures("metrics/mAP50-95", 0.5, "test", "d")
-    save_pyfunc(Candidate("detector", onnx, "", figures, {}, example=example), home / "saved")
-    return onnx, home / "saved"
+    save_pyfunc(Candidate("detector", file, "", figures, {}, example=example), home / "saved")
+    return file, home / "saved"
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +82,37 @@ def assert_agrees(weights, folder, settings, tolerance_px=0.02):
         )
 
 
-def test_a_real_detector_exported_by_this_project_answers_as_its_checkpoint(tmp_path):
-    weights = save_detector(tmp_path / "best.pt")
-    report = export(weights, "onnx", tmp_path, settings=ExportConfig(), data=None)
+def test_a_real_detector_exported_by_this_project_answers_as_its_checkpoint(
+    random_weights, exported, tmp_path
+):
     figures = Figures("metrics/mAP50-95", 0.5, "test", "d")
-    save_pyfunc(Candidate("detector", report.path, "", figures, {}), tmp_path / "saved")
-    assert_agrees(weights, tmp_path / "saved", {"conf": 0.5, "iou": 0.6}, tolerance_px=0.05)
+    candidate = Candidate("detector", exported["onnx"].path, "", figures, {})
+    save_pyfunc(candidate, tmp_path / "saved")
+    settings = {"conf": 0.5, "iou": 0.6}
+    assert_agrees(random_weights, tmp_path / "saved", settings, tolerance_px=0.05)
+
+
+def test_nms_runs_only_where_the_file_needs_it(tmp_path):
+    """Cells of 8 px with boxes of 16: those of neighbours overlap by a third."""
+    image = np.full((64, 64, 3), 255, np.uint8)
+    counts = {}
+    for needs_nms in (True, False):
+        _, folder = save(tmp_path / str(needs_nms), "batch", needs_nms=needs_nms)
+        found = predict(folder, [encoded(image)], conf=0.5, iou=0.3)[0]
+        counts[needs_nms] = len(found)
+        assert len(predict(folder, [encoded(image)], conf=0.5, iou=0.3, max_det=5)[0]) == 5
+    assert counts == {True: 16, False: 64}
+
+
+def test_a_file_of_an_older_version_is_refused(tmp_path):
+    model = onnx.load(toys.write_detector(tmp_path / "best.onnx"))
+    del model.graph.output[1]
+    model.graph.output[0].name = model.graph.node[5].output[0] = "output"
+    onnx.save(model, tmp_path / "old.onnx")
+    figures = Figures("metrics/mAP50-95", 0.5, "test", "d")
+    save_pyfunc(Candidate("detector", tmp_path / "old.onnx", "", figures, {}), tmp_path / "saved")
+    with pytest.raises(Exception, match="exported by an older version.*register it again"):
+        predict(tmp_path / "saved", [encoded(toys.image(1))])
 
 
 def test_the_answer_is_right(saved):

@@ -309,9 +309,9 @@ def exported(workspace):
 
 def test_no_onnx_says_which_setting_to_change(exported):
     report = exported / "reports" / "export.json"
-    report.write_text(json.dumps({**json.loads(report.read_text()), "files": {"torchscript": {}}}))
-    set_param(exported, "export.formats", ["torchscript"])
-    with pytest.raises(ConfigError, match=r"export.formats: \[torchscript\]"):
+    report.write_text(json.dumps({**json.loads(report.read_text()), "files": {"safetensors": {}}}))
+    set_param(exported, "export.formats", ["safetensors"])
+    with pytest.raises(ConfigError, match=r"export.formats: \[safetensors\]"):
         stage.run(toys.params_of(exported), exported)
 
 

@@ -265,7 +265,7 @@ def project(workspace, monkeypatch):
         (["weights.pt"], "'weights.pt': no such file, and neither a model version"),
         (["1234abc"], "needs at least 8 hex digits, this has 7"),
         (["x" * 300], "no such file"),
-        (["params.yaml"], "neither a model (.pt, .safetensors, .onnx, .torchscript) nor an image"),
+        (["params.yaml"], "neither a model (.pt, .onnx, .safetensors) nor an image"),
         (["reports"], "no prepared dataset (reports/dataset.json is missing or damaged)"),
         (["12345678", "format=jsn"], "trace: format=jsn. Did you mean 'json'?"),
     ],

@@ -195,18 +195,17 @@ def export(root: Path, marker: str = "") -> dict:
     return summary
 
 
-def write_detector(path: Path, marker: str = "", batch="batch") -> Path:
-    """(B, 3, 64, 64) -> (B, 6, 64): one 16 px box per 8 px cell; its score for "bright" is the
-    cell's brightness.
+def write_detector(path: Path, marker: str = "", batch="batch", needs_nms: bool = True) -> Path:
+    """(B, 3, 64, 64) -> boxes (B, 64, 4), scores (B, 64, 2): one 16 px box per 8 px cell; its score
+    for "bright" is the cell's brightness.
     """
     from onnx import TensorProto, helper, numpy_helper, save
 
     cells = SIZE // 8
     grid = (np.arange(cells, dtype=np.float32) + 0.5) * 8
     x, y = np.meshgrid(grid, grid)
-    boxes = np.stack((x.ravel(), y.ravel(), np.full(x.size, 16.0), np.full(x.size, 16.0))).astype(
-        np.float32
-    )[None]
+    corners = (x.ravel() - 8, y.ravel() - 8, x.ravel() + 8, y.ravel() + 8)
+    boxes = np.stack(corners, 1).astype(np.float32)[None]
     shape = [("batch" if batch == "batch" else batch), 3, SIZE, SIZE]
     nodes = [
         helper.make_node("AveragePool", ["images"], ["cells"], kernel_shape=[8, 8], strides=[8, 8]),
@@ -214,21 +213,24 @@ def write_detector(path: Path, marker: str = "", batch="batch") -> Path:
         helper.make_node("Reshape", ["grey", "flat"], ["bright"]),
         helper.make_node("Mul", ["bright", "third"], ["dark"]),
         helper.make_node("Mul", ["bright", "none"], ["zero"]),
-        helper.make_node("Add", ["zero", "boxes"], ["xywh"]),
-        helper.make_node("Concat", ["xywh", "dark", "bright"], ["output"], axis=1),
+        helper.make_node("Add", ["zero", "corners"], ["boxes"]),
+        helper.make_node("Concat", ["dark", "bright"], ["scores"], axis=2),
     ]
     constants = {
         "axis": np.array([1], np.int64),
-        "flat": np.array([-1, 1, cells * cells], np.int64),
+        "flat": np.array([-1, cells * cells, 1], np.int64),
         "third": np.float32(1 / 3),
         "none": np.float32(0),
-        "boxes": boxes,
+        "corners": boxes,
     }
     graph = helper.make_graph(
         nodes,
         "squares",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [shape[0], 6, cells * cells])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [shape[0], cells * cells, width])
+            for name, width in (("boxes", 4), ("scores", 2))
+        ],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -236,6 +238,8 @@ def write_detector(path: Path, marker: str = "", batch="batch") -> Path:
         "names": json.dumps(NAMES),
         "imgsz": json.dumps([SIZE, SIZE]),
         "stride": "32",
+        "needs_nms": json.dumps(needs_nms),
+        "thresholds": json.dumps({"conf": 0.25, "iou": 0.7, "max_det": 300}),
         "marker": marker,
     }
     helper.set_model_props(model, about)

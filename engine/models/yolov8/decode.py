@@ -6,10 +6,8 @@ Letters: B images, A anchor points, C classes, R bins.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engine.boxes import xyxy_to_xywh
-from engine.models.nms import nms, warm_up  # noqa: F401
 from engine.models.yolov8.network import BINS, Preds
 
 
@@ -34,17 +32,3 @@ def decode_boxes(preds: Preds) -> Tensor:
 def decode(preds: Preds) -> tuple[Tensor, Tensor]:
     """Boxes (B, A, 4) xyxy in input pixels and scores (B, A, C) in [0, 1]."""
     return decode_boxes(preds), preds.scores.sigmoid()
-
-
-class ExportModel(nn.Module):
-    """A detector as one function: (B, 3, H, W) float RGB in [0, 1] -> (B, 4 + C, A) xywh input
-    pixels, then scores.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        boxes, scores = decode(self.model(images))
-        return torch.cat((xyxy_to_xywh(boxes), scores), -1).transpose(1, 2)

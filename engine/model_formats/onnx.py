@@ -1,5 +1,5 @@
-"""ONNX through torch.export (the dynamo exporter): a free batch size, metadata, and nothing of the
-machine it was made on.
+"""ONNX: written through torch.export (the dynamo exporter), run by onnxruntime. Outputs `boxes` and
+`scores`, a free batch size, metadata, and nothing of the machine the file was made on.
 
 The exporter writes a stack trace with absolute paths to every node and is talkative; both are taken
 away here. The file's bytes depend on the weights, the settings and the versions of torch and
@@ -12,23 +12,27 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from engine.errors import ExportError
-from engine.export.job import ExportJob
+from engine.errors import CheckpointError, ExportError
 from engine.files import write_bytes
+from engine.model_formats.base import ExportJob, Format, OpenFile
+from engine.model_formats.metadata import decode_meta
 
-INPUT, OUTPUT = "images", "output"
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+INPUT, OUTPUTS = "images", ("boxes", "scores")
 TALKERS = ("torch.onnx", "torch.export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")
 
 
 def write_onnx(job: ExportJob, path: Path) -> None:
     """Write `path`. ExportError when the model cannot be expressed or the checker refuses it."""
     import onnx
+    import torch
 
     # With a batch of one torch.export would take "one" for a property of the model.
     example = torch.zeros(max(job.batch, 2) if job.dynamic else job.batch, 3, *job.size)
@@ -41,7 +45,7 @@ def write_onnx(job: ExportJob, path: Path) -> None:
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=list(OUTPUTS),
                 dynamic_shapes=shapes,
                 opset_version=job.opset,
                 external_data=False,
@@ -68,6 +72,63 @@ def write_onnx(job: ExportJob, path: Path) -> None:
     except onnx.checker.ValidationError as error:
         raise ExportError(f"onnx: the file would not be valid ONNX: {error}") from None
     write_bytes(path, proto.SerializeToString(deterministic=True))
+
+
+def read_onnx_meta(path: Path) -> Mapping[str, str]:
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def load_onnx(path: Path, device: torch.device) -> OpenFile:
+    """onnxruntime on `device` where it has a provider for it; images are handed over on the CPU.
+
+    Raises:
+        CheckpointError: no ONNX file, not of this project, or of an older version.
+    """
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = torch.get_num_threads()
+    available = onnxruntime.get_available_providers()
+    on_gpu = device.type == "cuda" and "CUDAExecutionProvider" in available
+    gpu = [("CUDAExecutionProvider", {"device_id": device.index or 0})] if on_gpu else []
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=[*gpu, "CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's own exception types are private
+        raise CheckpointError(f"{path}: not a usable ONNX file: {error}") from None
+    meta = session.get_modelmeta().custom_metadata_map
+    _check_outputs([output.name for output in session.get_outputs()], meta, path)
+    batch, _, *size = session.get_inputs()[0].shape
+    name = session.get_inputs()[0].name
+    kind = "float16" if "float16" in session.get_inputs()[0].type else "float32"
+
+    def function(images: Tensor) -> tuple[Tensor, Tensor]:
+        boxes, scores = session.run(list(OUTPUTS), {name: images.cpu().numpy().astype(kind)})
+        return torch.from_numpy(boxes), torch.from_numpy(scores)
+
+    return OpenFile(
+        function,
+        meta,
+        torch.device("cpu"),
+        fixed_batch=batch if isinstance(batch, int) else None,
+        fixed_size=tuple(size) if all(isinstance(side, int) for side in size) else None,
+    )
+
+
+def _check_outputs(names: list[str], meta: Mapping[str, str], path: Path) -> None:
+    decode_meta(meta, path, required=("names", "imgsz", "stride"))  # first: whether it is ours
+    if not {*OUTPUTS} <= {*names}:
+        raise CheckpointError(
+            f"{path}: exported by an older version (its output is {', '.join(names)}; expected "
+            f"{' and '.join(OUTPUTS)}): export again with "
+            "`detectflow export model=weights/best.pt format=onnx`"
+        )
 
 
 def first_reason(error: BaseException) -> str:
@@ -132,3 +193,13 @@ def quiet(said: io.StringIO) -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
+
+
+ONNX = Format(
+    name="onnx",
+    suffix=".onnx",
+    about="for onnxruntime and other programs; needs no PyTorch",
+    write=write_onnx,
+    read_meta=read_onnx_meta,
+    load=load_onnx,
+)

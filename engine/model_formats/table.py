@@ -1,0 +1,66 @@
+"""The table of formats. A new one is a file of its own and an entry here: configuration, commands,
+help, documentation, `YOLO`, validation, prediction and trace find it in this table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.errors import CheckpointError, ConfigError, nearest
+from engine.model_formats.base import Format
+from engine.model_formats.onnx import ONNX
+from engine.model_formats.safetensors import SAFETENSORS
+
+FORMATS: dict[str, Format] = {each.name: each for each in (ONNX, SAFETENSORS)}
+
+CHECKPOINT = ".pt"  # what training writes; no format to export to
+REMOVED = ("torchscript",)  # torch calls it deprecated, and such a file can run any code
+
+
+def find_format(name: str) -> Format:
+    """The format of that name. ConfigError names the nearest."""
+    if name in REMOVED:
+        raise ConfigError(f"{name} is no longer an export format: use onnx.")
+    if name not in FORMATS:
+        raise ConfigError(
+            f"no export format '{name}'.{nearest(name, FORMATS)} Formats: {', '.join(FORMATS)}"
+        )
+    return FORMATS[name]
+
+
+def format_of(path: Path) -> Format | None:
+    """The format of a file by its suffix; None: a checkpoint, or no model file."""
+    suffix = path.suffix.lower()
+    return next((each for each in FORMATS.values() if each.suffix == suffix), None)
+
+
+def model_suffixes() -> tuple[str, ...]:
+    """Of every file that holds a detector."""
+    return CHECKPOINT, *(each.suffix for each in FORMATS.values())
+
+
+def weight_suffixes() -> tuple[str, ...]:
+    """Of files that hold weights as trained: a training can start from them, an export too."""
+    return CHECKPOINT, *(each.suffix for each in FORMATS.values() if each.read_weights)
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether the name is that of a detector's file, also of one that `check_suffix` refuses."""
+    return path.suffix.lower() in model_suffixes() or _is_removed(path)
+
+
+def check_suffix(path: Path) -> None:
+    """CheckpointError where files of this name are not opened, with what to do."""
+    if _is_removed(path):
+        raise CheckpointError(
+            f"{path}: {path.suffix} files are no longer opened: export the weights as ONNX, "
+            "detectflow export model=weights/best.pt format=onnx"
+        )
+    if not is_model_file(path):
+        raise CheckpointError(
+            f"{path}: cannot run a '{path.suffix}' file; known are {', '.join(model_suffixes())}."
+        )
+
+
+def _is_removed(path: Path) -> bool:
+    return path.suffix.lower().removeprefix(".") in REMOVED
