@@ -37,6 +37,7 @@ class OwnNetwork(Family):
     def __init__(self, name: str, trainer_class: Any, trainer: Any = None):
         self.name = name
         self.trainer_class, self.trainer = trainer_class, trainer
+        self._is_training = trainer is not None
         self.needs_nms = trainer_class.needs_nms
         self.loss_names = trainer_class.loss_names
 
@@ -58,12 +59,13 @@ class OwnNetwork(Family):
     def build(self, spec: Spec, classes: int) -> nn.Module:
         trainer = self.trainer or self._make_trainer(spec)
         before = trainer.names
-        if len(before) != classes:
+        if len(before) != classes:  # only their number counts here
             trainer.names = tuple(f"class {number}" for number in range(classes))
         try:
             module = trainer.get_model(cfg=spec["model"], weights=None)
         finally:
-            trainer.names = before
+            if self._is_training:
+                trainer.names = before
         if not isinstance(module, nn.Module):
             raise TrainingError(
                 f"{self.trainer_class.__name__}.get_model must return a torch.nn.Module; it "
