@@ -81,7 +81,7 @@ def family_named(name: str | None) -> Family:
     for point in metadata.entry_points(group=ENTRY_POINTS):
         if point.name == name:
             return _of_entry_point(point)
-    if not is_dotted(name):
+    if ":" not in name:
         known = [family.name for family in families()]
         raise CheckpointError(
             f"the weights are of family '{name}', which is not known here.{nearest(name, known)} "
