@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from engine.config import parse_overrides
+from engine.core.run_lock import RunLock
 from engine.detect import DetectionTrainer
 
 PARTS = ("load", "to device", "forward", "loss", "backward", "optimizer")
@@ -43,7 +44,7 @@ def main() -> None:
             }
             trainer = trainers[layout] = DetectionTrainer(overrides=plan)
             trainer.paths.root.mkdir(parents=True)
-            trainer._setup()
+            trainer._setup(RunLock())
             trainer.model.train()
         times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in trainers}
         streams = {name: _endless(trainer.train_loader) for name, trainer in trainers.items()}

@@ -59,7 +59,7 @@ CLASSES: dict[
     "BaseTrainer": ("engine.core.trainer.BaseTrainer",),
     "BaseValidator": ("engine.core.validator.BaseValidator",),
     "BasePredictor": ("engine.core.predictor.BasePredictor",),
-    "TrainResult": ("engine.core.trainer.TrainResult",),
+    "TrainResult": ("engine.core.results.TrainResult",),
     "Callbacks": ("engine.core.events.Callbacks",),
     "World": ("engine.core.distributed.World",),
     "errors": ("engine.errors",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.core.trainer import TrainResult
+from engine.core.results import TrainResult
 from engine.errors import ConfigError
 
 

@@ -28,6 +28,7 @@ from engine.config.base import load_yaml
 from engine.errors import ConfigError, EngineError, nearest
 from engine.project.environment import find_root, prepare_environment
 from engine.project.workspace_lock import workspace_lock
+from engine.stages import code
 from engine.stages.layout import STAGES, Layout
 from engine.stages.prepare import source_changed
 from engine.stages.runner import run_stage
@@ -76,6 +77,7 @@ def stage_task(name: str, **options: Any) -> Any:
 
     @task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
     def run(root: str, force: bool = False, restored: bool = False) -> dict[str, Any]:
+        keep_code(Path(root), edited_only=True)
         progress = ProgressArtifact(name)
         first = not was_recorded(Path(root), name)
         outcome = DvcStages(Path(root), force=force).run(
@@ -100,6 +102,15 @@ def stage_task(name: str, **options: Any) -> Any:
         return {"stage": name, "how": outcome.how, "seconds": outcome.seconds, "reasons": reasons}
 
     return run
+
+
+def keep_code(root: Path, edited_only: bool = False) -> None:
+    """What `dvc repro` does in stage `code`: write down what each stage's code does, and let DVC
+    know. edited_only: only where sources were edited since.
+    """
+    params = Params.load(root / "params.yaml")
+    if not edited_only or code.is_outdated(params, root):
+        DvcStages(root).refresh(code.NAME, lambda: code.write_code(params, root))
 
 
 def was_recorded(root: Path, stage: str) -> bool:
@@ -207,6 +218,7 @@ def pipeline(
             wanted |= kept_start(params_file.checked(folder, wanted), folder)
             params = params_file.apply(folder, wanted)
             digest = data_digest(folder)
+            keep_code(folder)
             for stage in STAGES:
                 restored = any(row.how == "restored" for row in rows)
                 rows.append(

@@ -223,10 +223,10 @@ def _as_started(given: dict[str, Any]) -> dict[str, Any]:
 
 def _errors_told_once() -> contextlib.AbstractContextManager[None]:
     from engine.core.distributed import world_from_environment
-    from engine.core.peer_failure import told_once
+    from engine.core.peer_failure import reported_once
 
     world = world_from_environment()
-    return told_once(world.rank, world.size)
+    return reported_once(world.rank, world.size)
 
 
 def _say_how_to_go_on(trainer: Any) -> None:

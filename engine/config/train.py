@@ -1,4 +1,4 @@
-"""Settings of training. `TrainConfig` is what the kernel reads and knows no boxes;
+"""Settings of training. `TrainConfig` is what the core reads and knows no boxes;
 `DetectionTrainConfig` adds them.
 
 Recipe values are the published ones of the family (see the detector notes); where ours differ the
@@ -41,15 +41,8 @@ class TrainConfig(Frozen):
 
     listed_by: ClassVar[str] = "`detectflow help train`"
 
-    model: str = _f(
-        "run",
-        "yolov8n",
-        "network by name (yolov8n, torchvision:NAME), model .yaml, package.module:Family of your "
-        "own, or a checkpoint to start from",
-    )
-    data: str = _f(
-        "run", "data/digits.yaml", "dataset description .yaml, or a prepared dataset folder"
-    )
+    model: str = _f("run", "model", "model name, or a checkpoint to start from")
+    data: str = _f("run", "data", "what `get_dataset` is given")
     project: str = _f("run", "runs", "folder that holds the run directories")
     name: str = _f(
         "run", "train", "name of the run directory; an existing one gets a number appended"
@@ -115,7 +108,9 @@ class TrainConfig(Frozen):
         "schedule", 0, "also keep epochN.pt every so many epochs; 0 never", unit="epochs", ge=0
     )
     monitor: str = _f(
-        "schedule", "metrics/mAP50-95", "column of results.csv that decides which epoch is best"
+        "schedule",
+        "",
+        "column of results.csv that decides which epoch is best; empty: the first metric",
     )
     monitor_mode: Literal["max", "min"] = _f(
         "schedule", "max", "whether a larger or smaller `monitor` is better"
@@ -127,7 +122,9 @@ class TrainConfig(Frozen):
     lr0: float | None = _f(
         "optimizer", None, "peak learning rate; empty: chosen with the optimizer", gt=0
     )
-    lrf: Fraction = _f("optimizer", 0.01, "final learning rate as a share of lr0", unit="share")
+    lrf: Fraction = _f(
+        "optimizer", 0.01, "final learning rate as a fraction of lr0", unit="fraction"
+    )
     schedule: Literal["cosine", "linear", "constant"] = _f(
         "optimizer", "cosine", "shape from lr0 to lr0*lrf"
     )
@@ -212,6 +209,19 @@ class TrainConfig(Frozen):
 class DetectionTrainConfig(TrainConfig):
     """One training run of a detector."""
 
+    model: str = _f(
+        "run",
+        "yolov8n",
+        "network by name (yolov8n, torchvision:NAME), model .yaml, package.module:Family of your "
+        "own, or a checkpoint to start from",
+    )
+    data: str = _f(
+        "run", "data/digits.yaml", "dataset description .yaml, or a prepared dataset folder"
+    )
+    monitor: str = _f(
+        "schedule", "metrics/mAP50-95", "column of results.csv that decides which epoch is best"
+    )
+
     imgsz: int | tuple[int, int] = _f(
         "images",
         640,
@@ -222,11 +232,11 @@ class DetectionTrainConfig(TrainConfig):
         "images", "ram", "where decoded images are kept between epochs"
     )
     fraction: float = _f(
-        "images", 1.0, "share of the training images to use", unit="share", gt=0, le=1
+        "images", 1.0, "fraction of the training images to use", unit="fraction", gt=0, le=1
     )
     single_cls: bool = _f("images", False, "treat every class as one")
     multi_scale: Fraction = _f(
-        "images", 0.0, "vary the input size of each batch by up to this share", unit="share"
+        "images", 0.0, "vary the input size of each batch by up to this fraction", unit="fraction"
     )
     balanced: bool = _f("images", False, "draw images of rare classes more often")
 
@@ -236,7 +246,7 @@ class DetectionTrainConfig(TrainConfig):
     close_mosaic: float = _f(
         "augmentation",
         0.1,
-        "mosaic and mixup off at the end: epochs, or a share if below 1",
+        "mosaic and mixup off at the end: epochs, or a fraction of them if below 1",
         unit="epochs",
         ge=0,
     )
@@ -244,11 +254,11 @@ class DetectionTrainConfig(TrainConfig):
         "augmentation", 0.0, "probability of blending two samples", unit="probability"
     )
     degrees: float = _f("augmentation", 0.0, "rotation, +- degrees", unit="degrees", ge=0, le=180)
-    translate: Fraction = _f("augmentation", 0.1, "shift, +- share of the size", unit="share")
+    translate: Fraction = _f("augmentation", 0.1, "shift, +- fraction of the size", unit="fraction")
     scale: float = _f("augmentation", 0.5, "zoom, +- gain", unit="gain", ge=0, lt=1)
     shear: float = _f("augmentation", 0.0, "shear, +- degrees", unit="degrees", ge=0, le=45)
     perspective: float = _f(
-        "augmentation", 0.0, "perspective, +- share", unit="share", ge=0, le=0.001
+        "augmentation", 0.0, "perspective, +- fraction", unit="fraction", ge=0, le=0.001
     )
     hsv_h: Fraction = _f("augmentation", 0.015, "hue, +- gain", unit="gain")
     hsv_s: Fraction = _f("augmentation", 0.7, "saturation, +- gain", unit="gain")
@@ -280,7 +290,7 @@ class DetectionTrainConfig(TrainConfig):
         "validation", 0.7, "IoU above which NMS removes the weaker box", unit="IoU"
     )
     max_det: int = _f("validation", 300, "most boxes per image", unit="boxes", ge=1)
-    plots: bool = _f("validation", True, "write pictures: batches, curves, confusion matrix")
+    plots: bool = _f("validation", True, "write plots: batches, curves, confusion matrix")
 
     @field_validator("imgsz")
     @classmethod

@@ -1,4 +1,4 @@
-"""Mixed precision, and what is said when a number leaves its range.
+"""Mixed precision (AMP), and the error for a loss or gradient that is not finite.
 
 bfloat16 has the range of float32 and needs no scaler; float16 needs one, and its first steps may
 overflow while the scaler looks for its scale. Steps that the scaler leaves out are no steps:
@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from engine.core.run_state import RunState
 from engine.errors import TrainingError, WorkspaceError
 from engine.files import write_text
-
-if TYPE_CHECKING:
-    from engine.core.trainer import BaseTrainer
+from engine.types import RunPaths
 
 SCALER_PATIENCE_STEPS = 50  # fp16 steps in a row that may overflow
 SHOWN_NAMES = 8
@@ -50,65 +49,67 @@ def make_scaler(on: bool, device: torch.device) -> torch.amp.GradScaler:
     return torch.amp.GradScaler(device.type, enabled=on and half_type(device) is torch.float16)
 
 
-def loss_not_finite(trainer: BaseTrainer) -> TrainingError:
+@dataclass(frozen=True)
+class StepReport:
+    """What is known of a step whose loss or gradient is not finite."""
+
+    state: RunState
+    paths: RunPaths
+    losses: dict[str, float]  # by name
+    rates: dict[str, float]  # learning rate by parameter group
+    lr0: float
+    usual_lr: float  # the default of this optimizer
+    samples: list[str]  # names or paths of what was in the batch
+    sample_word: str  # what the task calls them: "images"
+
+    def lower_lr0(self) -> float:
+        """A tenth, but the usual rate where far too much was asked."""
+        too_much = self.lr0 > 10 * self.usual_lr
+        return min(self.lr0 / 10, self.usual_lr) if too_much else self.lr0 / 10
+
+
+def loss_not_finite(report: StepReport) -> TrainingError:
     """The loss of the current batch is inf or nan."""
-    return _not_finite(trainer, "loss", trainer.batch_names(trainer.batch), "", "")
+    return _not_finite(report, "loss", "", "")
 
 
-def gradient_not_finite(trainer: BaseTrainer, names: Iterable[str]) -> TrainingError:
-    """The gradient of the batches since the last step, images `names`, is inf or nan though their
-    losses were finite.
+def gradient_not_finite(report: StepReport, model: nn.Module, clip_norm: float) -> TrainingError:
+    """The gradient of the batches since the last step is inf or nan though their losses were
+    finite.
     """
-    bad = f" It is inf or nan in {_bad_parameters(trainer.model)}."
-    return _not_finite(
-        trainer, "gradient", list(names), bad, f" or clip_norm (now {trainer.args.clip_norm:g})"
-    )
+    bad = f" It is inf or nan in {_bad_parameters(model)}."
+    return _not_finite(report, "gradient", bad, f" or clip_norm (now {clip_norm:g})")
 
 
-def _not_finite(
-    trainer: BaseTrainer, what: str, names: list[str], detail: str, also_lower: str
-) -> TrainingError:
-    losses = {
-        name: f"{float(v):.4g}"
-        for name, v in zip(trainer.loss_names, trainer.loss_items, strict=True)
-    }
-    rates = {group["group"]: group["lr"] for group in trainer.optimizer.param_groups}
+def _not_finite(report: StepReport, what: str, detail: str, also_lower: str) -> TrainingError:
+    state, word = report.state, report.sample_word
+    losses = {name: f"{value:.4g}" for name, value in report.losses.items()}
     terms = ", ".join(f"{name} {value}" for name, value in losses.items())
-    images = _some([Path(name).name for name in names]) or "unknown"
+    names = _some([Path(name).name for name in report.samples]) or "unknown"
     written = _write(
-        trainer,
+        report.paths.failed_batch,
         {
             "not_finite": what,
-            "epoch": trainer.epoch + 1,
-            "batch": trainer.batch_index + 1,
+            "epoch": state.epoch + 1,
+            "batch": state.batch_index + 1,
             "losses": losses,
-            "lr": rates,
-            "images": names,
+            "lr": report.rates,
+            word: report.samples,
         },
     )
     return TrainingError(
-        f"the {what} is not finite at epoch {trainer.epoch + 1}, batch {trainer.batch_index + 1}: "
-        f"{terms}. Images: {images}.{written}{detail} The weights were not changed by it. The "
-        f"learning rate was {max(rates.values()):g}: lower lr0 (now {trainer.args.lr0:g}; try "
-        f"{_lower_rate(trainer):g}){also_lower}, or look at these images; {_kept(trainer)}"
+        f"the {what} is not finite at epoch {state.epoch + 1}, batch {state.batch_index + 1}: "
+        f"{terms}. {word.capitalize()}: {names}.{written}{detail} The weights were not changed by "
+        f"it. The learning rate was {max(report.rates.values()):g}: lower lr0 (now "
+        f"{report.lr0:g}; try {report.lower_lr0():g}){also_lower}, or look at these {word}; "
+        f"{_way_on(report)}"
     )
 
 
-def _lower_rate(trainer: BaseTrainer) -> float:
-    """A tenth, but where far too much was asked the usual rate."""
-    usual = trainer.default_lr(trainer.args.optimizer)
-    return (
-        min(trainer.args.lr0 / 10, usual)
-        if trainer.args.lr0 > 10 * usual
-        else trainer.args.lr0 / 10
-    )
-
-
-def _write(trainer: BaseTrainer, found: dict[str, Any]) -> str:
+def _write(file: Path, found: dict[str, Any]) -> str:
     """Put it into the run folder; a sentence that says where, or nothing where that is not
     possible.
     """
-    file = trainer.paths.failed_batch
     try:
         write_text(file, json.dumps(found, indent=1) + "\n")
     except (OSError, WorkspaceError):
@@ -130,21 +131,19 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN_NAMES]) + more
 
 
-def _kept(trainer: BaseTrainer) -> str:
+def _way_on(report: StepReport) -> str:
     """What to go on from. Before the first step of an epoch the weights are those of `last`, which
     are no good then.
     """
+    state, last, best = report.state, report.paths.last, report.paths.best
     again = "resume=true would come to the same point, so start another run"
-    if not trainer.last.exists():
+    if not last.exists():
         return "there is no checkpoint yet"
-    if trainer.epoch_steps:
+    if state.epoch_steps:
+        return f"the last good checkpoint is {last}. {again}, for example with model={last}"
+    if best.exists() and state.best_epoch < state.epoch - 1:
         return (
-            f"the last good checkpoint is {trainer.last}. {again}, for example with "
-            f"model={trainer.last}"
+            f"{last} holds these weights; where they are the cause, {best} is of an earlier epoch. "
+            f"{again}"
         )
-    if trainer.best.exists() and trainer.best_epoch < trainer.epoch - 1:
-        return (
-            f"{trainer.last} holds these weights; where they are the cause, {trainer.best} is of "
-            f"an earlier epoch. {again}"
-        )
-    return f"{trainer.last} holds these weights. {again}"
+    return f"{last} holds these weights. {again}"

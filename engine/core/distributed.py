@@ -1,4 +1,4 @@
-"""What the kernel knows of other processes: rank, world size and a few collectives. One process is
+"""What the core knows of other processes: rank, world size and a few collectives. One process is
 the case world = 1.
 
 `torchrun` sets the environment (several nodes by its own flags); nothing is generated. Plain data
@@ -97,11 +97,11 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
         yield world
         return
     group, is_ours = next_group(), not dist.is_initialized()
-    board = FailureStore(world.rank, world.size)
-    watch = FailureWatcher(board)
+    store = FailureStore(world.rank, world.size)
+    watcher = FailureWatcher(store)
     can_be_left = is_ours
     try:
-        watch.start()
+        watcher.start()
         if is_ours:
             _make_group(device, group)
         yield world
@@ -110,12 +110,12 @@ def joined(world: World, device: torch.device) -> Iterator[World]:
         ignore_termination()
         # nccl may wait for work that a lost peer will never do
         can_be_left = is_ours and device.type == "cpu"
-        told = board.explain(error)
-        if told is error:
+        cause = store.explain(error)
+        if cause is error:
             raise
-        raise told from error
+        raise cause from error
     finally:
-        watch.stop()
+        watcher.stop()
         if can_be_left and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -156,15 +156,15 @@ def check_shared(world: World, path: Path) -> None:
         )
 
 
-def check_shares(batch: int, nproc: int, world: World) -> None:
-    """The images of a step are shared out evenly; `nproc` is for the launcher.
+def check_batch_splits(batch: int, nproc: int, world: World) -> None:
+    """The samples of a step are split evenly over the processes; `nproc` is for the launcher.
 
     Raises:
         ConfigError: they cannot be; or `nproc` processes were asked for and nobody started them.
     """
     if batch > 0 and batch % world.size:
         raise ConfigError(
-            f"batch={batch} images cannot be shared by {world.size} processes; use a multiple of "
+            f"batch={batch} cannot be split over {world.size} processes; use a multiple of "
             f"{world.size}"
         )
     if nproc > 1 and world.size == 1:
@@ -181,10 +181,10 @@ def check_lengths(batches: list[int]) -> None:
         TrainingError: names each rank's.
     """
     if len(set(batches)) > 1:
-        told = ", ".join(f"rank {rank} {count}" for rank, count in enumerate(batches))
+        counts = ", ".join(f"rank {rank} {count}" for rank, count in enumerate(batches))
         raise TrainingError(
-            f"the ranks have different numbers of training batches: {told}. Each step needs one "
-            "from every rank; a get_dataloader of your own shares the images out by rank and "
+            f"the ranks have different numbers of training batches: {counts}. Each step needs one "
+            "from every rank; a get_dataloader of your own splits the samples by rank and "
             "world.size"
         )
 
@@ -208,7 +208,7 @@ class _GatherOverRanks(torch.autograd.Function):
 
 
 class _OverRanks:
-    """BatchNorm whose training statistics are those of the images of all ranks, on any device
+    """BatchNorm whose training statistics are those of the samples of all ranks, on any device
     (PyTorch's needs a GPU).
     """
 
@@ -236,9 +236,9 @@ class _OverRanks:
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Running statistics, as BatchNorm keeps them; momentum None: plain means."""
         self.num_batches_tracked.add_(1)
-        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
+        weight = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, weight)
+        self.running_var.lerp_(variance, weight)
 
 
 class SyncBatchNorm1d(_OverRanks, nn.BatchNorm1d):
@@ -269,6 +269,17 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> nn.Module:
         # what does not learn.
         module.__class__ = _SYNCHRONISED.get(type(module), type(module))
     return model
+
+
+def data_parallel(
+    model: nn.Module, device: torch.device, find_unused_parameters: bool
+) -> nn.parallel.DistributedDataParallel:
+    """The model as several processes train it: gradients are averaged over them."""
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        find_unused_parameters=find_unused_parameters,
+    )
 
 
 def select_device(asked: str, world: World | None = None) -> torch.device:

@@ -1,54 +1,66 @@
-"""Which epoch is best, and whether training should stop: plain functions of a run's figures."""
+"""Which epoch is best, and whether training should stop: plain functions of a run's metrics."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
 
 from engine.config.train import TrainConfig
 from engine.core.validator import BaseValidator
 from engine.errors import ConfigError, nearest
 
-if TYPE_CHECKING:
-    from engine.core.trainer import BaseTrainer
+FIRST_METRIC = ""  # as `monitor`: the first metric that validation returns
 
 
-def check_monitor(trainer: BaseTrainer) -> None:
-    """Where it is known what will be measured, a `monitor` that will not be is refused before
-    anything is trained.
+def check_monitor(monitor: str, names: Iterable[str] | None) -> None:
+    """Refuse a `monitor` that will not be measured before anything is trained.
+
+    names: all that will be measured; None: not known before the first validation.
 
     Raises:
-        ConfigError: no such figure; names what there is.
+        ConfigError: no such metric; names what there is.
     """
-    names = trainer.figure_names()
-    if names is not None and trainer.args.monitor not in names:
-        raise _not_measured(trainer.args.monitor, names)
+    if names is not None and monitor not in (FIRST_METRIC, *names):
+        raise _not_measured(monitor, names)
 
 
-def declared_figures(validator: Any) -> tuple[str, ...] | None:
-    """The figures that a validator says it will return; None: it does not say, or more may come."""
-    if validator is None:
-        return ()
-    if not isinstance(validator, BaseValidator) or validator.callbacks.has_user_callbacks(
-        "on_val_end"
-    ):
-        return None
-    return validator.declared_figures()
+def known_metrics(
+    validator: Any, loss_names: Sequence[str], optimizer: torch.optim.Optimizer
+) -> list[str] | None:
+    """The columns of results.csv that `monitor` may name; None: the validator does not say what it
+    will return, or more may come.
+    """
+    measured: Sequence[str] = ()
+    if validator is not None:
+        if not isinstance(validator, BaseValidator):
+            return None
+        if validator.callbacks.has_user_callbacks("on_val_end"):
+            return None
+        if (declared := validator.declared_metrics()) is None:
+            return None
+        measured = declared
+    kinds = ("train",) if validator is None else ("val", "train")
+    losses = [f"{kind}/{name}" for kind in kinds for name in loss_names]
+    return [*measured, *losses, *(f"lr/{group['group']}" for group in optimizer.param_groups)]
 
 
 def fitness_of(row: Mapping[str, Any], monitor: str, validates: bool) -> float | None:
-    """The figure that decides; None for an epoch without validation, or where the images say
-    nothing about it.
+    """The metric that decides; None for an epoch without validation, or where the data say nothing
+    about it.
 
     Raises:
-        ConfigError: no such figure; names what there is.
+        ConfigError: no such metric; names what there is.
     """
-    if (
-        monitor in row
-    ):  # None: without ground truth nothing can be measured; nan would never be beaten again
-        value = row[monitor]
+    if monitor == FIRST_METRIC:
+        monitor = next((key for key in row if key.startswith("metrics/")), FIRST_METRIC)
+    if monitor in row:
+        value = row[monitor]  # None: nothing to measure it on; nan: nothing would ever beat it
         return float(value) if value is not None and math.isfinite(value) else None
+    if monitor == FIRST_METRIC:
+        return None
     if validates and not any(key.startswith(("metrics/", "val/")) for key in row):
         return None
     raise _not_measured(monitor, row)
@@ -76,8 +88,8 @@ def reason_to_stop(config: TrainConfig, epoch: int, best_epoch: int, elapsed_s: 
     """
     if config.patience and best_epoch >= 0 and epoch - best_epoch >= config.patience:
         return (
-            f"{config.monitor} has not improved for {config.patience} epochs (best: epoch "
-            f"{best_epoch + 1})"
+            f"{config.monitor or 'the first metric'} has not improved for {config.patience} epochs "
+            f"(best: epoch {best_epoch + 1})"
         )
     if config.time_limit_minutes and elapsed_s > 60 * config.time_limit_minutes:
         return f"the time limit of {config.time_limit_minutes:g} minutes has passed"

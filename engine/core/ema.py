@@ -1,7 +1,7 @@
 """Exponential moving average of a model's weights; what is validated and saved as best.
 
 d(k) = decay * (1 - exp(-k / tau)), k the optimizer step. With the usual tau of 2000 a run of a few
-hundred steps would be judged on weights that hardly left their start, so tau scales with the
+hundred steps would be measured on weights that hardly left their start, so tau scales with the
 planned steps unless it is given.
 """
 
@@ -38,7 +38,7 @@ class ModelEMA:
     def update(self, model: nn.Module) -> None:
         """Count one optimizer step in."""
         self.updates += 1
-        share = 1 - self.factor(self.updates)
+        weight = 1 - self.factor(self.updates)
         averaged, current = [], []
         for mine, theirs in zip(
             self.module.state_dict().values(), model.state_dict().values(), strict=True
@@ -48,4 +48,4 @@ class ModelEMA:
                 current.append(theirs.detach().to(mine.dtype))
             else:
                 mine.copy_(theirs)
-        torch._foreach_lerp_(averaged, current, share)
+        torch._foreach_lerp_(averaged, current, weight)

@@ -28,13 +28,13 @@ TRAIN_EVENTS = {  # in the order of one run; what is guaranteed when it fires
     "on_train_epoch_end": "`trainer.last` on disk with this epoch's weights",
     "on_val_start": "(validator) loader and model ready",
     "on_val_batch_start": "(validator) `validator.batch` set",
-    "on_val_batch_end": "(validator) its images are counted in",
+    "on_val_batch_end": "(validator) its samples are counted in",
     "on_val_end": "(validator) `validator.metrics` final",
     "on_model_save": "last, and best where this epoch was best, on disk (rank 0)",
     "on_fit_epoch_end": "`trainer.metrics`, `trainer.fitness`; once per epoch, never again after "
     "the last",
     "on_params_update": "a callback or tuner changed hyper-parameters",
-    "on_final_eval_end": "best model validated alone; final figures are a summary, not another "
+    "on_final_eval_end": "best model validated alone; final metrics are a summary, not another "
     "step",
     "on_train_end": "everything written",
     "teardown": "always, with `trainer.stop_reason`: done, stopped, exception or interrupted",
@@ -44,7 +44,7 @@ PREDICT_EVENTS = {
     "on_predict_start": "model and source ready",
     "on_predict_batch_start": "`predictor.batch` set",
     "on_predict_batch_end": "`predictor.results` of this batch",
-    "on_predict_end": "all images done; `predictor.skipped` lists the broken ones",
+    "on_predict_end": "all inputs done; `predictor.skipped` lists the broken ones",
 }
 EXPORT_EVENTS = {
     "on_export_start": "model loaded and fused",

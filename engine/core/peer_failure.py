@@ -1,11 +1,14 @@
-"""One error for a run of several processes: whoever fails first tells the others, and each of them
-leaves.
+"""One error for a run of several processes: the first to fail records it for the others, and all of
+them leave.
 
 The processes share a key-value store, torchrun's or rank 0's. The first to fail writes its rank and
 error there. One that fails afterwards, mostly because its connection to the first one broke, learns
 that it is not the cause and raises `PeerError` instead. A thread in each process reads the store
 too: it interrupts a process that does not notice, and ends one that cannot even be interrupted
 because it waits in a GPU kernel for a peer that is gone.
+
+torchelastic's own error files would not do: an agent reads them when its processes have ended, and
+those of another machine not at all, so nobody could be told before the time limit of a collective.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import torch.distributed as dist
 from engine.errors import INTERRUPTED, EngineError, Terminated, TrainingError
 
 POLL_S = 1.0  # how often a process asks whether another has failed
-# set where our own launcher watches the processes and tells of one that was killed
+# set where our own launcher watches the processes and reports one that was killed
 LAUNCHED = "DETECTFLOW_LAUNCHED"
 # what it then has to notice by itself, by a broken connection, before it is interrupted
 NOTICE_S = 2.0
@@ -59,7 +62,7 @@ class Failure:
 
 class PeerError(EngineError):
     """Another process of this run failed first. `told`: that process shows its error on this
-    machine.
+    machine, so this one need not.
     """
 
     def __init__(self, failure: Failure, node: int):
@@ -155,32 +158,32 @@ class FailureStore:
 class FailureWatcher:
     """Ends this process where another has failed and the main thread does not come to notice."""
 
-    def __init__(self, board: FailureStore):
-        self._board = board
+    def __init__(self, store: FailureStore):
+        self._store = store
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="detectflow-watch", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="detectflow-watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to watch."""
         self._thread.start()
 
     def stop(self) -> None:
         """This process leaves by itself, or the run is done."""
         self._done.set()
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         while not self._done.wait(POLL_S):
             try:
-                first = self._board.read()
+                first = self._store.read()
             except RuntimeError:
                 first = Failure(-1, -1, "the launcher of this run is gone", 1)
             if first is None:
                 continue
-            if first.rank != self._board.rank and not self._done.wait(NOTICE_S):
+            if first.rank != self._store.rank and not self._done.wait(NOTICE_S):
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
                 if not self._done.wait(GRACE_S):
                     print(
-                        f"rank {self._board.rank}: {PeerError(first, self._board.node)}",
+                        f"rank {self._store.rank}: {PeerError(first, self._store.node)}",
                         file=sys.stderr,
                         flush=True,
                     )
@@ -196,17 +199,17 @@ def next_group() -> int:
 
 
 @contextmanager
-def told_once(rank: int, size: int) -> Iterator[None]:
-    """For a program: of an error that several processes meet before they are joined, one is
-    told.
+def reported_once(rank: int, size: int) -> Iterator[None]:
+    """For a program: an error that several processes meet before they are joined is reported by
+    one.
     """
     try:
         yield
     except Exception as error:
-        told = FailureStore(rank, size).explain(error)
-        if told is error:
+        cause = FailureStore(rank, size).explain(error)
+        if cause is error:
             raise
-        raise told from None
+        raise cause from None
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 images.
 
 A subclass says how to read a source, what a batch looks like to the model, and what the outputs
-mean. The loop is a
-generator at heart: memory stays flat whatever the length of the source. An input that cannot be
-read is counted in `predictor.skipped` and the rest goes on. Events (an instance's own, in this
-order):
+mean. The loop is a generator at heart: memory stays flat whatever the length of the source. An
+input that cannot be read is counted in `predictor.skipped` and the rest goes on. Events (an
+instance's own, in this order):
 
     on_predict_start
         on_predict_batch_start      predictor.batch: the views to look at
@@ -19,9 +18,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from engine.config import Frozen, PredictConfig
+from pydantic import Field
+
+from engine.config.base import Frozen
 from engine.core.events import PREDICT_EVENTS, Callbacks
 from engine.errors import ConfigError, DataError
+
+
+class LoopConfig(Frozen):
+    """What the loop itself reads, and what any model needs; a task has a class of its own."""
+
+    model: str = Field("", description="what `get_model` loads")
+    source: Any = Field(None, description="what `get_source` opens")
+    batch: int = Field(16, ge=1, description="views per step")
+    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    stream: bool = Field(False, description="yield results one by one with flat memory")
 
 
 class BasePredictor:
@@ -29,7 +40,7 @@ class BasePredictor:
     what else differs.
     """
 
-    config_class: ClassVar[type[Frozen]] = PredictConfig
+    config_class: ClassVar[type[Frozen]] = LoopConfig
 
     def __init__(self, overrides: Mapping[str, Any] | None = None):
         """`overrides`: values of `config_class`, checked at once (ConfigError names an unknown
@@ -56,7 +67,7 @@ class BasePredictor:
         raise NotImplementedError
 
     def get_source(self, source: Any) -> Iterable[Any]:
-        """An iterable of inputs; raises DataError when there is nothing. `is_skipped` tells the
+        """An iterable of inputs; raises DataError when there is nothing. `is_skipped` knows the
         unreadable ones.
         """
         raise NotImplementedError
@@ -127,7 +138,7 @@ class BasePredictor:
         given = self.config.source if source is None else source
         if given is None:
             raise ConfigError(
-                "predict: no source given; for example source=images/ or predictor('picture.jpg')"
+                "predict: no source given: set source= or call the predictor with one"
             )
         self.setup()
         return self.get_source(source=given)

@@ -6,15 +6,13 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
 log = logging.getLogger("detectflow")
-
-SHOWN = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
 
 
 class EpochProgress:
@@ -48,7 +46,7 @@ class EpochProgress:
         return iter(self._bar)
 
     def show(self, tloss: Tensor | None) -> None:
-        """Refresh the figures."""
+        """Refresh the losses."""
         if tloss is not None and not self._bar.disable:
             self._bar.set_postfix(
                 {n.removesuffix("_loss"): f"{v:.3f}" for n, v in zip(self._names, tloss.tolist())},
@@ -56,25 +54,31 @@ class EpochProgress:
             )
 
 
-def say_epoch(row: dict[str, Any], epoch: int, epochs: int, is_best: bool) -> None:
-    """One log line per epoch: losses, then the main metrics."""
+def log_epoch(
+    row: dict[str, Any], epoch: int, epochs: int, is_best: bool, metrics: Sequence[str] | None
+) -> None:
+    """One log line per epoch: losses, then the metrics of these names; None: all there are."""
     losses = " ".join(
         f"{k.removeprefix('train/').removesuffix('_loss')} {v:.3f}"
         for k, v in row.items()
         if k.startswith("train/")
     )
-    metrics = " ".join(f"{k.removeprefix('metrics/')} {_shown(row[k])}" for k in SHOWN if k in row)
+    if metrics is None:
+        metrics = [key for key in row if key.startswith("metrics/")]
+    measured = " ".join(
+        f"{k.removeprefix('metrics/')} {_shown(row[k])}" for k in metrics if k in row
+    )
     log.info(
         "epoch %d/%d  %s  %s%s  %.0f s",
         epoch + 1,
         epochs,
         losses,
-        metrics,
+        measured,
         " best" if is_best else "",
         row["time_s"],
     )
 
 
 def _shown(value: float | None) -> str:
-    """`-`: the images say nothing about it."""
+    """`-`: the data say nothing about it."""
     return "-" if value is None else f"{value:.3f}"

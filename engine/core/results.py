@@ -1,4 +1,4 @@
-"""What a run tells: results.csv, one row per epoch, and the result that `train()` returns.
+"""What a run reports: results.csv, one row per epoch, and the result that `train()` returns.
 
 results.csv is rewritten whole and atomically, so it is never cut in the middle of a line.
 """
@@ -33,20 +33,20 @@ class TrainResult:
     data_digest: str = ""
 
 
-def plain_figures(figures: Any, who: str) -> Row:
-    """Figures by name as Python numbers: what can be written anywhere and read back with
+def plain_metrics(metrics: Any, who: str) -> Row:
+    """Metrics by name as Python numbers: what can be written anywhere and read back with
     `weights_only`. None stays.
 
-    who: whose figures, for messages.
+    who: whose metrics, for messages.
 
     Raises:
         TrainingError: no mapping, or something in it that is not one number.
     """
-    if not isinstance(figures, Mapping):
+    if not isinstance(metrics, Mapping):
         raise TrainingError(
-            f"{who} must return figures by name, a dict; it returned {type(figures).__name__}"
+            f"{who} must return metrics by name, a dict; it returned {type(metrics).__name__}"
         )
-    return {str(name): _plain_number(value, f"{who}: '{name}'") for name, value in figures.items()}
+    return {str(name): _plain_number(value, f"{who}: '{name}'") for name, value in metrics.items()}
 
 
 def _plain_number(value: Any, what: str) -> float | int | None:
@@ -59,6 +59,24 @@ def _plain_number(value: Any, what: str) -> float | int | None:
         raise TrainingError(
             f"{what} must be one number or None, and is a {type(value).__name__}{shape}"
         ) from None
+
+
+def measured_numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row that could be measured, without those that depend on the clock."""
+    return {
+        key: float(value)
+        for key, value in row.items()
+        if key != "time_s" and isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def losses_not_finite(row: Row) -> list[str]:
+    """The columns of validation losses that are inf or nan."""
+    return [
+        key
+        for key, value in row.items()
+        if key.startswith("val/") and value is not None and not math.isfinite(value)
+    ]
 
 
 def json_row(row: Row) -> Row:
@@ -76,7 +94,7 @@ def row_of_json(row: Row) -> Row:
 
 def write_results(path: Path, rows: list[Row]) -> None:
     """Write all rows; columns in the order of the fullest row (an epoch without validation lacks
-    some), then of the others; an absent figure is an empty cell.
+    some), then of the others; an absent metric is an empty cell.
     """
     columns = list(dict.fromkeys(key for row in sorted(rows, key=len, reverse=True) for key in row))
     with atomic_write(path, "w") as stream:

@@ -10,20 +10,20 @@ import math
 from dataclasses import dataclass
 
 
-def lerp(start: float, end: float, share: float) -> float:
+def lerp(start: float, end: float, fraction: float) -> float:
     """Linear from `start` at 0 to `end` at 1, held outside."""
-    return start + (end - start) * min(max(share, 0.0), 1.0)
+    return start + (end - start) * min(max(fraction, 0.0), 1.0)
 
 
-def decay_factor(shape: str, share: float, final: float) -> float:
-    """Factor on the peak rate after `share` of the run, from 1 to `final`. Shapes: cosine, linear,
-    constant.
+def decay_factor(shape: str, progress: float, final: float) -> float:
+    """Factor on the peak rate after a fraction `progress` of the run, from 1 to `final`. Shapes:
+    cosine, linear, constant.
     """
-    share = min(max(share, 0.0), 1.0)
+    fraction = min(max(progress, 0.0), 1.0)
     if shape == "cosine":
-        return final + (1 - final) * (1 + math.cos(math.pi * share)) / 2
+        return final + (1 - final) * (1 + math.cos(math.pi * fraction)) / 2
     if shape == "linear":
-        return final + (1 - final) * (1 - share)
+        return final + (1 - final) * (1 - fraction)
     return 1.0
 
 
@@ -41,7 +41,7 @@ def planned_warmup(asked_epochs: float | None, epochs: int, iterations_per_epoch
 
 @dataclass(frozen=True)
 class Schedule:
-    """Everything about pace that depends on the iteration alone."""
+    """Learning rate, momentum and accumulation: all that depends on the iteration alone."""
 
     total: int  # iterations of the run
     warmup: int  # iterations

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.config.train import TrainConfig
-from engine.core import optim, train_state
+from engine.core import optim
+from engine.core.batch import inputs_of
 from engine.core.checkpoint import Checkpoint
 from engine.core.schedule import Schedule, planned_warmup
+from engine.core.train_state import public_config
 from engine.errors import TrainingError
 
 
@@ -25,7 +27,10 @@ class TrainingTask:
 
     args: TrainConfig
     resolved: TrainConfig  # with everything automatic decided, also the batch
-    loss_names: tuple[str, ...] = ("loss",)
+    loss_names: tuple[str, ...] = ("loss",)  # of the loss items, in their order
+    sample_word: str = "samples"  # what messages call the parts of a batch
+    memory_advice: str = "model"  # what messages advise to make smaller where memory ends
+    epoch_line_metrics: tuple[str, ...] | None = None  # in the log line of an epoch; None: all
     # With several processes: set it where parameters that learn may take no part in the loss of a
     # batch. It costs a little.
     find_unused_parameters: bool = False
@@ -66,7 +71,7 @@ class TrainingTask:
         """An iterable of batches with a length; `dataset_path` comes from `get_dataset`, mode is
         train or val.
 
-        Where its `sampler` or `batch_sampler` has `set_epoch`, it is told the epoch before each
+        Where it, its `batch_sampler` or its `sampler` has `set_epoch`, that is called before each
         pass."""
         raise NotImplementedError
 
@@ -99,7 +104,7 @@ class TrainingTask:
     def build_scheduler(
         self, iterations_per_epoch: int, optimizer: str, accumulate: int
     ) -> Schedule:
-        """Pace as a function of the iteration."""
+        """Learning rate, momentum and accumulation as functions of the iteration."""
         a = self.args
         bias_lr = (
             a.warmup_bias_lr
@@ -128,11 +133,12 @@ class TrainingTask:
         return self.preprocess_batch(batch=batch)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
-        """What `criterion` is given as `preds`; override it for a model that wants its targets too.
+        """What `criterion` is given as `preds`; override it for a model that wants more than the
+        inputs of a batch, which are its first entry.
 
         Also called in validation, with `model` in eval mode; the validator's `postprocess` is given
         the same."""
-        return model(batch["img"])
+        return model(inputs_of(batch))
 
     def val_loss_items(self, preds: Any, batch: Any) -> Tensor | None:
         """Loss items of one validation batch; None where the model in eval mode says too little for
@@ -145,8 +151,9 @@ class TrainingTask:
     ) -> tuple[Tensor, Tensor | float] | None:
         """(sums of the loss items of one validation batch, what they are sums over); None: no loss.
 
-        Validation adds both up and divides, so its loss does not depend on how images are put into
-        batches or processes, as far as the items are means over images."""
+        images: samples in the batch. Validation adds both up and divides, so its loss does not
+        depend on how samples are put into batches or processes, as far as the items are means over
+        samples."""
         items = self.val_loss_items(preds=preds, batch=batch)
         return None if items is None else (items.detach().float() * images, float(images))
 
@@ -193,10 +200,10 @@ class TrainingTask:
         """Plain data that travels with the weights. No paths, no times: equal runs make equal
         bytes.
         """
-        return {"model": self.args.model, "config": train_state.public_config(self.resolved)}
+        return {"model": self.args.model, "config": public_config(self.resolved)}
 
     def batch_names(self, batch: Any) -> list[str]:
-        """Names or paths of the images of a batch, for messages and `failed_batch.json`."""
+        """Names or paths of the samples of a batch, for messages and `failed_batch.json`."""
         return []
 
     def data_digest(self) -> str:

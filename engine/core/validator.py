@@ -1,7 +1,7 @@
 """The validation loop of anything: batches in, metrics by name out. The same code inside training
 and alone.
 
-The metrics do not depend on the batch size: counting in happens image by image, and the loss is
+The metrics do not depend on the batch size: counting in happens sample by sample, and the loss is
 added up and divided once.
 """
 
@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.core.batch import count_samples, inputs_of
 from engine.core.distributed import World, joined, world_from_environment
 from engine.core.events import VAL_EVENTS, Callback, Callbacks
-from engine.core.results import plain_figures
+from engine.core.results import plain_metrics
 
 
 class BaseValidator:
@@ -28,8 +29,8 @@ class BaseValidator:
         device: where the model computes.
     """
 
-    # What `get_stats` returns, so that a wrong `monitor` is told before training. None: the first
-    # validation tells.
+    # What `get_stats` returns, so that a wrong `monitor` is refused before training. None: only the
+    # first validation shows it.
     metric_names: tuple[str, ...] | None = None
 
     def __init__(self, loader: Any, device: torch.device | str = "cpu", world: World | None = None):
@@ -38,10 +39,10 @@ class BaseValidator:
         self.world = world if world is not None else world_from_environment()
         self.callbacks = Callbacks(VAL_EVENTS)
         self.batch: Any = None  # the batch under way
-        self.results: Any = None  # what `postprocess` made of it, one per image
+        self.results: Any = None  # what `postprocess` made of it, one per sample
         self.metrics: dict[str, float] = {}  # of the last validation, by name
-        self.speed_ms: dict[str, float] = {}  # per image: preprocess, inference, postprocess
-        self.images = 0  # counted in so far, by this process
+        self.speed_ms: dict[str, float] = {}  # per sample: preprocess, inference, postprocess
+        self.images = 0  # samples counted in so far, by this process
 
     def add_callback(self, event: str, callback: Callback, may_fail: bool = False) -> None:
         """Call `callback(validator)` at `event`."""
@@ -58,7 +59,7 @@ class BaseValidator:
         """Metrics of `model`, or of the trainer's averaged weights. With a trainer its loss is
         measured too.
 
-        final: the figures are final; pictures and tables may be written."""
+        final: the metrics are final; plots and tables may be written."""
         if model is None:
             model = trainer.ema.module if trainer.ema is not None else trainer.model
         was_training = model.training
@@ -74,10 +75,10 @@ class BaseValidator:
         clock = {"preprocess": 0.0, "inference": 0.0, "postprocess": 0.0}
         sums, self.images = None, 0
         self.init_metrics(model=model)
-        self._tell(lists, "on_val_start")
+        self._emit(lists, "on_val_start")
         for batch in self.loader:
             self.batch = batch
-            self._tell(lists, "on_val_batch_start")
+            self._emit(lists, "on_val_batch_start")
             started = time.perf_counter()
             self.batch = self.preprocess(batch=self.batch)
             clock["preprocess"] += -started + (started := self._now())
@@ -95,31 +96,31 @@ class BaseValidator:
             clock["postprocess"] += self._now() - started
             self.images += self.batch_size(self.batch)
             self.update_metrics(results=self.results, batch=self.batch)
-            self._tell(lists, "on_val_batch_end")
+            self._emit(lists, "on_val_batch_end")
         self.speed_ms = {
             name: 1000 * seconds / max(self.images, 1) for name, seconds in clock.items()
         }
-        self.metrics = plain_figures(self.get_stats(), f"{type(self).__name__}.get_stats")
+        self.metrics = plain_metrics(self.get_stats(), f"{type(self).__name__}.get_stats")
         if trainer is not None and not final:
             self.metrics |= trainer.label_loss_items(
                 items=self._loss_over_ranks(sums), prefix="val"
             )
         if final and self.world.is_main:
             self.plot_metrics()
-        self._tell(lists, "on_val_end")
+        self._emit(lists, "on_val_end")
         return self.metrics
 
-    def _tell(self, lists: list[Callbacks], event: str) -> None:
+    def _emit(self, lists: list[Callbacks], event: str) -> None:
         for callbacks in lists:
             callbacks.run(event, self)
 
     def _loss_over_ranks(self, sums: tuple[Tensor, Tensor | float] | None) -> Tensor | None:
-        """Mean loss items of all images. Every rank takes part, also one that had no image."""
+        """Mean loss items of all samples. Every rank takes part, also one that had no sample."""
         mine = None if sums is None else (sums[0].cpu(), float(sums[1]))
-        shares = [share for share in self.world.gather(mine) if share is not None]
-        if not shares:
+        parts = [part for part in self.world.gather(mine) if part is not None]
+        if not parts:
             return None
-        return sum(items for items, _ in shares) / max(sum(count for _, count in shares), 1.0)
+        return sum(items for items, _ in parts) / max(sum(count for _, count in parts), 1.0)
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -127,8 +128,8 @@ class BaseValidator:
         return time.perf_counter()
 
     def batch_size(self, batch: Any) -> int:
-        """Images in a batch."""
-        return len(batch["img"])
+        """Samples in a batch."""
+        return count_samples(batch)
 
     def preprocess(self, batch: Any) -> Any:
         """Bring a batch to the device."""
@@ -136,10 +137,10 @@ class BaseValidator:
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
         """Predictions of one batch."""
-        return model(batch["img"])
+        return model(inputs_of(batch))
 
     def postprocess(self, preds: Any) -> Any:
-        """From predictions to results, one per image."""
+        """From predictions to results, one per sample."""
         return preds
 
     def init_metrics(self, model: nn.Module) -> None:
@@ -153,7 +154,7 @@ class BaseValidator:
         """Metrics of all that was counted, over all ranks."""
         raise NotImplementedError
 
-    def declared_figures(self) -> tuple[str, ...] | None:
+    def declared_metrics(self) -> tuple[str, ...] | None:
         """`metric_names`, unless a `get_stats` further down in the family may return others."""
         for holder in (self, *type(self).__mro__):
             if "metric_names" in vars(holder):
@@ -163,4 +164,4 @@ class BaseValidator:
         return None
 
     def plot_metrics(self) -> None:
-        """Write pictures of the final figures."""
+        """Plot the final metrics."""

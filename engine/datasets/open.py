@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from engine.code.closure import Sources
+from engine.code.rooms import code_of_stage, package_folder
 from engine.config import DataConfig
 from engine.data.manifest import DATASET_FILE, LAYOUT_VERSION, PreparedDataset, load_prepared
 from engine.datasets.description import Description, load_description
@@ -20,7 +22,7 @@ from engine.datasets.source import default_cache_dir, refuse_result_in
 from engine.datasets.source_digest import Snapshot, recall, remember
 from engine.datasets.workers import LocalWorkers
 from engine.errors import DataError, WorkspaceError
-from engine.files import locked, sha256_file
+from engine.files import locked
 from engine.types import SPLITS
 
 
@@ -43,7 +45,7 @@ def open_dataset(source: str | Path, cache_dir: Path | None = None) -> PreparedD
     description = load_description(source)
     cache = (cache_dir or default_cache_dir()) / "datasets"
     settings = DataConfig(source=str(source), policies={"empty_split": "warn"})
-    key = _cache_key(description, settings)
+    key = _cache_key(description, settings, _code(cache.parent))
     index = cache / f"{key}.json"
     if folder := description.local_folder(settings):
         refuse_result_in(folder, cache)
@@ -52,10 +54,9 @@ def open_dataset(source: str | Path, cache_dir: Path | None = None) -> PreparedD
         return found or _make_entry(index, cache, description, settings)
 
 
-def _cache_key(description: Description, settings: DataConfig) -> str:
+def _cache_key(description: Description, settings: DataConfig, code: dict[str, str]) -> str:
     """Everything a prepared dataset depends on, except what lies in the source folder."""
     folder = description.local_folder(settings)
-    code = [sha256_file(file) for file in sorted(Path(__file__).parent.rglob("*.py"))]
     parts = [
         LAYOUT_VERSION,
         description.content.model_dump(mode="json"),
@@ -65,6 +66,14 @@ def _cache_key(description: Description, settings: DataConfig) -> str:
         code,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _code(cache_dir: Path) -> dict[str, str]:
+    """What the code that prepares does; its comments and messages do not count."""
+    sources = Sources.below(package_folder(), cache_dir / "code.json")
+    found = code_of_stage("prepare", sources)
+    sources.keep()
+    return found
 
 
 def _find_entry(

@@ -67,6 +67,9 @@ class DetectionTrainer(BaseTrainer):
     config_class = DetectionTrainConfig
     validator_class = DetectionValidator  # what `get_validator` makes, and `detectflow val`
     loss_names = ("box_loss", "cls_loss", "dfl_loss")  # those of another family take their place
+    sample_word = "images"
+    memory_advice = "imgsz or model"
+    epoch_line_metrics = EPOCH_FIGURES
     # Of a network that `get_model` of a class of one's own makes:
     stride = 32  # input sides must be multiples of it, pixels
     needs_nms = True  # whether its candidates hold doubles of one object

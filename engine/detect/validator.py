@@ -209,6 +209,9 @@ class DetectionValidator(BaseValidator):
         """What the model says of a batch; inside training the trainer's `forward` is asked."""
         return model(batch["img"]) if self.family is None else self.family.forward(model, batch)
 
+    def batch_size(self, batch: Any) -> int:
+        return len(batch["img"])
+
     def postprocess(self, preds: Any) -> list[Found]:
         """The detections of each image in pixels of the input. preds: what `forward` gave, of the
         family of the model; else anything that `read_candidates` knows.

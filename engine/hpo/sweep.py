@@ -18,7 +18,7 @@ from typing import Any
 
 from engine.config import DetectionTrainConfig, Params
 from engine.config.tune import TuneConfig
-from engine.core.planning import make_plan
+from engine.core.setup import make_plan
 from engine.errors import ConfigError, nearest
 from engine.hpo.space import Space, default_space, from_plain, load_space, to_plain
 from engine.project.environment import state_root

@@ -211,7 +211,7 @@ def _code(stage: Mapping[str, Any]) -> str:
     deps = sorted(
         (dep["path"], str(dep.get("md5")))
         for dep in stage.get("deps") or []
-        if dep["path"].startswith("engine/")
+        if dep["path"].startswith(("reports/code/", "engine/"))  # since, and before stage code
     )
     return hashlib.sha256(json.dumps(deps).encode()).hexdigest()[:16] if deps else ""
 

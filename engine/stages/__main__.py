@@ -12,14 +12,19 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from types import FrameType
 
+from engine.config import Params
 from engine.errors import INTERRUPTED, TERMINATED, EngineError, Terminated
 from engine.project.environment import prepare_environment
 from engine.project.parent_process import end_with_parent
 from engine.project.workspace_lock import workspace_lock
-from engine.stages.layout import STAGES
+from engine.stages import code
+from engine.stages.layout import STAGES, Layout
 from engine.versioning.stage_inputs import load_definition, run_checked
+
+logger = logging.getLogger("detectflow")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m engine.stages", description="Run one stage of dvc.yaml."
     )
-    parser.add_argument("stage", help=", ".join(STAGES))
+    parser.add_argument("stage", help=", ".join((code.NAME, *STAGES)))
     parser.add_argument(
         "--no-wait", action="store_true", help="fail at once when somebody else holds the workspace"
     )
@@ -39,12 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     # may need to record its own.
     wait = not options.no_wait and "DVC_STAGE" not in os.environ
     try:
-        from engine.stages.runner import run_stage
-
         root = prepare_environment()
         with workspace_lock(root, f"python -m engine.stages {options.stage}", wait=wait):
-            definition = load_definition(root, options.stage)
-            run_checked(root, definition, lambda: run_stage(options.stage, root))
+            _run(options.stage, root)
         return 0
     except EngineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -59,6 +61,20 @@ def main(argv: list[str] | None = None) -> int:
             f"stage {options.stage} was interrupted; {kept}, run it again to go on", file=sys.stderr
         )
         return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
+
+
+def _run(stage: str, root: Path) -> None:
+    if stage == code.NAME:  # always and often: without torch
+        for name, what in code.write_code(Params.load(root / "params.yaml"), root).items():
+            logger.info("code of stage %s changed: %s", name, code.listed(what))
+        return
+    from engine.stages.runner import run_stage
+
+    definition = load_definition(root, stage)
+    recorded = Layout(root).code(stage).relative_to(root).as_posix()
+    if "DVC_STAGE" in os.environ and recorded in definition.deps:
+        code.check_code(stage, Params.load(root / "params.yaml"), root)
+    run_checked(root, definition, lambda: run_stage(stage, root))
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ attaches those from outside.
 
 What lies below `reports/`:
 
+    code/STAGE.json          what the code of each stage does: digests of modules, settings
     data.json                what was prepared: counts, findings, digests
     train/metrics.json       numbers only (DVC puts them into one table): best_epoch, epochs,
                              metrics/*, val/*
@@ -97,6 +98,10 @@ class Layout:
         to.
         """
         return self.summary(stage).with_name("origin.json")
+
+    def code(self, stage: str) -> Path:
+        """The file that says what the code of a stage does: its code dependency in dvc.yaml."""
+        return self.reports / "code" / f"{stage}.json"
 
     @property
     def resumable(self) -> Path:

@@ -9,16 +9,18 @@ result is recorded.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.code.closure import combined, differences
 from engine.config import DetectionTrainConfig, Params
 from engine.core.results import read_results, write_results
-from engine.files import sha256_file, write_text
+from engine.files import write_text
+from engine.stages.code import listed, read_code, stage_code
 from engine.stages.layout import (
     Attached,
     Layout,
@@ -26,35 +28,15 @@ from engine.stages.layout import (
     figure,
     publish_folder,
     read_json,
+    relative,
     write_json,
 )
 from engine.stages.start_weights import start_digests
 
+logger = logging.getLogger("detectflow")
+
 PUBLISHED = "published"  # marks a run folder whose result has been handed over
-SPEED_ONLY = {
-    "device",
-    "workers",
-    "verbose",
-    "project",
-    "name",
-    "exist_ok",
-    "resume",
-    "cache",
-    "nproc",
-    "data",
-}
-CODE = (
-    "engine/boxes.py",
-    "engine/core",
-    "engine/data",
-    "engine/datasets",
-    "engine/metrics",
-    "engine/models",
-    "engine/detect",
-    "engine/config",
-    "engine/stages/start_weights.py",
-    "engine/stages/train.py",
-)
+INPUTS = "inputs.json"  # in the run folder: what the training was begun with
 
 
 def run(
@@ -70,9 +52,12 @@ def run(
 
     layout = Layout(root)
     start = start_digests(params.train, root)
-    folder = layout.resumable / fingerprint(params.train, layout, start)
+    inputs = inputs_of(params, layout, start)
+    warn_of_changed_code(inputs, layout)
+    folder = layout.resumable / fingerprint(inputs)
     settings = run_settings(params.train, layout, folder)
-    trainer = make_trainer(settings)
+    trainer = make_trainer(settings)  # a wrong name leaves no folder
+    write_json(folder / INPUTS, inputs)
     if progress is not None:
         trainer.add_callback(
             "on_fit_epoch_end", lambda t: progress(epoch_progress(t)), may_fail=True
@@ -84,24 +69,52 @@ def run(
     return publish(result, params, layout, start)
 
 
-def fingerprint(config: DetectionTrainConfig, layout: Layout, start: Mapping[str, str]) -> str:
-    """What the weights depend on, in 16 hex digits: settings, data, code, content of the files it
-    starts from.
+def inputs_of(params: Params, layout: Layout, start: Mapping[str, str]) -> dict[str, Any]:
+    """What the weights depend on: data, content of the files it starts from, and the code with its
+    settings, without those that only decide where and how fast.
     """
-    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in SPEED_ONLY}
-    parts = {
-        "settings": settings,
+    return {
         "data": read_json(layout.prepared / "dataset.json", "prepare").get("digest"),
         "start": dict(start),
-        "code": [
-            sha256_file(file) for entry in CODE for file in _python_files(layout.root / entry)
-        ],
+        "code": stage_code("train", params, layout.root),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _python_files(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.py")) if path.is_dir() else [p for p in (path,) if p.is_file()]
+def fingerprint(inputs: Mapping[str, Any]) -> str:
+    """The name of a training's folder, 16 hex digits: the same inputs go on where they were."""
+    return combined(inputs)
+
+
+def warn_of_changed_code(inputs: Mapping[str, Any], layout: Layout) -> None:
+    """Say so where an unfinished training was begun with the same settings and data, and with other
+    code: this one starts anew, and that one is kept.
+    """
+    if (layout.resumable / fingerprint(inputs) / "weights" / "last.pt").is_file():
+        return  # goes on
+    for file in sorted(layout.resumable.glob(f"*/{INPUTS}"), key=lambda f: -f.stat().st_mtime):
+        folder = file.parent
+        before = read_code(file)
+        if (
+            before is None
+            or (folder / PUBLISHED).exists()
+            or not (folder / "weights" / "last.pt").is_file()
+            or {k: before.get(k) for k in ("data", "start")}
+            != {k: inputs[k] for k in ("data", "start")}
+            or (before.get("code") or {}).get("settings") != inputs["code"]["settings"]
+        ):
+            continue
+        place = relative(folder, layout.root)
+        logger.warning(
+            "An unfinished training with these settings and data is in %s, but its code has "
+            "changed since: %s. Training starts anew; the old run is kept. To go on with it "
+            "instead, outside the pipeline: "
+            "`detectflow train project=%s name=%s resume=true`.",
+            place,
+            listed(differences(before["code"], inputs["code"])),
+            relative(folder.parent, layout.root),
+            folder.name,
+        )
+        return
 
 
 def run_settings(

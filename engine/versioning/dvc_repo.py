@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import logging
 import re
 import time
@@ -17,7 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from engine.errors import WorkspaceError
+from engine.code.closure import differences
+from engine.config.base import load_yaml
+from engine.errors import EngineError, WorkspaceError
 from engine.files import described_full_disk
 from engine.project.lock_holders import command_of
 from engine.project.workspace_lock import workspace_lock
@@ -32,6 +35,8 @@ from engine.versioning.stage_inputs import (
 
 logger = logging.getLogger("detectflow.dvc")
 
+ALWAYS = "always changed"  # DVC's word for a stage with `always_changed: true`
+CODE_RECORDS = "reports/code/"
 BUSY_RETRY_S = 1.0
 # of a run that does not want to wait: a `dvc status`, an editor's too, is over sooner
 BUSY_PATIENCE_S = 10.0
@@ -113,10 +118,29 @@ class DvcStages:
             self._record(stage, before)
             return outcome("ran", value, tuple(reasons))
 
+    def refresh(self, name: str, function: Callable[[], Any]) -> Any:
+        """Call `function` of a stage that is cheap and always run, as `dvc repro` does with
+        `always_changed: true`, and record what it made where dvc.lock says otherwise.
+
+        Raises:
+            WorkspaceError: as `run`. Whatever `function` raises passes through.
+        """
+        with workspace_lock(self.root, wait=self.wait, tell=self.log.warning):
+            stage = load_definition(self.root, name)
+            value, before = run_checked(self.root, stage, function)
+            if self.versioned and set(self.status(name)) - {ALWAYS}:
+                self._record(stage, before)
+            return value
+
     def status(self, name: str) -> list[str]:
         """Why stage `name` has to run, in words; empty when it is up to date."""
-        found = self._when_free(lambda repo: repo.status(targets=[f"{self._pipeline}:{name}"]))
-        return [line for entries in found.values() for entry in entries for line in _words(entry)]
+
+        def ask(repo: Any) -> list[str]:
+            found = repo.status(targets=[f"{self._pipeline}:{name}"])
+            lines = [line for entries in found.values() for e in entries for line in _words(e)]
+            return [_code_words(repo, self.root, name, line) for line in lines]
+
+        return self._when_free(ask)
 
     def add(self, file: Path) -> None:
         """Version a file that is no stage's output, as `dvc add` does; nothing happens without
@@ -290,6 +314,24 @@ def _at_work(root: Path, error: Exception) -> str:
         pid = int((root / ".dvc" / "tmp" / "lock").read_text())
         return f"process {pid}{command_of(pid)}"
     return str(error).rstrip(". \n")
+
+
+def _code_words(repo: Any, root: Path, stage: str, line: str) -> str:
+    """`dep reports/code/train.json modified` names a record of code; here, what differs in it from
+    the recorded one. The line itself where that one is not in the cache.
+    """
+    match = re.fullmatch(rf"dep ({CODE_RECORDS}\S+) modified", line)
+    if match is None:
+        return line
+    try:
+        lock = load_yaml(root / "dvc.lock")["stages"][stage]
+        (md5,) = [dep["md5"] for dep in lock["deps"] if dep["path"] == match[1]]
+        old = json.loads((Path(repo.cache.local.path) / md5[:2] / md5[2:]).read_bytes())
+        names = differences(old, json.loads((root / match[1]).read_bytes()))
+    except (EngineError, OSError, ValueError, KeyError, TypeError):
+        return line
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"code changed: {', '.join(names[:3])}{more}" if names else line
 
 
 def _words(entry: Any) -> list[str]:

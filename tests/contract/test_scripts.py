@@ -16,7 +16,7 @@ import yaml
 from torch.utils.data import DataLoader
 
 from engine.core.checkpoint import load_checkpoint
-from engine.core.trainer import TrainResult
+from engine.core.results import TrainResult
 from engine.data.manifest import read_manifest
 from engine.detect import DetectionTrainer
 from engine.files import sha256_file

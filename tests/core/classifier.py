@@ -1,4 +1,4 @@
-"""Something that is no detector, to train on the kernel alone: two Gaussian clouds and a small
+"""Something that is no detector, to train on the core alone: two Gaussian clouds and a small
 classifier. For tests.
 """
 
@@ -124,7 +124,7 @@ def assert_same_run(a, b):
         ),
         "training",
     )
-    assert figures(a) == figures(b)
+    assert csv_cells(a) == csv_cells(b)
     best = [json.loads((run / "weights" / "best.json").read_text()) for run in (a, b)]
     assert_same(
         *({k: v for k, v in each.items() if k != "previous_sha256"} for each in best), "best.json"
@@ -146,7 +146,7 @@ def assert_same(a, b, where):
         assert a == b, where
 
 
-def figures(run):
+def csv_cells(run):
     """results.csv as text, cell by cell, without the seconds."""
     rows = [line.split(",") for line in (run / "results.csv").read_text().splitlines()]
     clock = rows[0].index("time_s")

@@ -1,5 +1,5 @@
-"""What a run can do besides learning, each shown on the small classifier: precision, limits,
-monitors, freezing, pace.
+"""What a run can do besides learning, each shown on the small classifier: AMP, limits,
+monitors, freezing, schedule.
 """
 
 import json
@@ -23,15 +23,15 @@ from engine.core import amp, early_stopping, optim
 from engine.core.checkpoint import load_checkpoint
 from engine.core.ema import ModelEMA, planned_tau
 from engine.core.optim import apply_schedule, build_optimizer
-from engine.core.planning import NOMINAL_BATCH, STEPS_TO_SPARE, make_plan
 from engine.core.results import read_results
 from engine.core.schedule import Schedule, decay_factor, planned_warmup
+from engine.core.setup import NOMINAL_BATCH, STEPS_TO_SPARE, make_plan
 from engine.errors import ConfigError, TrainingError
 from engine.plots import plot_results
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
-# --- precision ------------------------------------------------------------------------------------
+# --- AMP ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("native", "kind"), [(True, torch.bfloat16), (False, torch.float16)])
@@ -92,7 +92,7 @@ def test_a_step_that_the_scaler_leaves_out_counts_nowhere(tmp_path):
 
 @pytest.mark.parametrize("event", ["on_train_batch_end", "on_fit_epoch_end"])
 def test_a_scaled_run_with_steps_left_out_resumes_to_the_same_bits(tmp_path, monkeypatch, event):
-    """Scale, average and pace go on where they were, also with gradients that add up over
+    """Scale, average and schedule go on where they were, also with gradients that add up over
     batches.
     """
     monkeypatch.setattr(
@@ -141,6 +141,8 @@ def nan_gradient(preds):
 
 class Failing(ClassifierTrainer):
     """From the second epoch on, at the second batch, a loss or a gradient is no number."""
+
+    sample_word = "images"
 
     def __init__(self, overrides, kind):
         super().__init__(overrides)
@@ -291,7 +293,7 @@ def test_periods_of_saving_and_validating(tmp_path):
     every.train()
     header = trainer.paths.results_csv.read_text().splitlines()[
         0
-    ]  # the first epoch has no figures, its columns keep their place
+    ]  # the first epoch has no metrics, its columns keep their place
     assert header == every.paths.results_csv.read_text().splitlines()[0]
     assert trainer.best_epoch in (2, 4)
     kept = load_checkpoint(trainer.paths.weights / "epoch2.pt")
@@ -370,26 +372,26 @@ def test_why_a_run_stops():
 
 
 class Odd(Accuracy):
-    """Figures as a user's own validator may return them."""
+    """Metrics as a user's own validator may return them."""
 
-    figures: ClassVar = {}
+    returned: ClassVar = {}
 
     def get_stats(self):
-        return self.figures
+        return self.returned
 
 
-def odd(project, figures, **changes):
+def odd(project, returned, **changes):
     trainer = make(project, **changes)
-    validator = type("Mine", (Odd,), {"figures": figures})
+    validator = type("Mine", (Odd,), {"returned": returned})
     trainer.get_validator = lambda: validator(trainer.get_dataloader(None, 7, mode="val"))
     return trainer
 
 
-def test_figures_that_are_no_python_numbers_or_none_at_all(tmp_path, caplog):
+def test_metrics_that_are_no_python_numbers_or_none_at_all(tmp_path, caplog):
     """numpy's and torch's become plain ones; None and nan are kept apart, and a resumed run has the
     same.
     """
-    figures = {
+    returned = {
         "metrics/accuracy": torch.tensor(0.5),
         "metrics/mAP50": None,
         "metrics/recall": math.nan,
@@ -398,13 +400,13 @@ def test_figures_that_are_no_python_numbers_or_none_at_all(tmp_path, caplog):
         "metrics/count": np.int64(3),
     }
     with caplog.at_level(logging.INFO, "detectflow"):
-        odd(tmp_path, figures, name="whole", verbose=True).train()
-    assert "recall nan mAP50 -" in caplog.text
-    cut = odd(tmp_path, figures, name="cut")
+        odd(tmp_path, returned, name="whole", verbose=True).train()
+    assert "mAP50 - recall nan small 0.250 high inf" in caplog.text
+    cut = odd(tmp_path, returned, name="cut")
     cut.add_callback("on_train_batch_end", lambda t: 1 / 0 if t.epoch == 2 else None)
     with pytest.raises(ZeroDivisionError):
         cut.train()
-    result = odd(tmp_path, figures, name="cut", resume=True).train()
+    result = odd(tmp_path, returned, name="cut", resume=True).train()
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     assert result.metrics == {"metrics/accuracy": 0.5, "metrics/small": 0.25, "metrics/count": 3.0}
     row = read_results(tmp_path / "cut" / "results.csv")[0]
@@ -419,9 +421,9 @@ def test_figures_that_are_no_python_numbers_or_none_at_all(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("figures", "said"),
+    ("returned", "said"),
     [
-        (None, "Mine.get_stats must return figures by name, a dict; it returned NoneType"),
+        (None, "Mine.get_stats must return metrics by name, a dict; it returned NoneType"),
         ([0.5], "a dict; it returned list"),
         (
             {"metrics/accuracy": torch.zeros(3)},
@@ -430,9 +432,9 @@ def test_figures_that_are_no_python_numbers_or_none_at_all(tmp_path, caplog):
         ({"metrics/accuracy": "good"}, "must be one number or None, and is a str"),
     ],
 )
-def test_what_is_no_figure_is_told(tmp_path, figures, said):
+def test_what_is_no_metric_is_an_error(tmp_path, returned, said):
     with pytest.raises(TrainingError, match=said):
-        odd(tmp_path, figures).train()
+        odd(tmp_path, returned).train()
 
 
 # --- freezing -------------------------------------------------------------------------------------
@@ -481,7 +483,7 @@ def test_freezing_everything_is_an_error(tmp_path):
         make(tmp_path, freeze=["0", "1", "4"]).train()
 
 
-# --- optimizers and pace --------------------------------------------------------------------------
+# --- optimizers, schedules -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -540,14 +542,12 @@ SCHEDULE = Schedule(
 )
 
 
-def test_pace_by_hand():
-    assert [decay_factor("cosine", share, 0.01) for share in (0, 0.5, 1, 2)] == pytest.approx(
+def test_schedule_by_hand():
+    assert [decay_factor("cosine", at, 0.01) for at in (0, 0.5, 1, 2)] == pytest.approx(
         [1, 0.505, 0.01, 0.01]
     )
-    assert [decay_factor("linear", share, 0.2) for share in (0, 0.5, 1)] == pytest.approx(
-        [1, 0.6, 0.2]
-    )
-    assert [decay_factor("constant", share, 0.2) for share in (0, 0.5, 1)] == [1, 1, 1]
+    assert [decay_factor("linear", at, 0.2) for at in (0, 0.5, 1)] == pytest.approx([1, 0.6, 0.2])
+    assert [decay_factor("constant", at, 0.2) for at in (0, 0.5, 1)] == [1, 1, 1]
     assert SCHEDULE.lr(10, 1.0) == pytest.approx(decay_factor("cosine", 0.1, 0.01))
     assert SCHEDULE.lr(0, 1.0) == pytest.approx(1 / 11) and SCHEDULE.lr(100, 1.0) == pytest.approx(
         0.01

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from classifier import Accuracy, ClassifierTrainer, assert_same_run, figures, make, settings_of
+from classifier import Accuracy, ClassifierTrainer, assert_same_run, csv_cells, make, settings_of
 
 from engine.config import TrainConfig
 from engine.core.checkpoint import load_checkpoint, read_sidecar
@@ -147,7 +147,7 @@ def test_what_follows_a_checkpoint_comes_again_rather_than_never(tmp_path):
     assert done.train().stop_reason == "done"
 
 
-def test_a_run_that_was_told_to_stop_stays_stopped(tmp_path):
+def test_a_run_that_was_stopped_stays_stopped(tmp_path):
     """Killed after its last epoch, before its end: the request is remembered."""
     plan = {"name": "run", "epochs": 5}
     trainer = make(tmp_path, **plan)
@@ -168,10 +168,10 @@ def test_more_epochs_have_to_be_asked_for(tmp_path):
         ConfigError, match="planned with epochs=2, not 4: add extend=true .* or leave epochs out"
     ):
         make(tmp_path, name="run", epochs=4, resume=True).train()
-    before = figures(tmp_path / "run")
+    before = csv_cells(tmp_path / "run")
     result = make(tmp_path, name="run", epochs=4, extend=True, resume=True).train()
     assert result.epochs == 4 and result.stop_reason == "done"
-    assert figures(tmp_path / "run")[: len(before)] == before
+    assert csv_cells(tmp_path / "run")[: len(before)] == before
     assert (
         make(tmp_path, name="run", epochs=4, resume=True).train().epochs == 4
     )  # from now on that is the plan
@@ -226,7 +226,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def test_fewer_epochs_than_are_done_are_refused(tmp_path):
     make(tmp_path, name="run", epochs=4).train()
     with pytest.raises(
-        ConfigError, match=r"has 4 epochs behind it, more than epochs=2: nothing is left to train"
+        ConfigError,
+        match=r"already trained for 4 epochs, epochs=2: raise `epochs` and set extend=true",
     ):
         make(tmp_path, name="run", epochs=2, extend=True, resume=True).train()
 

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from classifier import assert_same_run, figures, make, settings_of
+from classifier import assert_same_run, csv_cells, make, settings_of
 
 from engine.core.checkpoint import load_checkpoint
 from engine.core.run_lock import LOCK_FILE, RunLock
 from engine.errors import WorkspaceError
 
-# A run that says how far it is and then takes its time; what it is told to do comes as JSON.
+# A run that says how far it is and then takes its time; what it does comes as JSON.
 SCRIPT = """
 import json, sys, time
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_two_new_runs_of_one_name_do_not_meet(tmp_path):
     first.train()
     assert (first.save_dir.name, second.save_dir.name) == ("run", "run2")
     assert all(
-        len(figures(tmp_path / name)) == 4 and (tmp_path / name / "weights/best.pt").exists()
+        len(csv_cells(tmp_path / name)) == 4 and (tmp_path / name / "weights/best.pt").exists()
         for name in ("run", "run2")
     )
     third = make(tmp_path, name="late")
@@ -159,7 +159,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
     assert f"{tmp_path / 'run'}: this file system has no locks (No locks available)" in caplog.text
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(WorkspaceError, match="file/run: the run directory cannot be made"):
         make(tmp_path / "file", name="run").train()
@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
 @pytest.mark.skipif(
     not Path("/proc/self").exists(), reason="needs a folder in which nothing can be made"
 )
-def test_a_folder_that_is_never_there_after_it_was_made_is_told_and_not_waited_for(tmp_path):
+def test_a_folder_that_is_never_there_after_it_was_made_is_an_error_and_not_waited_for(tmp_path):
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
     for folder in (Path("/proc/x/y"), tmp_path / "nowhere"):
         with (

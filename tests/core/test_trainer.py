@@ -343,7 +343,9 @@ def returns(value):
         ("checkpoint_meta", {"scores": [np.float32(1)]}, r"meta\.scores\[0\] is a float32"),
     ],
 )
-def test_a_method_of_ones_own_that_returns_something_else_is_told(tmp_path, method, value, said):
+def test_a_method_of_ones_own_that_returns_something_else_is_an_error(
+    tmp_path, method, value, said
+):
     with pytest.raises((TrainingError, CheckpointError), match=said):
         type("Mine", (ClassifierTrainer,), {method: returns(value)})(
             settings_of(tmp_path, epochs=1)
@@ -357,7 +359,7 @@ def test_loss_names_that_are_one_text(tmp_path):
         type("Mine", (ClassifierTrainer,), {"loss_names": "ce_loss"})(settings_of(tmp_path)).train()
 
 
-def test_a_loader_that_gives_other_than_it_says_is_told_once(tmp_path, caplog):
+def test_a_loader_that_gives_other_than_it_says_is_reported_once(tmp_path, caplog):
     trainer = make(tmp_path)
     loaders = {"train": Generated(9, 4), "val": Batches(30, 7, 2, False)}
     trainer.get_dataloader = lambda dataset_path, batch_size, mode="train", rank=0: loaders[mode]

@@ -122,7 +122,9 @@ def test_a_class_within_a_function_trains_and_its_file_says_why_it_cannot_be_loa
         pass
 
     result = Local(overrides=settings(shapes, tmp_path, model="yolov8n")).train()
-    with pytest.raises(CheckpointError, match="Local, and that code is not at hand: .*package.module:Name"):
+    with pytest.raises(
+        CheckpointError, match="Local, and that code is not at hand: .*package.module:Name"
+    ):
         load_model(result.best)
 
 

@@ -71,9 +71,9 @@ class Classifier(BaseTrainer):
         return DataLoader(Clouds(mode), batch_size, sampler=sampler)
 
     def get_validator(self):
-        share = self.args.batch // self.world.size
+        per_rank = self.args.batch // self.world.size
         return Accuracy(
-            self.get_dataloader(None, share, mode="val", rank=self.world.rank), world=self.world
+            self.get_dataloader(None, per_rank, mode="val", rank=self.world.rank), world=self.world
         )
 
     def criterion(self, preds, batch):

@@ -1,5 +1,5 @@
 """The command line in several processes: it works with a trainer and callbacks of the user's own,
-and when one process fails all of them leave soon, one error is told, and nothing is left running.
+and when one process fails all of them leave soon, one error is reported, and nothing is left running.
 """
 
 import json
@@ -96,9 +96,9 @@ def test_nproc_trains_with_a_trainer_and_callbacks_by_dotted_path(tmp_path):
     log = tmp_path / "log"
     process = start(tmp_path, "log", train("epochs=2"))
     assert process.wait(120) == 0, log.read_text()
-    told = log.read_text()
-    assert told.count("best epoch") == 1 and "weights runs/train/weights/best.pt" in told
-    assert "rank 0 left: done" in told and "rank 1 left: done" in told
+    said = log.read_text()
+    assert said.count("best epoch") == 1 and "weights runs/train/weights/best.pt" in said
+    assert "rank 0 left: done" in said and "rank 1 left: done" in said
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "log",
         "runs",
@@ -109,13 +109,13 @@ def test_nproc_trains_with_a_trainer_and_callbacks_by_dotted_path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fate", "code", "told"),
+    ("fate", "code", "said"),
     [
         ("typed", 1, "rank 1: TrainingError: the data of this rank are broken"),
         ("killed", 1, "rank 1 of this run (process {1}) was killed by SIGKILL"),
     ],
 )
-def test_an_error_of_one_rank_is_told_once_and_all_leave(tmp_path, fate, code, told):
+def test_an_error_of_one_rank_is_reported_once_and_all_leave(tmp_path, fate, code, said):
     log = tmp_path / "log"
     process = start(tmp_path, "log", train("epochs=50", trainer="ddp_toys:Broken"), FATE=fate)
     wait_for(process, log, "rank 1 is process")
@@ -123,11 +123,11 @@ def test_an_error_of_one_rank_is_told_once_and_all_leave(tmp_path, fate, code, t
     assert process.wait(LEAVE_WITHIN_S) == code
     print(f"{fate}: all left within {time.monotonic() - since:.1f} s of the start of training")
     text = log.read_text()
-    assert text.count(told.format(*[pid for _, pid in sorted(processes(log).items())])) == 1, text
+    assert text.count(said.format(*[pid for _, pid in sorted(processes(log).items())])) == 1, text
     assert "Traceback" not in text and "Error" not in text.replace(
         "TrainingError: the data of", "", 1
     ), text
-    # By its own broken connection, or told by the launcher: whichever is faster.
+    # By its own broken connection, or ended by the launcher: whichever is faster.
     assert "rank 0 left: exception" in text or "rank 0 left: interrupted" in text
     assert_gone(processes(log).values())
 
@@ -142,11 +142,11 @@ def test_ctrl_c_ends_all_and_the_command_it_names_goes_on(tmp_path):
     wait_for(process, log, "epoch 2 is done")
     process.send_signal(signal.SIGINT)
     assert process.wait(LEAVE_WITHIN_S) == 130
-    told = log.read_text()
-    assert "Traceback" not in told and told.count("Interrupted.") == 1, told
-    assert "rank 0 left: interrupted" in told and "rank 1 left: interrupted" in told
+    said = log.read_text()
+    assert "Traceback" not in said and said.count("Interrupted.") == 1, said
+    assert "rank 0 left: interrupted" in said and "rank 1 left: interrupted" in said
     assert_gone(processes(log).values())
-    words = told.rsplit("Go on with: detectflow ", 1)[1].split("\n")[0].split()
+    words = said.rsplit("Go on with: detectflow ", 1)[1].split("\n")[0].split()
     again = start(tmp_path, "again", [sys.executable, "-m", "engine", *words])
     wait_for(
         again, tmp_path / "again", "epoch 5 is done"
@@ -168,12 +168,12 @@ def test_sigterm_ends_a_single_process_in_the_same_way(tmp_path):
     wait_for(process, log, "epoch 2 is done")
     process.send_signal(signal.SIGTERM)
     assert process.wait(LEAVE_WITHIN_S) == 128 + signal.SIGTERM
-    told = log.read_text()
+    said = log.read_text()
     assert (
-        "Traceback" not in told
-        and "rank 0 left: interrupted" in told
-        and "Go on with: detectflow train" in told
-    ), told
+        "Traceback" not in said
+        and "rank 0 left: interrupted" in said
+        and "Go on with: detectflow train" in said
+    ), said
 
 
 def test_two_machines_by_torchruns_own_flags(tmp_path):
@@ -203,14 +203,14 @@ def test_two_machines_by_torchruns_own_flags(tmp_path):
         assert [bool(node.wait(120)) for node in nodes] == [bool(code)] * 2, [
             log.read_text() for log in logs
         ]
-        told = [log.read_text() for log in logs]
+        said = [log.read_text() for log in logs]
         for rank in (0, 1):
-            assert f"rank {rank} left: {'exception' if code else 'done'}" in told[rank]
+            assert f"rank {rank} left: {'exception' if code else 'done'}" in said[rank]
             assert_gone(processes(logs[rank]).values())
-    assert "RuntimeError: the upload failed" in told[0] and "raised by rank 0 of 2" in told[0]
+    assert "RuntimeError: the upload failed" in said[0] and "raised by rank 0 of 2" in said[0]
     assert (
         "rank 1: PeerError: this process ended because rank 0 failed: RuntimeError: the upload "
-        "failed" in told[1]
+        "failed" in said[1]
     )
 
 
@@ -243,21 +243,19 @@ def test_a_users_mistake_is_one_message(tmp_path):
         2,
         1,
     )  # torchrun itself always says 1
-    told = (tmp_path / "uneven").read_text()
+    said = (tmp_path / "uneven").read_text()
+    assert said.count("Error") == said.count("batch=3 cannot be split over 2 processes") == 1, said
+    said = (tmp_path / "missing").read_text()
     assert (
-        told.count("Error") == told.count("batch=3 images cannot be shared by 2 processes") == 1
-    ), told
-    told = (tmp_path / "missing").read_text()
-    assert (
-        told.count("nowhere.yaml") == 1 and told.count("Error") == 1 and "Traceback" not in told
-    ), told
-    told = (tmp_path / "misspelt").read_text()
-    assert told.count("ConfigError: train: unknown key 'epoch'. Did you mean 'epochs'?") == 1, told
+        said.count("nowhere.yaml") == 1 and said.count("Error") == 1 and "Traceback" not in said
+    ), said
+    said = (tmp_path / "misspelt").read_text()
+    assert said.count("ConfigError: train: unknown key 'epoch'. Did you mean 'epochs'?") == 1, said
 
 
 WATCHED = """
 import signal, sys, time
-from engine.core import failure
+from engine.core import peer_failure as failure
 failure.GRACE_S = failure.POLL_S = failure.NOTICE_S = 0.5
 if sys.argv[1] == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -320,6 +318,6 @@ def test_a_dotted_path_that_leads_nowhere_says_what_was_not_found(
     monkeypatch.chdir(tmp_path)
     more = [] if word.startswith("trainer") else ["trainer=ddp_toys:Classifier"]
     assert main(["train", word, *more, *SETTINGS]) == 2
-    told = capsys.readouterr().err
-    assert said in told and word.partition("=")[2] in told
+    shown = capsys.readouterr().err
+    assert said in shown and word.partition("=")[2] in shown
     assert not (tmp_path / "runs").exists()

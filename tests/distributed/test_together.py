@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same losses, weights and figures; events on both, files from
+"""Two processes do what one does: the same losses, weights and metrics; events on both, files from
 one, one decision to stop.
 
 `together.py` runs once under torchrun and once alone; every test looks at what the processes wrote
@@ -87,7 +87,7 @@ def test_a_detector_learns_the_same_from_the_same_images(runs):
     one, two = alone["detector"], both[0]["detector"]
     assert (
         len(one["steps"]) == 10 and len(one["names"][4]) == 3
-    )  # 19 images in batches of 4: the last is shared 2 and 1
+    )  # 19 images in batches of 4: the last is split 2 and 1
     for step, names in enumerate(one["names"]):
         assert (
             sorted(both[0]["detector"]["names"][step] + both[1]["detector"]["names"][step]) == names
@@ -100,19 +100,19 @@ def test_a_detector_learns_the_same_from_the_same_images(runs):
     assert {"train/box_loss", "val/dfl_loss", "metrics/mAP50"} <= set(two["rows"][0])
 
 
-def test_sharded_validation_gives_the_same_figures_to_the_bit(runs):
+def test_sharded_validation_gives_the_same_metrics_to_the_bit(runs):
     alone, both, _ = runs
     for split, images in (("val", [4, 3]), ("test", [1, 0])):
         one = alone["ap"][split]
         for rank in (0, 1):
-            assert both[rank]["ap"][split]["figures"] == one["figures"]
+            assert both[rank]["ap"][split]["metrics"] == one["metrics"]
             assert both[rank]["ap"][split]["per_image"] == one["per_image"]
         assert [both[rank]["ap"][split]["images"] for rank in (0, 1)] == images
-    assert alone["ap"]["val"]["figures"]["metrics/mAP50"] > 0
+    assert alone["ap"]["val"]["metrics"]["metrics/mAP50"] > 0
     assert sorted(both[0]["seen"] + both[1]["seen"]) == list(range(9))  # each image once
 
 
-def test_a_classifier_of_the_kernel_learns_the_same(runs):
+def test_a_classifier_of_the_core_learns_the_same(runs):
     alone, both, folder = runs
     assert worst(alone["linear"][0], both[0]["linear"][0]) < 1e-4
     one, two = (
@@ -133,7 +133,7 @@ def test_events_fire_on_every_rank_and_the_save_on_rank_0(runs):
     own_batches = {
         "on_val_batch_start",
         "on_val_batch_end",
-    }  # 9 images in shares of 4: rank 1 has one batch less
+    }  # 9 images in parts of 4: rank 1 has one batch less
     expected = [event for event in events if event not in own_batches | {"on_model_save"}]
     assert [event for event in both[1]["events"][1] if event not in own_batches] == expected
     assert [each["events"][1].count("on_val_batch_end") for each in both] == [3 * 2, 3 * 1]

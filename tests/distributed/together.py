@@ -57,7 +57,7 @@ class PreciseTrainer(DetectionTrainer):
 
 def detector(data, **changes):
     """Losses of each step, images of each step on this rank, rows of results.csv, final weights and
-    figures.
+    metrics.
     """
     trainer = PreciseTrainer(
         overrides={
@@ -97,16 +97,16 @@ def detector(data, **changes):
 
 
 def validated(weights, data, split):
-    """All figures and the table of images of a detector on a split."""
+    """All metrics and the table of images of a detector on a split."""
     validator = DetectionValidator(
         overrides={"split": split, "batch": 3, "device": "cpu", "plots": False}
     )
-    figures = validator(model=weights, data=data)
+    metrics = validator(model=weights, data=data)
     table = [
         {key: value for key, value in row.items() if key != "file"}
         for row in validator.scores.per_image
     ]
-    return {"figures": figures, "images": validator.images, "per_image": table}
+    return {"metrics": metrics, "images": validator.images, "per_image": table}
 
 
 class Spare(torch.nn.Module):

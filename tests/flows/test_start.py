@@ -84,7 +84,8 @@ def test_other_bytes_under_the_same_name_are_another_training(project, key, sett
     wanted = params(**{**settings, key: "start.pt"})
 
     def mark():
-        return train.fingerprint(wanted.train, layout, start_digests(wanted.train, project))
+        start = start_digests(wanted.train, project)
+        return train.fingerprint(train.inputs_of(wanted, layout, start))
 
     file.write_bytes(b"one")
     one = mark()
@@ -184,7 +185,7 @@ def test_an_interrupted_training_is_continued_by_its_own_settings_start_and_data
     origin = read_json(Layout(project).origin("train"), "train")
     assert origin["start"] == start_digests(wanted.train, project) == done["start"]
     marks = [
-        train.fingerprint(p.train, Layout(project), start_digests(p.train, project))
+        train.fingerprint(train.inputs_of(p, Layout(project), start_digests(p.train, project)))
         for p in (wanted, other)
     ]
     assert len(set(marks)) == 2 and all(

@@ -254,3 +254,84 @@ def test_the_reason_for_a_run_is_told_in_words(project):
     assert f"dep raw{os.sep} modified".replace(os.sep, "") in [
         r.replace(os.sep, "") for r in reasons
     ]
+
+
+ALWAYS_YAML = """
+stages:
+  note:
+    cmd: {python} stub.py note
+    always_changed: true
+    outs:
+      - notes/double.json: {{persist: true}}
+  double:
+    cmd: {python} stub.py double
+    deps: [raw, notes/double.json]
+    params: [double]
+    outs: [doubled]
+"""
+NOTE = """
+def note():
+    with open("ran.log", "a") as log: log.write("note\\n")
+    text = open("code.txt").read().split("#")[0]
+    file = pathlib.Path("notes/double.json"); file.parent.mkdir(exist_ok=True)
+    if not file.exists() or file.read_text() != text: file.write_text(text)
+
+if __name__"""
+
+
+class Noting(Project):
+    """A stage that is always run notes what the next one depends on, as stage `code` does."""
+
+    def __init__(self, root: Path, monkeypatch):
+        super().__init__(root, monkeypatch)
+        (root / "stub.py").write_text(STUB.replace("\nif __name__", NOTE))
+        (root / "dvc.yaml").write_text(ALWAYS_YAML.format(python=sys.executable))
+        self.code("one")
+
+    def code(self, text):
+        (self.root / "code.txt").write_text(text)
+
+    def flow(self):
+        import runpy
+
+        module = runpy.run_path("stub.py")
+        steps = DvcStages(self.root)
+        steps.refresh("note", module["note"])
+        return steps.run("double", module["double"]).how
+
+
+@pytest.fixture
+def noting(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    (tmp_path / "project").mkdir()
+    made = Noting(tmp_path / "project", monkeypatch)
+    made.dvc("init", "-q", "--no-scm")
+    return made
+
+
+def test_both_drivers_leave_the_same_lock_of_a_stage_that_always_runs(noting):
+    assert noting.flow() == "ran"
+    lock = (noting.root / "dvc.lock").read_text()
+    noting.dvc("repro")
+    assert noting.ran() == ["note", "double", "note"]
+    assert (noting.root / "dvc.lock").read_text() == lock
+    assert noting.flow() == "skipped"
+    assert (noting.root / "dvc.lock").read_text() == lock
+
+
+def test_what_is_always_run_and_says_the_same_makes_nothing_stale(noting):
+    noting.dvc("repro")
+    noting.code("one# commented")
+    noting.ran()
+    noting.dvc("repro")
+    assert noting.ran() == ["note"] and noting.flow() == "skipped"
+    noting.code("two")
+    noting.ran()
+    noting.dvc("repro")
+    assert noting.ran() == ["note", "double"] and noting.flow() == "skipped"
+    noting.code("one")
+    assert noting.flow() == "restored"  # the record of a stage that always runs is no obstacle
+    noting.ran()
+    noting.dvc("repro")
+    assert noting.ran() == ["note"]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from engine.config import TrainConfig
 from engine.core.autobatch import (
-    MEMORY_SHARE,
-    PROBED_IMAGES,
+    MEMORY_FRACTION,
+    PROBED_BATCHES,
     STEPS_PER_EPOCH,
     find_batch,
     fit_batch,
@@ -79,12 +79,12 @@ class Memory:
         self.peak = self.base + self.each * images
 
 
-def test_a_share_of_the_memory_is_filled():
+def test_a_fraction_of_the_memory_is_filled():
     memory = Memory(10_000 * MIB)
-    assert find_batch(memory.step, memory, most=5000) == int((10_000 * MEMORY_SHARE - 100) // 10)
-    assert memory.steps == list(PROBED_IMAGES)
+    assert find_batch(memory.step, memory, most=5000) == int((10_000 * MEMORY_FRACTION - 100) // 10)
+    assert memory.steps == list(PROBED_BATCHES)
     assert find_batch(memory.step, memory, most=5000, later_bytes=1000 * MIB) == int(
-        (10_000 * MEMORY_SHARE - 1100) // 10
+        (10_000 * MEMORY_FRACTION - 1100) // 10
     )
     assert find_batch(memory.step, memory, most=50) == 50
 
@@ -105,11 +105,11 @@ def test_a_few_images_are_all_there_is_to_measure():
     assert find_batch(memory.step, memory, most=1) == 1
 
 
-def test_a_gpu_that_holds_nothing_is_told():
+def test_a_gpu_that_holds_nothing_is_an_error():
     for memory in (Memory(50 * MIB), Memory(130 * MIB)):
         with pytest.raises(
             TrainingError,
-            match=r"not even a batch of 2 images fits the GPU's memory \(0\.[01] GiB are free\)",
+            match=r"not even a batch of 2 fits the GPU's memory \(0\.[01] GiB are free\)",
         ):
             find_batch(memory.step, memory, most=100)
 
@@ -137,7 +137,7 @@ def test_the_batch_that_was_found_makes_the_same_run_when_it_is_given(tmp_path, 
     with caplog.at_level(logging.INFO, "detectflow"):
         trainer.train()
     assert trainer.batch_size == 2 and trainer.args.batch == -1
-    assert "batch=2: found for 70% of the memory that is free on the GPU" in caplog.text
+    assert "auto batch: 2 (as many as fit in 70 % of free GPU memory)" in caplog.text
     assert TrainConfig.load(tmp_path / "found" / "args.yaml").batch == 2
     make(tmp_path, batch=2, name="given").train()
     assert_same_run(tmp_path / "found", tmp_path / "given")
@@ -149,8 +149,8 @@ def test_an_epoch_keeps_some_steps_whatever_would_fit(tmp_path, caplog):
         trainer.train()
     assert trainer.batch_size == 40 // STEPS_PER_EPOCH
     assert (
-        "batch=4" in caplog.text
-        and "40 would fit, but an epoch should have 10 steps" in caplog.text
+        "auto batch: 4 (40 fit in 70 % of free GPU memory; limited to keep 10 steps per epoch)"
+        in caplog.text
     )
 
 
@@ -194,7 +194,7 @@ def test_a_detector_is_measured_at_the_largest_size_that_may_come(tmp_path):
 def test_without_a_gpu_a_number_is_asked_for(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"this run computes on a CPU: give a number of images, for example batch=16",
+        match=r"this run computes on a CPU: give a number, for example batch=16",
     ):
         make(tmp_path, batch=-1).train()
 

@@ -1,0 +1,568 @@
+"""One module's source reduced to what it does: two texts with the same digest compute the same.
+
+What drops out: comments, formatting, docstrings, annotations of functions and locals, and messages
+(texts of errors, log lines, `assert`, `print`, `description=` of a setting, details of findings)
+with the private helpers, locals and imports that serve messages alone. Where it is not certain that
+something is a message, it stays: a stage that runs needlessly costs time, one that does not run
+leaves a wrong model behind. The one promise asked of the code in return: computing a message, or
+the text of a log line, changes nothing.
+
+The tree is written out here and not by `ast.dump`, whose form differs between versions of Python:
+the team's digests must agree.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+RULES = 1  # part of every digest: raise it when the rules below change
+
+# Exceptions whose arguments are their message and nothing else.
+MESSAGE_ERRORS = {
+    *("EngineError", "ConfigError", "DataError", "CheckpointError", "TrainingError"),
+    *("ExportError", "WorkspaceError"),
+    *("ValueError", "TypeError", "RuntimeError", "NotImplementedError", "AttributeError"),
+}
+LOGGERS = {"log", "logger", "_log", "_logger", "logging", "LOGGER"}
+LOG_CALLS = {"debug", "info", "warning", "error", "exception", "critical", "log", "warn"}
+SETTINGS = {"Field", "_f", "add_argument"}  # calls whose `description=` and `help=` are for readers
+PURE_FUNCTIONS = {
+    *("abs", "all", "any", "bool", "dict", "enumerate", "float", "format", "frozenset", "getattr"),
+    *("hasattr", "int", "isinstance", "len", "list", "map", "max", "min", "range", "repr", "round"),
+    *("reversed", "set", "sorted", "str", "sum", "tuple", "type", "zip"),
+    *("nearest", "nearest_name", "describe_error", "in_words", "cause_of"),  # engine.errors, files
+}
+PURE_METHODS = {
+    *("as_posix", "capitalize", "count", "endswith", "format", "get", "items", "join", "keys"),
+    *("lower", "lstrip", "partition", "relative_to", "removeprefix", "removesuffix", "replace"),
+    *("rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "title"),
+    *("upper", "values", "most_common"),
+}
+HARMLESS_DECORATORS = {"staticmethod", "classmethod", "property", "cache", "lru_cache"}
+SECTION_BASES = {"BaseModel", "Frozen"}  # of the configuration
+IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
+MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:[A-Za-z_]\w*)?\Z")
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Import:
+    """`from module import name as alias`, or `import module` with an empty name. A relative module
+    begins with its dots.
+    """
+
+    module: str
+    name: str = ""
+    alias: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one module does, and whom it needs for that."""
+
+    digest: str  # 16 hex digits; empty: the module does nothing but import
+    whole: str  # the same with everything that only messages use
+    imports: tuple[Import, ...]  # anywhere in it, functions included, TYPE_CHECKING not
+    mentions: tuple[str, ...]  # texts that may name a module: "engine.models.yolov8:Family"
+    left_out: tuple[str, ...]  # private names that only messages use
+    private: tuple[str, ...]  # private names it uses: those of another module, perhaps
+
+
+class SourceError(ValueError):
+    """The file is no Python."""
+
+
+def read_source(text: str, is_package: bool = False) -> Source:
+    """Reduce the text of a module; is_package: of an `__init__.py`, whose imports are its offer.
+
+    Raises:
+        SourceError: not valid Python; with the line.
+    """
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        raise SourceError(str(error)) from None
+    tree = _Plain().visit(tree)
+    imports = tuple(dict.fromkeys(_imports(tree)))
+    mentions = tuple(sorted({t for t in _texts(tree) if MODULE.match(t)}))
+    if is_package:
+        _drop_imports(tree)
+    whole = _digest(tree)
+    before = _used(tree)
+    tree = _Silent().visit(tree)
+    left_out = _sweep(tree, before)
+    private = tuple(sorted(name for name in _used(tree) if name.startswith("_")))
+    return Source(_digest(tree), whole, imports, mentions, tuple(sorted(left_out)), private)
+
+
+def read_definitions(text: str, names: set[str]) -> tuple[str, tuple[Import, ...]]:
+    """What the top-level functions, classes and values `names` of a module do, with all that they
+    use of it: digest, and the imports they need.
+
+    A pydantic section counts by its public methods: the values of its settings count elsewhere.
+    """
+    tree = _Silent().visit(_Plain().visit(ast.parse(text)))
+    bound = {name: node for node in tree.body for name in _bound(node)}
+    imports = {found.alias: found for found in _imports(tree) if found.name}
+    sections: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            bases = {_last_name(base) for base in node.bases}
+            if bases & (SECTION_BASES | sections):
+                sections.add(node.name)
+                node.body = [n for n in node.body if isinstance(n, Function) and n.name[0] != "_"]
+    waiting, reached = set(names), set()
+    while waiting:
+        name = waiting.pop()
+        if name in bound and name not in reached:
+            reached.add(name)
+            waiting |= set(_used(bound[name]))
+        elif name in imports:
+            reached.add(name)
+        if not waiting:  # a statement that changes a class from outside: add_implicit_resolver
+            waiting = {
+                used
+                for node in tree.body
+                if isinstance(node, ast.Expr) and reached & set(_used(node))
+                for used in _used(node)
+            } - reached
+            waiting &= bound.keys() | imports.keys()
+    body = [
+        node
+        for node in tree.body
+        if _bound(node) & reached or (isinstance(node, ast.Expr) and reached & set(_used(node)))
+    ]
+    kept = ast.Module(body=body, type_ignores=[])
+    return _digest(kept), tuple(imports[name] for name in sorted(reached & imports.keys()))
+
+
+class _Plain(ast.NodeTransformer):
+    """Docstrings, annotations that nobody reads, and what only type checkers see, are gone."""
+
+    def _body(self, node: ast.AST, in_class: bool = False) -> ast.AST:
+        self.generic_visit(node)
+        node.body = [
+            child
+            for child in node.body
+            if not (isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant))
+        ]
+        if not in_class:
+            node.body = [_without_annotation(child) for child in node.body]
+        return node
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for field in ("body", "orelse", "finalbody"):
+            block = getattr(node, field, None)
+            if isinstance(block, list) and not isinstance(node, ast.ClassDef):
+                setattr(node, field, [_without_annotation(child) for child in block])
+        return node
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        self._body(node)
+        node.body = [n for n in node.body if not _binds_only(n, {"__all__", "__doc__"})]
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        # A dataclass or a pydantic model reads the annotations of its body.
+        return self._body(node, in_class=True)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = node.type_comment = None
+        return self._body(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        node.returns = node.type_comment = None
+        return self._body(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = node.type_comment = None
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
+        if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+            return [self.visit(child) for child in node.orelse]
+        return self.generic_visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        return None if node.module == "__future__" else node
+
+
+def _without_annotation(node: ast.AST) -> ast.AST:
+    if not isinstance(node, ast.AnnAssign):
+        return node
+    if node.value is None:
+        return ast.copy_location(ast.Pass(), node)
+    return ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node)
+
+
+class _Silent(ast.NodeTransformer):
+    """Messages are gone: `raise DataError(f"...")` is `raise DataError()`, log lines are nothing.
+
+    Where an exception may carry more than a message, only its texts are gone.
+    """
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.exc, ast.Call):
+            node.exc.args = [arg for arg in node.exc.args if not _is_text(arg)]
+        return node
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        self.generic_visit(node)
+        node.msg = None
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        self.generic_visit(node)
+        return ast.Pass() if _is_log_line(node.value) else node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = _last_name(node.func)
+        if name in MESSAGE_ERRORS and isinstance(node.func, ast.Name):
+            node.args, node.keywords = [], []
+        elif name in SETTINGS:
+            node.keywords = [k for k in node.keywords if k.arg not in {"description", "help"}]
+        elif name == "add" and _last_name(getattr(node.func, "value", None)).endswith("findings"):
+            if len(node.args) > 2 and _is_readable(node.args[2]):
+                node.args[2] = ast.Constant(value=None)
+            node.keywords = [
+                k for k in node.keywords if k.arg != "detail" or not _is_readable(k.value)
+            ]
+        elif name == "Kind" and isinstance(node.func, ast.Name):  # the table of findings
+            node.args = [_marked(a) if i != 1 else a for i, a in enumerate(node.args)]
+            for keyword in node.keywords:
+                keyword.value = _marked(keyword.value)
+        return node
+
+
+def _marked(node: ast.expr) -> ast.expr:
+    """A text for readers, of which only counts whether there is one."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return ast.Constant(value=bool(node.value))
+    return node
+
+
+def _is_readable(node: ast.expr) -> bool:
+    return not isinstance(node, ast.Starred) and _is_pure(node, {})
+
+
+def _is_text(node: ast.expr) -> bool:
+    """Whether an expression is a piece of text for certain."""
+    if isinstance(node, ast.BinOp):
+        return isinstance(node.op, ast.Add | ast.Mod) and _is_text(node.left)
+    return isinstance(node, ast.JoinedStr) or (
+        isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+
+
+def _is_log_line(node: ast.expr) -> bool:
+    if not isinstance(node, ast.Call) or _works(node):
+        return False
+    function = node.func
+    if isinstance(function, ast.Name):
+        # print(..., file=report) writes a result
+        return function.id == "print" and all(
+            k.arg != "file" or ast.unparse(k.value) in {"sys.stderr", "sys.stdout"}
+            for k in node.keywords
+        )
+    if not isinstance(function, ast.Attribute) or function.attr not in LOG_CALLS:
+        return False
+    owner = _last_name(function.value)
+    return owner in LOGGERS or (owner == "warnings" and function.attr == "warn")
+
+
+def _works(node: ast.AST) -> bool:
+    """Whether an expression binds a name, waits or yields."""
+    kinds = ast.NamedExpr | ast.Await | ast.Yield | ast.YieldFrom
+    return any(isinstance(inner, kinds) for inner in ast.walk(node))
+
+
+def _last_name(node: ast.AST | None) -> str:
+    return (
+        node.id
+        if isinstance(node, ast.Name)
+        else node.attr
+        if isinstance(node, ast.Attribute)
+        else ""
+    )
+
+
+def _sweep(tree: ast.Module, before: Counter[str]) -> set[str]:
+    """Remove what only messages used, until nothing more falls. `before`: uses of each name with
+    them. Returns the private names of functions, methods and values that fell.
+    """
+    left_out: set[str] = set()
+    while True:
+        counts = _used(tree)
+        helpers = _private_functions(tree)
+        sweeper = _Sweeper(before, counts, helpers)
+        sweeper.visit(tree)
+        left_out |= sweeper.left_out
+        if not sweeper.changed:
+            return left_out
+
+
+class _Sweeper(ast.NodeTransformer):
+    def __init__(self, before: Counter[str], now: Counter[str], helpers: dict[str, Function]):
+        self.before, self.now, self.helpers = before, now, helpers
+        self.left_out: set[str] = set()
+        self.changed = False
+        self.function: Function | None = None  # the outermost one around
+        self.read: set[str] = set()  # names that it reads, or shares with others
+
+    def _is_mute(self, name: str) -> bool:
+        """Used before, and now no more. A name that nobody here ever used is for others."""
+        return self.before[name] > 0 and self.now[name] == 0
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for field in ("body", "orelse", "finalbody"):
+            block = getattr(node, field, None)
+            if isinstance(block, list):
+                kept = [child for child in block if not self._falls(child, node)]
+                self.changed |= len(kept) != len(block)
+                setattr(node, field, kept)
+        return node
+
+    def _falls(self, node: ast.AST, parent: ast.AST) -> bool:
+        if isinstance(node, ast.Pass):
+            return True
+        if isinstance(node, ast.If):
+            return not node.body and not node.orelse and _is_pure(node.test, self.helpers)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            return not node.names
+        if isinstance(parent, ast.Module | ast.ClassDef):
+            return self._falls_as_definition(node)
+        return self._falls_as_local(node)
+
+    def _falls_as_definition(self, node: ast.AST) -> bool:
+        names = _bound(node)
+        private = all(n.startswith("_") and not n.startswith("__") for n in names)
+        if not names or not private or not all(map(self._is_mute, names)):
+            return False
+        if isinstance(node, Function):
+            removable = all(_last_name(d) in HARMLESS_DECORATORS for d in node.decorator_list)
+        else:
+            removable = isinstance(node, ast.Assign) and _is_pure(node.value, self.helpers)
+        if removable:
+            self.left_out |= names
+        return removable
+
+    def _falls_as_local(self, node: ast.AST) -> bool:
+        if not isinstance(node, ast.Assign) or self.function is None:
+            return False
+        names = {target.id for target in node.targets if isinstance(target, ast.Name)}
+        return (
+            len(names) == len(node.targets)
+            and not names & self.read
+            and _is_pure(node.value, self.helpers)
+        )
+
+    def _function(self, node: Function) -> ast.AST:
+        outer = self.function
+        if outer is None:
+            self.function, self.read = node, _read_in(node)
+        self.generic_visit(node)
+        self.function = outer
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = _function
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        self.generic_visit(node)
+        if node.name and not any(
+            isinstance(inner, ast.Name) and inner.id == node.name for inner in ast.walk(node)
+        ):
+            node.name = None
+        return node
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> ast.AST:
+        kept = [a for a in node.names if not self._is_mute((a.asname or a.name).split(".")[0])]
+        self.changed |= len(kept) != len(node.names)
+        node.names = kept
+        return node
+
+    visit_Import = visit_ImportFrom = _import
+
+
+def _read_in(function: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            found.update(node.names)
+    return found
+
+
+def _bound(node: ast.AST) -> set[str]:
+    """Names that a statement defines: of a function, a class, or plain values."""
+    if isinstance(node, Function | ast.ClassDef):
+        return {node.name}
+    targets = (
+        node.targets
+        if isinstance(node, ast.Assign)
+        else [node.target]
+        if isinstance(node, ast.AnnAssign)
+        else []
+    )
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _binds_only(node: ast.AST, names: set[str]) -> bool:
+    return bool(_bound(node)) and _bound(node) <= names
+
+
+def _private_functions(tree: ast.Module) -> dict[str, Function]:
+    return {
+        node.name: node
+        for node in ast.walk(tree)
+        if isinstance(node, Function) and node.name.startswith("_")
+    }
+
+
+def _is_pure(
+    node: ast.AST, helpers: dict[str, Function], seen: frozenset[str] = frozenset()
+) -> bool:
+    """Whether evaluating an expression changes nothing, as far as one file shows."""
+    if _works(node):
+        return False
+    for call in (inner for inner in ast.walk(node) if isinstance(inner, ast.Call)):
+        name = _last_name(call.func)
+        if isinstance(call.func, ast.Name) and name in PURE_FUNCTIONS:
+            continue
+        if isinstance(call.func, ast.Attribute) and name in PURE_METHODS:
+            continue
+        if name not in seen and name in helpers:
+            if _only_reads(helpers[name], helpers, seen | {name}):
+                continue
+        return False
+    return True
+
+
+def _only_reads(function: Function, helpers: dict[str, Function], seen: frozenset[str]) -> bool:
+    """Whether a helper writes to nothing but its own locals; it may build a list of lines."""
+    own = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and _stores(n)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Global | ast.Nonlocal | ast.Delete | ast.With | ast.AsyncWith):
+            return False
+        if isinstance(node, ast.Attribute | ast.Subscript) and _stores(node):
+            return False
+        if isinstance(node, ast.Call):
+            appends = (
+                isinstance(node.func, ast.Attribute)
+                and node.func.attr in {"append", "extend"}
+                and _last_name(node.func.value) in own
+                and isinstance(node.func.value, ast.Name)
+            )
+            if not appends and not _is_pure(
+                ast.Call(func=node.func, args=[], keywords=[]), helpers, seen
+            ):
+                return False
+    return not any(isinstance(n, ast.Yield | ast.YieldFrom | ast.Await) for n in ast.walk(function))
+
+
+def _stores(node: ast.AST) -> bool:
+    return isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+
+
+def _used(tree: ast.AST) -> Counter[str]:
+    """How often each name is read: as a name, as an attribute, or as a text that names it."""
+    found: Counter[str] = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
+            found[node.id] += 1
+        elif isinstance(node, ast.Attribute):
+            found[node.attr] += 1
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if IDENTIFIER.match(node.value):
+                found[node.value] += 1
+        elif isinstance(node, ast.ImportFrom):
+            found.update(alias.name for alias in node.names if alias.name.startswith("_"))
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            found.update(node.names)
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            found[node.target.id] += 1
+    return found
+
+
+def _texts(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _imports(tree: ast.AST) -> Iterator[Import]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from (Import(module, a.name, a.asname or a.name) for a in node.names)
+
+
+def _drop_imports(tree: ast.Module) -> None:
+    """Of a package only its offer is imported: what it leads to counts, its list does not."""
+    tree.body = [n for n in tree.body if not isinstance(n, ast.Import | ast.ImportFrom)]
+
+
+def _digest(tree: ast.AST) -> str:
+    parts: list[str] = []
+    _write(tree, parts.append)
+    return hashlib.sha256(f"{RULES}{''.join(parts)}".encode()).hexdigest()[:16] if parts else ""
+
+
+def _write(node: object, put: Callable[[str], None]) -> None:
+    """The tree as text: kinds and fields that are set, no positions. Imports in a row are sorted,
+    one name each.
+    """
+    if isinstance(node, list):
+        for entry in _sorted_imports(node):
+            _write(entry, put)
+            put(",")
+    elif isinstance(node, ast.Module):
+        _write(node.body, put)
+    elif isinstance(node, ast.Constant):
+        put(repr(node.value))
+    elif isinstance(node, ast.AST):
+        put(type(node).__name__ + "(")
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if value is None or value == [] or field in {"ctx", "kind", "type_comment"}:
+                continue
+            put(field + "=")
+            _write(value, put)
+            put(";")
+        put(")")
+    else:
+        put(repr(node))
+
+
+def _sorted_imports(nodes: list[object]) -> list[object]:
+    kinds = (ast.Import, ast.ImportFrom)
+    if not any(isinstance(node, kinds) for node in nodes):
+        return nodes
+    found: list[object] = []
+    run: list[str] = []
+
+    def flush() -> None:
+        found.extend(sorted(run))
+        run.clear()
+
+    for node in nodes:
+        if isinstance(node, kinds):
+            module = f"{node.level}{node.module}" if isinstance(node, ast.ImportFrom) else ""
+            run += [f"{module} {alias.name} {alias.asname}" for alias in node.names]
+        else:
+            flush()
+            found.append(node)
+    flush()
+    return found

@@ -1,0 +1,121 @@
+"""Whether the table of rooms is honest: each stage is run, and whatever function of ours it called
+lies in a module that counts for it, or in one that the table declares to be harmless.
+"""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from engine.code.closure import Sources
+from engine.code.rooms import HARMLESS, ROOMS, closure_of_stage, counts, package_folder
+from engine.stages.layout import STAGES
+
+# Runs all stages of the workspace in the working directory; prints stage -> files whose functions
+# were called. Defining a class and importing a module call none.
+RUN = """
+import importlib, json, sys, threading
+from pathlib import Path
+from engine.config import Params
+from engine.project.environment import prepare_environment
+from engine.stages.layout import STAGES
+
+root = prepare_environment(Path.cwd())
+params = Params.load(root / "params.yaml")
+FUNCTION = 0x1 | 0x2
+called = set()
+
+def note(frame, event, arg):
+    if event == "call":
+        called.add(frame.f_code)
+
+found = {}
+for stage in STAGES:
+    module = importlib.import_module(f"engine.stages.{stage}")
+    called.clear()
+    threading.settrace(note)
+    sys.settrace(note)
+    try:
+        module.run(params, root)
+    finally:
+        sys.settrace(None)
+        threading.settrace(None)
+    functions = [c for c in called if c.co_flags & FUNCTION == FUNCTION and c.co_name[0] != "<"]
+    ours = {Path(c.co_filename) for c in functions if c.co_filename.startswith(f"{root}/engine/")}
+    found[stage] = sorted(str(file.relative_to(root)) for file in ours)
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def called(tmp_path_factory):
+    """stage -> modules of ours whose functions it called."""
+    from test_pipeline import TINY
+    from workspaces import clean_environment, copy_project
+
+    from flows import overrides
+
+    root = copy_project(tmp_path_factory.mktemp("called") / "project").resolve()
+    tiny = {key: False if value == "false" else value for key, value in TINY.items()}
+    overrides.apply(root, tiny | {"flows.prepare.workers": 1, "train.plots": True})
+    done = subprocess.run(
+        [sys.executable, "-c", RUN],
+        cwd=root,
+        env=clean_environment() | {"DETECTFLOW_TRACKING": "off"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr
+    files = json.loads(done.stdout.splitlines()[-1])
+    return {
+        stage: {
+            file.removesuffix(".py").replace("/", ".")
+            for file in files[stage]
+            if not file.endswith("__init__.py")
+        }
+        for stage in files
+    }
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return Sources.below(package_folder())
+
+
+def is_harmless(module):
+    below = module.removeprefix("engine.")
+    return any(below == room or below.startswith(f"{room}.") for room in HARMLESS)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_function_that_a_stage_calls_counts_or_is_declared_harmless(stage, called, sources):
+    counted = set(closure_of_stage(stage, sources, "yolov8").modules)
+    unseen = {
+        module
+        for module in called[stage] - counted
+        # of the configuration its values count, and the functions that modules import
+        if not is_harmless(module) and not module.startswith("engine.config.")
+    }
+    assert called[stage] and not unseen
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_counts_itself_and_no_other_stage(stage, sources):
+    counted = closure_of_stage(stage, sources).modules
+    assert [m for m in counted if m.startswith("engine.stages.")][-1] == f"engine.stages.{stage}"
+    assert not any(f"engine.stages.{other}" in counted for other in STAGES if other != stage)
+
+
+def test_every_row_of_the_table_names_a_module_that_is_there():
+    for name in {room for rooms in ROOMS.values() for room in rooms} | set(HARMLESS):
+        path = package_folder() / "engine" / name.replace(".", "/")
+        assert path.is_dir() or path.with_name(f"{path.name}.py").is_file(), name
+
+
+def test_what_shows_records_or_drives_counts_nowhere():
+    for room in ("plots.style", "tracking.journal", "cli.run", "datasets.reports.html_page"):
+        assert not any(counts(stage, f"engine.{room}") for stage in ROOMS)
+    assert not counts("train", "engine.datasets.splits") and counts("train", "engine.core.ema")

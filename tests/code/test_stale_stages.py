@@ -1,0 +1,105 @@
+"""The table of the issue: an edit of the sources, and the stages that it makes stale. Stages behind
+them follow through DVC, where what they read has changed.
+"""
+
+import pytest
+from edits import (
+    Copy,
+    added,
+    annotated,
+    call,
+    comment,
+    docstring,
+    messages,
+    number,
+    reformatted,
+    replaced,
+    without,
+)
+
+DETECTOR = {"train", "validate"}
+WITH_WEIGHTS = {*DETECTOR, "export"}
+ALL_BUT_PREPARE = {*WITH_WEIGHTS, "register"}  # the last two letterbox images as well
+NOTHING = set()
+
+# what is edited, the file below engine/, the edit, and the stages that run again
+TABLE = [
+    ("a comment in the loss", "models/yolov8/loss.py", comment, NOTHING),
+    ("a comment in a page", "datasets/reports/html_page.py", comment, NOTHING),
+    ("a docstring of the trainer", "core/trainer.py", docstring, NOTHING),
+    ("formatting of the transforms", "data/transforms.py", reformatted, NOTHING),
+    ("formatting of the detection trainer", "detect/trainer.py", reformatted, NOTHING),
+    ("annotations of the loss", "models/yolov8/loss.py", annotated, NOTHING),
+    ("messages of the trainer", "core/trainer.py", messages, NOTHING),
+    ("messages of the checkpoint", "core/checkpoint.py", messages, NOTHING),
+    ("messages of a reader", "datasets/formats/coco.py", messages, NOTHING),
+    ("messages of the exporter", "export/exporter.py", messages, NOTHING),
+    ("texts of all errors", "errors.py", added("class AnotherError(EngineError): ..."), NOTHING),
+    ("a colour of the plots", "plots/style.py", number(), NOTHING),
+    ("how curves are drawn", "plots/curves.py", number(), NOTHING),
+    ("a page of HTML", "datasets/reports/html_page.py", call("heading"), NOTHING),
+    ("the report of a check", "datasets/reports/check_report.py", number(), NOTHING),
+    ("progress of an epoch", "core/progress.py", number(), NOTHING),
+    ("drawn batches", "detect/batch_plots.py", number(), NOTHING),
+    ("text of the command line", "cli/help.py", number(), NOTHING),
+    ("the journal of MLflow", "tracking/journal.py", number(), NOTHING),
+    ("what DVC is asked", "versioning/dvc_repo.py", number(), NOTHING),
+    ("the frame of a stage", "stages/runner.py", call("run_stage"), NOTHING),
+    ("locks of the workspace", "project/workspace_lock.py", number(), NOTHING),
+    ("the trace of a model", "lineage/graph.py", number(), NOTHING),
+    ("search for settings", "hpo/study.py", number(), NOTHING),
+    ("prediction on videos", "detect/sources.py", number(), NOTHING),
+    ("help of a setting", "config/train.py", replaced("only deterministic", "just"), NOTHING),
+    ("the loss", "models/yolov8/loss.py", number(), {"train"}),
+    ("assignment of targets", "models/yolov8/assign.py", number(), {"train"}),
+    ("the network", "models/yolov8/network.py", number(), WITH_WEIGHTS),
+    ("decoding", "models/yolov8/decode.py", number(), WITH_WEIGHTS),
+    ("the optimizer", "core/optim.py", number(), {"train"}),
+    ("the schedule", "core/schedule.py", number(), {"train"}),
+    ("the average of the weights", "core/ema.py", number(), {"train"}),
+    ("the training loop", "core/trainer.py", call("train"), {"train"}),
+    ("augmentation", "data/transforms.py", number("hsv"), ALL_BUT_PREPARE),
+    ("batches", "data/loader.py", number(), DETECTOR),
+    ("metrics", "metrics/curves.py", number(), DETECTOR),
+    ("the validator", "detect/validator.py", number(), DETECTOR),
+    ("loading a checkpoint", "core/checkpoint.py", call("load_checkpoint"), WITH_WEIGHTS),
+    ("splits", "datasets/splits.py", number(), {"prepare"}),
+    ("a reader", "datasets/formats/voc.py", number(), {"prepare"}),
+    ("near duplicates", "datasets/near_duplicates.py", number(), {"prepare"}),
+    ("the ONNX file", "export/onnx.py", call("write_onnx"), {"export"}),
+    ("parity with PyTorch", "export/parity.py", number(), {"export"}),
+    ("the gate of the champion", "registry/gates.py", number(), {"register"}),
+    ("the served model", "registry/pyfunc_model.py", number(), {"register"}),
+    (
+        "a function of the loss is gone",
+        "models/yolov8/loss.py",
+        without("focal_distances"),
+        {"train"},
+    ),
+    ("a new function of the loss", "models/yolov8/loss.py", added("def f(): ..."), {"train"}),
+    ("the sections' arithmetic", "config/train.py", number("mosaic_until_epoch"), {"train"}),
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    return Copy(tmp_path_factory.mktemp("sources"))
+
+
+@pytest.mark.parametrize("what, file, edit, stages", TABLE, ids=[row[0] for row in TABLE])
+def test_an_edit_makes_exactly_these_stages_stale(copy, what, file, edit, stages):
+    assert copy.stale((file, edit)) == stages
+
+
+def test_the_whole_engine_reformatted_with_other_docstrings_makes_nothing_stale(copy):
+    files = [p.relative_to(copy.folder / "engine").as_posix() for p in copy.folder.rglob("*.py")]
+    edits = [(f, lambda text: comment(docstring(reformatted(text)))) for f in sorted(files)]
+    assert copy.stale(*edits) == NOTHING
+
+
+def test_edits_that_are_taken_back_leave_no_trace(copy):
+    assert copy.stale(("core/optim.py", number()), ("datasets/splits.py", number())) == {
+        "train",
+        "prepare",
+    }
+    assert copy.records() == copy.clean

@@ -1,0 +1,198 @@
+"""What of a source counts: pairs of texts that do the same, and pairs that do not."""
+
+import ast
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from engine.code.syntax import Import, SourceError, read_definitions, read_source
+
+ENGINE = Path(__file__).resolve().parents[2] / "engine"
+
+BASE = '''
+    """What it is."""
+    from __future__ import annotations
+    from typing import TYPE_CHECKING
+    import logging
+    import math
+    from engine.errors import DataError, nearest
+    if TYPE_CHECKING:
+        from engine.core.trainer import BaseTrainer
+
+    log = logging.getLogger("x")
+    _SHOWN = 5
+
+    def area(width, height):
+        """Pixels."""
+        if width < 0:
+            log.warning("width %s", width)
+            raise DataError(f"width {width}: {_told(width)}{nearest(str(width), ['1'])}")
+        return width * height
+
+    def _told(width):
+        lines = []
+        for number in range(_SHOWN):
+            lines.append(str(number))
+        return ", ".join(lines)
+
+    class Box:
+        x: int = 0
+
+        def side(self):
+            if self.x < 0:
+                problem = self._problem()
+                raise ValueError(problem)
+            return math.sqrt(self.x)
+
+        def _problem(self):
+            return f"{self.x} is negative"
+'''
+
+SAME = {
+    "a comment": ("return width * height", "return width * height  # pixels"),
+    "a docstring": ('"""Pixels."""', '"""In pixels, whole ones."""'),
+    "no docstring": ('        """Pixels."""\n', ""),
+    "brackets and lines": (
+        "return width * height",
+        "return (\n            width\n            * height\n        )",
+    ),
+    "other quotes": ('"width %s"', "'width %s'"),
+    "annotations": ("def area(width, height):", "def area(width: int, height: 'int') -> int:"),
+    "an annotated local": ("lines = []", "lines: list[str] = []"),
+    "the text of an error": ('f"width {width}: ', 'f"the width is {width}: '),
+    "the text of a log line": ('"width %s", width', '"%s is a width", width'),
+    "a log line less": ('            log.warning("width %s", width)\n', ""),
+    "a helper of messages": ('", ".join', '"; ".join'),
+    "a number of a helper": ("_SHOWN = 5", "_SHOWN = 7"),
+    "a method for messages": ("is negative", "is below zero"),
+    "a local for messages": (
+        "problem = self._problem()",
+        "problem = f'{self.x}: ' + self._problem()",
+    ),
+    "an import for messages": ("import DataError, nearest", "import nearest, DataError"),
+    "an import for type checkers": (
+        "trainer import BaseTrainer",
+        "trainer import BaseTrainer as B",
+    ),
+}
+OTHER = {
+    "an operator": ("width * height", "width + height"),
+    "a condition": ("if width < 0", "if width <= 0"),
+    "another exception": ("raise DataError(f", "raise TypeError(f"),
+    "an error less": ("raise ValueError(problem)", "pass"),
+    "a default": ("x: int = 0", "x: int = 1"),
+    "the type of a field": ("x: int = 0", "x: float = 0"),
+    "an imported function": ("import math", "import cmath as math"),
+    "a new function": ("_SHOWN = 5", "_SHOWN = 5\n    def more(): return 1"),
+    "a call": ("return math.sqrt", "print(1, file=open('x'))\n            return math.sqrt"),
+    "a use of the helper": ("return width * height", "return width * height * len(_told(1))"),
+}
+
+
+def read(text, is_package=False):
+    return read_source(dedent(text), is_package)
+
+
+@pytest.mark.parametrize("old, new", SAME.values(), ids=SAME)
+def test_the_same(old, new):
+    assert old in BASE
+    assert read(BASE.replace(old, new)).digest == read(BASE).digest
+
+
+@pytest.mark.parametrize("old, new", OTHER.values(), ids=OTHER)
+def test_another(old, new):
+    assert old in BASE
+    assert read(BASE.replace(old, new)).digest != read(BASE).digest
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # A result is not a message, though it looks like one.
+        "def f(out): print({}, file=out)",
+        "def f(queue):\n    gone = queue.pop({})\n    log.info('%s', gone)",
+        "def f(x):\n    log.info(y := {})\n    return y",
+        "def f(x):\n    raise Smaller({})",  # may carry the batch that fits
+        "def f(self, x):\n    self.report.add('kind', 'file', g({}))",
+        "@register\ndef _f(): return {}",  # a decorator may hand it on
+        "def _f(): return {}\nTABLE = {{'f': _f}}",
+        "class A:\n    def _step(self): return {}",  # another module may call or override it
+        "def f(x): return getattr(x, '_g')\ndef _g(): return {}",
+        "_KNOWN = [{}]\ndef f(): log.info(_KNOWN); _KNOWN.append(1)",
+        "def f():\n    global seen\n    seen = {}\n    log.info('%s', seen)",
+        "def f():\n    where = open('x', {})\n    raise ValueError(where)",
+    ],
+)
+def test_what_may_count_does(text):
+    assert read(text.format(1)).digest != read(text.format(2)).digest
+
+
+def test_what_only_messages_use_is_named_and_the_whole_still_has_it():
+    one, other = read(BASE), read(BASE.replace('", ".join', '"; ".join'))
+    assert set(one.left_out) == {"_told", "_SHOWN", "_problem"}
+    assert one.digest == other.digest and one.whole != other.whole
+
+
+def test_details_of_findings_and_the_texts_of_their_table_are_messages():
+    one = """
+        KINDS = {"dark": Kind("image that is dark", "warn", "look at it", drop="left out")}
+        def f(findings, n):
+            detail = f"{n} of them"
+            return findings.add("dark", "a.jpg", detail)
+    """
+    assert read(one).digest == read(one.replace("of them", "are")).digest
+    assert read(one).digest == read(one.replace("look at it", "look")).digest
+    assert read(one).digest != read(one.replace('"warn"', '"drop"')).digest
+    assert read(one).digest != read(one.replace(', drop="left out"', "")).digest
+    assert read(one).digest != read(one.replace('add("dark"', 'add("light"')).digest
+
+
+def test_imports_are_found_everywhere_but_for_type_checkers():
+    found = read(
+        "import a.b\nif TYPE_CHECKING:\n    import c\ndef f():\n    from .d import e as g\n"
+    )
+    assert found.imports == (Import("a.b"), Import(".d", "e", "g"))
+    assert read("TABLE = {'x': 'engine.models.x:X'}").mentions == ("engine.models.x:X",)
+
+
+def test_a_package_that_only_hands_on_does_nothing():
+    assert read("'''Doc.'''\nfrom a import b\n__all__ = ['b']", is_package=True).digest == ""
+    assert read("from a import b\nb.start()", is_package=True).digest != ""
+
+
+def test_definitions_count_with_what_they_use_and_not_with_their_neighbours():
+    text = dedent("""
+        from engine.config.base import Frozen
+        from engine.far import helper
+        LIMIT = 3
+        def load(x): return _inner(x) + LIMIT
+        def _inner(x): return helper(x)
+        def other(x): return 1
+        class Settings(Frozen):
+            size: int = 3
+            def half(self): return self.size / 2
+            def _checked(self): return 1
+    """)
+    load, imports = read_definitions(text, {"load"})
+    assert imports == (Import("engine.far", "helper", "helper"),)
+    for old, new in (("LIMIT = 3", "LIMIT = 4"), ("helper(x)", "helper(2)")):
+        assert read_definitions(text.replace(old, new), {"load"})[0] != load
+    for old, new in (("return 1", "return 2"), ("size / 2", "size / 3")):
+        assert read_definitions(text.replace(old, new), {"load"})[0] == load
+    settings, _ = read_definitions(text, {"Settings"})
+    assert read_definitions(text.replace("size / 2", "size / 3"), {"Settings"})[0] != settings
+    # Values of settings count as values, wherever they come from.
+    assert read_definitions(text.replace("int = 3", "int = 4"), {"Settings"})[0] == settings
+
+
+def test_no_python_is_said_so():
+    with pytest.raises(SourceError, match="line 1"):
+        read("def f(:")
+
+
+def test_every_file_of_ours_means_the_same_however_python_writes_it():
+    for file in sorted(ENGINE.rglob("*.py")):
+        text, package = file.read_text(), file.name == "__init__.py"
+        again = ast.unparse(ast.parse(text))
+        assert read_source(again, package) == read_source(text, package), file
