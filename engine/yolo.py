@@ -58,7 +58,7 @@ class YOLO:
 
     def val(self, data: str | Path | None = None, **settings: Any) -> dict[str, float]:
         """Metrics on the test images of `data` (default: of the training), or of `split=`."""
-        from engine.detect.choose import validator_class_of
+        from engine.detect.validator import validator_class_of
 
         source = data if data is not None else self.data
         if source is None:

@@ -81,7 +81,7 @@ def val(words: Sequence[str]) -> int:
     config = ValidateConfig.build(given, "val")
     _prepare()
     from engine.cli.progress import validation_bar
-    from engine.detect.choose import validator_class_of
+    from engine.detect.validator import validator_class_of
 
     with _own(Path(extra["project"]) / extra["name"]) as folder:
         validator = validator_class_of(extra["model"])(config=config, save_dir=folder)

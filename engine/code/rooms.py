@@ -55,6 +55,9 @@ HARMLESS = {
     "registry.version_description": "a text for readers",
 }
 
+# Of the detector's rooms, what only a training calls: a family names its loss beside its decoding.
+TRAIN_ALONE = {"models.yolov8.assign", "models.yolov8.loss"}
+
 # MLflow takes the served model's code as a file.
 READ_AS_FILE = {"register": ("engine.registry.pyfunc_model",)}
 FAMILY = "engine.models."  # each folder below it with a module `family` is one family of networks
@@ -92,6 +95,8 @@ def counts(stage: str, module: str) -> bool:
     """Whether a module of the engine can alter the result of `stage`."""
     below = module.removeprefix("engine.")
     if below == module or _is_in(below, HARMLESS):
+        return False
+    if stage != "train" and _is_in(below, TRAIN_ALONE):
         return False
     return _is_in(below, ROOMS[stage] | EVERYWHERE)
 

@@ -5,16 +5,11 @@ data: a wrong name is told before anything is written or run.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from engine.config import DetectionTrainConfig
 from engine.core.trainer import BaseTrainer
-from engine.detect.model_io import is_weight_file, read_weights
 from engine.detect.trainer import DetectionTrainer
-from engine.detect.validator import DetectionValidator
-from engine.errors import ConfigError, EngineError
-from engine.models.registry import family_named
+from engine.errors import ConfigError
 from engine.plugins import find_object
 
 
@@ -76,19 +71,3 @@ def check_training(config: DetectionTrainConfig, formats: Iterable[str] = ()) ->
             raise ConfigError(
                 f"params.yaml: train.model = {config.model} cannot be exported to {name}: {reason}"
             )
-
-
-def validator_class_of(weights: str | Path) -> type[DetectionValidator]:
-    """The class that measures a file: that of the trainer class that made its network, where it is
-    one of the user's own.
-    """
-    if not is_weight_file(str(weights)):
-        return DetectionValidator
-    meta: dict[str, Any] = {}
-    try:
-        meta, _ = read_weights(weights)
-        family: Any = family_named(meta.get("family"))
-    except EngineError:
-        return DetectionValidator  # which says what is wrong with the file
-    owner = getattr(family, "trainer_class", None)
-    return owner.validator_class if owner is not None else DetectionValidator

@@ -26,6 +26,7 @@ from engine.data.loader import build_loader, scaled_size
 from engine.data.manifest import PreparedDataset, read_manifest
 from engine.data.transforms import Augment
 from engine.detect.batches import to_device
+from engine.detect.candidates import read_candidates
 from engine.detect.data import open_data
 from engine.detect.model_io import (
     check_meta,
@@ -34,7 +35,7 @@ from engine.detect.model_io import (
     model_meta,
     read_weights,
 )
-from engine.detect.own_network import OwnNetwork, read_candidates
+from engine.detect.own_network import OwnNetwork
 from engine.detect.validator import EPOCH_FIGURES, DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
 from engine.models.registry import (
@@ -236,7 +237,7 @@ class DetectionTrainer(BaseTrainer):
     def candidates(self, preds: Any) -> Candidates:
         """Boxes (B, N, 4) xyxy px of the input, scores (B, N, C) in [0, 1], of what `forward` gave
         in eval mode. Override it where a network of your own says it in another form than
-        `engine.detect.own_network.read_candidates` knows.
+        `engine.detect.candidates.read_candidates` knows.
         """
         if self.network is None or isinstance(self.network.family, OwnNetwork):
             return read_candidates(preds, len(self.names), self.first_label)

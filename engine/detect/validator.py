@@ -27,15 +27,15 @@ from engine.data.loader import build_loader
 from engine.data.transforms import to_original
 from engine.detect.batch_plots import plot_batch, plot_found
 from engine.detect.batches import file_of, record_of, to_device
+from engine.detect.candidates import read_candidates
 from engine.detect.data import open_data
-from engine.detect.model_io import is_weight_file, load_model
-from engine.detect.own_network import read_candidates
+from engine.detect.model_io import is_weight_file, load_model, read_weights
 from engine.detect.runtime import RuntimeModule, load_runtime
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores
 from engine.models.nms import nms, warm_up
-from engine.models.registry import Family
+from engine.models.registry import Family, family_named
 from engine.types import SPLITS, Detections, ImageRecord, Size
 
 log = logging.getLogger("detectflow")
@@ -299,6 +299,22 @@ class DetectionValidator(BaseValidator):
         if getattr(self.loader.dataset, "single_cls", False) and record.classes.any():
             return replace(record, classes=np.zeros_like(record.classes))
         return record
+
+
+def validator_class_of(weights: str | Path) -> type[DetectionValidator]:
+    """The class that measures a file: that of the trainer class that made its network, where it is
+    one of the user's own.
+    """
+    if not is_weight_file(str(weights)):
+        return DetectionValidator
+    meta: dict[str, Any] = {}
+    try:
+        meta, _ = read_weights(weights)
+        family: Any = family_named(meta.get("family"))
+    except EngineError:
+        return DetectionValidator  # which says what is wrong with the file
+    owner = getattr(family, "trainer_class", None)
+    return owner.validator_class if owner is not None else DetectionValidator
 
 
 def _without_path(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,15 +13,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.config import DetectionTrainConfig
 from engine.errors import ConfigError
 from engine.models.transfer import ClassRows, Transfer, transfer
 from engine.types import Size
+
+if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
+    from engine.config import DetectionTrainConfig
 
 Spec = dict[str, Any]  # plain data: all that is needed to build a network again
 Candidates = tuple[Tensor, Tensor]  # boxes (B, N, 4) xyxy px of the input, scores (B, N, C)

@@ -29,7 +29,7 @@ def run(
         WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit
             the data.
     """
-    from engine.detect.choose import validator_class_of
+    from engine.detect.validator import validator_class_of
 
     layout = Layout(root)
     trained = read_report(layout, "train")

@@ -11,9 +11,10 @@ import torch
 
 from engine.core.checkpoint import load_checkpoint
 from engine.detect import DetectionPredictor, DetectionTrainer
-from engine.detect.choose import trainer_class_of, validator_class_of
+from engine.detect.choose import trainer_class_of
 from engine.detect.model_io import load_model
 from engine.detect.runtime import load_runtime
+from engine.detect.validator import validator_class_of
 from engine.errors import CheckpointError, ConfigError, TrainingError
 from engine.export import export
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from engine.detect import DetectionTrainer
 from engine.detect.batches import image_targets
+from engine.detect.candidates import read_candidates
 from engine.detect.model_io import load_model
-from engine.detect.own_network import read_candidates
 from engine.errors import CheckpointError, ConfigError, TrainingError
 from engine.models.yolov8 import Preds, build_model
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.config import DetectionTrainConfig
 from engine.errors import ConfigError, nearest
 from engine.models.detections import padded
 from engine.models.family import Candidates, Criterion, Family, Spec
@@ -25,6 +24,9 @@ from engine.models.torchvision.networks import (
 )
 from engine.models.transfer import ClassRows
 from engine.types import Size
+
+if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
+    from engine.config import DetectionTrainConfig
 
 PREFIX = "torchvision:"
 # Settings of section train that mean nothing to these networks; another value is refused.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from engine.config import DetectionTrainConfig
 from engine.errors import ConfigError
 from engine.models.family import CandidateModule, Candidates, Family, Spec
 from engine.models.transfer import ClassRows
@@ -19,6 +19,9 @@ from engine.models.yolov8.loss import DetectionLoss
 from engine.models.yolov8.network import DetectionModel, Preds, build_model
 from engine.models.yolov8.spec import SCALES, STRIDES, find_spec
 from engine.types import Size
+
+if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
+    from engine.config import DetectionTrainConfig
 
 # One row per class: the last layer of the class branch of each of the three maps.
 ROWS = {
