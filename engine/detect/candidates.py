@@ -39,8 +39,8 @@ def read_candidates(preds: Any, classes: int, first_label: int = 1) -> Candidate
         return padded(preds, classes, first_label)
     raise TrainingError(
         f"what the network returned in eval mode ({kind_of(preds)}) is none of: boxes (B, N, 4) "
-        "xyxy px with scores (B, N, C), engine.models.yolov8.Preds, a list of {boxes, scores, labels}. "
-        "Override candidates(preds) of the trainer to bring it into the first form"
+        "xyxy px with scores (B, N, C), engine.models.yolov8.Preds, or a list of {boxes, scores, "
+        "labels}. Override candidates(preds) of the trainer to bring it into the first form"
     )
 
 
