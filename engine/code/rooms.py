@@ -9,6 +9,7 @@ holds this table against the functions that were called.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine.code.closure import Closure, Sources, closure, digests
@@ -20,19 +21,21 @@ DETECTOR = {"core", "data", "models", "metrics", "detect"}
 # prepare read what it made, so `datasets` is not among theirs.
 ROOMS: dict[str, set[str]] = {
     "prepare": {"data", "datasets", "stages.prepare"},
-    "train": {*DETECTOR, "stages.train", "stages.start_weights"},
+    "train": {*DETECTOR, "stages.train", "stages.start_weights", "model_formats.safetensors"},
     "validate": {*DETECTOR, "stages.validate"},
-    "export": {*DETECTOR, "export", "stages.export"},
+    "export": {*DETECTOR, "export", "model_formats", "stages.export"},
     "register": {"data", "registry", "stages.register"},
 }
 
-# Without influence on any result, also inside the rooms above; why.
+# Without influence on any result, also inside the rooms above; why. Of an entry here and one of a
+# stage's row the longer counts, and the row where they are equal.
 HARMLESS = {
     "cli": "what people type and read",
     "code": "reads sources, this table among them",
     "errors": "messages",
     "files": "writes what it is given, whole",
     "lineage": "traces results",
+    "model_formats": "writes and opens files that only some stages do",
     "plots": "draws results",
     "project": "environment and locks",
     "stages.code": "writes down what counts here",
@@ -58,8 +61,12 @@ HARMLESS = {
 # Of the detector's rooms, what only a training calls: a family names its loss beside its decoding.
 TRAIN_ALONE = {"models.yolov8.assign", "models.yolov8.loss"}
 
-# MLflow takes the served model's code as a file.
-READ_AS_FILE = {"register": ("engine.registry.pyfunc_model",)}
+# Modules that no import leads to: MLflow takes the served model's code as a file, and weights to
+# start from are read through the table of formats, which alters nothing.
+NOT_IMPORTED = {
+    "train": ("engine.model_formats.safetensors",),
+    "register": ("engine.registry.pyfunc_model",),
+}
 FAMILY = "engine.models."  # each folder below it with a module `family` is one family of networks
 
 
@@ -83,7 +90,7 @@ def code_of_stage(stage: str, sources: Sources, family: str | None = None) -> di
 
 def closure_of_stage(stage: str, sources: Sources, family: str | None = None) -> Closure:
     """The modules that count for `stage`, and the imports that lead out of them."""
-    starts = (f"engine.stages.{stage}", *READ_AS_FILE.get(stage, ()))
+    starts = (f"engine.stages.{stage}", *NOT_IMPORTED.get(stage, ()))
     return closure(
         sources,
         starts,
@@ -94,15 +101,18 @@ def closure_of_stage(stage: str, sources: Sources, family: str | None = None) ->
 def counts(stage: str, module: str) -> bool:
     """Whether a module of the engine can alter the result of `stage`."""
     below = module.removeprefix("engine.")
-    if below == module or _is_in(below, HARMLESS):
+    if below == module:
         return False
-    if stage != "train" and _is_in(below, TRAIN_ALONE):
+    if stage != "train" and below in TRAIN_ALONE:
         return False
-    return _is_in(below, ROOMS[stage] | EVERYWHERE)
+    counting = _longest(below, ROOMS[stage] | EVERYWHERE)
+    return counting > 0 and counting >= _longest(below, HARMLESS)
 
 
-def _is_in(module: str, rooms: object) -> bool:
-    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+def _longest(module: str, rooms: Iterable[str]) -> int:
+    """The length of the longest entry in which the module lies, 0 where there is none."""
+    own = (len(room) for room in rooms if module == room or module.startswith(f"{room}."))
+    return max(own, default=0)
 
 
 def family_folder(model: str, sources: Sources) -> str | None:

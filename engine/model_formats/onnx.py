@@ -109,7 +109,8 @@ def load_onnx(path: Path, device: torch.device) -> OpenFile:
     kind = "float16" if "float16" in session.get_inputs()[0].type else "float32"
 
     def function(images: Tensor) -> tuple[Tensor, Tensor]:
-        boxes, scores = session.run(list(OUTPUTS), {name: images.cpu().numpy().astype(kind)})
+        array = images.cpu().numpy().astype(kind, copy=False)
+        boxes, scores = session.run(list(OUTPUTS), {name: array})
         return torch.from_numpy(boxes), torch.from_numpy(scores)
 
     return OpenFile(

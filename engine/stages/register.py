@@ -141,7 +141,12 @@ def _class_hash(onnx: Path, of_data: str, layout: Layout) -> str:
     """What the model's numbers mean, as its own file says, where that is what the data say too."""
     from engine.model_formats.table import FORMATS
 
-    of_model = str(FORMATS["onnx"].read_meta(onnx).get("class_hash", ""))
+    meta = FORMATS["onnx"].read_meta(onnx)
+    if "needs_nms" not in meta:  # its outputs are others than the registered model reads
+        raise WorkspaceError(
+            f"{onnx}: exported by an older version. Run stage export again: `detectflow run`."
+        )
+    of_model = str(meta.get("class_hash", ""))
     if of_model and of_data and of_model != of_data:
         raise WorkspaceError(
             f"{onnx}: its classes have hash {of_model}, those of {layout.prepared} have {of_data}: "

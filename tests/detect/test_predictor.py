@@ -191,7 +191,7 @@ def test_confidence_and_number_are_limited(weights, folder):
     assert 0 < sum(map(len, one_class)) < sum(map(len, everything))
 
 
-def test_another_input_size_is_checked_and_used(weights, folder):
+def test_another_input_size_is_checked_and_used(weights, exported, folder):
     task = predictor(weights, imgsz=(96, 64))
     task.add_callback("on_predict_batch_end", lambda p: shapes.append(p.preprocess(p.batch).shape))
     shapes = []
@@ -200,7 +200,7 @@ def test_another_input_size_is_checked_and_used(weights, folder):
     with pytest.raises(ConfigError, match="100x100 is no multiple of the stride"):
         predictor(weights, imgsz=100)(folder)
     with pytest.raises(ConfigError, match="96x96 does not fit"):
-        predictor(weights.with_suffix(".onnx"), imgsz=96)(folder)
+        predictor(exported["onnx"].path, imgsz=96)(folder)
 
 
 def test_broken_images_are_left_out_counted_and_named(weights, folder, tmp_path, caplog):

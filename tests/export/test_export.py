@@ -8,7 +8,6 @@ import json
 import logging
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from engine.export import FORMATS, Exporter, export
 from engine.export.metadata import file_meta
 from engine.export.parity_images import batches, generated_image, image_files
 from engine.files import sha256_file
+from engine.model_formats.base import Format, OpenFile
 from engine.models.family import CandidateModule
 from engine.models.nms import nms
 from engine.models.yolov8.family import YOLOv8Family
@@ -46,6 +46,22 @@ def weights(random_weights) -> Path:
 @pytest.fixture(scope="module")
 def reference(weights) -> Runtime:
     return load_runtime(weights, "cpu")
+
+
+@pytest.fixture
+def pickled(monkeypatch):
+    """A format of a moment: the very module that a format is given, which may be a wrong one."""
+
+    def write(job, path):
+        torch.save({"module": job.module, "meta": dict(job.meta)}, path)
+
+    def load(path, device):
+        content = torch.load(path, weights_only=False)
+        return OpenFile(content["module"], content["meta"], torch.device("cpu"))
+
+    entry = Format("pickled", ".pickled", "for tests", write, read_meta=dict, load=load)
+    monkeypatch.setitem(FORMATS, "pickled", entry)
+    return "pickled"
 
 
 def images_of(count, size=SIZE):
@@ -140,7 +156,7 @@ def test_equal_weights_give_equal_bytes_and_no_word_is_said(
     assert [p.name for p in (tmp_path / "other").iterdir()] == [again.path.name]
 
 
-def test_published_weights_are_whole_and_can_be_exported(exported, weights, tmp_path):
+def test_published_weights_are_whole_and_can_be_exported(exported, weights, pickled, tmp_path):
     original = torch.load(weights, weights_only=True)["model"]
     from engine.detect.model_io import load_model
 
@@ -148,7 +164,7 @@ def test_published_weights_are_whole_and_can_be_exported(exported, weights, tmp_
     assert published.keys() == original.keys() and all(
         torch.equal(published[k], original[k]) for k in original
     )
-    second = Exporter(FEW)(exported["safetensors"].path, "onnx", tmp_path)
+    second = Exporter(FEW)(exported["safetensors"].path, pickled, tmp_path)
     assert second.check["max_box_px"] < 0.02
 
 
@@ -206,7 +222,9 @@ def test_an_altered_file_is_caught_and_not_kept(weights, tmp_path, monkeypatch, 
     assert (tmp_path / "best.safetensors").read_text() == "the export before"
 
 
-def test_batch_norms_folded_with_a_wrong_epsilon_are_caught(weights, tmp_path, monkeypatch):
+def test_batch_norms_folded_with_a_wrong_epsilon_are_caught(
+    weights, pickled, tmp_path, monkeypatch
+):
     from engine.models.yolov8 import fuse
 
     def wrong(family, model, size):
@@ -219,7 +237,7 @@ def test_batch_norms_folded_with_a_wrong_epsilon_are_caught(weights, tmp_path, m
 
     monkeypatch.setattr(YOLOv8Family, "export_module", wrong)
     with pytest.raises(ExportError, match="differs from PyTorch"):
-        export(weights, "onnx", tmp_path, FEW)
+        export(weights, pickled, tmp_path, FEW)
     assert not list(tmp_path.iterdir())
 
 
@@ -279,31 +297,6 @@ def test_the_source_is_never_overwritten(exported):
 # -- images, events, stage -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory) -> Path:
-    """A small YOLO folder."""
-    folder = tmp_path_factory.mktemp("dataset")
-    for first, (split, count) in enumerate({"train": 3, "val": 5, "test": 3}.items()):
-        (folder / "images" / split).mkdir(parents=True)
-        (folder / "labels" / split).mkdir(parents=True)
-        for i in range(count):
-            cv2.imwrite(
-                str(folder / "images" / split / f"{split}{i}.png"),
-                generated_image(10 * first + i, (48, 80)),
-            )
-            (folder / "labels" / split / f"{split}{i}.txt").write_text(
-                f"{i % 2} 0.5 0.5 0.25 0.25\n"
-            )
-    splits = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "test"))
-    (folder / "data.yaml").write_text(f"path: .\n{splits}names: [square, disc]\n")
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def own_state(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path_factory.getbasetemp() / "state"))
-
-
 def test_the_check_runs_on_images_of_the_dataset(weights, dataset, tmp_path):
     check = export(
         weights, "safetensors", tmp_path, ExportConfig(check_images=100), data=dataset
@@ -342,7 +335,7 @@ def test_events_and_what_is_there_when_they_fire(weights, tmp_path):
         task.add_callback("on_export_ende", print)
 
 
-def test_the_stage_writes_the_folder_and_the_report_whole(dataset, tmp_path):
+def test_the_stage_writes_the_folder_and_the_report_whole(dataset, pickled, tmp_path):
     from engine.config import DataConfig, Params
     from engine.datasets.description import load_description
     from engine.datasets.prepare import prepare
@@ -355,10 +348,10 @@ def test_the_stage_writes_the_folder_and_the_report_whole(dataset, tmp_path):
     layout.export.mkdir()
     (layout.export / "stale.onnx").write_text("of other weights")
     steps = []
-    params = Params.build({"export": {"formats": ["safetensors", "onnx"], "check_images": 2}})
+    params = Params.build({"export": {"formats": ["safetensors", pickled], "check_images": 2}})
     summary = run(params, tmp_path, steps.append)
     assert sorted(p.name for p in layout.export.iterdir()) == [
-        "best.onnx",
+        "best.pickled",
         "best.safetensors",
     ]
     assert json.loads(layout.summary("export").read_text()) == summary
@@ -366,8 +359,8 @@ def test_the_stage_writes_the_folder_and_the_report_whole(dataset, tmp_path):
         1,
         2,
     ]
-    entry = summary["files"]["onnx"]
-    assert entry["file"] == "export/best.onnx" and entry["sha256"] == sha256_file(
+    entry = summary["files"][pickled]
+    assert entry["file"] == "export/best.pickled" and entry["sha256"] == sha256_file(
         tmp_path / entry["file"]
     )
     assert entry["images"] == 2 and entry["max_box_px"] < 0.02

@@ -1,12 +1,12 @@
 """A format of one's own is one entry in the table: everything else finds it there."""
 
+import io
 import json
 import zipfile
 
-import cv2
 import pytest
 import torch
-from detectors import NAMES, SIZE
+from detectors import SIZE
 
 from engine.cli import main
 from engine.config import ExportConfig, Params, schema
@@ -23,9 +23,9 @@ from engine.yolo import YOLO
 
 def write(job, path):
     program = torch.export.export(job.module, (torch.zeros(job.batch, 3, *job.size),))
+    torch.export.save(program, content := io.BytesIO())
     with zipfile.ZipFile(path, "w") as archive:
-        with archive.open("program.pt2", "w") as stream:
-            torch.export.save(program, stream)
+        archive.writestr("program.pt2", content.getvalue())
         archive.writestr("meta.json", json.dumps(dict(job.meta)))
 
 
@@ -39,8 +39,8 @@ def load(path, device):
         meta = read_meta(path)
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path}: damaged ({error})") from None
-    with zipfile.ZipFile(path) as archive, archive.open("program.pt2") as stream:
-        program = torch.export.load(stream)
+    with zipfile.ZipFile(path) as archive:
+        program = torch.export.load(io.BytesIO(archive.read("program.pt2")))
     batch, _, *size = program.example_inputs[0][0].shape
     return OpenFile(program.module(), meta, torch.device("cpu"), batch, tuple(size))
 
@@ -60,9 +60,8 @@ def file(random_weights, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def entry(monkeypatch, tmp_path):
+def entry(monkeypatch):
     monkeypatch.setitem(FORMATS, "toy", TOY)
-    monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path / "state"))
 
 
 def test_settings_take_it_and_the_schema_lists_it():
@@ -88,7 +87,7 @@ def test_help_names_it(capsys, mode, text):
     assert text in capsys.readouterr().out
 
 
-def test_it_predicts_and_validates_like_its_weights(file, random_weights, tmp_path):
+def test_it_predicts_and_validates_like_its_weights(file, random_weights, dataset):
     image = generated_image(1, SIZE)
     settings = {"device": "cpu", "save": False, "verbose": False}
     (ours,), (theirs,) = (
@@ -98,22 +97,13 @@ def test_it_predicts_and_validates_like_its_weights(file, random_weights, tmp_pa
     assert len(ours) > 0 and ours.labels == theirs.labels
     assert ours.boxes == pytest.approx(theirs.boxes, abs=0.1)
 
-    for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (tmp_path / kind / split).mkdir(parents=True)
-        for i in range(2):
-            cv2.imwrite(str(tmp_path / f"images/{split}/{split}{i}.png"), generated_image(i, SIZE))
-            lines = f"{i} 0.5 0.5 0.4 0.4\n"
-            (tmp_path / f"labels/{split}/{split}{i}.txt").write_text(lines)
-    text = f"path: .\ntrain: images/train\nval: images/val\nnames: {list(NAMES)}\n"
-    (tmp_path / "data.yaml").write_text(text)
     overrides = {"split": "val", "plots": False, "device": "cpu"}
     first, second = (
-        DetectionValidator(overrides=overrides)(model=model, data=tmp_path)
+        DetectionValidator(overrides=overrides)(model=model, data=dataset)
         for model in (random_weights, file)
     )
     assert first == pytest.approx(second, abs=1e-3)
-    assert YOLO(file).val(data=tmp_path, **overrides) == second
+    assert YOLO(file).val(data=dataset, **overrides) == second
 
 
 def test_trace_reads_it_and_errors_know_it(file, random_weights, tmp_path):

@@ -56,7 +56,7 @@ def edit(root, name, old, new):
 
 
 def test_a_comment_runs_nothing_under_either_driver(workspace, prefect_server):
-    for name in ("datasets/reports/html_page.py", "models/yolov8/loss.py", "export/onnx.py"):
+    for name in ("datasets/reports/html_page.py", "models/yolov8/loss.py", "model_formats/onnx.py"):
         with (workspace / "engine" / name).open("a") as file:
             file.write("# a\n")
     lock = (workspace / "dvc.lock").read_bytes()
@@ -66,16 +66,16 @@ def test_a_comment_runs_nothing_under_either_driver(workspace, prefect_server):
 
 
 def test_a_real_change_of_the_exporter_runs_it_and_what_follows(workspace, prefect_server):
-    edit(workspace, "export/onnx.py", '"opset": str(', '"made_again": "1", "opset": str(')
+    edit(workspace, "model_formats/onnx.py", '"opset": str(', '"made_again": "1", "opset": str(')
     status, told = flow(workspace, prefect_server)
     before_it = dict.fromkeys(("prepare", "train", "validate"), "skipped")
     assert status == before_it | {"export": "ran", "register": "ran"}
-    assert "code changed: engine.export.onnx" in told
+    assert "code changed: engine.model_formats.onnx" in told
     assert repro(workspace) == []  # the other driver knows
-    edit(workspace, "export/onnx.py", '"made_again": "1"', '"made_again": "2"')
+    edit(workspace, "model_formats/onnx.py", '"made_again": "1"', '"made_again": "2"')
     assert repro(workspace) == ["export", "register"]
     assert flow(workspace, prefect_server)[0] == dict.fromkeys(STAGES, "skipped")
-    edit(workspace, "export/onnx.py", '"made_again": "2"', '"made_again": "1"')
+    edit(workspace, "model_formats/onnx.py", '"made_again": "2"', '"made_again": "1"')
     assert flow(workspace, prefect_server)[0]["export"] == "restored"
 
 
@@ -86,10 +86,10 @@ def test_status_names_nothing_but_the_stage_that_always_runs(workspace):
 
 
 def test_a_stage_refuses_code_that_was_edited_since_it_was_recorded(workspace):
-    edit(workspace, "export/onnx.py", '"made_again": "1"', '"made_again": "3"')
+    edit(workspace, "model_formats/onnx.py", '"made_again": "1"', '"made_again": "3"')
     done = shell(workspace, sys.executable, "-m", "dvc", "repro", "-f", "-s", "export")
     assert done.returncode != 0
-    assert "engine.export.onnx" in done.stderr and "dvc repro export" in done.stderr
+    assert "engine.model_formats.onnx" in done.stderr and "dvc repro export" in done.stderr
     assert repro(workspace) == ["export", "register"]
 
 

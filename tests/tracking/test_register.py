@@ -351,9 +351,11 @@ def test_a_model_of_other_classes_than_the_data_is_refused_and_the_models_own_ha
 
     file, report = exported / "export" / "best.onnx", exported / "reports" / "export.json"
 
-    def say(class_hash: str) -> None:
+    def say(class_hash: str, removed: str = "class_hash") -> None:
         model = onnx.load(file)
+        kept = [each for each in model.metadata_props if each.key not in {"class_hash", removed}]
         del model.metadata_props[:]
+        model.metadata_props.extend(kept)
         model.metadata_props.add(key="class_hash", value=class_hash)
         onnx.save(model, file)
         told = json.loads(report.read_text())
@@ -373,6 +375,9 @@ def test_a_model_of_other_classes_than_the_data_is_refused_and_the_models_own_ha
         store.client.get_model_version(done["model"], str(done["version"])).tags["class_hash"]
         == "c1a55"
     )
+    say("c1a55", removed="needs_nms")
+    with pytest.raises(WorkspaceError, match="exported by an older version.*stage export again"):
+        stage.run(toys.params_of(exported), exported)
 
 
 def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
