@@ -69,7 +69,7 @@ class YOLO:
         return validator_class_of(weights)(overrides=settings)(model=weights, data=source)
 
     def predict(self, source: Any, **settings: Any) -> Any:
-        """`Results` of every picture of `source`; nothing is written unless `save=True`."""
+        """`Results` of every image of `source`; nothing is written unless `save=True`."""
         from engine.detect import DetectionPredictor
 
         stream = bool(settings.get("stream", False))

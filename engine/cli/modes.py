@@ -66,8 +66,8 @@ def _train(config: TrainConfig) -> int:
             _say_how_to_go_on(trainer)
         return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     if trainer.world.is_main:
-        print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_figures(result.metrics)}")
-        print(f"weights {_short(result.best)}   pictures and tables {_short(result.save_dir)}/")
+        print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_summary(result.metrics)}")
+        print(f"weights {_short(result.best)}   plots and tables {_short(result.save_dir)}/")
         print(
             f"next: detectflow val model={_short(result.best)} data={trainer.args.data} split=test"
         )
@@ -100,7 +100,7 @@ def val(words: Sequence[str]) -> int:
         "  ms per image: "
         + ", ".join(f"{step} {ms:.1f}" for step, ms in validator.speed_ms.items())
     )
-    print(f"pictures and tables {_short(folder)}/")
+    print(f"plots and tables {_short(folder)}/")
     return 0
 
 
@@ -117,7 +117,7 @@ def predict(words: Sequence[str]) -> int:
     from engine.detect import DetectionPredictor
 
     images = boxes = code = 0
-    with _own(Path(config.project) / config.name) as folder:  # pictures of two runs do not mix
+    with _own(Path(config.project) / config.name) as folder:  # images of two runs do not mix
         predictor = DetectionPredictor({**given, "name": folder.name})
         try:
             with prediction_bar(predictor):
@@ -128,7 +128,7 @@ def predict(words: Sequence[str]) -> int:
             code = INTERRUPTED
     written = [
         what
-        for what, wanted in (("pictures", config.save), ("detections.jsonl", config.save_json))
+        for what, wanted in (("images", config.save), ("detections.jsonl", config.save_json))
         if wanted
     ]
     where = f", {' and '.join(written)} in {_short(predictor.out)}/" if written else ""
@@ -199,12 +199,12 @@ def _with_file(given: dict[str, Any]) -> dict[str, Any]:
     section = values.get("train", values)
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: expected `key: value` lines below train, found {section!r}")
-    DetectionTrainConfig.build(section, str(file))  # a mistake in the file is told with its name
+    DetectionTrainConfig.build(section, str(file))  # an error in the file names it
     return {**section, **given}
 
 
 def _as_started(given: dict[str, Any]) -> dict[str, Any]:
-    """With resume: how the run was started, which has to be known before it can be looked at."""
+    """With resume: how the run was started, which has to be known before it is opened."""
     if given.get("resume") is not True:
         return given
     from engine.core.run_directory import run_of
@@ -242,7 +242,7 @@ def _say_how_to_go_on(trainer: Any) -> None:
     )
 
 
-def _figures(metrics: Mapping[str, Any]) -> str:
+def _summary(metrics: Mapping[str, Any]) -> str:
     shown = ("metrics/mAP50", "metrics/mAP50-95", "metrics/precision", "metrics/recall")
     return "  ".join(
         f"{key.removeprefix('metrics/')} {metrics[key]:.3f}"

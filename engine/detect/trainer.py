@@ -36,7 +36,7 @@ from engine.detect.model_io import (
     read_weights,
 )
 from engine.detect.own_network import OwnNetwork
-from engine.detect.validator import EPOCH_FIGURES, DetectionValidator
+from engine.detect.validator import EPOCH_METRICS, DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
 from engine.models.registry import (
     Candidates,
@@ -70,7 +70,7 @@ class DetectionTrainer(BaseTrainer):
     loss_names = ("box_loss", "cls_loss", "dfl_loss")  # those of another family take their place
     sample_word = "images"
     memory_advice = "imgsz or model"
-    epoch_line_metrics = EPOCH_FIGURES
+    epoch_line_metrics = EPOCH_METRICS
     # Of a network that `get_model` of a class of one's own makes:
     stride = 32  # input sides must be multiples of it, pixels
     needs_nms = True  # whether its candidates hold doubles of one object
@@ -109,7 +109,7 @@ class DetectionTrainer(BaseTrainer):
                 f"{data}: the ranks read different data there; every machine needs the same files"
             )
         self.names = ("object",) if self.args.single_cls else self.dataset.names
-        # here, so that a wrong name is told before anything is built
+        # here, so that a wrong name is an error before anything is built
         self._class_weights()
         return {
             "train": str(self.dataset.manifest("train")),
@@ -296,7 +296,7 @@ class DetectionTrainer(BaseTrainer):
         return network
 
     def _read_network(self) -> None:
-        """The network, known before data are read: a wrong name, file or size is told at once.
+        """The network, known before data are read: a wrong name, file or size is an error at once.
         Where a run goes on its settings are known only now, and the file that it started from may
         have gone; its checkpoint holds it all.
         """
@@ -391,7 +391,7 @@ class DetectionTrainer(BaseTrainer):
             device=self.device,
             world=self.world,
         )
-        validator.epoch_figures = tuple(dict.fromkeys((*EPOCH_FIGURES, a.monitor)))
+        validator.epoch_metrics = tuple(dict.fromkeys((*EPOCH_METRICS, a.monitor)))
         if self.network is not None:
             validator.family = self.network.family
         return validator
@@ -424,7 +424,7 @@ class DetectionTrainer(BaseTrainer):
             sum_over_ranks=self.world.sum if self.world.size > 1 else None,
         )
 
-    # Pictures -------------------------------------------------------------------------------------
+    # Plots ----------------------------------------------------------------------------------------
 
     def plot_training_samples(self, batch: Any, index: int) -> None:
         if self.args.plots:

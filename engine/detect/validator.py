@@ -2,7 +2,7 @@
 and alone.
 
 Alone it takes a weight file or an exported one and a dataset; inside training the trainer hands it
-loader and model. Tables and pictures are written for final figures only, into `save_dir` where
+loader and model. Tables and plots are written for final metrics only, into `save_dir` where
 there is one; `matches.npz` among them (`MatchTable`) is what AP of any choice of the images follows
 from.
 """
@@ -40,10 +40,10 @@ from engine.types import SPLITS, Detections, ImageRecord, Size
 
 log = logging.getLogger("detectflow")
 
-PICTURED_BATCHES = 3
-EPOCH_FIGURES = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
-FIGURES = (
-    *EPOCH_FIGURES,
+PLOTTED_BATCHES = 3
+EPOCH_METRICS = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
+METRICS = (
+    *EPOCH_METRICS,
     "metrics/mAP75",
     "metrics/mAP-small",
     "metrics/mAP-medium",
@@ -71,12 +71,12 @@ class DetectionValidator(BaseValidator):
 
     Args:
         config: settings, or `overrides` by name.
-        save_dir: where tables and pictures of final figures go; None: nowhere.
+        save_dir: where tables and plots of final metrics go; None: nowhere.
         loader, names, device, world: from a trainer; else made from the model and the dataset of
             the call.
     """
 
-    metric_names = FIGURES
+    metric_names = METRICS
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class DetectionValidator(BaseValidator):
         self.family: Family | None = None
         self.needs_nms = True  # of such a file
         # of an epoch's line in results.csv; a trainer adds the one it monitors
-        self.epoch_figures = EPOCH_FIGURES
+        self.epoch_metrics = EPOCH_METRICS
         # of the last validation: curves, confusion, per class, per image
         self.scores: DetectionScores | None = None
         self._collected = DetectionMetrics(names)  # of this rank
@@ -167,7 +167,7 @@ class DetectionValidator(BaseValidator):
             raise DataError(
                 f"{data}: the model's classes and the dataset's differ. Model: "
                 f"{', '.join(self.names)}. Dataset: {', '.join(dataset.names)}. Order counts: "
-                "figures would compare one class with another."
+                "metrics would compare one class with another."
             )
         records = dataset.records(split)
         if not records:
@@ -198,7 +198,7 @@ class DetectionValidator(BaseValidator):
         self._collected = DetectionMetrics(self.names)
         self._batches = 0
         if self._final and self.save_dir is not None and self.world.is_main:
-            make_folder(self.save_dir)  # now, not after all images were looked at
+            make_folder(self.save_dir)  # now, not after all images were validated
         dataset = getattr(self.loader, "dataset", None)
         self._records = {str(record.file): record for record in getattr(dataset, "records", ())}
 
@@ -236,7 +236,7 @@ class DetectionValidator(BaseValidator):
             and self.config.plots
             and self.save_dir
             and self.world.is_main
-            and self._batches < PICTURED_BATCHES
+            and self._batches < PLOTTED_BATCHES
         ):
             stem = f"val_batch{self._batches}"
             plot_batch(batch, self.names, self.save_dir / f"{stem}_labels.jpg")
@@ -244,8 +244,8 @@ class DetectionValidator(BaseValidator):
         self._batches += 1
 
     def get_stats(self) -> dict[str, float | None]:
-        """The figures over all ranks. Final ones hold all there are, an epoch's those of
-        `epoch_figures`. What the images say nothing about (no box to find at all, none of that
+        """The metrics over all ranks. Final ones hold all there are, an epoch's those of
+        `epoch_metrics`. What the images say nothing about (no box to find at all, none of that
         size) is None, never 0.
         """
         self._merged = own = self._collected
@@ -262,15 +262,15 @@ class DetectionValidator(BaseValidator):
                 self.config.split,
                 scores.images,
             )
-        figures = {
+        metrics = {
             **scores.to_dict(),
             "metrics/F1": scores.f1,
             "metrics/confidence": scores.confidence,
         }
         return (
-            figures
+            metrics
             if self._final
-            else {key: figures[key] for key in self.epoch_figures if key in figures}
+            else {key: metrics[key] for key in self.epoch_metrics if key in metrics}
         )
 
     def plot_metrics(self) -> None:

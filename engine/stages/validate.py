@@ -1,4 +1,4 @@
-"""Stage validate: the figures of the best weights on the deciding split, and the pictures that
+"""Stage validate: the metrics of the best weights on the deciding split, and the plots that
 explain them.
 """
 
@@ -40,7 +40,7 @@ def run(
             validator.add_callback(event, function, may_fail=True)
         metrics = validator(model=layout.best, data=layout.prepared)
         origin = {"split": params.validate_.split, "weights_sha256": trained["weights_sha256"]}
-        figures = {key: figure(value) for key, value in metrics.items()}
-        write_json(folder / "metrics.json", figures)
+        measured = {key: figure(value) for key, value in metrics.items()}
+        write_json(folder / "metrics.json", measured)
         write_json(folder / "origin.json", origin)
-    return {**origin, **figures}
+    return {**origin, **measured}

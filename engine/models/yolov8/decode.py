@@ -15,8 +15,8 @@ def expected_distances(logits: Tensor) -> Tensor:
     """(..., 4 * R) logits -> (..., 4) left, top, right, bottom in units of the stride: the mean of
     each distribution.
     """
-    shares = logits.unflatten(-1, (4, BINS)).softmax(-1)
-    return shares @ torch.arange(BINS, device=logits.device, dtype=logits.dtype)
+    fractions = logits.unflatten(-1, (4, BINS)).softmax(-1)
+    return fractions @ torch.arange(BINS, device=logits.device, dtype=logits.dtype)
 
 
 def distances_to_xyxy(distances: Tensor, points: Tensor) -> Tensor:

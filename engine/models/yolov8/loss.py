@@ -34,7 +34,7 @@ class DetectionLoss(Criterion):
         ranks, sum_over_ranks: where a batch is shared by several processes, their number and the
             sum of a tensor over them. While gradients are recorded, losses are then normalised over
             the whole batch, and the mean over ranks of loss, items and gradients is that of one
-            process with all of it. Without gradients each share stands alone.
+            process with all of it. Without gradients each process's part stands alone.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class DetectionLoss(Criterion):
         self.class_weights = class_weights
         self.topk, self.alpha, self.beta = topk, alpha, beta
         self.ranks, self._sum_over_ranks = ranks, sum_over_ranks
-        # of the last call: the sum of target scores, of this process's share
+        # of the last call: the sum of target scores, of this process's part
         self.weight: Tensor | None = None
 
     def __call__(self, preds: Preds, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -154,8 +154,8 @@ def focal_distances(logits: Tensor, distances: Tensor) -> Tensor:
     logits (F, 4 * R), distances (F, 4) in [0, R - 1).
     """
     low = distances.floor()
-    share = (distances - low).reshape(-1)
+    fraction = (distances - low).reshape(-1)
     low = low.long().reshape(-1)
     rows = logits.reshape(-1, BINS).log_softmax(-1)
     below, above = (rows.gather(1, bins[:, None])[:, 0] for bins in (low, low + 1))
-    return -(below * (1 - share) + above * share).reshape(-1, 4).mean(-1)
+    return -(below * (1 - fraction) + above * fraction).reshape(-1, 4).mean(-1)
