@@ -221,7 +221,7 @@ def _choices(
             raise ConfigError(
                 f"{place}: a choice is a number, a word, true or false, found {value!r}"
             )
-        base.with_overrides({name: value}, where)
+        _check(base, {name: value}, where)
     if len({(type(each), each) for each in values}) < len(values):
         raise ConfigError(f"{place}: a choice stands there twice: {values}")
     return Dimension(name, choices=tuple(values))
@@ -265,8 +265,21 @@ def _range(
         )
     tried = range(low, high + 1, step or 1)[:INTERVAL_CHECKED] if whole else (low,)
     for value in (*tried, high):
-        base.with_overrides({name: value}, where)
+        _check(base, {name: value}, where)
     return Dimension(name, low, high, log, step, whole=whole)
+
+
+def _check(base: DetectionTrainConfig, values: dict[str, Any], where: str) -> None:
+    """ConfigError where a training would refuse the value."""
+    config = base.with_overrides(values, where)
+    if not values.keys() & {"model", "imgsz"}:
+        return
+    from engine.detect import DetectionTrainer
+
+    try:
+        DetectionTrainer(config=config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _number(value: Any, key: str, whole: bool, place: str) -> float | int:

@@ -16,10 +16,10 @@ from engine.config import DetectionTrainConfig
 from engine.core.checkpoint import load_checkpoint
 from engine.core.results import read_results
 from engine.detect import DetectionTrainer
-from engine.detect.transfer import transfer
 from engine.errors import CheckpointError, ConfigError, TrainingError, cause_of
 from engine.metrics.reported import headline_keys
 from engine.models.yolov8 import build_model
+from engine.models.yolov8.family import YOLOv8Family
 
 
 def settings(shapes, tmp_path, **changes):
@@ -231,7 +231,9 @@ def test_mosaic_ends_when_it_should(shapes, tmp_path):
 def test_fine_tuning_finds_class_rows_by_name():
     old, new = build_model("yolov8n", 3), build_model("yolov8n", 2)
     fresh = {name: tensor.clone() for name, tensor in new.state_dict().items()}
-    said = transfer(new, old.state_dict(), ["cat", "dog", "cow"], ["cow", "hen"])
+    said = YOLOv8Family().transfer(
+        new, old.state_dict(), ["cat", "dog", "cow"], ["cow", "hen"], new.spec.to_dict()
+    )
     for i in range(3):
         mine, theirs = new.head.cls[i][2], old.head.cls[i][2]
         assert torch.equal(mine.weight[0], theirs.weight[2])
