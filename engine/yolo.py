@@ -15,8 +15,8 @@ from engine.errors import ConfigError
 
 
 class YOLO:
-    """A detector by name (`yolov8n`), model .yaml, or weight file; after `train` it stands for the
-    best weights.
+    """A detector by name (`yolov8n`, `torchvision:NAME`), model .yaml, or weight file; after
+    `train` it stands for the best weights.
 
     Raises:
         ConfigError: an unknown name. CheckpointError: weights that cannot be read.
@@ -25,7 +25,7 @@ class YOLO:
     def __init__(self, model: str | Path = "yolov8n"):
         from engine.detect.model_io import is_weight_file, read_weights
         from engine.model_formats.table import check_suffix, is_model_file
-        from engine.models.yolov8 import find_spec
+        from engine.models.registry import family_of
 
         self.model = str(model)
         self.weights: Path | None = None
@@ -36,38 +36,40 @@ class YOLO:
             check_suffix(Path(self.model))
             self.weights = Path(self.model)
         else:
-            find_spec(self.model)
+            family_of(self.model)
         self.data: str | None = None
 
     def train(self, **settings: Any) -> TrainResult:
         """Train with `DetectionTrainConfig` settings by name; see `detectflow train --help`.
 
         `YOLO("runs/train/weights/last.pt").train(resume=True)` goes on with that run."""
-        from engine.detect import DetectionTrainer
+        from engine.detect.choose import trainer_class_of
 
         if settings.get("model", self.model) != self.model:
             raise ConfigError(
                 f"train: the model is '{self.model}'; for another one make "
                 f"YOLO({str(settings['model'])!r})"
             )
-        trainer = DetectionTrainer(overrides={"model": self.model, **settings})
+        trainer_class = trainer_class_of(settings.get("trainer"))
+        trainer = trainer_class(overrides={"model": self.model, **settings})
         result = trainer.train()
         self.weights, self.data = result.best, trainer.args.data
         return result
 
     def val(self, data: str | Path | None = None, **settings: Any) -> dict[str, float]:
         """Metrics on the test images of `data` (default: of the training), or of `split=`."""
-        from engine.detect import DetectionValidator
+        from engine.detect.validator import validator_class_of
 
         source = data if data is not None else self.data
         if source is None:
             raise ConfigError(
                 "val: no data; give data=, a dataset description or a prepared folder"
             )
-        return DetectionValidator(overrides=settings)(model=self._trained("val"), data=source)
+        weights = self._trained("val")
+        return validator_class_of(weights)(overrides=settings)(model=weights, data=source)
 
     def predict(self, source: Any, **settings: Any) -> Any:
-        """`Results` of every picture of `source`; nothing is written unless `save=True`."""
+        """`Results` of every image of `source`; nothing is written unless `save=True`."""
         from engine.detect import DetectionPredictor
 
         stream = bool(settings.get("stream", False))

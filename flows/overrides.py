@@ -16,8 +16,10 @@ from engine.config import Params
 from engine.config.base import load_yaml
 from engine.datasets.description import load_description
 from engine.datasets.findings import Findings
+from engine.detect.choose import check_training
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
+from engine.plugins import look_in
 from engine.stages.start_weights import KEYS, how_to_get, is_path
 
 START = {f"train.{key}" for key in KEYS}
@@ -43,6 +45,8 @@ def checked(root: Path, overrides: Overrides) -> Params:
     )
     params = Params.build(values, where, file)
     Findings.with_policies(params.data.policies)  # the schema does not know the kinds of findings
+    look_in(root)  # for a trainer or network of the user's own
+    check_training(params.train, params.export.formats)  # nor which networks there are
     return params
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from engine.core.checkpoint import Checkpoint, save_checkpoint
-from engine.data.manifest import class_hash
 from engine.detect.model_io import model_meta
 from engine.export.parity_images import batches
 from engine.models.yolov8 import build_model
+from engine.models.yolov8.family import YOLOv8Family
 
 NAMES = ("square", "disc")
 SIZE = (64, 64)
@@ -44,6 +44,7 @@ def random_detector(nc: int = 2, seed: int = 0) -> nn.Module:
 def save_detector(path: Path, model: nn.Module | None = None, names=NAMES, size=SIZE) -> Path:
     """Write a checkpoint as training does."""
     model = model if model is not None else random_detector(len(names))
-    meta = model_meta(model.spec, tuple(names), size, class_hash(names), DIGEST)
+    spec = model.spec.to_dict()
+    meta = model_meta(YOLOv8Family(), spec, "yolov8n", tuple(names), size, DIGEST)
     save_checkpoint(Checkpoint(meta, model.state_dict()), path)
     return path

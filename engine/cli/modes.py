@@ -37,21 +37,28 @@ def train(words: Sequence[str]) -> int:
     several = "WORLD_SIZE" in os.environ
     with _errors_told_once() if several else contextlib.nullcontext():
         given = _as_started(_with_file(parse_overrides(words)))
-        trainer_class = _trainer_class(given.get("trainer"))
-        schema = trainer_class.config_class if trainer_class is not None else DetectionTrainConfig
-        config = schema.build(given, "train")
+        config = _schema(given.get("trainer")).build(given, "train")
         if config.nproc > 1 and not several:
             from engine.cli.launch import launch
 
             return launch(config.nproc, ["train", *words])
-        return _train(trainer_class, config)
+        return _train(config)
 
 
-def _train(trainer_class: Any, config: TrainConfig) -> int:
+def _schema(trainer: Any) -> type[TrainConfig]:
+    """The settings that a training takes; a trainer class of the user's own may have more."""
+    if trainer is None:
+        return DetectionTrainConfig
+    from engine.detect.choose import trainer_class_of
+
+    return trainer_class_of(str(trainer)).config_class
+
+
+def _train(config: TrainConfig) -> int:
     _prepare()
-    from engine.detect import DetectionTrainer
+    from engine.detect.choose import trainer_class_of
 
-    trainer = (trainer_class or DetectionTrainer)(config=config)
+    trainer = trainer_class_of(config.trainer)(config=config)
     try:
         result = trainer.train()
     except KeyboardInterrupt as ended:
@@ -59,8 +66,8 @@ def _train(trainer_class: Any, config: TrainConfig) -> int:
             _say_how_to_go_on(trainer)
         return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     if trainer.world.is_main:
-        print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_figures(result.metrics)}")
-        print(f"weights {_short(result.best)}   pictures and tables {_short(result.save_dir)}/")
+        print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_summary(result.metrics)}")
+        print(f"weights {_short(result.best)}   plots and tables {_short(result.save_dir)}/")
         print(
             f"next: detectflow val model={_short(result.best)} data={trainer.args.data} split=test"
         )
@@ -74,10 +81,10 @@ def val(words: Sequence[str]) -> int:
     config = ValidateConfig.build(given, "val")
     _prepare()
     from engine.cli.progress import validation_bar
-    from engine.detect import DetectionValidator
+    from engine.detect.validator import validator_class_of
 
     with _own(Path(extra["project"]) / extra["name"]) as folder:
-        validator = DetectionValidator(config=config, save_dir=folder)
+        validator = validator_class_of(extra["model"])(config=config, save_dir=folder)
         with validation_bar(validator):
             metrics = validator(model=Path(extra["model"]), data=extra["data"])
     if not validator.world.is_main:
@@ -93,7 +100,7 @@ def val(words: Sequence[str]) -> int:
         "  ms per image: "
         + ", ".join(f"{step} {ms:.1f}" for step, ms in validator.speed_ms.items())
     )
-    print(f"pictures and tables {_short(folder)}/")
+    print(f"plots and tables {_short(folder)}/")
     return 0
 
 
@@ -110,7 +117,7 @@ def predict(words: Sequence[str]) -> int:
     from engine.detect import DetectionPredictor
 
     images = boxes = code = 0
-    with _own(Path(config.project) / config.name) as folder:  # pictures of two runs do not mix
+    with _own(Path(config.project) / config.name) as folder:  # images of two runs do not mix
         predictor = DetectionPredictor({**given, "name": folder.name})
         try:
             with prediction_bar(predictor):
@@ -121,7 +128,7 @@ def predict(words: Sequence[str]) -> int:
             code = INTERRUPTED
     written = [
         what
-        for what, wanted in (("pictures", config.save), ("detections.jsonl", config.save_json))
+        for what, wanted in (("images", config.save), ("detections.jsonl", config.save_json))
         if wanted
     ]
     where = f", {' and '.join(written)} in {_short(predictor.out)}/" if written else ""
@@ -192,12 +199,12 @@ def _with_file(given: dict[str, Any]) -> dict[str, Any]:
     section = values.get("train", values)
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: expected `key: value` lines below train, found {section!r}")
-    DetectionTrainConfig.build(section, str(file))  # a mistake in the file is told with its name
+    DetectionTrainConfig.build(section, str(file))  # an error in the file names it
     return {**section, **given}
 
 
 def _as_started(given: dict[str, Any]) -> dict[str, Any]:
-    """With resume: how the run was started, which has to be known before it can be looked at."""
+    """With resume: how the run was started, which has to be known before it is opened."""
     if given.get("resume") is not True:
         return given
     from engine.core.run_directory import run_of
@@ -212,22 +219,6 @@ def _as_started(given: dict[str, Any]) -> dict[str, Any]:
         **{key: values[key] for key in ("trainer", "nproc") if values.get(key) is not None},
         **given,
     }
-
-
-def _trainer_class(path: Any) -> Any:
-    """The class that `trainer=` names; None: the usual one."""
-    if path is None:
-        return None
-    from engine.core.plugins import find_object
-    from engine.core.trainer import BaseTrainer
-
-    found = find_object(str(path), "trainer")
-    if not (isinstance(found, type) and issubclass(found, BaseTrainer)):
-        raise ConfigError(
-            f"trainer='{path}' is a {type(found).__name__}, not a class derived from a trainer of "
-            "the engine"
-        )
-    return found
 
 
 def _errors_told_once() -> contextlib.AbstractContextManager[None]:
@@ -251,13 +242,10 @@ def _say_how_to_go_on(trainer: Any) -> None:
     )
 
 
-def _figures(metrics: Mapping[str, Any]) -> str:
-    shown = ("metrics/mAP50", "metrics/mAP50-95", "metrics/precision", "metrics/recall")
-    return "  ".join(
-        f"{key.removeprefix('metrics/')} {metrics[key]:.3f}"
-        for key in shown
-        if metrics.get(key) is not None
-    )
+def _summary(metrics: Mapping[str, Any]) -> str:
+    from engine.metrics.headlines import headlines
+
+    return "  ".join(f"{name} {value:.3f}" for name, value in headlines(metrics).items())
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ HARMLESS = {
     "errors": "messages",
     "files": "writes what it is given, whole",
     "lineage": "traces results",
+    "locks": "keep other processes out",
     "model_formats": "writes and opens files that only some stages do",
     "plots": "draws results",
     "project": "environment and locks",
@@ -45,16 +46,20 @@ HARMLESS = {
     "version": "a name",
     "versioning": "asks DVC and git",
     "core.peer_failure": "ends a rank whose peer has failed",
-    "core.plugins": "finds the user's code, which counts itself",
     "core.progress": "shows the epoch",
-    "core.run_lock": "keeps a second training out of the folder",
+    "plugins": "finds the user's code, which counts itself",
     "datasets.open": "hands on a prepared folder; what else it prepares is of stage prepare",
     "datasets.reports": "pages and texts about a dataset",
     "detect.batch_plots": "draws batches",
+    "detect.data": "hands on a prepared folder",
     "detect.epoch_images": "draws predictions while it trains",
+    "metrics.headlines": "names and texts for readers",
     "registry.fetch": "reads versions, makes none",
     "registry.version_description": "a text for readers",
 }
+
+# Of the detector's rooms, what only a training calls: a family names its loss beside its decoding.
+TRAIN_ALONE = {"models.yolov8.assign", "models.yolov8.loss"}
 
 # Modules that no import leads to: MLflow takes the served model's code as a file, and weights to
 # start from are read through the table of formats, which alters nothing.
@@ -97,6 +102,8 @@ def counts(stage: str, module: str) -> bool:
     """Whether a module of the engine can alter the result of `stage`."""
     below = module.removeprefix("engine.")
     if below == module:
+        return False
+    if stage != "train" and below in TRAIN_ALONE:
         return False
     counting = _longest(below, ROOMS[stage] | EVERYWHERE)
     return counting > 0 and counting >= _longest(below, HARMLESS)

@@ -56,9 +56,7 @@ class TrainConfig(Frozen):
     deterministic: bool = _f(
         "run", True, "only deterministic kernels: same seed, same bits on one machine"
     )
-    trainer: str | None = _f(
-        "run", None, "trainer class of your own for `detectflow train`: package.module:Class"
-    )
+    trainer: str | None = _f("run", None, "trainer class of your own: package.module:Class")
     callbacks: tuple[str, ...] = _f(
         "run", (), "functions package.module:name that get the trainer and add callbacks to it"
     )
@@ -211,7 +209,12 @@ class TrainConfig(Frozen):
 class DetectionTrainConfig(TrainConfig):
     """One training run of a detector."""
 
-    model: str = _f("run", "yolov8n", "model name, model .yaml, or a checkpoint to start from")
+    model: str = _f(
+        "run",
+        "yolov8n",
+        "network by name (yolov8n, torchvision:NAME), model .yaml, package.module:Family of your "
+        "own, or a checkpoint to start from",
+    )
     data: str = _f(
         "run", "data/digits.yaml", "dataset description .yaml, or a prepared dataset folder"
     )
@@ -222,7 +225,7 @@ class DetectionTrainConfig(TrainConfig):
     imgsz: int | tuple[int, int] = _f(
         "images",
         640,
-        "network input in pixels: one number, or [height, width]; multiples of 32",
+        "network input in pixels: one number, or [height, width]; mostly multiples of 32",
         unit="pixels",
     )
     cache: Literal["ram", "disk", "none"] = _f(
@@ -291,13 +294,10 @@ class DetectionTrainConfig(TrainConfig):
 
     @field_validator("imgsz")
     @classmethod
-    def _multiple_of_stride(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
-        for side in value if isinstance(value, tuple) else (value,):
-            if side < 32 or side % 32:
-                below, above = max(32, side // 32 * 32), max(32, -(-side // 32) * 32)
-                raise ValueError(
-                    f"must be a multiple of 32 (the largest stride), for example {below} or {above}"
-                )
+    def _has_sides(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        # What a network can take is known to its family: `Family.check_size`.
+        if min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise ValueError("must be a number of pixels above 0")
         return value
 
     @model_validator(mode="after")

@@ -1,17 +1,15 @@
-"""From a dotted path in a setting (`package.module:Name`) to the object: how a command line reaches
-a user's own code.
+"""Code of the user's own on an executor: the functions of `callbacks=`, and whether the class is
+the one that `trainer=` names.
 """
 
 from __future__ import annotations
 
-import importlib
-import sys
 import traceback
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, EngineError, nearest
+from engine.errors import ConfigError, EngineError
+from engine.plugins import find_object
 
 
 def add_own_code(executor: Any, class_path: str | None, callbacks: Iterable[str]) -> None:
@@ -48,44 +46,3 @@ def add_own_code(executor: Any, class_path: str | None, callbacks: Iterable[str]
                 f"raised {type(error).__name__}: {error} ({last.filename}:{last.lineno}). "
                 "DETECTFLOW_DEBUG=1 shows the way there"
             ) from error
-
-
-def find_object(path: str, setting: str) -> Any:
-    """Import `package.module:Name`. Modules are looked for in the working directory first, then as
-    Python always does.
-
-    setting: the name of the setting, for messages.
-
-    Raises:
-        ConfigError: no such module, or nothing of that name in it. What the module itself raises
-            goes through.
-    """
-    module_name, colon, name = path.partition(":")
-    if not (
-        colon
-        and name
-        and all(part.isidentifier() for part in (*module_name.split("."), *name.split(".")))
-    ):
-        raise ConfigError(
-            f"{setting}='{path}' is not package.module:Name, for example "
-            "mine.training:CustomTrainer"
-        )
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there; what it imports is not
-        raise ConfigError(
-            f"{setting}='{path}': there is no module '{error.name}' in {here}, PYTHONPATH or the "
-            "installed packages"
-        ) from None
-    for part in name.split("."):
-        known = [key for key in vars(found) if not key.startswith("_")]
-        if not hasattr(found, part):
-            where = getattr(found, "__file__", None) or path
-            raise ConfigError(f"{setting}='{path}': {where} has no '{part}'.{nearest(part, known)}")
-        found = getattr(found, part)
-    return found

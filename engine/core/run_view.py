@@ -93,7 +93,7 @@ class RunView(TrainingTask):
     def best_model(self) -> nn.Module:
         """The best weights in a model, in eval mode, on the CPU."""
         checkpoint = load_checkpoint(self.best)
-        model = self.get_model(cfg=self.args.model, weights=checkpoint)
+        model = self.make_model(cfg=self.args.model, weights=checkpoint)
         model.load_state_dict(checkpoint.weights)
         return model.eval()
 

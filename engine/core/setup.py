@@ -94,7 +94,7 @@ def build_model(
     start = resumed
     if resumed is None and config.model.endswith(".pt"):
         start = load_checkpoint(config.model)
-    model = task.get_model(cfg=config.model, weights=start)
+    model = task.make_model(cfg=config.model, weights=start)
     _check(task, "get_model", model, isinstance(model, nn.Module), "a torch.nn.Module")
     placed = model.to(device)
     optim.freeze_parameters(placed, config.freeze)

@@ -61,6 +61,10 @@ class TrainingTask:
         afterwards."""
         raise NotImplementedError
 
+    def make_model(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
+        """`get_model` as the run calls it; a task puts around it what is not the user's work."""
+        return self.get_model(cfg=cfg, weights=weights)
+
     def get_dataloader(
         self, dataset_path: Any, batch_size: int, mode: str = "train", rank: int = 0
     ) -> Any:

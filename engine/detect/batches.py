@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.boxes import xywh_to_xyxy
 from engine.data.transforms import RatioPad, to_original
 from engine.errors import DataError
+from engine.models.targets import image_targets
 from engine.types import Batch, ImageRecord
+
+__all__ = ["file_of", "image_targets", "record_of", "to_device"]
 
 TARGETS = ("cls", "bboxes", "batch_idx")
 
@@ -53,22 +55,6 @@ def to_device(batch: Mapping[str, Any], device: torch.device, channels_last: boo
     ready.setdefault("ori_shape", (size,) * count)
     ready.setdefault("ratio_pad", (RatioPad((1.0, 1.0), (0, 0)),) * count)
     return ready
-
-
-def image_targets(batch: Mapping[str, Any], first_label: int = 1) -> list[dict[str, Tensor]]:
-    """The truth of each image as torchvision's detectors take it: {"boxes" (n, 4) xyxy px of the
-    input, "labels" (n,) int64}.
-
-    first_label: the number of class 0; torchvision keeps 0 for the background.
-    """
-    h, w = batch["img"].shape[-2:]
-    boxes = xywh_to_xyxy(batch["bboxes"]) * batch["bboxes"].new_tensor([w, h, w, h])
-    labels = batch["cls"].reshape(-1).long() + first_label
-    owners = batch["batch_idx"].reshape(-1).long()
-    return [
-        {"boxes": boxes[owners == i], "labels": labels[owners == i]}
-        for i in range(len(batch["img"]))
-    ]
 
 
 def file_of(batch: Mapping[str, Any], index: int) -> str:

@@ -20,7 +20,7 @@ from engine.data.manifest import class_hash
 from engine.errors import CheckpointError, cause_of
 from engine.model_formats.metadata import decode_meta
 from engine.model_formats.table import check_suffix, format_of, weight_suffixes
-from engine.models.yolov8 import ModelSpec, build_model
+from engine.models.registry import Family, Spec, family_named
 from engine.types import Size
 
 
@@ -31,22 +31,34 @@ class LoadedModel:
     module: nn.Module  # eval mode, on the device
     names: tuple[str, ...]
     imgsz: Size  # (h, w) it was trained for
-    meta: Mapping[str, Any]
+    meta: Mapping[str, Any]  # of the file; also `stride` and `needs_nms` of its family
     state: Mapping[str, Tensor]  # the weights as trained, on the CPU
+    family: Family
+
+    @property
+    def spec(self) -> Spec:
+        """What the family built the network from."""
+        return self.meta["architecture"]
 
 
 def model_meta(
-    spec: ModelSpec, names: tuple[str, ...], imgsz: Size, class_hash: str, data_digest: str
+    family: Family,
+    spec: Spec,
+    model: str,
+    names: tuple[str, ...],
+    imgsz: Size,
+    data_digest: str,
 ) -> dict[str, Any]:
     """What travels with the weights: enough to build the network and to check that classes and data
-    fit.
+    fit. model: the setting, shown where the spec has no name of its own.
     """
     return {
-        "model": spec.name,
-        "architecture": spec.to_dict(),
+        "family": family.name,
+        "model": str(spec.get("name", Path(model).name)),
+        "architecture": spec,
         "names": list(names),
         "imgsz": list(imgsz),
-        "class_hash": class_hash,
+        "class_hash": class_hash(names),
         "data_digest": data_digest,
     }
 
@@ -83,31 +95,42 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedMo
             names.
     """
     meta, state = read_weights(path)
-    module = build_model(meta["architecture"], len(meta["names"]))
+    family = family_of_meta(meta, path)
+    module = family.build(meta["architecture"], len(meta["names"]))
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path}: its weights are not those of a {meta['model']}: {cause_of(error)} A network "
-            "of your own is loaded by the trainer class that made it: Trainer(...).best_model()"
+            f"{path}: its weights are not those of a {meta['model']}: {cause_of(error)} Was the "
+            "code of a network of your own changed since?"
         ) from None
     module = module.to(device).eval()
     h, w = meta["imgsz"]
-    return LoadedModel(module, tuple(meta["names"]), (int(h), int(w)), meta, state)
+    meta |= {"stride": family.stride(meta["architecture"]), "needs_nms": family.needs_nms}
+    return LoadedModel(module, tuple(meta["names"]), (int(h), int(w)), meta, state, family)
+
+
+def family_of_meta(meta: Mapping[str, Any], path: str | Path) -> Family:
+    """The family that a file's metadata name. CheckpointError: it is not known here."""
+    try:
+        return family_named(meta.get("family"))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error.__cause__
 
 
 def check_meta(meta: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """What a file says of itself, where that is enough to build the network again.
 
     Raises:
-        CheckpointError: a network of the user's own, or no detector of this project.
+        CheckpointError: no detector of this project, or a network of the user's own in a file of
+            the time before it could be named.
     """
     missing = [key for key in ("architecture", "names", "imgsz") if not meta.get(key)]
     if missing == ["architecture"]:
         raise CheckpointError(
-            f"{path}: holds the weights of a network of your own; only the code that made it can "
-            "build it. In a trainer that is get_model, in a predictor too; validate with "
-            "trainer.validator(model=trainer.best_model())"
+            f"{path}: holds the weights of a network of your own and does not say what made it: it "
+            "was written by an older version. Load it with the class that made it, "
+            "Trainer(...).best_model(), or train again"
         )
     if missing:
         raise CheckpointError(

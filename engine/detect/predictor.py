@@ -1,6 +1,6 @@
-"""Detection on anything that shows pictures: source -> letterbox -> model -> NMS -> `Results`.
+"""Detection on images and videos: source -> letterbox -> model -> NMS -> `Results`.
 
-The loop, events and skipping of unreadable inputs are `BasePredictor`'s. An image is looked at
+The loop, events and skipping of unreadable inputs are `BasePredictor`'s. An image is seen
 whole or, with `tile`, also in overlapping pieces (small objects in large images); both go the same
 way, as one or as many `View`s.
 """
@@ -27,7 +27,7 @@ from engine.detect.tiles import merge_tiles, touches_seam
 from engine.detect.tiles import tile_corners as corners_of
 from engine.errors import ConfigError, nearest
 from engine.files import make_folder
-from engine.models.yolov8.decode import nms, warm_up
+from engine.models.nms import nms, warm_up
 from engine.types import Detections, Size
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class DetectionPredictor(BasePredictor):
         self.ratio_pads: Sequence[
             RatioPad
         ] = ()  # of the running batch; set by preprocess, read by postprocess
-        # inputs of the running source; None: not known (a film, a camera)
+        # inputs of the running source; None: not known (a video, a camera)
         self.total: int | None = None
         self._size: Size = (0, 0)  # of the network input, known with the model
         self._wanted: tuple[int, ...] | None = None  # class indices to report, None: all
@@ -100,7 +100,7 @@ class DetectionPredictor(BasePredictor):
         log.warning("skipped %s", item)
 
     def batch_size(self, source: Source) -> int:
-        # A camera must not wait for fifteen more frames before the first is looked at.
+        # A camera must not wait for fifteen more frames before the first is processed.
         return 1 if source.live and not self.config.is_given("batch") else self.config.batch
 
     def views(self, item: Frame) -> Iterator[View]:
@@ -131,7 +131,7 @@ class DetectionPredictor(BasePredictor):
         """Of each view: boxes (K, 4) xyxy px of the network input, scores (K,), classes (K,) int64,
         best first.
 
-        outputs: of the model, boxes (B, N, 4) and scores (B, N, C); override it for a network that
+        outputs: of the model, boxes (B, N, 4) and scores (B, N, C); override it for a callable that
         answers otherwise."""
         boxes, scores = outputs
         c = self.config
@@ -139,7 +139,7 @@ class DetectionPredictor(BasePredictor):
             boxes,
             scores,
             c.conf,
-            c.iou,
+            c.iou if self.model.needs_nms else None,
             max_det=c.max_det,
             multi_label=False,
             agnostic=c.agnostic_nms,
@@ -168,7 +168,7 @@ class DetectionPredictor(BasePredictor):
         return result.without_pixels()
 
     def write_results(self, result: Results) -> None:
-        """Under `project/name`: the picture with its boxes (`save`), a line of `detections.jsonl`
+        """Under `project/name`: the image with its boxes (`save`), a line of `detections.jsonl`
         (`save_json`).
         """
         self._written += 1
@@ -182,7 +182,7 @@ class DetectionPredictor(BasePredictor):
         if self.config.save or self.config.save_json:
             make_folder(self.out)
         if self.config.save:
-            result.save(self._picture(result))
+            result.save(self._image_path(result))
         if self.config.save_json:
             path = self.out / "detections.jsonl"
             with path.open("a" if path.name in self._files else "w", encoding="utf-8") as file:
@@ -207,8 +207,8 @@ class DetectionPredictor(BasePredictor):
             frame.passing,
         )
 
-    def _picture(self, result: Results) -> Path:
-        """Where the plotted picture goes; pictures of one name in one run get numbers."""
+    def _image_path(self, result: Results) -> Path:
+        """Where the plotted image goes; images of one name in one run get numbers."""
         name = Path(result.source.split("?")[0])  # of an address: without its query
         suffix = name.suffix.lower() if name.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
         stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name

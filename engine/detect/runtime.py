@@ -19,10 +19,8 @@ from engine.detect.model_io import LoadedModel, check_class_hash, is_weight_file
 from engine.errors import CheckpointError, ConfigError
 from engine.model_formats.metadata import decode_meta
 from engine.model_formats.table import check_suffix, format_of
-from engine.models.yolov8.decode import ExportModel
+from engine.models.registry import CandidateModule, Candidates
 from engine.types import Size
-
-Candidates = tuple[Tensor, Tensor]  # boxes (B, N, 4) xyxy px of the input, scores (B, N, C)
 
 
 @dataclass(frozen=True)
@@ -143,8 +141,8 @@ def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
 
 def runtime_of(loaded: LoadedModel, device: torch.device) -> Runtime:
     """A network at hand as a `Runtime`; it computes as trained, nothing is fused."""
-    function = ExportModel(loaded.module).to(device).eval()
-    stride = int(max(loaded.module.strides))
+    function = CandidateModule(loaded.family, loaded.module).to(device).eval()
+    stride = int(loaded.meta["stride"])
     return Runtime(
         function, loaded.names, loaded.imgsz, device, stride=stride, meta=dict(loaded.meta)
     )

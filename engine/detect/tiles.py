@@ -86,7 +86,7 @@ def _nms(boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, iou: float) -
     from torchvision.ops import (
         batched_nms,
         nms,
-    )  # takes seconds to import, see `engine.models.yolov8.decode`
+    )  # takes seconds to import, see `engine.models.nms`
 
     tensors = torch.from_numpy(boxes).float(), torch.from_numpy(scores).float()
     same = not len(group) or (group == group[0]).all()

@@ -1,5 +1,5 @@
-"""Training of a detector: what `BaseTrainer` leaves open, filled with the parts. The only reader of
-their settings.
+"""Training of a detector: what `BaseTrainer` leaves open, filled with data, a family of networks
+and metrics. The only reader of their settings.
 
 Override one method to change one thing; the loop, events and checkpoints stay (`docs`: the engine
 guide).
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,21 +23,42 @@ from engine.core.train_state import public_config
 from engine.core.trainer import BaseTrainer
 from engine.data.dataset import DetectionDataset
 from engine.data.loader import build_loader, scaled_size
-from engine.data.manifest import PreparedDataset, class_hash, read_manifest
+from engine.data.manifest import PreparedDataset, read_manifest
 from engine.data.transforms import Augment
-from engine.datasets.open import open_dataset
 from engine.detect.batches import to_device
-from engine.detect.model_io import check_meta, is_weight_file, model_meta, read_weights
-from engine.detect.transfer import transfer
-from engine.detect.validator import EPOCH_FIGURES, DetectionValidator
+from engine.detect.candidates import read_candidates
+from engine.detect.data import open_data
+from engine.detect.model_io import (
+    check_meta,
+    family_of_meta,
+    is_weight_file,
+    model_meta,
+    read_weights,
+)
+from engine.detect.own_network import OwnNetwork
+from engine.detect.validator import DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
-from engine.models.yolov8 import build_model, find_spec, load_pretrained
-from engine.models.yolov8.loss import DetectionLoss
+from engine.metrics.reported import headline_keys
+from engine.models.registry import (
+    Candidates,
+    Criterion,
+    Family,
+    Spec,
+    built_in,
+    family_of,
+)
 from engine.types import ImageRecord
 
 log = logging.getLogger("detectflow")
 
 AUGMENT_KEYS = tuple(Augment.__dataclass_fields__)
+
+
+class Network(NamedTuple):
+    """Which network is trained: its family, and what it is built from."""
+
+    family: Family
+    spec: Spec
 
 
 class DetectionTrainer(BaseTrainer):
@@ -46,11 +67,15 @@ class DetectionTrainer(BaseTrainer):
     """
 
     config_class = DetectionTrainConfig
-    validator_class = DetectionValidator  # what `get_validator` makes
-    loss_names = ("box_loss", "cls_loss", "dfl_loss")
+    validator_class = DetectionValidator  # what `get_validator` makes, and `detectflow val`
+    loss_names = ("box_loss", "cls_loss", "dfl_loss")  # those of another family take their place
     sample_word = "images"
     memory_advice = "imgsz or model"
-    epoch_line_metrics = EPOCH_FIGURES
+    epoch_line_metrics = headline_keys()
+    # Of a network that `get_model` of a class of one's own makes:
+    stride = 32  # input sides must be multiples of it, pixels
+    needs_nms = True  # whether its candidates hold doubles of one object
+    first_label = 1  # where it gives torchvision's dictionaries: the label of class 0
     live_params = BaseTrainer.live_params | {"box", "cls", "dfl", "class_weights", "multi_scale"}
     args: DetectionTrainConfig
 
@@ -60,7 +85,10 @@ class DetectionTrainer(BaseTrainer):
         super().__init__(overrides, config)
         self.dataset: PreparedDataset | None = None
         self.names: tuple[str, ...] = ()
-        self._loss: DetectionLoss | None = None
+        # Of a weight file it is known when that is read.
+        self.network: Network | None = self._named_network()
+        self._loss: Criterion | None = None
+        self._take_loss_names()
 
     # Data -----------------------------------------------------------------------------------------
 
@@ -71,18 +99,19 @@ class DetectionTrainer(BaseTrainer):
         Raises:
             DataError, ConfigError: the description or the data cannot be used.
         """
+        self._read_network()
         # One process prepares, the others find the result.
-        opened = open_dataset(data) if self.world.is_main else None
+        opened = open_data(data) if self.world.is_main else None
         self.world.barrier()
-        self.dataset = opened if opened is not None else open_dataset(data)
+        self.dataset = opened if opened is not None else open_data(data)
         self.dataset.require("train", "val")
         if len(set(self.world.gather(self.dataset.digest))) > 1:
             raise DataError(
                 f"{data}: the ranks read different data there; every machine needs the same files"
             )
         self.names = ("object",) if self.args.single_cls else self.dataset.names
-        # here, so that a wrong class weight is told before anything is built
-        self._loss = self._build_loss()
+        # here, so that a wrong name is an error before anything is built
+        self._class_weights()
         return {
             "train": str(self.dataset.manifest("train")),
             "val": str(self.dataset.manifest("val")),
@@ -157,77 +186,188 @@ class DetectionTrainer(BaseTrainer):
 
     # Model and loss -------------------------------------------------------------------------------
 
-    def get_model(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
-        """The network `cfg` names, or that of a weight file with its weights, classes found again
-        by name.
+    @classmethod
+    def as_family(cls, path: str) -> Family:
+        """The networks of this class as a family, for weights that name it by `path`."""
+        return OwnNetwork(path, cls)
+
+    def make_model(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
+        """`get_model`, and what the network is: a family builds it again where the weights are
+        loaded. Weights of this class's own network are put into the one that `get_model` makes.
         """
         if not self.names:
             raise ConfigError(
                 "no class names: a get_dataset of your own sets self.names to a tuple of them"
             )
-        if is_weight_file(cfg):
-            return self._model_of_weights(cfg, weights)
-        spec = find_spec(cfg)
-        model = build_model(
-            replace(spec, backbone=self.args.backbone or spec.backbone), len(self.names)
-        )
-        if self.args.pretrained and weights is None:
-            load_pretrained(
-                model.backbone, self.args.pretrained, download_dir=cache_dir() / "pretrained"
-            )
+        meta = self._own_meta(cfg, weights)
+        if meta is not None:
+            return self._start_from(cfg, weights, Network(self._own_family(), meta["architecture"]))
+        model = self.get_model(cfg=cfg, weights=weights)
+        if self._makes_networks() and isinstance(model, nn.Module):
+            self.network = self._recognise(model, cfg)
+        self._take_loss_names()
         return model
 
-    def _model_of_weights(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
+    def get_model(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
+        """The network `cfg` names, or that of a weight file with its weights, classes found again
+        by name.
+        """
+        if is_weight_file(cfg):
+            return self._start_from(cfg, weights, own=None)
+        family = family_of(cfg)
+        self.network = Network(family, family.spec(cfg, self.args))
+        model = family.build(self.network.spec, len(self.names))
+        if weights is None:
+            family.pretrain(model, self.args, cache_dir())
+        return model
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        """What `criterion` and `candidates` are given; override it for a network of your own that
+        takes more than the images. Also called in validation, with `model` in eval mode.
+        """
+        if self.network is None or isinstance(self.network.family, OwnNetwork):
+            return model(batch["img"])
+        return self.network.family.forward(model, batch)
+
+    def criterion(self, preds: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        """(loss, items by `loss_names`): that of the network's family."""
+        if self._loss is None:
+            self._loss = self._build_loss()
+        return self._loss(preds, batch)
+
+    def candidates(self, preds: Any) -> Candidates:
+        """Boxes (B, N, 4) xyxy px of the input, scores (B, N, C) in [0, 1], of what `forward` gave
+        in eval mode. Override it where a network of your own says it in another form than
+        `engine.detect.candidates.read_candidates` knows.
+        """
+        if self.network is None or isinstance(self.network.family, OwnNetwork):
+            return read_candidates(preds, len(self.names), self.first_label)
+        return self.network.family.candidates(preds)
+
+    def apply_params(self) -> None:
+        self._loss = None  # its gains may have changed
+
+    def val_loss_items(self, preds: Any, batch: Any) -> Tensor | None:
+        """None too where the network's output in eval mode holds no loss."""
+        ours = type(self).criterion is DetectionTrainer.criterion
+        if ours and self.network is not None and not self.network.family.has_loss(preds):
+            return None
+        return super().val_loss_items(preds=preds, batch=batch)
+
+    def val_loss_sums(
+        self, preds: Any, batch: Any, images: int
+    ) -> tuple[Tensor, Tensor | float] | None:
+        """Where the items are means over something else than images (target scores), that
+        counts.
+        """
+        before = self._loss.weight if self._loss is not None else None
+        items = self.val_loss_items(preds=preds, batch=batch)
+        weight = self._loss.weight if self._loss is not None else None
+        if items is None:
+            return None
+        if weight is before:  # means over images, or a criterion that did not ask ours
+            return items.detach().float() * images, float(images)
+        return items.detach() * weight, weight
+
+    def default_lr(self, optimizer: str) -> float:
+        if self.network is None or isinstance(self.network.family, OwnNetwork):
+            return 0.01 if optimizer == "SGD" else 0.002
+        return self.network.family.default_lr(optimizer)
+
+    # Which network it is --------------------------------------------------------------------------
+
+    @classmethod
+    def _makes_networks(cls) -> bool:
+        """Whether `get_model` is one of the user's own."""
+        return cls.get_model is not DetectionTrainer.get_model
+
+    def _named_network(self) -> Network | None:
+        """The network that the settings name, where they and no file do. ConfigError: an unknown
+        name, a size it cannot take, a setting it cannot heed.
+        """
+        model, size = self.args.model, self.args.input_size
+        if self._makes_networks():
+            family: Family = self._own_family()
+        elif is_weight_file(model):
+            return None
+        else:
+            family = family_of(model)
+        network = Network(family, family.spec(model, self.args))
+        network.family.check_size(network.spec, size)
+        return network
+
+    def _read_network(self) -> None:
+        """The network, known before data are read: a wrong name, file or size is an error at once.
+        Where a run goes on its settings are known only now, and the file that it started from may
+        have gone; its checkpoint holds it all.
+        """
+        file = self.args.model
+        self.network = self._named_network()
+        if self.network is None and (Path(file).is_file() or not self.args.resume):
+            self.network = self._network_of(read_weights(file)[0], file)
+        self._take_loss_names()
+
+    def _network_of(self, meta: Mapping[str, Any], file: str) -> Network:
+        """The network of a weight file. ConfigError: settings that contradict it; one of the user's
+        own, which is trained by the class that made it.
+        """
+        network = Network(family_of_meta(meta, file), meta["architecture"])
+        if isinstance(network.family, OwnNetwork):
+            raise ConfigError(
+                f"{file} holds a network of your own, which trainer={network.family.name} made: "
+                "give that trainer too"
+            )
+        network.family.check_start(network.spec, self.args, file)
+        network.family.check_size(network.spec, self.args.input_size)
+        return network
+
+    def _start_from(self, cfg: str, weights: Checkpoint | None, own: Network | None) -> nn.Module:
+        """The network of a weight file with its weights. own: what it is, where this class made
+        it.
+        """
         meta, state = (
             (check_meta(weights.meta, cfg), weights.weights)
             if weights is not None
             else read_weights(cfg)
         )
-        own = meta["architecture"].get("backbone", "")
-        if self.args.backbone not in ("", own) or self.args.pretrained:
-            asked = (
-                "pretrained"
-                if self.args.backbone in ("", own)
-                else f"backbone={self.args.backbone}"
-            )
-            raise ConfigError(
-                f"{asked}: {cfg} brings its own network ({meta['model']}, backbone "
-                f"{own or 'of the family'}) and weights; leave it out, or give a model name such "
-                "as yolov8n instead of the file"
-            )
-        model = build_model(meta["architecture"], len(self.names))
-        moved = transfer(model, state, meta["names"], self.names)
+        self.network = own or self._network_of(meta, cfg)
+        self._take_loss_names()
+        family, spec = self.network
+        model = family.build(spec, len(self.names))
+        moved = family.transfer(model, state, meta["names"], self.names, spec)
         if not (self.args.resume or self.rows):  # else the weights are the run's own
             log.info("starting from %s: %s", cfg, moved)
         return model
 
-    def forward(self, model: nn.Module, batch: Any) -> Any:
-        return model(batch["img"])
+    def _own_meta(self, cfg: str, weights: Checkpoint | None) -> Mapping[str, Any] | None:
+        """What a weight file says of itself where a class like this one made its network, else
+        None: then `get_model` is given file and weights as they are.
+        """
+        if not (self._makes_networks() and is_weight_file(cfg)):
+            return None
+        meta = weights.meta if weights is not None else read_weights(cfg)[0]
+        own = meta.get("family") == self._own_family().name
+        return meta if own or isinstance(family_of_meta(meta, cfg), OwnNetwork) else None
 
-    def criterion(self, preds: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        """(loss, items [box, cls, dfl]); see `DetectionLoss`."""
-        if self._loss is None:
-            self._loss = self._build_loss()
-        return self._loss(preds, batch)
+    def _recognise(self, model: nn.Module, cfg: str) -> Network:
+        """What a network is that `get_model` of the user's own made: one that a family here can
+        build again without that code, or one of its own.
+        """
+        for family in built_in():
+            spec = family.spec_of(model)
+            if spec is not None:
+                return Network(family, spec)
+        own = self._own_family()
+        return Network(own, own.spec(cfg, self.args))
 
-    def apply_params(self) -> None:
-        self._loss = None  # its gains may have changed
+    def _own_family(self) -> OwnNetwork:
+        path = self.args.trainer or f"{type(self).__module__}:{type(self).__qualname__}"
+        return OwnNetwork(path, type(self), self)
 
-    def val_loss_sums(
-        self, preds: Any, batch: Any, images: int
-    ) -> tuple[Tensor, Tensor | float] | None:
-        """The items are means over the target scores, so these count, not the images."""
-        before = self._loss.targets if self._loss is not None else None
-        items = self.val_loss_items(preds=preds, batch=batch)
-        targets = self._loss.targets if self._loss is not None else None
-        if (
-            items is None or targets is before
-        ):  # a criterion of the user's own, which did not ask ours
-            return None if items is None else (items.detach().float() * images, float(images))
-        return items.detach() * targets.clamp(min=1), targets
-
-    def default_lr(self, optimizer: str) -> float:
-        return 0.01 if optimizer == "SGD" else 0.002
+    def _take_loss_names(self) -> None:
+        """The family's names of the loss, unless a class of the user's own has others."""
+        if type(self).loss_names is DetectionTrainer.loss_names and self.network is not None:
+            self.loss_names = self.network.family.losses(self.network.spec)
 
     def get_validator(self) -> DetectionValidator:
         """Validation on the `val` images with this run's settings."""
@@ -252,44 +392,40 @@ class DetectionTrainer(BaseTrainer):
             device=self.device,
             world=self.world,
         )
-        validator.epoch_figures = tuple(dict.fromkeys((*EPOCH_FIGURES, a.monitor)))
+        validator.epoch_metrics = tuple(dict.fromkeys((*headline_keys(), a.monitor)))
+        if self.network is not None:
+            validator.family = self.network.family
         return validator
 
     def checkpoint_meta(self) -> dict[str, Any]:
-        spec = getattr(self.model, "spec", None)
         config, size = public_config(self.resolved), self.args.input_size
-        if (
-            spec is None
-        ):  # a network of the user's own: it cannot be rebuilt from its file, only by its trainer
-            name = Path(self.args.model).name
-            return {"model": name, "names": list(self.names), "imgsz": list(size), "config": config}
-        return {
-            **model_meta(spec, self.names, size, class_hash(self.names), self.data_digest()),
-            "config": config,
-        }
+        family, spec = self.network
+        meta = model_meta(family, spec, self.args.model, self.names, size, self.data_digest())
+        return {**meta, "config": config}
 
-    def _build_loss(self) -> DetectionLoss:
-        weights = None
-        for name in self.args.class_weights or {}:
+    def _class_weights(self) -> Tensor | None:
+        """(C,) factors. ConfigError: a class that the data have not."""
+        given = self.args.class_weights or {}
+        for name in given:
             if name not in self.names:
                 known = ", ".join(self.names)
                 raise ConfigError(
                     f"class_weights: no class '{name}'.{nearest(name, self.names)} There are: "
                     f"{known}"
                 )
-        if self.args.class_weights:
-            weights = torch.tensor([self.args.class_weights.get(name, 1.0) for name in self.names])
-        shared = self.world.size > 1
-        return DetectionLoss(
-            self.args.box,
-            self.args.cls,
-            self.args.dfl,
-            weights,
+        return torch.tensor([given.get(name, 1.0) for name in self.names]) if given else None
+
+    def _build_loss(self) -> Criterion:
+        family, spec = self.network
+        return family.criterion(
+            spec,
+            self.args,
+            self._class_weights(),
             ranks=self.world.size,
-            sum_over_ranks=self.world.sum if shared else None,
+            sum_over_ranks=self.world.sum if self.world.size > 1 else None,
         )
 
-    # Pictures -------------------------------------------------------------------------------------
+    # Plots ----------------------------------------------------------------------------------------
 
     def plot_training_samples(self, batch: Any, index: int) -> None:
         if self.args.plots:
@@ -311,7 +447,7 @@ class DetectionTrainer(BaseTrainer):
 
 
 def some_of(records: list[ImageRecord], fraction: float) -> list[ImageRecord]:
-    """A share of the images, the same whenever it is asked for: those with the smallest content
+    """A fraction of the images, the same whenever it is asked for: those with the smallest content
     hashes, in their order.
     """
     count = max(1, round(len(records) * fraction))

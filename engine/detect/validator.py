@@ -2,7 +2,7 @@
 and alone.
 
 Alone it takes a weight file or an exported one and a dataset; inside training the trainer hands it
-loader and model. Tables and pictures are written for final figures only, into `save_dir` where
+loader and model. Tables and plots are written for final metrics only, into `save_dir` where
 there is one; `matches.npz` among them (`MatchTable`) is what AP of any choice of the images follows
 from.
 """
@@ -25,37 +25,23 @@ from engine.core.validator import BaseValidator
 from engine.data.dataset import DetectionDataset
 from engine.data.loader import build_loader
 from engine.data.transforms import to_original
-from engine.datasets.open import open_dataset
 from engine.detect.batch_plots import plot_batch, plot_found
 from engine.detect.batches import file_of, record_of, to_device
-from engine.detect.model_io import is_weight_file, load_model
+from engine.detect.candidates import read_candidates
+from engine.detect.data import open_data
+from engine.detect.model_io import is_weight_file, load_model, read_weights
 from engine.detect.runtime import RuntimeModule, load_runtime
-from engine.errors import ConfigError, DataError
+from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores
-from engine.models.yolov8 import Preds
-from engine.models.yolov8.decode import decode, nms, warm_up
+from engine.metrics.reported import headline_keys, metric_keys
+from engine.models.nms import nms, warm_up
+from engine.models.registry import Family, family_named
 from engine.types import SPLITS, Detections, ImageRecord, Size
 
 log = logging.getLogger("detectflow")
 
-PICTURED_BATCHES = 3
-EPOCH_FIGURES = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
-FIGURES = (
-    *EPOCH_FIGURES,
-    "metrics/mAP75",
-    "metrics/mAP-small",
-    "metrics/mAP-medium",
-    "metrics/mAP-large",
-    "metrics/AR1",
-    "metrics/AR10",
-    "metrics/AR100",
-    "metrics/AR-small",
-    "metrics/AR-medium",
-    "metrics/AR-large",
-    "metrics/F1",
-    "metrics/confidence",
-)
+PLOTTED_BATCHES = 3
 
 Found = tuple[
     np.ndarray, np.ndarray, np.ndarray
@@ -70,12 +56,12 @@ class DetectionValidator(BaseValidator):
 
     Args:
         config: settings, or `overrides` by name.
-        save_dir: where tables and pictures of final figures go; None: nowhere.
+        save_dir: where tables and plots of final metrics go; None: nowhere.
         loader, names, device, world: from a trainer; else made from the model and the dataset of
             the call.
     """
 
-    metric_names = FIGURES
+    metric_names = metric_keys()
 
     def __init__(
         self,
@@ -96,8 +82,11 @@ class DetectionValidator(BaseValidator):
         )
         self.save_dir = Path(save_dir) if save_dir is not None else None
         self.names = names
+        # what the model's output means; None: boxes and scores, as exported files give them
+        self.family: Family | None = None
+        self.needs_nms = True  # of such a file
         # of an epoch's line in results.csv; a trainer adds the one it monitors
-        self.epoch_figures = EPOCH_FIGURES
+        self.epoch_metrics = headline_keys()
         # of the last validation: curves, confusion, per class, per image
         self.scores: DetectionScores | None = None
         self._collected = DetectionMetrics(names)  # of this rank
@@ -143,15 +132,16 @@ class DetectionValidator(BaseValidator):
         """The network of a file and its input size; sets `names`."""
         if not is_weight_file(str(path)):
             runtime = load_runtime(path, str(self.device))
-            self.names = runtime.names
+            self.names, self.family = runtime.names, None
+            self.needs_nms = runtime.needs_nms
             return RuntimeModule(runtime), runtime.input_size(None)
         loaded = load_model(path, self.device)
-        self.names = loaded.names
+        self.names, self.family = loaded.names, loaded.family
         self._single_cls = bool((loaded.meta.get("config") or {}).get("single_cls", False))
         return loaded.module, loaded.imgsz
 
     def _open(self, data: str | Path, imgsz: Size) -> Any:
-        dataset = open_dataset(data)
+        dataset = open_data(data)
         split = self.config.split
         if not self.names:
             raise ConfigError(
@@ -162,7 +152,7 @@ class DetectionValidator(BaseValidator):
             raise DataError(
                 f"{data}: the model's classes and the dataset's differ. Model: "
                 f"{', '.join(self.names)}. Dataset: {', '.join(dataset.names)}. Order counts: "
-                "figures would compare one class with another."
+                "metrics would compare one class with another."
             )
         records = dataset.records(split)
         if not records:
@@ -193,7 +183,7 @@ class DetectionValidator(BaseValidator):
         self._collected = DetectionMetrics(self.names)
         self._batches = 0
         if self._final and self.save_dir is not None and self.world.is_main:
-            make_folder(self.save_dir)  # now, not after all images were looked at
+            make_folder(self.save_dir)  # now, not after all images were validated
         dataset = getattr(self.loader, "dataset", None)
         self._records = {str(record.file): record for record in getattr(dataset, "records", ())}
 
@@ -201,18 +191,24 @@ class DetectionValidator(BaseValidator):
         return to_device(batch, self.device)
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
-        return model(batch["img"])
+        """What the model says of a batch; inside training the trainer's `forward` is asked."""
+        return model(batch["img"]) if self.family is None else self.family.forward(model, batch)
 
     def batch_size(self, batch: Any) -> int:
         return len(batch["img"])
 
     def postprocess(self, preds: Any) -> list[Found]:
-        """The detections of each image in pixels of the input. preds: `Preds`, or boxes
-        and scores of an exported file.
+        """The detections of each image in pixels of the input. preds: what `forward` gave, of the
+        family of the model; else anything that `read_candidates` knows.
         """
-        boxes, scores = decode(preds) if isinstance(preds, Preds) else preds
+        if self.family is None:
+            boxes, scores = read_candidates(preds, len(self.names))
+        else:
+            boxes, scores = self.family.candidates(preds)
         c = self.config
-        found = nms(boxes.float(), scores.float(), c.conf, c.iou, c.max_det, multi_label=True)
+        needs_nms = self.needs_nms if self.family is None else self.family.needs_nms
+        iou = c.iou if needs_nms else None
+        found = nms(boxes.float(), scores.float(), c.conf, iou, c.max_det, multi_label=True)
         return [tuple(part.cpu().numpy() for part in one) for one in found]
 
     def update_metrics(self, results: list[Found], batch: Any) -> None:
@@ -225,7 +221,7 @@ class DetectionValidator(BaseValidator):
             and self.config.plots
             and self.save_dir
             and self.world.is_main
-            and self._batches < PICTURED_BATCHES
+            and self._batches < PLOTTED_BATCHES
         ):
             stem = f"val_batch{self._batches}"
             plot_batch(batch, self.names, self.save_dir / f"{stem}_labels.jpg")
@@ -233,8 +229,8 @@ class DetectionValidator(BaseValidator):
         self._batches += 1
 
     def get_stats(self) -> dict[str, float | None]:
-        """The figures over all ranks. Final ones hold all there are, an epoch's those of
-        `epoch_figures`. What the images say nothing about (no box to find at all, none of that
+        """The metrics over all ranks. Final ones hold all there are, an epoch's those of
+        `epoch_metrics`. What the images say nothing about (no box to find at all, none of that
         size) is None, never 0.
         """
         self._merged = own = self._collected
@@ -251,16 +247,10 @@ class DetectionValidator(BaseValidator):
                 self.config.split,
                 scores.images,
             )
-        figures = {
-            **scores.to_dict(),
-            "metrics/F1": scores.f1,
-            "metrics/confidence": scores.confidence,
-        }
-        return (
-            figures
-            if self._final
-            else {key: figures[key] for key in self.epoch_figures if key in figures}
-        )
+        metrics = scores.to_dict()
+        if self._final:
+            return metrics
+        return {key: metrics[key] for key in self.epoch_metrics if key in metrics}
 
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:
@@ -288,6 +278,22 @@ class DetectionValidator(BaseValidator):
         if getattr(self.loader.dataset, "single_cls", False) and record.classes.any():
             return replace(record, classes=np.zeros_like(record.classes))
         return record
+
+
+def validator_class_of(weights: str | Path) -> type[DetectionValidator]:
+    """The class that measures a file: that of the trainer class that made its network, where it is
+    one of the user's own.
+    """
+    if not is_weight_file(str(weights)):
+        return DetectionValidator
+    meta: dict[str, Any] = {}
+    try:
+        meta, _ = read_weights(weights)
+        family: Any = family_named(meta.get("family"))
+    except EngineError:
+        return DetectionValidator  # which says what is wrong with the file
+    owner = getattr(family, "trainer_class", None)
+    return owner.validator_class if owner is not None else DetectionValidator
 
 
 def _without_path(row: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from engine.export.parity_images import batches
 from engine.files import sha256_file
 from engine.model_formats.base import ExportJob
 from engine.model_formats.table import find_format
-from engine.models.yolov8.decode import export_module
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Exporter:
                 "source; choose another folder."
             )
         self.job, self.report = None, None
-        self.job, reference = self.prepare(weights)
+        self.job, reference = self.prepare(weights, chosen.name)
         self.callbacks.run("on_export_start", self)
         with staging(folder) as stage:
             fresh = stage / target.name
@@ -97,9 +96,15 @@ class Exporter:
         self.callbacks.run("on_export_end", self)
         return self.report
 
-    def prepare(self, weights: Path) -> tuple[ExportJob, Runtime]:
-        """What the formats are given, and the network as trained to compare with."""
+    def prepare(self, weights: Path, format: str) -> tuple[ExportJob, Runtime]:
+        """What the formats are given, and the network as trained to compare with. ExportError where
+        networks like this one cannot be written in the format.
+        """
         loaded = load_model(weights, "cpu")
+        if reason := loaded.family.can_export(loaded.spec, format):
+            raise ExportError(
+                f"{weights}: a {loaded.meta['model']} cannot be exported to {format}: {reason}"
+            )
         reference = runtime_of(loaded, torch.device("cpu"))
         size = reference.input_size(self.settings.imgsz)
         batch = None if self.settings.dynamic else self.settings.batch
@@ -113,7 +118,7 @@ class Exporter:
             reference.needs_nms,
         )
         job = ExportJob(
-            module=export_module(loaded.module, size),
+            module=loaded.family.export_module(loaded.module, size),
             raw_state=loaded.state,
             size=size,
             batch=self.settings.batch,

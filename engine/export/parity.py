@@ -19,7 +19,7 @@ from engine.boxes import xyxy_to_xywh
 from engine.config import PredictConfig
 from engine.detect.runtime import Candidates, Runtime
 from engine.errors import ExportError
-from engine.models.yolov8.decode import nms
+from engine.models.nms import nms
 
 # Float32 sums in another order differ in the seventh digit. What some sixty layers made of it,
 # measured on a trained n at 640 px: 0.002 px and 5e-7; with its logits ten times as sharp 0.011 px

@@ -116,7 +116,7 @@ class Dimension:
             )
         return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
 
-    def describe_error(self) -> str:
+    def describe(self) -> str:
         """`0.0003 to 0.03, log`."""
         if self.choices:
             return " | ".join(map(str, self.choices))
@@ -178,7 +178,7 @@ def _dimension(
         )
     if name == "seed":
         raise ConfigError(
-            f"{where}: seed: luck is no setting; every trial has the same seed. Remove the entry."
+            f"{where}: `seed` cannot be searched: all trials share one seed. Remove it."
         )
     if name in YARDSTICKS:
         raise ConfigError(
@@ -221,7 +221,7 @@ def _choices(
             raise ConfigError(
                 f"{place}: a choice is a number, a word, true or false, found {value!r}"
             )
-        base.with_overrides({name: value}, where)
+        _check(base, {name: value}, where)
     if len({(type(each), each) for each in values}) < len(values):
         raise ConfigError(f"{place}: a choice stands there twice: {values}")
     return Dimension(name, choices=tuple(values))
@@ -265,8 +265,21 @@ def _range(
         )
     tried = range(low, high + 1, step or 1)[:INTERVAL_CHECKED] if whole else (low,)
     for value in (*tried, high):
-        base.with_overrides({name: value}, where)
+        _check(base, {name: value}, where)
     return Dimension(name, low, high, log, step, whole=whole)
+
+
+def _check(base: DetectionTrainConfig, values: dict[str, Any], where: str) -> None:
+    """ConfigError where a training would refuse the value."""
+    config = base.with_overrides(values, where)
+    if not values.keys() & {"model", "imgsz"}:
+        return
+    from engine.detect import DetectionTrainer
+
+    try:
+        DetectionTrainer(config=config)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _number(value: Any, key: str, whole: bool, place: str) -> float | int:

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from engine.errors import ConfigError, nearest
+from engine.plugins import look_in
 from engine.project.env_file import read_env_file
 from engine.project.redaction import hide
 
@@ -122,11 +123,12 @@ def prepare_environment(root: str | Path | None = None) -> Path:
     for name, value in {**FIXED_DEFAULTS, **_paths(state), **_trusted()}.items():
         os.environ.setdefault(name, value)
     require_possible_tracker(os.environ["MLFLOW_TRACKING_URI"])
+    look_in(root)  # modules of the user's own are found from wherever a command is called
     return root
 
 
 def require_possible_tracker(uri: str) -> None:
-    """ConfigError where MLflow takes no such address: figures would wait for it for ever. Whether
+    """ConfigError where MLflow takes no such address: records would wait for it for ever. Whether
     it answers is not asked.
     """
     try:

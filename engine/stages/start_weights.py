@@ -16,6 +16,7 @@ from pathlib import Path
 from engine.config import DetectionTrainConfig, Params
 from engine.errors import ConfigError
 from engine.files import sha256_file
+from engine.plugins import is_dotted
 from engine.stages.layout import Layout
 from engine.versioning.stage_inputs import load_definitions
 
@@ -34,7 +35,7 @@ def start_files(config: DetectionTrainConfig, root: Path) -> dict[str, Path]:
 
 def is_path(name: str) -> bool:
     """Whether a value names a file rather than a kind of network."""
-    return "/" in name or Path(name).suffix != ""
+    return "/" in name or (Path(name).suffix != "" and not is_dotted(name))
 
 
 def start_digests(config: DetectionTrainConfig, root: Path) -> dict[str, str]:

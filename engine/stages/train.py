@@ -48,7 +48,7 @@ def run(
         ConfigError: the file to start from is missing, or is the output of a stage.
         EngineError: what stops a training; its checkpoints stay and the next run resumes from them.
     """
-    from engine.detect import DetectionTrainer
+    from engine.detect.choose import make_trainer
 
     layout = Layout(root)
     start = start_digests(params.train, root)
@@ -56,8 +56,8 @@ def run(
     warn_of_changed_code(inputs, layout)
     folder = layout.resumable / fingerprint(inputs)
     settings = run_settings(params.train, layout, folder)
+    trainer = make_trainer(settings)  # a wrong name leaves no folder
     write_json(folder / INPUTS, inputs)
-    trainer = DetectionTrainer(config=settings)
     if progress is not None:
         trainer.add_callback(
             "on_fit_epoch_end", lambda t: progress(epoch_progress(t)), may_fail=True

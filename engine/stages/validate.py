@@ -1,4 +1,4 @@
-"""Stage validate: the figures of the best weights on the deciding split, and the pictures that
+"""Stage validate: the metrics of the best weights on the deciding split, and the plots that
 explain them.
 """
 
@@ -29,17 +29,18 @@ def run(
         WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit
             the data.
     """
-    from engine.detect import DetectionValidator
+    from engine.detect.validator import validator_class_of
 
     layout = Layout(root)
     trained = read_report(layout, "train")
     with publish_folder(layout.reports / "validate") as folder:
-        validator = DetectionValidator(config=params.validate_, save_dir=folder)
+        validator_class = validator_class_of(layout.best)
+        validator = validator_class(config=params.validate_, save_dir=folder)
         for event, function in callbacks:
             validator.add_callback(event, function, may_fail=True)
         metrics = validator(model=layout.best, data=layout.prepared)
         origin = {"split": params.validate_.split, "weights_sha256": trained["weights_sha256"]}
-        figures = {key: figure(value) for key, value in metrics.items()}
-        write_json(folder / "metrics.json", figures)
+        measured = {key: figure(value) for key, value in metrics.items()}
+        write_json(folder / "metrics.json", measured)
         write_json(folder / "origin.json", origin)
-    return {**origin, **figures}
+    return {**origin, **measured}

@@ -104,7 +104,7 @@ class DvcStages:
         def outcome(how: str, value: Any = None, reasons: tuple[str, ...] = ()) -> StageOutcome:
             return StageOutcome(name, how, time.monotonic() - started, value, reasons)
 
-        with workspace_lock(self.root, wait=self.wait, tell=self.log.warning):
+        with workspace_lock(self.root, wait=self.wait, emit=self.log.warning):
             stage = load_definition(self.root, name)
             if not self.versioned:
                 self._warn_once()
@@ -125,7 +125,7 @@ class DvcStages:
         Raises:
             WorkspaceError: as `run`. Whatever `function` raises passes through.
         """
-        with workspace_lock(self.root, wait=self.wait, tell=self.log.warning):
+        with workspace_lock(self.root, wait=self.wait, emit=self.log.warning):
             stage = load_definition(self.root, name)
             value, before = run_checked(self.root, stage, function)
             if self.versioned and set(self.status(name)) - {ALWAYS}:

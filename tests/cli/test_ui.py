@@ -76,7 +76,7 @@ DIES = "raise SystemExit('database is locked')"
 def keep(tmp_path, monkeypatch):
     """Make one that is kept, with this program for a server; new starts follow at once."""
     monkeypatch.setattr(command, "PAUSES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(command, "LOOK_S", 0.02)
+    monkeypatch.setattr(command, "CHECK_S", 0.02)
     programs, made = {}, []
 
     def start(service, state, port):
@@ -103,7 +103,7 @@ def look_until(condition, *kept):
     while not condition():
         assert time.monotonic() < deadline
         for each in kept:
-            each.look()
+            each.check()
         time.sleep(0.02)
 
 

@@ -32,9 +32,8 @@ RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
         ({"lr0": float("inf")}, f"lr0: Input should be a finite number, got inf {RATE}"),
         ({"lr0": float("nan")}, f"lr0: Input should be a finite number, got nan {RATE}"),
         (
-            {"imgsz": 100},
-            "imgsz: must be a multiple of 32 (the largest stride), for example 96 or 128, got 100 "
-            "(integer or ",
+            {"imgsz": [64, 0]},
+            "imgsz: must be a number of pixels above 0, got (64, 0) (integer or ",
         ),
         (
             {"imgsz": "big"},

@@ -147,7 +147,7 @@ def test_an_export_format_is_one_entry_in_a_table(trained, tmp_path, monkeypatch
     monkeypatch.setitem(FORMATS, "mine", mine)
     report = Exporter()(trained.best, "mine", tmp_path)
     assert (
-        seen == [("ExportModel", ".mine")]
+        seen == [("CandidateModule", ".mine")]
         and report.path == tmp_path / "best.mine"
         and report.path.is_file()
     )

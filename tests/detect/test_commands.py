@@ -48,7 +48,7 @@ def test_predict_says_what_it_found_and_each_run_has_its_folder(here, capsys, ca
             main(["predict", "model=best.pt", "source=images", "save_json=true", "device=cpu"]) == 0
         )
     said = capsys.readouterr().out
-    assert "objects in 4 images, pictures and detections.jsonl in runs/predict/" in said
+    assert "objects in 4 images, images and detections.jsonl in runs/predict/" in said
     assert [message.split()[0] for message in caplog.messages if "/4 " in message] == [
         "1/4",
         "2/4",

@@ -16,10 +16,10 @@ from engine.config import DetectionTrainConfig
 from engine.core.checkpoint import load_checkpoint
 from engine.core.results import read_results
 from engine.detect import DetectionTrainer
-from engine.detect.transfer import transfer
-from engine.detect.validator import EPOCH_FIGURES
 from engine.errors import CheckpointError, ConfigError, TrainingError, cause_of
+from engine.metrics.reported import headline_keys
 from engine.models.yolov8 import build_model
+from engine.models.yolov8.family import YOLOv8Family
 
 
 def settings(shapes, tmp_path, **changes):
@@ -231,7 +231,9 @@ def test_mosaic_ends_when_it_should(shapes, tmp_path):
 def test_fine_tuning_finds_class_rows_by_name():
     old, new = build_model("yolov8n", 3), build_model("yolov8n", 2)
     fresh = {name: tensor.clone() for name, tensor in new.state_dict().items()}
-    said = transfer(new, old.state_dict(), ["cat", "dog", "cow"], ["cow", "hen"])
+    said = YOLOv8Family().transfer(
+        new, old.state_dict(), ["cat", "dog", "cow"], ["cow", "hen"], new.spec.to_dict()
+    )
     for i in range(3):
         mine, theirs = new.head.cls[i][2], old.head.cls[i][2]
         assert torch.equal(mine.weight[0], theirs.weight[2])
@@ -315,7 +317,7 @@ def test_any_figure_of_validation_may_decide(shapes, tmp_path):
     trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, monitor="metrics/F1", epochs=2))
     result = trainer.train()
     columns = read_results(trainer.paths.results_csv)[0]
-    assert list(columns)[5:10] == [*EPOCH_FIGURES, "metrics/F1"]
+    assert list(columns)[5:10] == [*headline_keys(), "metrics/F1"]
     assert result.metrics["metrics/F1"] == pytest.approx(
         max(row["metrics/F1"] for row in trainer.rows)
     )

@@ -42,7 +42,7 @@ def test_a_checkpoint_runs_as_it_was_trained(tmp_path):
     assert boxes.shape == (3, points, 4) and scores.shape == (3, points, 2)
     assert not boxes.requires_grad and loaded.needs_nms
     with torch.no_grad():
-        wanted_boxes, wanted_scores = decode(loaded.function.model(images))
+        wanted_boxes, wanted_scores = decode(loaded.function.module(images))
     torch.testing.assert_close(boxes, wanted_boxes, atol=1e-3, rtol=0)
     torch.testing.assert_close(scores, wanted_scores)
 

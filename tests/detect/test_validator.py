@@ -20,6 +20,7 @@ from engine.detect.model_io import load_model
 from engine.errors import CheckpointError, ConfigError, DataError
 from engine.export import export
 from engine.metrics import MatchTable
+from engine.models.yolov8.family import YOLOv8Family
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 16])
@@ -198,7 +199,7 @@ def test_a_model_of_one_class_does_not_merge_the_classes_of_others(shapes, make_
         from engine.models.yolov8 import build_model
 
         model = build_model("yolov8n", 1)
-        meta = model_meta(model.spec, ("blob",), (64, 64), "", "")
+        meta = model_meta(YOLOv8Family(), model.spec.to_dict(), "yolov8n", ("blob",), (64, 64), "")
         save_checkpoint(Checkpoint(meta, {}, model.state_dict()), tmp_path / "one.pt")
         DetectionValidator()(model=tmp_path / "one.pt", data=shapes)
 

@@ -17,12 +17,14 @@ from engine.config import ExportConfig, PredictConfig
 from engine.data.manifest import class_hash
 from engine.detect.runtime import Runtime, load_runtime
 from engine.errors import CheckpointError, ConfigError, DataError, ExportError, WorkspaceError
-from engine.export import FORMATS, Exporter, export, exporter
+from engine.export import FORMATS, Exporter, export
 from engine.export.metadata import file_meta
 from engine.export.parity_images import batches, generated_image, image_files
 from engine.files import sha256_file
 from engine.model_formats.base import Format, OpenFile
-from engine.models.yolov8.decode import ExportModel, nms
+from engine.models.family import CandidateModule
+from engine.models.nms import nms
+from engine.models.yolov8.family import YOLOv8Family
 
 CHECK_KEYS = [
     "origin",
@@ -225,15 +227,15 @@ def test_batch_norms_folded_with_a_wrong_epsilon_are_caught(
 ):
     from engine.models.yolov8 import fuse
 
-    def wrong(model, size):
+    def wrong(family, model, size):
         copy = random_detector()
         copy.load_state_dict(model.state_dict())
         for module in copy.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.eps = 1e-5
-        return ExportModel(fuse(copy)).eval()
+        return CandidateModule(family, fuse(copy)).eval()
 
-    monkeypatch.setattr(exporter, "export_module", wrong)
+    monkeypatch.setattr(YOLOv8Family, "export_module", wrong)
     with pytest.raises(ExportError, match="differs from PyTorch"):
         export(weights, pickled, tmp_path, FEW)
     assert not list(tmp_path.iterdir())
@@ -256,7 +258,7 @@ def test_a_model_that_cannot_be_expressed_names_the_format(weights, tmp_path, mo
         def forward(self, images):
             raise RuntimeError("cannot be followed\nlong story")
 
-    monkeypatch.setattr(exporter, "export_module", lambda module, size: Branching())
+    monkeypatch.setattr(YOLOv8Family, "export_module", lambda *given: Branching())
     with pytest.raises(ExportError, match=r"^onnx: .*RuntimeError: cannot be followed\."):
         export(weights, "onnx", tmp_path, FEW)
     assert not list(tmp_path.iterdir())

@@ -165,8 +165,8 @@ def test_an_address_that_is_nearly_right_is_corrected(stand_in, tmp_path, monkey
     [
         ("http://127.0.0.1:9/api", "Connection refused"),
         ("http://nowhere.invalid/api", "(Name|name|resolution|Temporary)"),
-        ("http://127.0.0.1:4200x/api", "nonnumeric port"),
-        ("127.0.0.1:4200/api", "unknown url type"),
+        ("http://127.0.0.1:4200x/api", "Invalid port"),
+        ("127.0.0.1:4200/api", "missing an 'http"),
     ],
 )
 def test_why_a_configured_server_does_not_answer_is_told(tmp_path, monkeypatch, url, reason):

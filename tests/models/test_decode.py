@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from engine.models.nms import nms
 from engine.models.yolov8 import build_model
 from engine.models.yolov8.decode import (
-    ExportModel,
     decode,
     distances_to_xyxy,
     expected_distances,
-    nms,
 )
+from engine.models.yolov8.family import YOLOv8Family
 from engine.models.yolov8.network import BINS, Preds, anchor_points
 
 
@@ -38,11 +38,11 @@ def test_the_export_output_is_the_decoded_one():
     model = build_model("yolov8n", 2).eval()
     x = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        raw = ExportModel(model)(x)
+        exported = YOLOv8Family().export_module(model, (64, 64))(x)
         boxes, scores = decode(model(x))
-    assert raw.shape == (2, 6, 84)
-    torch.testing.assert_close(raw[:, :2].transpose(1, 2), (boxes[..., :2] + boxes[..., 2:]) / 2)
-    torch.testing.assert_close(raw[:, 4:].transpose(1, 2), scores)
+    assert boxes.shape == (2, 84, 4) and scores.shape == (2, 84, 2)
+    torch.testing.assert_close(exported[0], boxes, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(exported[1], scores)
 
 
 BOXES = torch.tensor([[[0.0, 0, 10, 10], [1, 1, 11, 11], [50, 50, 60, 60], [0, 0, 10, 10]]])
@@ -81,7 +81,7 @@ def test_looking_at_the_best_candidates_first_changes_nothing(seed, monkeypatch)
     """
     from torchvision.ops import batched_nms
 
-    import engine.models.yolov8.decode as module
+    import engine.models.nms as module
 
     monkeypatch.setattr(module, "FIRST_CANDIDATES", 8)
     generator = torch.Generator().manual_seed(seed)
@@ -105,7 +105,7 @@ def test_looking_at_the_best_candidates_first_changes_nothing(seed, monkeypatch)
 
 
 def test_more_candidates_than_the_limit_keep_the_best(monkeypatch):
-    import engine.models.yolov8.decode as module
+    import engine.models.nms as module
 
     monkeypatch.setattr(module, "CANDIDATES", 2)
     assert found() == [(0.9, 0, 0.0)]

@@ -7,7 +7,7 @@ import torch
 
 from engine.errors import ConfigError
 from engine.models.yolov8 import SCALES, build_model, find_spec, fuse
-from engine.models.yolov8.decode import ExportModel
+from engine.models.yolov8.family import YOLOv8Family
 from engine.models.yolov8.network import BINS, class_prior
 
 PUBLISHED = {"n": 3_157_200, "s": 11_166_560, "m": 25_902_640, "l": 43_691_520, "x": 68_229_648}
@@ -41,11 +41,9 @@ def test_a_640_input_has_8400_points_and_the_export_output_its_shape():
         model = build_model("yolov8n", 80).eval()
         preds = model(torch.zeros(1, 3, 640, 640))
         assert preds.distances.shape == (1, 8400, 64) and preds.scores.shape == (1, 8400, 80)
-        assert ExportModel(model)(torch.zeros(2, 3, 64, 96)).shape == (
-            2,
-            84,
-            (8 * 12) + (4 * 6) + (2 * 3),
-        )
+        boxes, scores = YOLOv8Family().export_module(model, (64, 96))(torch.zeros(2, 3, 64, 96))
+        points = (8 * 12) + (4 * 6) + (2 * 3)
+        assert boxes.shape == (2, points, 4) and scores.shape == (2, points, 80)
 
 
 def test_anchor_points_are_cell_centres_row_by_row():

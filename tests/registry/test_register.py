@@ -148,7 +148,8 @@ def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
 
 
 @pytest.mark.parametrize(
-    "value, words", [(0.0, "finds nothing right"), (None, "worth is not known")]
+    "value, words",
+    [(0.0, "metric 0 is never promoted"), (None, "could not be measured is never promoted")],
 )
 def test_a_model_that_finds_nothing_is_registered_but_no_champion(workspace, store, value, words):
     done = model(workspace, 0, value)
@@ -388,7 +389,7 @@ def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
     )
     model(workspace, 0, 0.5)
     assert mlflow_links.registered(workspace, params)
-    url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=detectflow"
+    url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     assert mlflow_links.experiment_url("detectflow", root=workspace) == url
     assert not mlflow_links.registered(workspace, Params.build({"register": {"model": "another"}}))
     (workspace / "mlflow.db").rename(workspace / "mlflow.db.away")

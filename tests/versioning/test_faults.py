@@ -101,7 +101,7 @@ def test_a_deleted_dvc_lock_costs_nothing(project):
     [
         ("train:\n  epocs: 3\n", "Did you mean 'epochs'"),
         ("train:\n  epochs: many\n", r"train\.epochs"),
-        ("train:\n  imgsz: 65\n", "multiple of 32"),
+        ("train:\n  imgsz: 0\n", "pixels above 0"),
         ("trian: {}\n", "Did you mean 'train'"),
         (MERGE, "not valid YAML"),
     ],

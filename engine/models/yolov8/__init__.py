@@ -1,5 +1,6 @@
-"""The network of the YOLOv8 family: blocks, scales, backbone, neck, head. Knows no loss, no boxes
-in pixels, no trainer.
+"""The YOLOv8 family: network (blocks, scales, backbone, neck, head), assignment, loss, decoding.
+
+`family.py` offers them to the registry. Knows no other family and no trainer.
 """
 
 from engine.models.yolov8.backbones import load_pretrained

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.boxes import ciou, xywh_to_xyxy
+from engine.models.family import Criterion
 from engine.models.yolov8.assign import assign
 from engine.models.yolov8.decode import distances_to_xyxy, expected_distances
 from engine.models.yolov8.network import BINS, Preds
@@ -23,7 +24,7 @@ from engine.models.yolov8.network import BINS, Preds
 LAST_BIN = BINS - 1 - 0.01  # distances are clamped below the last bin, so that floor + 1 exists
 
 
-class DetectionLoss:
+class DetectionLoss(Criterion):
     """`loss, items = DetectionLoss(...)(preds, batch)`.
 
     Args:
@@ -33,7 +34,7 @@ class DetectionLoss:
         ranks, sum_over_ranks: where a batch is shared by several processes, their number and the
             sum of a tensor over them. While gradients are recorded, losses are then normalised over
             the whole batch, and the mean over ranks of loss, items and gradients is that of one
-            process with all of it. Without gradients each share stands alone.
+            process with all of it. Without gradients each process's part stands alone.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class DetectionLoss:
         self.class_weights = class_weights
         self.topk, self.alpha, self.beta = topk, alpha, beta
         self.ranks, self._sum_over_ranks = ranks, sum_over_ranks
-        # of the last call: the sum of target scores, of this process's share
-        self.targets: Tensor | None = None
+        # of the last call: the sum of target scores, of this process's part
+        self.weight: Tensor | None = None
 
     def __call__(self, preds: Preds, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """(scalar: weighted sum times the batch size, items (3,) detached: box, cls, dfl with
@@ -108,11 +109,12 @@ class DetectionLoss:
         """(S: the sum of target scores, per rank and at least 1 in all; images of the batch, on all
         ranks).
         """
-        self.targets = targets.sum()
+        total = targets.sum()
+        self.weight = total.detach().clamp(min=1)
         if self._sum_over_ranks is None or not torch.is_grad_enabled():
-            return self.targets.clamp(min=1), len(targets)
+            return total.clamp(min=1), len(targets)
         total, images = self._sum_over_ranks(
-            torch.stack((self.targets, targets.new_tensor(float(len(targets)))))
+            torch.stack((total, targets.new_tensor(float(len(targets)))))
         )
         return total.clamp(min=1) / self.ranks, images
 
@@ -152,8 +154,8 @@ def focal_distances(logits: Tensor, distances: Tensor) -> Tensor:
     logits (F, 4 * R), distances (F, 4) in [0, R - 1).
     """
     low = distances.floor()
-    share = (distances - low).reshape(-1)
+    fraction = (distances - low).reshape(-1)
     low = low.long().reshape(-1)
     rows = logits.reshape(-1, BINS).log_softmax(-1)
     below, above = (rows.gather(1, bins[:, None])[:, 0] for bins in (low, low + 1))
-    return -(below * (1 - share) + above * share).reshape(-1, 4).mean(-1)
+    return -(below * (1 - fraction) + above * fraction).reshape(-1, 4).mean(-1)

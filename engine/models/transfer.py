@@ -43,30 +43,53 @@ class Transfer:
         )
 
 
+@dataclass(frozen=True)
+class ClassRows:
+    """How the classes lie in the first dimension of a tensor: groups x (background + classes) x
+    inner rows. The number of groups (anchors of a place) follows from the shape.
+    """
+
+    inner: int = 1  # rows of one class that lie together, 4 where it has its own box
+    background: int = 0  # rows before the first class that belong to no class
+
+
 @torch.no_grad()
 def transfer(
-    model: nn.Module, state: Mapping[str, Tensor], old: Sequence[str], new: Sequence[str]
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    old: Sequence[str],
+    new: Sequence[str],
+    rows: Mapping[str, ClassRows],
 ) -> Transfer:
-    """Copy `state`, weights of a detector with classes `old`, into `model` with classes `new`.
+    """Copy `state`, weights of a detector with classes `old`, into `module` with classes `new`.
 
-    A tensor of equal shape is taken whole. The last layer of the class branches has a row per
-    class: rows of classes that both know, by name, are taken, whatever their numbers; the others
-    keep their fresh start.
+    A tensor of equal shape is taken whole. rows: the tensors with rows by class; of these the rows
+    of classes that both know, by name, are taken, whatever their numbers, and the others keep their
+    fresh start.
     """
-    mine = model.state_dict()
-    rows = {
-        f"head.cls.{i}.2.{part}" for i in range(3) for part in ("weight", "bias")
-    }  # one row per class
-    # A head for many more classes is wider, too; its last layer then reads other features and
-    # starts anew.
-    fits = all(name in state and state[name].shape[1:] == mine[name].shape[1:] for name in rows)
+    mine = module.state_dict()
+    views = {
+        name: (_by_class(mine[name], len(new), at), _by_class(state.get(name), len(old), at))
+        for name, at in rows.items()
+    }
+    # A head for many more classes may be wider, too; its last layer then reads other features and
+    # starts anew, and so do all rows, as a class is learnt by all of them together.
+    fits = all(
+        target is not None
+        and source is not None
+        and (target.shape[0], *target.shape[2:]) == (source.shape[0], *source.shape[2:])
+        for target, source in views.values()
+    )
     known = [(name, old.index(name), new.index(name)) for name in new if fits and name in old]
     taken, fresh = 0, []
     for name, target in mine.items():
         source = state.get(name)
         if name in rows and fits:
-            for _, origin, to in known:
-                target[to] = source[origin].to(target.dtype)
+            into, origin = views[name]
+            ahead = rows[name].background
+            into[:, :ahead] = origin[:, :ahead].to(into.dtype)
+            for _, before, after in known:
+                into[:, ahead + after] = origin[:, ahead + before].to(into.dtype)
         elif name not in rows and source is not None and source.shape == target.shape:
             target.copy_(source)
             taken += 1
@@ -75,6 +98,14 @@ def transfer(
     kept = {name for name, _, _ in known}
     anew, left = (tuple(name for name in names if name not in kept) for names in (new, old))
     return Transfer(taken, tuple(known), anew, left, tuple(fresh))
+
+
+def _by_class(tensor: Tensor | None, classes: int, at: ClassRows) -> Tensor | None:
+    """A view (groups, background + classes, inner, ...); None where the shape does not allow it."""
+    wanted = (at.background + classes) * at.inner
+    if tensor is None or not tensor.ndim or tensor.shape[0] % wanted:
+        return None
+    return tensor.view(-1, at.background + classes, at.inner, *tensor.shape[1:])
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -1,0 +1,209 @@
+"""What a family of networks says of itself.
+
+A `Family` answers everything that code elsewhere would otherwise ask by the network's name: how to
+build it, what a batch costs, what its output means in pixels, which sizes it takes, how weights
+move to other classes, how it is exported. `engine.models.registry` finds families; nothing outside
+a family's own folder compares names.
+
+Letters: B images, N candidates of an image, C classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from engine.errors import ConfigError
+from engine.models.transfer import ClassRows, Transfer, transfer
+from engine.types import Size
+
+if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
+    from engine.config import DetectionTrainConfig
+
+Spec = dict[str, Any]  # plain data: all that is needed to build a network again
+Candidates = tuple[Tensor, Tensor]  # boxes (B, N, 4) xyxy px of the input, scores (B, N, C)
+
+
+class Criterion(ABC):
+    """`loss, items = criterion(preds, batch)`: a scalar to be minimised, and its terms detached.
+
+    `weight`, of the last call: what the items are means over; None where that is the images.
+    """
+
+    weight: Tensor | None = None
+
+    @abstractmethod
+    def __call__(self, preds: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]: ...
+
+
+class Family(ABC):
+    """One kind of network. Has no state: what differs between two networks is in their `Spec`."""
+
+    name: str  # as a checkpoint says it: a built-in name, an entry point, or package.module:Attr
+    loss_names: tuple[str, ...] = ("loss",)
+    needs_nms: bool = True  # whether candidates still hold doubles of one object
+
+    # Which networks there are ---------------------------------------------------------------------
+
+    @abstractmethod
+    def knows(self, model: str) -> bool:
+        """Whether `train.model` names one of this family, perhaps misspelt."""
+
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """What `train.model` may be, for help, errors and docs."""
+
+    @abstractmethod
+    def spec(self, model: str, config: DetectionTrainConfig) -> Spec:
+        """The network that `model` and the settings ask for. Plain data that travels with the
+        weights; its key `name`, where there is one, is shown to people.
+
+        Raises:
+            ConfigError: an unknown name, or settings that this family has no use for.
+        """
+
+    @abstractmethod
+    def build(self, spec: Spec, classes: int) -> nn.Module:
+        """The network with fresh weights, in training mode. It takes (B, 3, H, W) float RGB in
+        [0, 1] and normalises it itself.
+        """
+
+    def spec_of(self, module: nn.Module) -> Spec | None:
+        """The spec of a module that this family can build again, None for any other: how a network
+        that a user's `get_model` returns is recognised.
+        """
+        return None
+
+    def pretrain(self, module: nn.Module, config: DetectionTrainConfig, cache: Path) -> None:
+        """Load published weights where the settings ask for them; `cache` keeps downloads."""
+        return None
+
+    def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
+        """ConfigError where settings contradict the network that a weight file brings."""
+        return None
+
+    # Sizes ----------------------------------------------------------------------------------------
+
+    def stride(self, spec: Spec) -> int:
+        """Input sides must be multiples of it, pixels."""
+        return 32
+
+    def smallest(self, spec: Spec) -> int:
+        """The smallest input side, pixels."""
+        return self.stride(spec)
+
+    def check_size(self, spec: Spec, size: Size) -> None:
+        """ConfigError with near sizes that fit, where the network cannot take `size`."""
+        step, least = self.stride(spec), self.smallest(spec)
+        wrong = [side for side in size if side < least or side % step]
+        if not wrong:
+            return
+        side = wrong[0]
+        below, above = max(least, side // step * step), max(least, -(-side // step) * step)
+        near = f"{below}" if below == above else f"{below} or {above}"
+        what = "at least" if step == 1 else f"a multiple of {step} (the largest stride), at least"
+        what = f"{what} {least}" if least > step else what.removesuffix(", at least")
+        got = str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+        raise ConfigError(f"imgsz must be {what} for this network: got {got}, try {near}")
+
+    # Training -------------------------------------------------------------------------------------
+
+    def losses(self, spec: Spec) -> tuple[str, ...]:
+        """Names of the terms of the loss, in the order of the criterion's items."""
+        return self.loss_names
+
+    @abstractmethod
+    def criterion(
+        self,
+        spec: Spec,
+        config: DetectionTrainConfig,
+        class_weights: Tensor | None = None,
+        ranks: int = 1,
+        sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
+    ) -> Criterion:
+        """The loss with the settings of a run.
+
+        class_weights: (C,) factors, None: all 1. ranks, sum_over_ranks: where a batch is shared by
+        several processes, their number and the sum of a tensor over them.
+
+        Raises:
+            ConfigError: a setting of the loss that this family has no use for.
+        """
+
+    def forward(self, module: nn.Module, batch: Mapping[str, Any]) -> Any:
+        """What the network says of a batch, for `criterion` and `candidates`. `batch["img"]` is
+        (B, 3, H, W) float RGB in [0, 1]; `module.training` tells whether targets are wanted too.
+        """
+        return module(batch["img"])
+
+    def has_loss(self, preds: Any) -> bool:
+        """Whether a loss follows from these predictions; of some networks not in eval mode."""
+        return True
+
+    def default_lr(self, optimizer: str) -> float:
+        """Peak learning rate where the user gives none; optimizer: SGD, Adam or AdamW."""
+        return 0.01 if optimizer == "SGD" else 0.001
+
+    def transfer(
+        self,
+        module: nn.Module,
+        state: Mapping[str, Tensor],
+        old_names: Sequence[str],
+        new_names: Sequence[str],
+        spec: Spec,
+    ) -> Transfer:
+        """Copy weights of a network with classes `old_names` into `module` with `new_names`; class
+        rows are found by name.
+        """
+        rows = self.class_rows(module, spec, len(new_names))
+        return transfer(module, state, tuple(old_names), tuple(new_names), rows)
+
+    def class_rows(self, module: nn.Module, spec: Spec, classes: int) -> Mapping[str, ClassRows]:
+        """The tensors with rows by class. By default found by building the network for one class
+        more and looking what grows. Where one class adds several rows their order is not known from
+        outside: such a layer starts anew, unless the classes are the same.
+        """
+        with torch.random.fork_rng(devices=[]):
+            more = self.build(spec, classes + 1).state_dict()
+        rows = {}
+        for name, tensor in module.state_dict().items():
+            if name not in more or more[name].shape == tensor.shape or not tensor.ndim:
+                continue
+            grown = more[name].shape[0] - tensor.shape[0]
+            if grown == 1:
+                rows[name] = ClassRows(background=tensor.shape[0] - classes)
+        return rows
+
+    # Use ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def candidates(self, preds: Any) -> Candidates:
+        """Boxes (B, N, 4) xyxy in pixels of the input, scores (B, N, C) in [0, 1]; rows of score 0
+        stand for nothing.
+        """
+
+    def export_module(self, module: nn.Module, size: Size) -> nn.Module:
+        """A module in eval mode that can be traced: forward(images (B, 3, H, W) float RGB in
+        [0, 1]) -> boxes, scores as `candidates` gives them. size: (h, w) of the input.
+        """
+        return CandidateModule(self, module).eval()
+
+    def can_export(self, spec: Spec, format: str) -> str | None:
+        """Why a network cannot be written in a format, known before it is trained; None: it can."""
+        return None
+
+
+class CandidateModule(nn.Module):
+    """A network of a family as one function: images (B, 3, H, W) -> (boxes, scores)."""
+
+    def __init__(self, family: Family, module: nn.Module):
+        super().__init__()
+        self.family, self.module = family, module
+
+    def forward(self, images: Tensor) -> Candidates:
+        return self.family.candidates(self.family.forward(self.module, {"img": images}))

@@ -1,0 +1,5 @@
+"""Detectors of torchvision as a family: built by torchvision's own code, with fresh weights.
+
+What is ours: images come normalised by the module and in the size they are given, classes count
+from 0, dense networks give boxes and scores of all anchors. Knows no other family and no trainer.
+"""
