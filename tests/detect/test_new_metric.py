@@ -32,7 +32,6 @@ def test_names_people_read_begin_with_the_primary_one():
     }
 
 
-@pytest.mark.slow
 def test_a_training_writes_it(shapes, tmp_path):
     settings = {"model": "yolov8n", "data": str(shapes), "imgsz": 64, "epochs": 1, "batch": 6}
     settings |= {"project": str(tmp_path), "device": "cpu", "plots": False, "verbose": False}
