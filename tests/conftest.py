@@ -24,6 +24,7 @@ LONGEST_FIRST = (
     "distributed/test_leaving.py",
     "flows/test_pipeline.py",
     "distributed/test_together.py",
+    "flows/test_only_real_changes.py",
     "flows/test_two_drivers.py",
     "core/test_kill.py",
     "flows/test_experiments.py",
