@@ -7,7 +7,7 @@ JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-team-stack lint ui deploy worker dvc docs docs-serve lock clean
+.PHONY: help install run test test-all test-team-stack lint ui deploy worker dvc docs docs-serve lock clean
 
 help:  ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,16 @@ run: install  ## the whole pipeline on the demo dataset: prepare, train, validat
 	@$(BIN)/detectflow run $(ARGS)
 
 # Two processes with one thread each: torch's threads beside another process make everything slower, not faster.
-test: install  ## the tests, on two cores: make test JOBS=4, make test ARGS=tests/core
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile $(ARGS)
+# Files stay whole, because some are a story told in order; the longest come first (tests/conftest.py), so that all processes
+# end together.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+  --durations 20 --durations-min 1
+
+test: install  ## the tests of everything that one process can show: make test JOBS=4, make test ARGS=tests/core
+	@$(PYTEST) -m "not system" $(ARGS)
+
+test-all: install  ## the others: with real servers, workers, remotes, two drivers, full disks, killed processes
+	@$(PYTEST) -m system $(ARGS)
 
 test-team-stack: install  ## docs/deploy.md for real: PostgreSQL behind Prefect, MLflow and Optuna, logins, S3 (minutes)
 	@$(BIN)/python tests/team/stack.py $(ARGS)

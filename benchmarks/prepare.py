@@ -217,7 +217,7 @@ def is_begun(pid: int, main: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_text()
     except OSError:
         return False
-    return pid == main or "engine.datasets.workers import serve" in words or "spawn_main" in words
+    return pid == main or "LokyProcess" in words or "spawn_main" in words
 
 
 def status(pid: int) -> tuple[float, float] | None:

@@ -27,8 +27,10 @@ from engine.cli import MODES
 from engine.cli.help import OVERVIEW, usage_of
 from engine.config.schema import SECTIONS, settings_of
 from engine.core import events
+from engine.datasets import formats
 from engine.datasets.findings import KINDS
 from engine.model_formats.table import FORMATS
+from engine.registry.gates import GATES
 
 ENGINE = Path(events.__file__).parents[1]
 EXTENSION = Path(__file__).with_name("comments.py")
@@ -142,6 +144,8 @@ def generated(name: str, where: str) -> str:
         "classes": (classes_list, [""]),
         "findings": (findings_table, [""]),
         "formats": (formats_table, [""]),
+        "annotation-formats": (annotation_formats_table, [""]),
+        "gates": (gates_list, [""]),
     }
     if kind not in makers or of not in makers[kind][1]:
         raise PluginError(
@@ -213,6 +217,20 @@ def formats_table(_: str) -> str:
     """The formats of exported files."""
     rows = [(f"`{each.name}`", f"`{each.suffix}`", each.about) for each in FORMATS.values()]
     return _table(("format", "file", "what it is for"), rows)
+
+
+def gates_list(_: str) -> str:
+    """What every gate asks of a model that is to become champion, in their order."""
+    return "\n".join(f"- {' '.join(inspect.getdoc(gate).split())}" for gate in GATES)
+
+
+def annotation_formats_table(_: str) -> str:
+    """Every annotation format: its name, `format:` and what is read of it."""
+    rows = [
+        (kind.title, f"`{kind.name}`", kind.read_as, "yes" if kind.write else "no")
+        for kind in formats.KINDS.values()
+    ]
+    return _table(("format", "`format:`", "read", "written"), rows)
 
 
 def classes_list(_: str) -> str:

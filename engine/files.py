@@ -1,5 +1,4 @@
 """Files and folders that are whole or absent: atomic writing and content hashes, for every layer.
-Standard library only.
 
 A reader, a crash or `kill -9` at any moment sees the old file or the new one, never half of one.
 """
@@ -8,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
-import itertools
 import logging
 import os
 import secrets
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from engine.errors import WorkspaceError
+from engine.locks import Lock
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # a file system without them
 
 log = logging.getLogger("detectflow.files")
 
@@ -127,9 +126,15 @@ def publish_folder(target: Path) -> Iterator[Path]:
         WorkspaceError: something cannot be written, in the block too.
     """
     place = Path(os.path.realpath(target)) if target.is_symlink() else target
+    lock = Lock(place.with_name(f".{place.name}.lock"), transient=True, optional=True)
+
+    waiting = functools.partial(log.warning, "%s: waiting for %s, which is writing it", target)
     try:
-        with _alone(place.with_name(f".{place.name}.lock"), target), _published(place) as fresh:
-            yield fresh
+        lock.path.parent.mkdir(parents=True, exist_ok=True)
+        with lock:
+            lock.take(waiting=waiting)
+            with _published(place) as fresh:
+                yield fresh
     except OSError as error:
         raise WorkspaceError(
             f"{target}: could not be written ({error.strerror or error}). Free some disk space, "
@@ -173,67 +178,9 @@ def _remove(folder: Path, ignore_errors: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path, target: Path) -> Iterator[None]:
-    """Hold the file `lock`, which is gone afterwards. Where the system has no such locks, nobody is
-    kept out.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = _take(lock, target)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            lock.unlink(missing_ok=True)
-            os.close(descriptor)
-
-
-def _take(lock: Path, target: Path) -> int | None:
-    """The descriptor that holds the lock; None where there are no locks."""
-    try:
-        import fcntl  # not on every system
-    except ImportError:
-        return None
-    for attempt in itertools.count():
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if attempt == 0:
-                    log.warning(
-                        "%s: waiting for %s, which is writing it", target, _holder(descriptor)
-                    )
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is(
-                descriptor, lock
-            ):  # else its holder has removed it meanwhile, and another may have a new one
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, f"process {os.getpid()}".encode(), 0)
-                return descriptor
-            os.close(descriptor)
-        except BaseException as error:
-            os.close(descriptor)
-            if isinstance(error, OSError) and error.errno in NO_LOCKS:
-                return None
-            raise
-
-
-def _holder(descriptor: int) -> str:
-    return os.pread(descriptor, 100, 0).decode("ascii", "replace") or "another process"
-
-
-def _is(descriptor: int, file: Path) -> bool:
-    """Whether `file` is what was opened as `descriptor`."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(file))
-    except FileNotFoundError:
-        return False
-
-
-@contextlib.contextmanager
 def described_full_disk(doing: str) -> Iterator[None]:
-    """Around work that writes by other hands than ours: a full disk is told as such; every other
-    error passes through.
+    """Around work that writes by other hands than ours: a full disk is reported as such; every
+    other error passes through.
 
     Raises:
         WorkspaceError: the disk, a quota or a limit on the size of files is exhausted; begins with
@@ -249,30 +196,6 @@ def described_full_disk(doing: str) -> Iterator[None]:
             f"{doing}: {os.strerror(error.errno)}{where}. Free some disk space and run again: "
             "what was finished before is kept."
         ) from error
-
-
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """One process at a time; others wait. Freed by the system when its holder ends, however it
-    ends; the file stays.
-
-    Raises:
-        WorkspaceError: the lock file cannot be written.
-    """
-    import fcntl  # not on every system, and not needed by everybody who imports this
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise WorkspaceError(
-            f"{file.parent}: cannot be written ({error.strerror}); check who owns it"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def sha256_file(path: str | Path) -> str:

@@ -22,6 +22,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
 from flows.server import is_gone
 from flows.summary import duration
@@ -30,7 +31,6 @@ logger = logging.getLogger("detectflow")
 
 SHORTEST_INTERVAL_S = 2.0
 AFTER_FAILURE_S = 300.0
-SHOWN = {"metrics/mAP50": "mAP50", "metrics/mAP50-95": "mAP50-95"}
 
 SAMPLES = {
     "Found": "validate/val_batch0_pred.jpg",
@@ -103,7 +103,7 @@ def describe(news: dict[str, Any]) -> str:
     unit = "epoch " if news.get("stage") == "train" else ""
     parts = [f"{unit}{news.get('done', 0)} of {news.get('total', 0)}"]
     metrics = news.get("metrics") or {}
-    parts += [f"{name} {metrics[key]:.3f}" for key, name in SHOWN.items() if key in metrics]
+    parts += [f"{name} {value:.3f}" for name, value in headlines(metrics).items()]
     if news.get("left_s"):
         parts.append(f"{duration(news['left_s'])} left")
     return " · ".join(parts)

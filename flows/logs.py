@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 from collections.abc import Iterator
 
 import httpx
@@ -23,6 +22,13 @@ ENGINE_LOGGERS = ("detectflow", "engine")
 QUIET_LOGGERS = ("dvc", "dvc_data", "alembic", "mlflow", "matplotlib", "httpx")
 REPEATS = "detectflow.dvc"  # speaks once per stage
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+# Of a server that has gone they say so for every event that waits, and of a run that ends within
+# seconds that a heartbeat came late, with tracebacks; what matters of it the run itself reports.
+EVENT_LOGGERS = (
+    "prefect.events.clients",
+    "prefect.events.utilities",
+    "prefect._internal.concurrency",
+)
 
 
 @contextlib.contextmanager
@@ -93,88 +99,52 @@ class _Once(logging.Filter):
         return new
 
 
-class _Plain(logging.Filter):
-    """Prefect's lines about a run that failed for a reason the user can mend: the reason first,
-    once, no traceback.
+class _NoTraceback(logging.Filter):
+    """A run that failed for a reason the user can mend: the reason, once. A server that has gone:
+    where from it was asked says nothing.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: BaseException | None = None
+        self.shown: BaseException | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, EngineError) and not os.environ.get("DETECTFLOW_DEBUG"):
-            if error is self.told:
-                return False  # the task has said it
-            self.told = error
+            if error is self.shown:
+                return False  # the flow repeats what its task has said
+            self.shown = error
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
             record.exc_info = record.exc_text = None
-        elif isinstance(
-            error, httpx.TransportError
-        ):  # the server has gone; where from it was asked tells nobody anything
+        elif isinstance(error, httpx.TransportError):
             record.exc_info = record.exc_text = None
-        elif isinstance(record.msg, str):
-            if record.msg.startswith("Crash detected! Execution was aborted by an interrupt"):
-                return False  # a Ctrl-C is no crash; the state says it, and the command line
-            # The reason in brackets has a line of its own already.
-            record.msg = re.sub(
-                r"^(Finished in state (Failed|Crashed))\(.*", r"\1", record.msg, flags=re.DOTALL
-            )
+        elif str(record.msg).startswith("Finished in state Failed("):
+            record.msg = record.msg.partition("(")[0]  # the reason in brackets was the line before
         return True
 
 
-class _GoneOnce(logging.Filter):
-    """A server that has gone is told once: Prefect says it for every event that waits, with all of
-    its content.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        said = str(record.msg)
-        if said.startswith("Unable to connect to"):
-            self.told, before = True, self.told
-            return not before
-        return not (self.told and said.startswith("Service %r failed"))
+def _is_no_link(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("View at ")
 
 
-class _NoLateHeartbeat(logging.Filter):
-    """A run that ends within its first seconds sends one heartbeat too many: ten lines of traceback
-    that mean nothing.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.getMessage() != "Error emitting event: prefect.flow-run.heartbeat"
+def _is_critical(record: logging.LogRecord) -> bool:
+    """A filter and no level: Prefect sets the levels of its loggers anew when a run begins."""
+    return record.levelno >= logging.CRITICAL
 
 
-class _NoDeadLink(logging.Filter):
-    """A temporary server has no UI: Prefect's `View at ...` would lead nowhere."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("View at ")
+_no_traceback = _NoTraceback()
 
 
 def plain_failures() -> None:
-    """Install the filter on Prefect's run loggers; it outlives the flow, whose last lines come
-    after its function.
+    """Errors of runs without tracebacks; outlives the flow, whose last lines come after its
+    function. The same filter again is not added.
     """
     for name in RUN_LOGGERS:
-        logger = logging.getLogger(name)
-        if not any(isinstance(each, _Plain) for each in logger.filters):
-            logger.addFilter(_plain)
-    logging.getLogger("prefect.events.utilities").addFilter(
-        _no_late_heartbeat
-    )  # the same one again is not added
-    for name in ("prefect.events.clients", "prefect._internal.concurrency"):
-        logging.getLogger(name).addFilter(_gone_once)
+        logging.getLogger(name).addFilter(_no_traceback)
+    for name in EVENT_LOGGERS:
+        logging.getLogger(name).addFilter(_is_critical)
 
 
 def no_links() -> None:
-    """Leave out the links to runs."""
-    logging.getLogger("prefect.flow_runs").addFilter(_NoDeadLink())
-
-
-_plain, _no_late_heartbeat, _gone_once = _Plain(), _NoLateHeartbeat(), _GoneOnce()
+    """Leave out the links to runs: a temporary server has no UI to show them."""
+    logging.getLogger("prefect.flow_runs").addFilter(_is_no_link)

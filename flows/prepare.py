@@ -43,7 +43,7 @@ LEAVE_S = 5.0  # so long tasks that are under way may take to end
 
 _told: dict[
     str, Progress | None
-] = {}  # workspace -> who is told of its progress; no parameter, which Prefect would show
+] = {}  # workspace -> who gets its progress; no parameter, which Prefect would show
 
 
 def run_prepare(root: Path, progress: Progress | None = None) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def run_prepare(root: Path, progress: Progress | None = None) -> dict[str, Any]:
 
 @flow(name="prepare-in-shards", flow_run_name="prepare in shards", persist_result=False)
 def prepare_in_shards(root: str) -> dict[str, Any]:
-    """Stage prepare, its images looked at by the tasks of this flow."""
+    """Stage prepare, its images scanned by the tasks of this flow."""
     return run_stage("prepare", Path(root), progress=_told.get(root), mapper=Shards())
 
 
@@ -83,7 +83,7 @@ def prepare_in_shards(root: str) -> dict[str, Any]:
 )
 def look_at_shard(number: int, work: bytes) -> list[ScanResult]:
     """Call a function with a batch of images; `work` is both, pickled, so that Prefect does not
-    look through every image.
+    scan every image.
     """
     import cv2
 
@@ -101,8 +101,8 @@ class Shards:
     def map(
         self, function: ScanFunction, batches: Iterable[list[ScanRequest]]
     ) -> Iterator[list[ScanResult]]:
-        """See `looks.Mapper`. WorkspaceError: the cluster was lost, or a shard kills every worker
-        that takes it.
+        """See `image_scan.Mapper`. WorkspaceError: the cluster was lost, or a shard kills every
+        worker that takes it.
         """
         client = FlowRunContext.get().task_runner.client
         waiting: deque[tuple[list[ScanRequest], Any]] = deque()
@@ -168,7 +168,7 @@ def _threads(client: Any) -> int:
 
 def _lost(batch: list[ScanRequest], error: BaseException) -> WorkspaceError:
     return WorkspaceError(
-        f"the Dask cluster could not look at {batch[0].name} and the {len(batch) - 1} images after "
+        f"the Dask cluster could not scan {batch[0].name} and the {len(batch) - 1} images after "
         f"it ({type(error).__name__}: {error}). Nothing was written. See whether its scheduler is "
         "there, what its workers say, and whether their memory is short; then run it again, or "
         f"prepare here: {SECTION}runner=local"

@@ -13,15 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
 from engine.tracking.mlflow_links import run_of_version, run_url, version_url
 
-FIGURES = {
-    "metrics/mAP50": "mAP50",
-    "metrics/mAP50-95": "mAP50-95",
-    "metrics/precision": "precision",
-    "metrics/recall": "recall",
-}
 PICTURES = ("*.png", "*.jpg")
 
 
@@ -60,11 +55,7 @@ def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -
     }
     registered = read_or_nothing(layout.summary("register"))
     exported = read_or_nothing(layout.summary("export")).get("files") or {}
-    figures = {
-        short: float(validated[key])
-        for key, short in FIGURES.items()
-        if validated.get(key) is not None
-    }
+    figures = {name: float(value) for name, value in headlines(validated).items()}
     weights = ["weights/best.pt"] if layout.best.is_file() else []
     return Summary(
         name=name,

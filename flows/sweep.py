@@ -1,7 +1,7 @@
 """Flow sweep: a search for hyper-parameters, each trial a task, run here in turn, in processes or
 threads, or by Dask.
 
-The study (engine/tuning) decides what is tried and remembers it; Prefect decides where, and shows
+The study (engine/hpo) decides what is tried and remembers it; Prefect decides where, and shows
 it. Plain values travel to the tasks, and results back; weights stay where the trial put them.
 """
 
@@ -24,6 +24,7 @@ from prefect.futures import as_completed
 from prefect.runtime import flow_run as current_run
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from engine.config import Params
 from engine.errors import TrainingError
 from engine.hpo import trial as trials
 from engine.hpo.report import clear_weights, write_report
@@ -68,7 +69,7 @@ def sweep(root: str | None = None, settings: dict[str, Any] | None = None) -> di
             logger.info("study %s: %d trials are there, %d to go", plan.study, done, wanted)
 
             def ended(row: Row) -> None:
-                tell(row, plan, study)
+                log_trial(row, plan, study)
                 best = ranked(study)
                 run.trial(row["number"], row["value"], best[0].value if best else None)
                 clear_weights(plan, study)
@@ -86,7 +87,7 @@ def sweep(root: str | None = None, settings: dict[str, Any] | None = None) -> di
 def search(
     plan: Sweep, token: str, about_study: Row, indices: range, ended: Callable[[Row], None]
 ) -> None:
-    """Run the trials in turn, or several at a time; `ended` is told of each in this process."""
+    """Run the trials in turn, or several at a time; `ended` is called for each in this process."""
     tune = plan.settings
     minutes = tune.stop_after_minutes
     deadline = time.time() + 60 * minutes if minutes else None
@@ -229,26 +230,24 @@ def about(plan: Sweep, study: Any) -> Row:
 
 @contextlib.contextmanager
 def tracked_study(plan: Sweep, study: Any) -> Iterator[Any]:
-    """The study's run in MLflow, parent of its trials' runs."""
-    from engine.stages.runner import tracking_is_on
+    """The study's run in the tracker, parent of its trials' runs."""
+    from engine.stages.runner import tracker_of
 
-    if not tracking_is_on():
+    tracker = tracker_of(Params.load(Path(plan.root) / "params.yaml"), "searches")
+    if tracker is None:
         yield trials.NullTracker()
         return
-    from engine.tracking.hpo_runs import SweepRun
-    from engine.tracking.stage_run import guarded_run
-
-    space = {f"space.{each.name}": each.describe_error() for each in plan.dimensions}
+    space = {f"space.{each.name}": each.describe() for each in plan.dimensions}
     params = {
         **{f"tune.{key}": value for key, value in plan.tune.items()},
         **space,
         "seed": plan.training.seed,
     }
-    with guarded_run(SweepRun(about(plan, study), params, Path(plan.root))) as run:
+    with tracker.tracked_study(about(plan, study), params, Path(plan.root)) as run:
         yield run
 
 
-def tell(row: Row, plan: Sweep, study: Any) -> None:
+def log_trial(row: Row, plan: Sweep, study: Any) -> None:
     """One line a trial."""
     best = ranked(study)
     value = (

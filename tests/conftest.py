@@ -15,6 +15,67 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Under xdist a file runs whole in one process (some are a story told in order). These take longest
+# and come first: begun last, one of them would keep one core busy while the other has nothing left
+# to do. Those with a Prefect server take turns with others: two at once would slow each other down
+# until a test loses its patience.
+LONGEST_FIRST = (
+    "flows/test_deployments.py",
+    "distributed/test_leaving.py",
+    "flows/test_pipeline.py",
+    "distributed/test_together.py",
+    "flows/test_two_drivers.py",
+    "core/test_kill.py",
+    "flows/test_experiments.py",
+    "hpo/test_search.py",
+    "flows/test_flow.py",
+    "flows/test_trace_pipeline.py",
+    "flows/test_prepare_on_dask.py",
+    "versioning/test_remotes.py",
+    "flows/test_restart.py",
+    "tracking/test_training_told.py",
+    "detect/test_detection_trainer.py",
+    "detect/test_validator.py",
+    "detect/test_class_hash.py",
+    "contract/test_fine_tuning.py",
+    "export/test_export.py",
+    "versioning/test_dvc_adapter.py",
+    "core/test_resume.py",
+    "registry/test_register.py",
+    "tracking/test_tracked.py",
+    "docs/test_docs.py",
+)
+# Files that share a fixture of many seconds, in one process so that it is made once.
+TOGETHER = dict.fromkeys(
+    ("test_class_hash.py", "test_detection_trainer.py", "test_validator.py"), "a trained detector"
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first; the others, and the tests of a file, in their order."""
+    places = {name: place for place, name in enumerate(LONGEST_FIRST)}
+
+    def place(item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return places.get(name, len(places))
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`--dist loadfile` that keeps some files together."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return TOGETHER.get(file.removeprefix("tests/detect/"), file)
+
+    return Scheduler(config, log)
+
 
 @pytest.fixture(autouse=True)
 def environment_as_before():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-VOCABULARY = {"errors", "types", "boxes", "files", "version", "plugins", "code"}
+VOCABULARY = {"errors", "types", "boxes", "files", "locks", "version", "plugins", "code"}
 FLOORS = (  # from the ground up: a room imports its own files and rooms of lower floors
     VOCABULARY,
     {"model_formats"},  # a table that the configuration checks names against
@@ -150,7 +150,7 @@ def test_orchestrators_and_trackers_stay_at_home():
 
 
 def test_vocabulary_needs_no_heavy_import():
-    allowed = {*sys.stdlib_module_names, "numpy", "torch", "yaml", "pydantic", "engine"}
+    allowed = {*sys.stdlib_module_names, "numpy", "torch", "yaml", "pydantic", "filelock", "engine"}
     for module, used in IMPORTS.items():
         if room_of(module) in VOCABULARY | {"config"}:
             assert {n.split(".")[0] for n in used} <= allowed, module

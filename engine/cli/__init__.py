@@ -1,5 +1,5 @@
-"""The command line: `detectflow MODE key=value ...`. Reads words, calls an executor or the flow,
-prints what came out.
+"""The command line: `detectflow MODE key=value ...`. Reads arguments, calls an executor or the
+flow, prints what came out.
 
 Nothing heavy is imported before it is needed: help answers at once. Exit codes: 0 done, 1 could not
 be finished, 2 a wrong request, 130 interrupted, 143 terminated. A mistake of the user is one
@@ -17,7 +17,7 @@ from engine.errors import INTERRUPTED, TERMINATED, ConfigError, EngineError, Ter
 
 WRONG_REQUEST = 2
 
-MODES = {  # mode -> module that has a function of this name, taking the words after it
+MODES = {  # mode -> module that has a function of this name, taking the arguments after it
     "run": "engine.cli.run",
     "ui": "engine.cli.ui",
     "train": "engine.cli.modes",
@@ -29,22 +29,21 @@ MODES = {  # mode -> module that has a function of this name, taking the words a
     "worker": "engine.cli.deploy",
     "serve": "engine.cli.deploy",
     "prefect": "engine.cli.deploy",
-    "schema": "engine.cli.schema",
+    "schema": "engine.cli.help",
     "tune": "engine.cli.tune",
     "check": "engine.cli.data",
     "diff": "engine.cli.data",
     "trace": "engine.cli.trace",
     "convert": "engine.cli.convert",
-    "benchmark": "engine.cli.benchmark",
 }
-HELP_WORDS = {"help", "-h", "--help"}
+HELP_ARGUMENTS = {"help", "-h", "--help"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        return _dispatch(argv)
     except EngineError as error:
         if os.environ.get("DETECTFLOW_DEBUG"):
             raise
@@ -59,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in HELP_WORDS:
-        return show_help([word for word in words[1:] if word not in HELP_WORDS])
-    mode, *rest = words
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in HELP_ARGUMENTS:
+        return show_help([arg for arg in argv[1:] if arg not in HELP_ARGUMENTS])
+    mode, *rest = argv
     if mode in {"--version", "-V", "version"}:
         from engine.version import __version__
 
@@ -72,7 +71,7 @@ def _dispatch(words: list[str]) -> int:
         raise ConfigError(
             f"no mode '{mode}'.{nearest(mode, [*MODES, 'help'])} Modes: {', '.join(MODES)}, help"
         )
-    if any(word in {"-h", "--help"} for word in rest) or rest[:1] == ["help"]:
+    if any(arg in {"-h", "--help"} for arg in rest) or rest[:1] == ["help"]:
         return show_help([mode])
     return getattr(importlib.import_module(MODES[mode]), mode)(rest)
 
@@ -86,16 +85,16 @@ def _which_process() -> str:
     )
 
 
-def show_help(words: Sequence[str]) -> int:
+def show_help(argv: Sequence[str]) -> int:
     """The list of modes, or what one mode takes."""
     from engine.cli.help import OVERVIEW, help_of
 
-    if not words:
+    if not argv:
         print(OVERVIEW)
         return 0
-    if words[0] not in MODES:
+    if argv[0] not in MODES:
         raise ConfigError(
-            f"no mode '{words[0]}'.{nearest(words[0], MODES)} Modes: {', '.join(MODES)}"
+            f"no mode '{argv[0]}'.{nearest(argv[0], MODES)} Modes: {', '.join(MODES)}"
         )
-    print(help_of(words[0]))
+    print(help_of(argv[0]))
     return 0

@@ -1,5 +1,5 @@
-"""What a word of the command line must be where no schema says so: a piece of text, a folder to
-write into.
+"""What an argument of the command line must be where no schema says so: a piece of text, a folder
+to write into.
 """
 
 from __future__ import annotations

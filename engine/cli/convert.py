@@ -10,15 +10,19 @@ from engine.cli.arguments import text_of
 from engine.config import DataConfig, parse_overrides
 from engine.errors import ConfigError, nearest
 
-REQUIRED = {"data": "data/bccd.yaml", "format": "coco", "out": "converted/"}  # word -> an example
+REQUIRED = {
+    "data": "data/bccd.yaml",
+    "format": "coco",
+    "out": "converted/",
+}  # argument -> an example
 SETTINGS = ("path", "options", "policies")  # of the data section
 
 
-def convert(words: Sequence[str]) -> int:
+def convert(argv: Sequence[str]) -> int:
     """`detectflow convert data=DATASET format=FORMAT out=FOLDER [path=FOLDER] [policies.KIND=POLICY
     ...]`
     """
-    given = parse_overrides(words)
+    given = parse_overrides(argv)
     settings: dict[str, Any] = {}
     for key in [key for key in given if key not in REQUIRED]:
         section, dot, entry = key.partition(".")

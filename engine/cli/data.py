@@ -28,9 +28,9 @@ CHECK_EXTRA = {
 }
 
 
-def check(words: Sequence[str]) -> int:
+def check(argv: Sequence[str]) -> int:
     """`detectflow check data=DATASET [model=WEIGHTS] key=value ...`"""
-    given = parse_overrides(words)
+    given = parse_overrides(argv)
     extra = _take(given, "check", CHECK_EXTRA)
     settings, root = _settings(extra["data"], given)
     workers, out = _workers(extra["workers"], root), folder_to_write("check", "out", extra["out"])
@@ -81,10 +81,10 @@ def check(words: Sequence[str]) -> int:
     return REFUSED if worst(found, findings) == "error" else 0
 
 
-def diff(words: Sequence[str]) -> int:
+def diff(argv: Sequence[str]) -> int:
     """`detectflow diff BEFORE [AFTER] [out=FOLDER] [tell=true]`"""
-    versions = [word for word in words if "=" not in word]
-    given = parse_overrides([word for word in words if "=" in word])
+    versions = [arg for arg in argv if "=" not in arg]
+    given = parse_overrides([arg for arg in argv if "=" in arg])
     if not 1 <= len(versions) <= 2 or given.keys() - {"out", "tell"}:
         wrong = next(iter(given.keys() - {"out", "tell"}), None)
         hint = f", not '{wrong}='" if wrong else ""
@@ -155,8 +155,8 @@ def _project() -> Path | None:
 
 
 def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the words that are no settings of the data section; unknown ones get the nearest of
-    both.
+    """Remove the arguments that are no settings of the data section; unknown ones get the nearest
+    of both.
     """
     for key in given:
         if key not in extra and key.split(".")[0] not in DataConfig.model_fields:

@@ -24,10 +24,10 @@ WITHOUT_SERVER = {
     "version",
     "--version",
     "-v",
-}  # words of `prefect` that ask none
+}  # arguments of `prefect` that ask none
 
 
-def deploy(words: Sequence[str]) -> int:
+def deploy(argv: Sequence[str]) -> int:
     """`detectflow deploy [NAME ...]`"""
     root = prepare_environment()
     from flows import deploy as deployments
@@ -35,7 +35,7 @@ def deploy(words: Sequence[str]) -> int:
     server = deployments.use_server(root)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("detectflow").setLevel(logging.INFO)
-    names, left_out = deployments.deploy(root, words)
+    names, left_out = deployments.deploy(root, argv)
     print(f"Registered at {server.removesuffix('/api')}: {', '.join(names)}")
     if left_out:
         print(
@@ -49,13 +49,13 @@ def deploy(words: Sequence[str]) -> int:
     return 0
 
 
-def worker(words: Sequence[str]) -> int:
+def worker(argv: Sequence[str]) -> int:
     """`detectflow worker [--pool NAME] [--limit N] ...`: what follows goes to `prefect worker
     start`.
     """
-    if words and not words[0].startswith("-"):
+    if argv and not argv[0].startswith("-"):
         raise ConfigError(
-            f"worker takes options of `prefect worker start`, got '{words[0]}'. `detectflow help "
+            f"worker takes options of `prefect worker start`, got '{argv[0]}'. `detectflow help "
             "worker`"
         )
     root = prepare_environment()
@@ -63,9 +63,9 @@ def worker(words: Sequence[str]) -> int:
     from flows.deploy import use_server
 
     use_server(root)
-    _check_pool(words)
+    _check_pool(argv)
     _own_programs_first()
-    pool = [] if any(word.split("=")[0] in {"--pool", "-p"} for word in words) else ["--pool", POOL]
+    pool = [] if any(arg.split("=")[0] in {"--pool", "-p"} for arg in argv) else ["--pool", POOL]
     command = [
         sys.executable,
         "-m",
@@ -75,7 +75,7 @@ def worker(words: Sequence[str]) -> int:
         *pool,
         "--type",
         "process",
-        *words,
+        *argv,
     ]
     signal.signal(
         signal.SIGINT, signal.default_int_handler
@@ -85,20 +85,20 @@ def worker(words: Sequence[str]) -> int:
     os.execv(sys.executable, command)
 
 
-def prefect(words: Sequence[str]) -> int:
+def prefect(argv: Sequence[str]) -> int:
     """`detectflow prefect ...`: Prefect's own command, with this project's server and settings."""
     root = prepare_environment()
-    if words and words[0] not in WITHOUT_SERVER:
+    if argv and argv[0] not in WITHOUT_SERVER:
         from flows.deploy import use_server
 
         use_server(root)
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "prefect", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "prefect", *argv])
 
 
-def serve(words: Sequence[str]) -> int:
+def serve(argv: Sequence[str]) -> int:
     """`detectflow serve [NAME ...] [limit=N]`"""
-    given = parse_overrides([word for word in words if "=" in word])
+    given = parse_overrides([arg for arg in argv if "=" in arg])
     limit = given.pop("limit", None)
     if given:
         raise ConfigError(
@@ -116,7 +116,7 @@ def serve(words: Sequence[str]) -> int:
     from flows.deploy import choose
     from flows.serve import serve_deployments
 
-    choose(root, names := [word for word in words if "=" not in word], repository="any")
+    choose(root, names := [arg for arg in argv if "=" not in arg], repository="any")
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("detectflow").setLevel(logging.INFO)
@@ -130,15 +130,13 @@ def _own_programs_first() -> None:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 
-def _check_pool(words: Sequence[str]) -> None:
+def _check_pool(argv: Sequence[str]) -> None:
     """ConfigError for a pool that the server does not have: `prefect worker start` would make it,
     and wait for ever.
     """
-    wanted = next(
-        (after for word, after in zip(words, words[1:]) if word in {"--pool", "-p"}), None
-    )
+    wanted = next((after for arg, after in zip(argv, argv[1:]) if arg in {"--pool", "-p"}), None)
     wanted = wanted or next(
-        (word.partition("=")[2] for word in words if word.startswith("--pool=")), POOL
+        (arg.partition("=")[2] for arg in argv if arg.startswith("--pool=")), POOL
     )
     from flows.automations import known_pools
 

@@ -1,9 +1,13 @@
 """What `detectflow help` prints. The settings of a mode are read from its schema, so they are never
-another list.
+another list. And `detectflow schema`, which prints those settings for programs.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
+from engine.errors import ConfigError
 from engine.model_formats import table
 
 OVERVIEW = """\
@@ -12,16 +16,15 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   run       the whole pipeline: prepare, train, validate, export, register
   ui        open the MLflow and Prefect UIs on this machine
   train     train a detector
-  val       the figures of a trained detector on a dataset
+  val       the metrics of a trained detector on a dataset
   predict   find objects in images, folders, videos
   export    write a trained detector in another format, for example ONNX
   tune      search for the best settings of training
   stage     one stage of the pipeline, without asking what is up to date
-  check     what is wrong with a dataset: a table, a page with pictures
+  check     what is wrong with a dataset: a table, a page with images
   convert   a labelled dataset in another format
   diff      what changed between two versions of a dataset
   trace     what a model or an image comes from, and what came of it
-  benchmark how fast this machine loads images for training
   deploy    register the pipeline with a Prefect server, for schedules and workers
   worker    run on this machine what the server starts
   serve     deploy and worker in one process, without a work pool
@@ -60,7 +63,7 @@ one is shown and none is started.""",
     "train": """\
 detectflow train key=value ...
 
-Trains a detector into runs/NAME/: weights/best.pt and last.pt, results.csv, pictures.
+Trains a detector into runs/NAME/: weights/best.pt and last.pt, results.csv, plots.
 
   detectflow train model=yolov8n data=data/digits.yaml epochs=3
   detectflow train model=runs/train/weights/best.pt data=images/ imgsz=[320,640] batch=8
@@ -74,21 +77,21 @@ Dotted paths (package.module:Name) are looked up in the working directory, then 
     "val": """\
 detectflow val model=WEIGHTS data=DATASET key=value ...
 
-The figures of a trained detector: COCO average precision, precision and recall, per class and per image.
+The metrics of a trained detector: COCO average precision, precision and recall, per class and per image.
 
   model=weights/best.pt      a model file: {model suffixes}
   data=data/prepared         dataset description .yaml, prepared folder, or folder of labelled images
-  project=runs name=val      where tables and pictures go
+  project=runs name=val      where tables and plots go
 
   detectflow val model=runs/train/weights/best.pt data=data/bccd.yaml split=val""",
     "predict": """\
 detectflow predict source=SOURCE key=value ...
 
-Finds objects. Pictures with boxes go to runs/predict/ (a number is appended where it exists). Images that cannot be read
+Finds objects. Images with boxes go to runs/predict/ (a number is appended where it exists). Images that cannot be read
 are named, counted and left out; the exit code is then 1.
 
   detectflow predict model=weights/best.pt source=images/ conf=0.4
-  detectflow predict model=export/best.onnx source=film.mp4 save_json=true
+  detectflow predict model=export/best.onnx source=video.mp4 save_json=true
   detectflow predict source=aerial.tif tile=640""",
     "export": """\
 detectflow export model=WEIGHTS format=FORMAT key=value ...
@@ -113,7 +116,7 @@ and so is the first trial. Interrupted or killed, the same command goes on. Noth
                        lr0: {low: 1e-4, high: 2e-2, log: true}
                        optimizer: {choices: [SGD, AdamW]}
 
-Results are in runs/tune/STUDY/: best.yaml, trials.csv, pictures, a run directory for each trial.
+Results are in runs/tune/STUDY/: best.yaml, trials.csv, plots, a run directory for each trial.
 
   detectflow tune data=data/digits.yaml epochs=10 trials=20
   detectflow tune trials=40 jobs=2
@@ -134,7 +137,7 @@ params.yaml counts: its dataset where none is given, its policies and thresholds
   model=weights/best.pt      also find labels that this model contradicts; device=auto
   out=runs/check             where report.html and report.json go
   classes=data/classes.yaml  the classes to compare with; written where it is not there
-  workers=0                  processes that look at images; 0: one for each core, 1: no others
+  workers=0                  processes that examine images; 0: one for each core, 1: no others
 
 Exit code: 0 nothing, or only warnings; 1 findings whose policy is `error`; 2 a wrong request.
 
@@ -143,11 +146,11 @@ Exit code: 0 nothing, or only warnings; 1 findings whose policy is `error`; 2 a 
     "convert": """\
 detectflow convert data=DATASET format=FORMAT out=FOLDER [policies.KIND=POLICY ...]
 
-Writes a labelled dataset as Pascal VOC, COCO or YOLO into a new folder. Boxes stay where they are, images are copied byte for
-byte, the source is only read. Reads VOC, COCO, YOLO, CVAT and Label Studio; docs/data/formats.md tells what of each.
+Writes a labelled dataset in another format into a new folder. Boxes stay where they are, images are copied byte for byte, the
+source is only read. The formats are listed below; docs/data/formats.md says what is read of each.
 
   data=images/               folder of labelled images, dataset description .yaml, or prepared folder
-  format=coco                voc, coco, yolo
+  format=coco                one of the formats that can be written
   out=converted/             a folder that does not exist yet
   path=...                   local folder to use instead of the description's address
   policies.KIND=POLICY       what to do about a finding, for example policies.missing_size=fix
@@ -183,25 +186,7 @@ MLflow; each fact says from where it is known, and who did not answer is named.
 
   detectflow trace weights/best.pt
   detectflow trace detector@champion format=json
-  detectflow trace ~/pictures/00017.jpg""",
-    "benchmark": """\
-detectflow benchmark loader key=value ...
-
-How many images a second reach the device, by cache, workers and augmentation; to choose `cache` and `workers` of training.
-Settings that are not given (imgsz, batch, device, seed, strength of augmentation) are those of section train of params.yaml.
-
-  data=data/prepared     dataset description .yaml, prepared folder, or folder of labelled images
-  split=train
-  cache=none,ram,disk    none decodes every time; ram and disk keep decoded uint8 images; a disk cache is made anew and removed
-  workers=0,1,2          loader processes
-  augment=true,false     true as in training, false as in validation
-  images=512             so many of the split; 0 all
-  epochs=3               the first fills the cache, the others use it
-  format=text            text, json
-
-  detectflow benchmark loader
-  detectflow benchmark loader imgsz=640 batch=32 workers=0,4,8 cache=ram
-  detectflow benchmark loader data=data/bccd.yaml images=0 format=json""",
+  detectflow trace ~/images/00017.jpg""",
     "deploy": """\
 detectflow deploy [NAME ...]
 
@@ -261,7 +246,19 @@ def help_of(mode: str) -> str:
         parts.append(_params())
     elif mode in {"train", "val", "predict", "export", "tune"}:
         parts.append(f"Settings, with their defaults\n\n{_settings(mode)}")
+    elif mode == "convert":
+        parts.append(_annotation_formats())
     return "\n\n".join(parts)
+
+
+def schema(argv: Sequence[str]) -> int:
+    """`detectflow schema [SECTION]`: the settings as JSON schema, for editors."""
+    from engine.config.schema import WHOLE, json_schema
+
+    if len(argv) > 1:
+        raise ConfigError(f"schema takes one section, got {len(argv)} arguments: {' '.join(argv)}")
+    print(json.dumps(json_schema(argv[0] if argv else WHOLE), indent=2, ensure_ascii=False))
+    return 0
 
 
 def usage_of(mode: str) -> str:
@@ -283,6 +280,16 @@ def _settings(mode: str) -> str:
     from engine.config.schema import SECTIONS, describe_groups
 
     return describe_groups(SECTIONS["validate" if mode == "val" else mode])
+
+
+def _annotation_formats() -> str:
+    from engine.datasets.formats import KINDS
+
+    lines = (
+        f"  {kind.name:<12} {kind.title}, {'read and written' if kind.write else 'read'}"
+        for kind in KINDS.values()
+    )
+    return "\n".join(["Formats", "", *lines])
 
 
 def _params() -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from engine.core.peer_failure import LAUNCHED
 
 
-def launch(processes: int, words: Sequence[str]) -> int:
+def launch(processes: int, argv: Sequence[str]) -> int:
     """Run `python -m engine WORDS` in so many processes; the exit code of the one that failed
     first, else 0.
     """
@@ -49,7 +49,7 @@ def launch(processes: int, words: Sequence[str]) -> int:
         logs_specs=DefaultLogsSpecs(),
     )
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", "engine", *words)
+        elastic_launch(config, sys.executable)("-u", "-m", "engine", *argv)
     except (
         SignalException
     ) as error:  # passed on to the processes, which have said what there is to say

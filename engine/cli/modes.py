@@ -243,12 +243,9 @@ def _say_how_to_go_on(trainer: Any) -> None:
 
 
 def _summary(metrics: Mapping[str, Any]) -> str:
-    shown = ("metrics/mAP50", "metrics/mAP50-95", "metrics/precision", "metrics/recall")
-    return "  ".join(
-        f"{key.removeprefix('metrics/')} {metrics[key]:.3f}"
-        for key in shown
-        if metrics.get(key) is not None
-    )
+    from engine.metrics.headlines import headlines
+
+    return "  ".join(f"{name} {value:.3f}" for name, value in headlines(metrics).items())
 
 
 @contextlib.contextmanager

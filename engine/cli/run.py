@@ -15,9 +15,9 @@ from engine.errors import ConfigError, EngineError, WorkspaceError, nearest
 INTERRUPTED = 130
 
 
-def run(words: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """`detectflow run [-S key=value ...] [--force] [--no-wait]`"""
-    options = _parser().parse_args(words)
+    options = _parser().parse_args(argv)
     if importlib.util.find_spec("prefect") is None:
         raise WorkspaceError(
             "run needs Prefect: pip install prefect. Without it `dvc repro` runs the same stages."
@@ -29,8 +29,8 @@ def run(words: Sequence[str]) -> int:
 
     root = prepare_environment()
     require_writable(root)
-    values = overrides_of([*options.set_param, *options.words])
-    overrides.checked(root, values)  # wrong words are answered before any server starts
+    values = overrides_of([*options.set_param, *options.argv])
+    overrides.checked(root, values)  # wrong arguments are refused before any server starts
     connection = server.connect(root)
     finished: list[Any] = []
     try:
@@ -67,15 +67,15 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
-def overrides_of(words: Sequence[str]) -> dict[str, Any]:
-    """Dotted key -> value of `key=value` words, and of `@FILE`, a part of a params.yaml; a word
-    wins over a file.
+def overrides_of(argv: Sequence[str]) -> dict[str, Any]:
+    """Dotted key -> value of `key=value` arguments, and of `@FILE`, a part of a params.yaml; an
+    argument wins over a file.
 
     Raises:
-        ConfigError: a word that is neither, a file that has no sections.
+        ConfigError: an argument that is neither, a file that has no sections.
     """
     values: dict[str, Any] = {}
-    for file in (word[1:] for word in words if word.startswith("@")):
+    for file in (arg[1:] for arg in argv if arg.startswith("@")):
         for section, settings in load_yaml(file).items():
             if not isinstance(settings, dict):
                 raise ConfigError(
@@ -83,22 +83,22 @@ def overrides_of(words: Sequence[str]) -> dict[str, Any]:
                     f"'{section}: {settings}'"
                 )
             values |= {f"{section}.{key}": value for key, value in settings.items()}
-    return values | parse_overrides([word for word in words if not word.startswith("@")])
+    return values | parse_overrides([arg for arg in argv if not arg.startswith("@")])
 
 
-def stage(words: Sequence[str]) -> int:
+def stage(argv: Sequence[str]) -> int:
     """`detectflow stage NAME`"""
     from engine.stages.layout import STAGES
 
-    if len(words) != 1:
+    if len(argv) != 1:
         raise ConfigError(f"stage takes one name: {', '.join(STAGES)}")
-    if words[0] not in STAGES:
+    if argv[0] not in STAGES:
         raise ConfigError(
-            f"no stage '{words[0]}'.{nearest(words[0], STAGES)} Stages: {', '.join(STAGES)}"
+            f"no stage '{argv[0]}'.{nearest(argv[0], STAGES)} Stages: {', '.join(STAGES)}"
         )
     from engine.stages.__main__ import main
 
-    return main([words[0]])
+    return main([argv[0]])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,5 +112,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--force", action="store_true")
     parser.add_argument("--no-wait", action="store_true")
-    parser.add_argument("words", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("argv", nargs="*", metavar="KEY=VALUE")
     return parser

@@ -14,10 +14,10 @@ from engine.errors import ConfigError, nearest
 FORMATS = ("text", "json")
 
 
-def trace(words: Sequence[str]) -> int:
+def trace(argv: Sequence[str]) -> int:
     """`detectflow trace X [format=text|json]`"""
-    names = [word for word in words if not word.startswith("format=")]
-    given = parse_overrides([word for word in words if word.startswith("format=")])
+    names = [arg for arg in argv if not arg.startswith("format=")]
+    given = parse_overrides([arg for arg in argv if arg.startswith("format=")])
     if len(names) != 1:
         raise ConfigError(
             f"trace takes one thing, not {len(names)}. `detectflow help trace` shows what can be "

@@ -14,9 +14,9 @@ INTERRUPTED = 130
 NEEDED = ("prefect", "optuna")
 
 
-def tune(words: Sequence[str]) -> int:
+def tune(argv: Sequence[str]) -> int:
     """`detectflow tune key=value ...`"""
-    given = parse_overrides(words)
+    given = parse_overrides(argv)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise WorkspaceError(
@@ -29,7 +29,7 @@ def tune(words: Sequence[str]) -> int:
     root = prepare_environment()
     if given.get("storage"):  # Prefect shows the parameters of a flow to everybody
         os.environ[STORAGE_VARIABLE] = str(given.pop("storage"))
-    make_sweep(given, root)  # wrong words are answered before any server starts
+    make_sweep(given, root)  # wrong arguments are refused before any server starts
     connection = server.connect(root)
     try:
         from flows.logs import no_links

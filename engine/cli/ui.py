@@ -28,12 +28,11 @@ from engine.project.environment import (
 )
 from engine.project.redaction import without_user
 from engine.project.workspace_lock import require_writable
-from engine.tracking.mlflow_client import follow_moved_project
 from flows.processes import Child, answers, is_free
 from flows.server import noted_address, notes_file
 
 START_TIMEOUT_S = 120.0
-LOOK_S = 0.5
+CHECK_S = 0.5
 PORTS_TRIED = 20
 PAUSES_S = (
     2.0,
@@ -60,11 +59,11 @@ PREFECT = Service("prefect", "Prefect", "PREFECT_SERVER_API_PORT", PREFECT_PORT,
 MLFLOW = Service("mlflow", "MLflow", "MLFLOW_PORT", MLFLOW_PORT, "/health")
 
 
-def ui(words: Sequence[str]) -> int:
+def ui(argv: Sequence[str]) -> int:
     """`detectflow ui`"""
-    if words:
+    if argv:
         raise ConfigError(
-            f"ui takes no words, got '{words[0]}'. `detectflow help ui` says what it does"
+            f"ui takes no arguments, got '{argv[0]}'. `detectflow help ui` says what it does"
         )
     root = prepare_environment()
     state = state_root(root)
@@ -81,8 +80,6 @@ def ui(words: Sequence[str]) -> int:
                 print(f"{service.title} of this project is running already: {running}")
                 addresses[service.name] = running
                 continue
-            if service is MLFLOW:
-                follow_moved_project(state, os.environ["MLFLOW_TRACKING_URI"])
             kept[service.name] = server = SupervisedServer(service, state, choose_port(service))
             addresses[service.name] = server.address
         if kept:
@@ -161,10 +158,10 @@ def owner_of(port: int) -> str:
                 and connection.laddr.port == port
                 and connection.pid
             ):
-                words = psutil.Process(connection.pid).cmdline()
+                argv = psutil.Process(connection.pid).cmdline()
                 return (
                     f" by process {connection.pid} "
-                    f"({' '.join(Path(word).name for word in words)[:60]})"
+                    f"({' '.join(Path(arg).name for arg in argv)[:60]})"
                 )
     return ""
 
@@ -204,8 +201,8 @@ def _start(service: Service, state: Path, port: int) -> Child:
         "--artifacts-destination",
         files,
     ]
-    # Not as a word of the command, which everybody on the machine can read: a database's address
-    # has its password in it.
+    # Not as an argument of the command, which everybody on the machine can read: a database's
+    # address has its password in it.
     return Child(
         title, command, log, {"MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"]}
     )
@@ -239,7 +236,7 @@ class SupervisedServer:
         """Return when it answers for the first time. WorkspaceError when it does not."""
         self.child.wait_until_it_answers(self.address + self.service.health, START_TIMEOUT_S)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Do what is due now, without waiting."""
         now = time.monotonic()
         if self.is_given_up:
@@ -298,7 +295,7 @@ def _watch(kept: dict[str, SupervisedServer], addresses: dict[str, str], state: 
         return 0
     while True:
         for name, server in kept.items():
-            server.look()
+            server.check()
             if server.is_given_up and name in addresses:
                 del addresses[name]
                 with contextlib.suppress(OSError):  # a full disk is no reason to end the other one
@@ -307,7 +304,7 @@ def _watch(kept: dict[str, SupervisedServer], addresses: dict[str, str], state: 
             raise WorkspaceError(
                 f"{_titles(kept.values())} ended and could not be kept running; why is said above"
             )
-        time.sleep(LOOK_S)
+        time.sleep(CHECK_S)
 
 
 def _note(state: Path, addresses: dict[str, str]) -> None:

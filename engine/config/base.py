@@ -106,7 +106,7 @@ class Frozen(BaseModel):
             if key in lines:
                 said = "Input should be of one of these types"
             got = f", got {item['input']!r}" if item["type"] != "missing" else ""
-            lines[key] = f"{at}{key or 'settings'}: {said}{got}{section._told(name)}"
+            lines[key] = f"{at}{key or 'settings'}: {said}{got}{section._meaning(name)}"
         return f"{where}: " + "\n  ".join(lines.values())
 
     @classmethod
@@ -133,12 +133,12 @@ class Frozen(BaseModel):
         known = fields_by_key(cls)
         near = nearest_name(key, known)
         if near:
-            return f"{nearest(key, known)}{cls._told(near)}"
+            return f"{nearest(key, known)}{cls._meaning(near)}"
         choice = f"that {cls.listed_by} lists" if cls.listed_by else f"of: {', '.join(known)}"
         return f" Remove it, or take one {choice}."
 
     @classmethod
-    def _told(cls, key: str) -> str:
+    def _meaning(cls, key: str) -> str:
         """` (type, range and unit: meaning)` of a setting, or nothing."""
         field = fields_by_key(cls).get(key)
         if field is None or (
@@ -204,7 +204,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 
 def kind_of(schema: Mapping[str, Any]) -> str:
-    """Type, range and unit of a property of a JSON schema: `number 0..1, share`."""
+    """Type, range and unit of a property of a JSON schema: `number 0..1, fraction`."""
     return ", ".join(part for part in (_kind(schema), schema.get("unit")) if part)
 
 

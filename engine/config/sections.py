@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from engine.config.base import Frozen, load_yaml
+from engine.config.trackers import NO_TRACKER, TRACKERS
 from engine.config.train import DetectionTrainConfig, Fraction
-from engine.errors import ConfigError
+from engine.errors import ConfigError, nearest
 from engine.model_formats.table import FORMATS, find_format
 
 Policy = Literal["error", "drop", "fix", "warn"]
@@ -19,16 +21,20 @@ def _in(unit: str) -> dict[str, str]:
 
 
 class TrackingConfig(Frozen):
-    """What a training tells MLflow while it goes on."""
+    """What a training records while it goes on, and where."""
 
+    tracker: str = Field(
+        "mlflow",
+        description=f"who records runs: {', '.join(TRACKERS)}, or {NO_TRACKER}",
+    )
     classes: int = Field(
         20,
         ge=0,
-        description="classes with figures of their own every epoch, those with most objects in "
+        description="classes with metrics of their own every epoch, those with most objects in "
         "val; 0: none",
         json_schema_extra=_in("classes"),
     )
-    pictures: int = Field(
+    images: int = Field(
         10,
         ge=0,
         description="epochs of which predictions, curves and confusion matrix are drawn, more of "
@@ -53,7 +59,30 @@ class TrackingConfig(Frozen):
         "well",
         json_schema_extra=_in("epochs"),
     )
-    code_diff: bool = Field(True, description="upload what differs from the git commit")
+    code: Literal["none", "commit", "diff"] = Field(
+        "commit",
+        description="what a run says of its code: nothing, git's commit, or also the diff to it, "
+        "which is uploaded as it is and may hold passwords",
+    )
+
+    @field_validator("tracker")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in (known := [*TRACKERS, NO_TRACKER]):
+            raise ValueError(f"no such tracker.{nearest(name, known)} There are: {known}")
+        return name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_names(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "code_diff" in values:
+            raise ValueError(
+                "code_diff is now code: none, commit (default) or diff. Write `code: diff` where "
+                "it was true"
+            )
+        if isinstance(values, Mapping) and "pictures" in values and "images" not in values:
+            return {"images" if key == "pictures" else key: v for key, v in values.items()}
+        return values
 
 
 class DataConfig(Frozen):
@@ -68,13 +97,13 @@ class DataConfig(Frozen):
     seed: int = Field(0, ge=0, description="seed of the split and of generated images")
     val_fraction: Fraction = Field(
         0.15,
-        description="share of images for validation, where no split is given",
-        json_schema_extra=_in("share"),
+        description="fraction of images for validation, where no split is given",
+        json_schema_extra=_in("fraction"),
     )
     test_fraction: Fraction = Field(
         0.15,
-        description="share of images for the test, where no split is given",
-        json_schema_extra=_in("share"),
+        description="fraction of images for the test, where no split is given",
+        json_schema_extra=_in("fraction"),
     )
     group_by: str | None = Field(
         None,
@@ -118,7 +147,7 @@ class ValidateConfig(Frozen):
     batch: int = Field(
         16,
         ge=1,
-        description="images per step; does not change the figures",
+        description="images per step; does not change the metrics",
         json_schema_extra=_in("images"),
     )
     conf: Fraction = Field(
@@ -173,13 +202,13 @@ class PredictConfig(Frozen):
         0.2,
         ge=0,
         lt=1,
-        description="share by which neighbouring tiles overlap",
-        json_schema_extra=_in("share"),
+        description="fraction by which neighbouring tiles overlap",
+        json_schema_extra=_in("fraction"),
     )
     device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
     project: str = Field("runs", description="folder that holds the run directories")
     name: str = Field("predict", description="name of the run directory")
-    save: bool = Field(True, description="write the pictures with boxes")
+    save: bool = Field(True, description="write the images with boxes")
     save_json: bool = Field(False, description="write the detections as JSON lines")
     stream: bool = Field(False, description="yield results one by one with flat memory")
     verbose: bool = Field(True, description="a line per image")
@@ -240,7 +269,7 @@ class RegisterConfig(Frozen):
 
     model: str = Field("detector", description="name of the registered model")
     metric: str = Field(
-        "metrics/mAP50-95", description="figure on the test split that decides who is champion"
+        "metrics/mAP50-95", description="metric on the test split that decides who is champion"
     )
     experiment: str = Field("detectflow", description="name of the MLflow experiment")
 
@@ -252,7 +281,7 @@ class PrepareFlowConfig(Frozen):
 
     runner: Literal["local", "dask"] = Field(
         "local",
-        description="who looks at the images: processes of this machine, or a Dask cluster (`dvc "
+        description="who examines the images: processes of this machine, or a Dask cluster (`dvc "
         "repro`: always local)",
     )
     workers: int = Field(

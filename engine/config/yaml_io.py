@@ -130,7 +130,7 @@ def key_lines(text: str) -> dict[str, int]:
     """Line (from 1) of every value of a YAML text by its dotted path: {"train": 1, "train.lr0": 3,
     "names.0": 7}.
 
-    What is inside an anchor is told once, where it is first used. {} where the text is not valid
+    What is inside an anchor counts once, where it is first used. {} where the text is not valid
     YAML.
     """
     try:
@@ -138,7 +138,7 @@ def key_lines(text: str) -> dict[str, int]:
     except (yaml.YAMLError, RecursionError):
         return {}
     lines: dict[str, int] = {}
-    nodes, told = [("", root)], {id(root)}
+    nodes, seen = [("", root)], {id(root)}
     while nodes:
         prefix, node = nodes.pop()
         if isinstance(node, yaml.MappingNode):
@@ -153,8 +153,8 @@ def key_lines(text: str) -> dict[str, int]:
             continue
         for key, place, value in inner:
             lines[f"{prefix}{key}"] = place.start_mark.line + 1
-            if id(value) not in told:  # an anchor may hold itself
-                told.add(id(value))
+            if id(value) not in seen:  # an anchor may hold itself
+                seen.add(id(value))
                 nodes.append((f"{prefix}{key}.", value))
     return lines
 

@@ -96,7 +96,7 @@ class EpochSampler(Sampler):
         )
 
     def _mine(self, order: np.ndarray) -> np.ndarray:
-        """This rank's share of `order`."""
+        """This rank's part of `order`."""
         total = self.batch_size * self.world_size
         full = self.n // total * total
         mine = order[:full].reshape(-1, self.world_size, self.batch_size)[:, self.rank].reshape(-1)

@@ -1,15 +1,22 @@
-"""From labelled images to batches, in the order in which data passes through:
+"""From labelled images, in whatever format, to a prepared dataset: read, checked, split, versioned.
 
-description, download, generated, digits    which dataset, and how to come by it
-formats/                                    readers: Pascal VOC, COCO JSON, YOLO text
-classes, groups, source                     the project's classes, what belongs together, a dataset
-found and opened images, intake, checks                      decode, mend, findings and policies
-looks, workers                              what an image's bytes say, asked of many processes at
-once duplicates, outliers, label_errors          near duplicates, unusual boxes, what a model says
-against labels splits, stratify, fingerprint               train/val/test, classes over them, what a
-source holds examine, prepare, prepared                  all checks in one pass; the prepared
-dataset: made, opened
-compare                                     what changed between two versions
-page, check_report, diff_report             findings and differences as text, values, a page with
-pictures cache, transforms, dataset, loader          decoded images, augmentation, samples, batches
+Nothing here trains or measures, and training imports none of it: what it reads is `engine.data`.
+May import the vocabulary and `engine.data`; a model's opinion on labels comes in as plain boxes.
+
+description, source, open   which dataset, its folder and reader, any kind opened as a prepared one
+download, generated         an archive fetched once; datasets that are made, as the digits of
+demo_digits                 the demo
+formats/                    one file an annotation format: detected, read, written
+convert                     one format to another
+classes, groups             the classes of a project; images that must stay in one split
+image_scan, workers         what an image's bytes say, asked of several processes at once
+scan                        one pass over a dataset: all checks, the split of each image
+findings                    every kind of mistake and its policies; the list of what was found
+label_checks, outliers      boxes of one image; boxes and classes that stand out among all others
+near_duplicates             images that show nearly the same
+label_errors                labels that a trained model contradicts
+splits, stratify            train, val or test by content; classes spread evenly over them
+prepare, source_digest      the prepared folder, whole or not at all; the digest of a source
+version_diff                what changed between two versions
+reports/                    findings and differences as text, values, a page with images
 """

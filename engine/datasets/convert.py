@@ -1,7 +1,7 @@
 """One format to another: every image copied, every box kept where it is, what the new format cannot
 hold counted.
 
-A conversion does not judge boxes, `detectflow check` does: only what cannot be read, or cannot be
+A conversion does not check boxes, `detectflow check` does: only what cannot be read, or cannot be
 placed in its image, is a finding. The source is never written into; the target appears whole or not
 at all.
 """
@@ -18,8 +18,9 @@ from engine.config import DataConfig
 from engine.data.manifest import DATASET_FILE, PreparedDataset, load_prepared
 from engine.datasets.description import Description, load_description
 from engine.datasets.findings import Findings
+from engine.datasets.formats import KINDS, writable
 from engine.datasets.formats.base import Row, SourceImage
-from engine.datasets.formats.writers import WRITERS, Labelled
+from engine.datasets.formats.writers import Labelled
 from engine.datasets.image_scan import inspect_image
 from engine.datasets.label_checks import DECIMALS, boxes_in_pixels, class_is_known
 from engine.datasets.source import bytes_of, open_source
@@ -51,16 +52,17 @@ def convert(data: str | Path, target: Path, format: str, settings: DataConfig) -
         ConfigError: no such format, or settings that do not fit. WorkspaceError: the disk is full,
             or a folder refuses.
     """
-    if format not in WRITERS:
+    if format not in writable():
         raise ConfigError(
-            f"no writer for '{format}'.{nearest(format, WRITERS)} There are: {', '.join(WRITERS)}"
+            f"no writer for '{format}'.{nearest(format, writable())} There are: "
+            f"{', '.join(writable())}"
         )
     findings = Findings.with_policies(settings.policies)
     name, source, images, names = _open(Path(data), settings, findings)
     _refuse_target(target, source)
     count = Counter()
     with publish_folder(target) as folder:
-        writer = WRITERS[format](folder, names)
+        writer = KINDS[format].write(folder, names)
         for image in _labelled(images, names, findings):
             writer.add(image)
             count.update(images=1, boxes=len(image.rows))

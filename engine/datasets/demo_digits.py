@@ -3,7 +3,7 @@ Deterministic by seed.
 
 Its 1,797 scans of handwritten digits (8x8 grey) are enlarged, slanted and inked onto crops of its
 two photographs. A scan is used in one split only, and each split has its own stretch of the
-photographs, so test figures are honest. Pixels are computed in plain float64 arithmetic, not by a
+photographs, so test metrics are honest. Pixels are computed in plain float64 arithmetic, not by a
 library that chooses its instructions by the machine.
 """
 
@@ -35,11 +35,11 @@ PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 
 FINE = 4  # a scan's pixel becomes so many, each way
 SHARPEN = 1.0
-INK_EDGE = (0.34, 0.60)  # grey of a scan, as a share, at which ink begins and is full
+INK_EDGE = (0.34, 0.60)  # grey of a scan, as a fraction, at which ink begins and is full
 BOX_INK = 0.35  # a pixel with this much ink belongs to the box
 MAX_OVERLAP = 0.05  # of the smaller of two boxes
 CONTRAST = (105.0, 190.0)  # grey levels between ink and the paper under it
-CROP_PX = (80, 120)  # side of the stretch of photograph that becomes a picture
+CROP_PX = (80, 120)  # side of the stretch of photograph that becomes an image
 PLACE_TRIES = 40
 
 
@@ -98,7 +98,7 @@ class DigitsReader:
     def __iter__(self) -> Iterator[SourceImage]:
         for split in SPLITS:
             for index in range(self._counts[split]):
-                image, rows = self._picture(
+                image, rows = self._image(
                     split, np.random.default_rng((self._seed, STREAM[split], index))
                 )
                 content = cv2.imencode(".png", image, PNG_OPTIONS)[1].tobytes()
@@ -128,7 +128,7 @@ class DigitsReader:
 
         return [image[..., ::-1].astype(np.float64) for image in load_sample_images().images]
 
-    def _picture(self, split: str, rng: np.random.Generator) -> tuple[np.ndarray, tuple[Row, ...]]:
+    def _image(self, split: str, rng: np.random.Generator) -> tuple[np.ndarray, tuple[Row, ...]]:
         """One image, uint8 BGR, and its rows."""
         options = self._options
         image = self._background(split, rng)
@@ -172,10 +172,10 @@ def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 def _stretches(n: int) -> dict[str, tuple[int, int]]:
     """n things in a row, shared out over the splits: split -> [from, to)."""
-    found, start, share = {}, 0, 0.0
+    found, start, fraction = {}, 0, 0.0
     for split, part in SHARES.items():
-        share += part
-        end = round(n * share)
+        fraction += part
+        end = round(n * fraction)
         found[split] = (start, end)
         start = end
     return found
@@ -225,8 +225,8 @@ def _blur(images: np.ndarray) -> np.ndarray:
 
 
 def draw_digit(scan: np.ndarray, height: float, rng: np.random.Generator) -> np.ndarray:
-    """An enlarged scan as ink: (h, w) shares in [0, 1], cut to the ink, about `height` pixels high,
-    slanted, turned a little.
+    """An enlarged scan as ink: (h, w) fractions in [0, 1], cut to the ink, about `height` pixels
+    high, slanted, turned a little.
     """
     width_factor, slant, turn = (
         _uniform(rng, 0.85, 1.2),
@@ -263,7 +263,7 @@ def _free_place(
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """Intersection as a share of the smaller box."""
+    """Intersection as a fraction of the smaller box."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return max(width, 0) * max(height, 0) / smaller

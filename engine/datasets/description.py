@@ -19,6 +19,7 @@ from engine.config import DataConfig, Frozen
 from engine.config.base import load_yaml
 from engine.config.yaml_io import Unquoted, lines_of_file
 from engine.data.manifest import DATASET_FILE
+from engine.datasets.formats import KINDS
 from engine.datasets.formats.base import is_writable
 from engine.datasets.formats.yolo_yaml import (
     AS_WRITTEN,
@@ -29,7 +30,15 @@ from engine.datasets.formats.yolo_yaml import (
 )
 from engine.errors import ConfigError, DataError, nearest
 
-Format = Literal["voc", "coco", "yolo", "cvat", "labelstudio", "generated"]
+GENERATED = "generated"  # a `format:` that no reader has: images are made, not read
+
+
+def known_format(value: str | None) -> str | None:
+    """ValueError for a `format:` that nothing reads; the table of formats says which there are."""
+    if value is not None and value not in (*KINDS, GENERATED):
+        *most, last = map(repr, (*KINDS, GENERATED))
+        raise ValueError(f"should be {', '.join(most)} or {last}")
+    return value
 
 
 def checked_names(value: Any) -> Any:
@@ -58,7 +67,7 @@ class DescriptionFile(Frozen):
     """The content of a data/*.yaml."""
 
     name: str = Field(description="short name of the dataset", min_length=1, max_length=80)
-    format: Format | None = Field(None, description="empty: found out")
+    format: str | None = Field(None, description="empty: detected")
     path: str | None = Field(None, description="folder of the dataset, relative to this file")
     url: str | None = Field(
         None, description="https address of a .zip or .tar.gz, pinned to a version"
@@ -87,6 +96,7 @@ class DescriptionFile(Frozen):
         None, description="names, train, val, test as a data.yaml has them; empty: found"
     )
 
+    _format = field_validator("format")(known_format)
     _names = field_validator("names", mode="before")(checked_names)
 
     @field_validator("digest")
@@ -100,7 +110,7 @@ class DescriptionFile(Frozen):
 
     @model_validator(mode="after")
     def _one_origin(self) -> DescriptionFile:
-        if (self.format == "generated") != bool(self.generator):
+        if (self.format == GENERATED) != bool(self.generator):
             raise ValueError(
                 "a generated dataset has `format: generated` and `generator:`, any other has "
                 "neither"
@@ -130,7 +140,7 @@ class Description:
 
     @property
     def generated(self) -> bool:
-        return self.content.format == "generated"
+        return self.content.format == GENERATED
 
     def yolo_settings(self) -> YoloSettings | None:
         """The data.yaml that was given, None where the dataset has to be searched for one."""

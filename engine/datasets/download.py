@@ -24,7 +24,8 @@ from typing import IO
 
 from engine.datasets.formats.folder import inside
 from engine.errors import DataError, WorkspaceError
-from engine.files import atomic_write, locked, publish_folder
+from engine.files import atomic_write, publish_folder
+from engine.locks import locked
 
 TIMEOUT_S = 60
 CHUNK = 1 << 20
@@ -57,7 +58,7 @@ def fetch(
     max_mb: int,
     check: Callable[[Path], None],
     by_hand: str,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Path:
     """The unpacked dataset folder of `url`, fetched now or earlier.
 
@@ -74,7 +75,7 @@ def fetch(
         if target.is_dir():
             return target
         archive = target.with_suffix(".download")
-        tell(f"downloading {url}")
+        report(f"downloading {url}")
         try:
             _download(url, archive, max_mb, by_hand)
             with publish_folder(target) as fresh:

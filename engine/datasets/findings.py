@@ -262,12 +262,12 @@ KINDS: dict[str, Kind] = {
         warn="images go by their content",
     ),
     "uneven_split": Kind(
-        "class whose share in a split is far from the one asked for",
+        "class whose fraction in a split is far from the one asked for",
         "warn",
         "add images of it",
         note=True,
         warn=KEPT,
-        fix="images are taken from train, so that every class has its share",
+        fix="images are taken from train, so that every class has its fraction",
     ),
     "no_group": Kind(
         "image to which data.group_by gives no group",
@@ -301,7 +301,7 @@ class Finding:
     file: str  # relative to the dataset folder, or the name of what it concerns
     detail: str
     line: int | None = None
-    # For a page with pictures:
+    # For a page with images:
     image: str = ""  # name of the image it is about
     boxes: tuple[tuple[float, ...], ...] = ()  # xyxy pixels of the image as shown
     other: str = ""  # name of the image it is compared with

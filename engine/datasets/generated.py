@@ -7,15 +7,15 @@ libraries its output depends on.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from engine.datasets import demo_digits
 from engine.datasets.formats.base import Reader
 from engine.errors import ConfigError, nearest
 
-GENERATORS = {"digits": "engine.datasets.demo_digits"}
+GENERATORS: dict[str, ModuleType] = {"digits": demo_digits}
 
 
 def _module(name: str) -> ModuleType:
@@ -23,7 +23,7 @@ def _module(name: str) -> ModuleType:
         raise ConfigError(
             f"no generator '{name}'.{nearest(name, GENERATORS)} There are: {', '.join(GENERATORS)}"
         )
-    return importlib.import_module(GENERATORS[name])
+    return GENERATORS[name]
 
 
 def open_generated(name: str, options: Mapping[str, Any], seed: int) -> Reader:

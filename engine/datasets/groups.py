@@ -1,4 +1,4 @@
-"""Which images belong together: frames of one film, slides of one patient. One group never parts
+"""Which images belong together: frames of one video, slides of one patient. One group never parts
 over splits.
 
 `data.group_by` is a regular expression on the file name, the word `folder`, or, with

@@ -34,7 +34,7 @@ ORIENTATION_TAG = 0x0112
 
 SIDEWAYS = 5  # EXIF orientations from here to 8 swap height and width
 
-PAGED = ("PNG", "TIFF", "WEBP")  # of JPEG's further pictures (MPO) no viewer shows anything
+PAGED = ("PNG", "TIFF", "WEBP")  # of JPEG's further images (MPO) no viewer shows anything
 
 THUMB_PX = 32
 
@@ -143,7 +143,7 @@ UNREADABLE = "cannot be read: no permission, a link to nothing, or no regular fi
 
 @dataclass(frozen=True)
 class ScanRequest:
-    """One image to look at. Its bytes come from `path`, or are at hand as `content`."""
+    """One image to scan. Its bytes come from `path`, or are at hand as `content`."""
 
     name: str  # for messages
     path: Path | None
@@ -212,7 +212,7 @@ class Mapper(Protocol):
     """Calls a function with batch after batch, here or elsewhere."""
 
     size: int  # images in a batch
-    shared: bool  # whether others than this process look, who may not see the same files
+    shared: bool  # whether others than this process scan, who may not see the same files
 
     def map(
         self, function: ScanFunction, batches: Iterable[list[ScanRequest]]
@@ -245,7 +245,7 @@ def scan_images(
     Raises:
         WorkspaceError: somebody else cannot read a file that is here. Whatever `mapper` raises.
     """
-    # batches that are being looked at
+    # batches that are being scanned
     waiting: deque[list[tuple[Findings, SourceImage, ScanRequest]]] = deque()
     rest: list[Findings] = []  # found after the last image
     asked = _asked(images, findings, copies, rest)
@@ -256,10 +256,10 @@ def scan_images(
             yield [ask for _, _, ask in batch]
 
     with contextlib.closing(mapper.map(scan_batch, batches())) as results:
-        for looks in results:
-            for (before, image, ask), look in zip(waiting.popleft(), looks, strict=True):
+        for scanned in results:
+            for (before, image, ask), result in zip(waiting.popleft(), scanned, strict=True):
                 findings.merge(before)
-                yield image, ask, _confirmed(ask, look, mapper)
+                yield image, ask, _confirmed(ask, result, mapper)
     for found in rest:
         findings.merge(found)
 
@@ -281,15 +281,15 @@ def _asked(
         yield found, image, ScanRequest(image.name, image.path, image.content, copy)
 
 
-def _confirmed(ask: ScanRequest, look: ScanResult, mapper: Mapper) -> ScanResult:
-    """`look`, unless the file could not be read where others look, and can be read here."""
-    if look.sha256 or not mapper.shared:
-        return look
+def _confirmed(ask: ScanRequest, result: ScanResult, mapper: Mapper) -> ScanResult:
+    """`result`, unless the file could not be read where others scan, and can be read here."""
+    if result.sha256 or not mapper.shared:
+        return result
     with contextlib.suppress(OSError):
         open_regular(ask.path).close()
         raise WorkspaceError(
-            f"{ask.path}: can be read here and not on {look.host}, where it was to be looked at. "
+            f"{ask.path}: can be read here and not on {result.host}, where it was to be scanned. "
             "All who prepare must see the dataset in the same folder, with permission to read it "
             "(a shared file system)."
         )
-    return look
+    return result

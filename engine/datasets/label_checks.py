@@ -17,7 +17,7 @@ from engine.types import Size
 
 DUPLICATE_IOU = 0.9
 DECIMALS = 4  # of box corners in pixels
-# what six decimals of a share and two of a pixel can be off; cut without a finding
+# what six decimals of a fraction and two of a pixel can be off; cut without a finding
 EDGE_TOLERANCE_PX = 0.05
 SMALLEST_SIDE_PX = 0.01  # below that a box has no area
 
@@ -73,7 +73,7 @@ def boxes_in_pixels(image: SourceImage, shape: Shape, findings: Findings) -> np.
     Tools draw on the image as shown, so that is what boxes refer to, unless the size in the
     annotation says otherwise.
     """
-    if image.states_size and image.size is None and not image.shares:
+    if image.states_size and image.size is None and not image.fractions:
         if (
             findings.add(
                 "missing_size",
@@ -86,7 +86,7 @@ def boxes_in_pixels(image: SourceImage, shape: Shape, findings: Findings) -> np.
             return None
     boxes = np.array([row.box for row in image.rows], np.float64).reshape(-1, 4)
     h, w = shape.shown
-    if image.shares:
+    if image.fractions:
         return boxes * (w, h, w, h)
     if image.size is None or image.size == shape.shown:
         return boxes
@@ -164,11 +164,11 @@ def _without_duplicates(kept: list[Placed], image: SourceImage, findings: Findin
     policy says so.
     """
     boxes = np.array([box for _, box in kept], np.float64).reshape(-1, 4)
-    told, dropped = np.zeros(len(kept), bool), np.zeros(len(kept), bool)
+    reported, dropped = np.zeros(len(kept), bool), np.zeros(len(kept), bool)
     for i, near in _near_each_other([row for row, _ in kept], boxes):
         if dropped[i]:
             continue
-        near = near[(near > i) & ~told[near]]
+        near = near[(near > i) & ~reported[near]]
         repeats = near[iou_with(boxes[i], boxes[near]) > DUPLICATE_IOU]
         for j in np.sort(repeats).tolist():
             (first, _), (second, box) = kept[i], kept[j]
@@ -180,7 +180,7 @@ def _without_duplicates(kept: list[Placed], image: SourceImage, findings: Findin
             policy = findings.add(
                 "duplicate_box", image.origin, detail, second.line, image=image.name, boxes=pair
             )
-            told[j], dropped[j] = True, policy == "drop"
+            reported[j], dropped[j] = True, policy == "drop"
     return [entry for entry, out in zip(kept, dropped.tolist(), strict=True) if not out]
 
 

@@ -28,7 +28,7 @@ UNSEEN = 0.5  # rank of a label without any prediction, beside the scores of the
 
 
 class LabelErrors:
-    """Collects contradictions image by image; `report` tells them, the most confident first."""
+    """Collects contradictions image by image; `report` lists them, the most confident first."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names

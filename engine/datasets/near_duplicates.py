@@ -24,7 +24,7 @@ CELLS = (17, 16)  # (w, h) of the miniature
 # times faster
 FINER = 8
 FLAT_LEVELS = 0.5  # neighbours closer than this, of 256 grey levels, say nothing
-# share of neighbours that must differ: on a blank ground a few edges would make strangers alike
+# fraction of neighbours that must differ: on a blank ground a few edges would make strangers alike
 LEAST_SHAPE = 0.5
 
 EXACT_BELOW = 4096  # hashes; fewer are compared each with each, which is then quicker

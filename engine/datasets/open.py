@@ -22,7 +22,7 @@ from engine.datasets.source import default_cache_dir, refuse_result_in
 from engine.datasets.source_digest import Snapshot, recall, remember
 from engine.datasets.workers import LocalWorkers
 from engine.errors import DataError, WorkspaceError
-from engine.files import locked
+from engine.locks import locked
 from engine.types import SPLITS
 
 
@@ -45,10 +45,10 @@ def open_dataset(source: str | Path, cache_dir: Path | None = None) -> PreparedD
     description = load_description(source)
     cache = (cache_dir or default_cache_dir()) / "datasets"
     settings = DataConfig(source=str(source), policies={"empty_split": "warn"})
-    key = _cache_key(description, settings, _code(cache.parent))
-    index = cache / f"{key}.json"
     if folder := description.local_folder(settings):
         refuse_result_in(folder, cache)
+    key = _cache_key(description, settings, _code(cache.parent))
+    index = cache / f"{key}.json"
     with locked(cache / f".{key}.lock"):
         found = _find_entry(index, cache, description, settings)
         return found or _make_entry(index, cache, description, settings)

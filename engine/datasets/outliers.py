@@ -1,4 +1,4 @@
-"""Boxes and classes that stand out among all others: worth a look, seldom wrong, never removed by
+"""Boxes and classes that stand out among all others: worth checking, seldom wrong, never removed by
 themselves.
 """
 
@@ -60,7 +60,7 @@ def report_outliers(
         "size_outlier": (np.log(np.sqrt(w * h / sides.prod(1))), _size_in_words),
         "aspect_outlier": (np.log(w / h), _aspect_in_words),
     }
-    for kind, (values, describe_error) in measures.items():
+    for kind, (values, describe) in measures.items():
         middle, away = np.zeros(len(values)), np.zeros(len(values))
         for index in np.unique(classes):
             mine = classes == index
@@ -68,7 +68,7 @@ def report_outliers(
         far = np.nonzero(away > OUTLIER_SPREADS)[0]
         for k in far[np.lexsort((far, -away[far]))].tolist():
             record = records[owner[k]]
-            detail = f"'{names[classes[k]]}' {describe_error(np.exp(values[k]), np.exp(middle[k]))}"
+            detail = f"'{names[classes[k]]}' {describe(np.exp(values[k]), np.exp(middle[k]))}"
             findings.add(
                 kind, record.name, detail, image=record.name, boxes=(tuple(boxes[k].tolist()),)
             )

@@ -75,11 +75,11 @@ def prepare(
     schema: ClassSchema | None = None,
     mapper: Mapper | None = None,
 ) -> PrepareReport:
-    """Make the prepared dataset `target` (layout: prepared.py) and say what was found.
+    """Make the prepared dataset `target` (layout: engine.data.manifest) and say what was found.
 
     Paths in the settings are relative to the current folder. progress is called now and then with
     plain values.
-    schema: the classes of the project, where they are fixed. mapper: who looks at the images and
+    schema: the classes of the project, where they are fixed. mapper: who scans the images and
     copies them, by default this process alone (`workers.LocalWorkers`: all cores); the result does
     not depend on it. Two processes with one `target` work one after the other.
 

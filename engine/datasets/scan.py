@@ -34,7 +34,7 @@ from engine.datasets.near_duplicates import as_array, near_links
 from engine.datasets.outliers import report_imbalance, report_outliers
 from engine.datasets.source import Source, compare_digest, open_source
 from engine.datasets.source_digest import SourceDigest
-from engine.datasets.splits import Candidate, Link, assign_splits, families, read_kept_splits
+from engine.datasets.splits import Candidate, Link, assign_splits, read_kept_splits, split_groups
 from engine.types import SPLITS, ImageRecord, Size
 
 Progress = Callable[[dict[str, Any]], None]
@@ -75,7 +75,7 @@ def examine(
     file are written, nowhere.
     source: opened already. schema: the project's classes. progress is called now and then with
     plain values.
-    mapper: who looks at the images, by default this process; the result does not depend on it.
+    mapper: who scans the images, by default this process; the result does not depend on it.
 
     Raises:
         DataError: there is no such dataset, or its classes are not the project's. ConfigError:
@@ -86,19 +86,19 @@ def examine(
     kept = read_kept_splits(Path(settings.keep_splits)) if settings.keep_splits else {}
     known = reconcile(description, schema, source.reader.names, settings.class_map)
     collector = SampleCollector(settings, known, source.group_of, findings)
-    tell = _Teller(source.reader, progress)
+    advance = _Progress(source.reader, progress)
     with contextlib.closing(
         scan_images(source.reader, findings, copies, mapper or SerialMapper())
-    ) as looks:
-        for image, ask, look in looks:
-            collector.take(image, ask, look)
-            tell.one()
-    tell.all()
+    ) as results:
+        for image, ask, result in results:
+            collector.take(image, ask, result)
+            advance.one()
+    advance.all()
     content = collector.digest.content(source.reader.names)
     compare_digest(description, source, content, findings)
     names = known or collector.class_names()
     records = collector.records(names)
-    links = _near_duplicates(records, collector.looks, settings.near_duplicate_bits, findings)
+    links = _near_duplicates(records, collector.dhashes, settings.near_duplicate_bits, findings)
     records = _without_near_duplicates(records, links, kept, source.reader.gives_splits, findings)
     usable = len(records)
     if records:
@@ -141,33 +141,33 @@ class SampleCollector:
     findings: Findings
     digest: SourceDigest = field(default_factory=SourceDigest)
     entries: list[Entry] = field(default_factory=list)
-    looks: dict[str, bytes] = field(
+    dhashes: dict[str, bytes] = field(
         default_factory=dict
     )  # sha256 -> dhash, of images that have one
     files: dict[str, Path] = field(default_factory=dict)
 
-    def take(self, image: SourceImage, ask: ScanRequest, look: ScanResult) -> None:
+    def take(self, image: SourceImage, ask: ScanRequest, result: ScanResult) -> None:
         group = self.group_of(image.name)
-        self.digest.add(image, look.sha256, group)
-        if look.shape is None:
-            self.findings.add("unreadable_image", image.name, look.wrong)
+        self.digest.add(image, result.sha256, group)
+        if result.shape is None:
+            self.findings.add("unreadable_image", image.name, result.wrong)
             return
         file = image.path or ask.copy
         if file is not None:
             self.files[image.name] = file
-        if self._is_left_out_for_its_pixels(image.name, look.shape):
+        if self._is_left_out_for_its_pixels(image.name, result.shape):
             return
         image = rename_rows(image, self.settings.class_map)
         labels = check_labels(
-            image, look.shape, self.known, self.findings, tiny_px=self.settings.tiny_box_px
+            image, result.shape, self.known, self.findings, tiny_px=self.settings.tiny_box_px
         )
         if labels is None:
             return
-        if look.shape.dhash:
-            self.looks[look.sha256] = look.shape.dhash
+        if result.shape.dhash:
+            self.dhashes[result.sha256] = result.shape.dhash
         file = ask.copy or image.path or Path()
         self.entries.append(
-            Entry(file, image.name, look.sha256, look.shape.shown, labels, image.split, group)
+            Entry(file, image.name, result.sha256, result.shape.shown, labels, image.split, group)
         )
 
     def _is_left_out_for_its_pixels(self, name: str, shape: Shape) -> bool:
@@ -242,7 +242,7 @@ def _record(entry: Entry, number: Mapping[str, int]) -> ImageRecord:
     )
 
 
-class _Teller:
+class _Progress:
     """Calls `progress` now and then."""
 
     def __init__(self, reader: Reader, progress: Progress | None) -> None:
@@ -266,14 +266,14 @@ class _Teller:
 
 
 def _near_duplicates(
-    records: Sequence[ImageRecord], looks: Mapping[str, bytes], threshold: int, findings: Findings
+    records: Sequence[ImageRecord], dhashes: Mapping[str, bytes], threshold: int, findings: Findings
 ) -> list[Link]:
     """Links between different images of `records` that show nearly the same; a finding where both
     are in one split.
     """
-    first = {record.sha256: record for record in reversed(records) if record.sha256 in looks}
+    first = {record.sha256: record for record in reversed(records) if record.sha256 in dhashes}
     shas = sorted(first)
-    pairs, distances = near_links(as_array([looks[sha] for sha in shas]), threshold)
+    pairs, distances = near_links(as_array([dhashes[sha] for sha in shas]), threshold)
     links = [
         Link(shas[i], shas[j], bits)
         for (i, j), bits in zip(pairs.tolist(), distances.tolist(), strict=True)
@@ -299,7 +299,7 @@ def _without_near_duplicates(
     if findings.policies["near_duplicate"] != "drop":
         return records
     linked = {sha for link in links for sha in (link.one, link.other)}
-    keys = families([Candidate(record.name, record.sha256, "") for record in records], links)
+    keys = split_groups([Candidate(record.name, record.sha256, "") for record in records], links)
     first: dict[tuple[str, str], ImageRecord] = {}
     for record, key in sorted(
         zip(records, keys, strict=True),

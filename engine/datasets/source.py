@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import DataConfig
-from engine.datasets.description import Description
+from engine.datasets.description import GENERATED, Description
 from engine.datasets.download import fetch, forget
 from engine.datasets.findings import Findings
 from engine.datasets.formats import detect_format, open_reader
@@ -52,7 +52,7 @@ def open_source(
         reader = open_generated(
             content.generator, {**content.options, **settings.options}, settings.seed
         )
-        return Source(reader, "generated", open_groups(settings, None, findings))
+        return Source(reader, GENERATED, open_groups(settings, None, findings))
     downloaded = folder is None
     if folder is None:
         folder = fetch(
@@ -62,7 +62,7 @@ def open_source(
             max_mb=content.max_download_mb,
             check=lambda fresh: _check_download(description, settings, fresh),
             by_hand=f"{content.obtain} Then give the folder: -S data.path=FOLDER".strip(),
-            tell=log.info,
+            report=log.info,
         )
     return _open_folder(description, settings, folder, findings, names, downloaded)
 

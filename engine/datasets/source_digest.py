@@ -1,7 +1,7 @@
 """What a source holds, as one digest, and whether it still does, without reading it all again.
 
 The digest covers images (their bytes) and annotations (classes, boxes, splits as read), not file
-names, places, order or the machine. Between two looks a list of (size, times, inode) of every file
+names, places, order or the machine. Between two scans a list of (size, times, inode) of every file
 stands for the content: an index that cannot be fooled by copying times, since the change time is
 the system's, and that does not trust files younger than itself.
 """
@@ -38,7 +38,7 @@ class SourceDigest:
             for row in image.rows
         )
         entry = json.dumps(
-            [sha256, image.split, image.size, image.shares, rows], ensure_ascii=False
+            [sha256, image.split, image.size, image.fractions, rows], ensure_ascii=False
         )
         self._entries.append(hashlib.sha256(entry.encode()).hexdigest())
         self._names.append(f"{sha256} {image.name}" + (f" {group}" if group else ""))
@@ -58,7 +58,7 @@ def _digest(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-# Standing in for the content between two looks ----------------------------------------------------
+# Standing in for the content between two scans ----------------------------------------------------
 
 
 @dataclass(frozen=True)

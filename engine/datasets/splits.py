@@ -1,12 +1,12 @@
 """Train, val or test for every image: as the dataset says, as an earlier version kept it, else by
 content.
 
-By content: a family (equal images, near duplicates, one group) goes where its lot falls, and the
-lot depends on the seed and the family's name alone, so a new image moves none but those it
-resembles. Three things that cannot promise: that not even those move, which kept splits do
-(`data.keep_splits`); an image for val or test where none fell into it, which is lent by train
-(`small_split`); and exact shares, for which stratification looks at all images (policy fix of
-`uneven_split`). docs/data/splits.md has the reasons.
+By content: a split group (equal images, near duplicates, one group) is assigned to a split by
+hash(seed, group), which depends on the seed and the group's name alone, so a new image moves none
+but those it resembles. Three things that cannot promise: that not even those move, which kept
+splits do (`data.keep_splits`); an image for val or test where none fell into it, which is lent by
+train (`small_split`); and exact fractions, for which stratification looks at all images (policy fix
+of `uneven_split`). docs/data/splits.md has the reasons.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Link:
     bits: int  # in which their hashes differ
 
 
-def families(candidates: Sequence[Candidate], links: Collection[Link] = ()) -> list[str]:
+def split_groups(candidates: Sequence[Candidate], links: Collection[Link] = ()) -> list[str]:
     """A key for each image that all images share which must stay together: equal bytes, one group
     or linked, also by a chain.
     """
@@ -70,9 +70,9 @@ def families(candidates: Sequence[Candidate], links: Collection[Link] = ()) -> l
     return [root(f"bytes {candidate.sha256}") for candidate in candidates]
 
 
-def lot(seed: int, family: str) -> float:
-    """A number in [0, 1) that belongs to this family for ever."""
-    digest = hashlib.sha256(f"{seed} {family}".encode()).digest()
+def split_hash(seed: int, split_group: str) -> float:
+    """A number in [0, 1) that belongs to this split group for ever."""
+    digest = hashlib.sha256(f"{seed} {split_group}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
@@ -105,8 +105,8 @@ def assign_splits(
             "nothing to train on; their sum must be below 1"
         )
     fractions = {"test": test_fraction, "val": val_fraction}
-    keys = families(candidates, links)
-    stay: set[str] = set()  # families of kept images
+    keys = split_groups(candidates, links)
+    stay: set[str] = set()  # split groups of kept images
     if given:
         sides = [candidate.given for candidate in candidates]
         for candidate in candidates:
@@ -132,14 +132,13 @@ def assign_splits(
     sides = _without_empty_splits(sides, keys, stay, given, seed, fractions, findings)
     for split in SPLITS:
         if split not in sides and (split == "train" or given or fractions[split]):
-            detail = (
-                f"has no images; {len(candidates)} images can be used in all{_one_family(keys)}"
-            )
+            several = f"{len(candidates)} images can be used in all{_one_split_group(keys)}"
+            detail = f"has no images; {several}"
             findings.add("empty_split", f"split {split}", detail)
     return sides
 
 
-def _one_family(keys: Sequence[str]) -> str:
+def _one_split_group(keys: Sequence[str]) -> str:
     """What to know where most images belong together, as the frames of one fixed camera do; else
     nothing.
     """
@@ -164,25 +163,25 @@ def _sides_by_content(
     names: Sequence[str],
     findings: Findings,
 ) -> list[str]:
-    """Known images stay, their families follow them, other families go by lot or, where that is
+    """Known images stay, their split groups follow them, others go by their hash or, where that is
     asked for, by class.
     """
-    anchors: dict[str, set[str]] = defaultdict(set)  # family -> splits of its known images
+    anchors: dict[str, set[str]] = defaultdict(set)  # split group -> splits of its known images
     for key, side in zip(keys, known, strict=True):
         if side:
             anchors[key].add(side)
     fixed = {key: sides.copy().pop() for key, sides in anchors.items() if len(sides) == 1}
     torn = {key for key, sides in anchors.items() if len(sides) > 1}
-    lots = {key: lot(seed, key) for key in keys if key not in anchors}
-    chosen = fixed | {key: _side(value, fractions) for key, value in lots.items()}
+    hashes = {key: split_hash(seed, key) for key in keys if key not in anchors}
+    chosen = fixed | {key: _side(value, fractions) for key, value in hashes.items()}
     images = [
         (key, candidate.classes)
         for key, candidate in zip(keys, candidates, strict=True)
         if key not in torn
     ]
-    shares = {"train": 1 - sum(fractions.values()), **fractions}
-    if report_uneven(images, chosen, shares, names, findings) == "fix":
-        chosen = stratified(images, fixed, shares, lots)
+    wanted = {"train": 1 - sum(fractions.values()), **fractions}
+    if report_uneven(images, chosen, wanted, names, findings) == "fix":
+        chosen = stratified(images, fixed, wanted, hashes)
     sides = []
     for candidate, key, side in zip(candidates, keys, known, strict=True):
         if not side and key in torn:
@@ -217,8 +216,8 @@ def _without_empty_splits(
     fractions: Mapping[str, float],
     findings: Findings,
 ) -> list[str]:
-    """Images of train for a split that has none, where it is asked for; families in `stay` are not
-    touched.
+    """Images of train for a split that has none, where it is asked for; split groups in `stay` are
+    not touched.
     """
     for split, fraction in fractions.items():
         if split in sides or (not given and not fraction):
@@ -251,15 +250,17 @@ def _take(
     fraction: float,
     seed: int,
 ) -> list[str]:
-    """Move train families with a lot below `fraction` to `split`, at least the first in line; one
-    always stays.
+    """Move train split groups with a hash below `fraction` to `split`, at least the first in line;
+    one always stays.
     """
     train = {key for key, side in zip(keys, sides, strict=True) if side == "train"}
-    line = sorted(train.difference(stay), key=lambda key: lot(seed, f"{split} {key}"))[
+    line = sorted(train.difference(stay), key=lambda key: split_hash(seed, f"{split} {key}"))[
         : max(len(train) - 1, 0)
     ]
     taken = {
-        key for rank, key in enumerate(line) if rank == 0 or lot(seed, f"{split} {key}") < fraction
+        key
+        for rank, key in enumerate(line)
+        if rank == 0 or split_hash(seed, f"{split} {key}") < fraction
     }
     return [
         split if side == "train" and key in taken else side
@@ -276,7 +277,7 @@ def without_leaks(
     """`sides` with "" for images that are also in another split and that a policy leaves out: test
     before val before train.
     """
-    exact, near = families(candidates), families(candidates, links)
+    exact, near = split_groups(candidates), split_groups(candidates, links)
     stays = _report_shared(candidates, exact, sides, findings)
     stays_near = _report_linked(candidates, near, sides, links, findings)
     return [
@@ -288,17 +289,17 @@ def without_leaks(
 def _report_shared(
     candidates: Sequence[Candidate], keys: Sequence[str], sides: Sequence[str], findings: Findings
 ) -> dict[str, str]:
-    """Findings for equal images and groups in two splits; family -> the only split it may be in, by
-    policy.
+    """Findings for equal images and groups in two splits; split group -> the only split it may be
+    in, by policy.
     """
     members: dict[str, list[tuple[int, Candidate]]] = defaultdict(list)
     for candidate, key, side in zip(candidates, keys, sides, strict=True):
         if side:
             members[key].append((SPLITS.index(side), candidate))
     stays = {}
-    for key, family in members.items():
+    for key, split_group in members.items():
         (low, first), (high, second) = (
-            limit(family, key=lambda member: member[0]) for limit in (min, max)
+            limit(split_group, key=lambda member: member[0]) for limit in (min, max)
         )
         if low != high:
             same = (
@@ -324,12 +325,12 @@ def _report_linked(
 ) -> dict[str, str]:
     """The same for near duplicates."""
     found: dict[str, list[tuple[int, Candidate]]] = defaultdict(list)  # sha256 -> where
-    highest: dict[str, int] = {}  # family -> split
+    highest: dict[str, int] = {}  # split group -> split
     for candidate, key, side in zip(candidates, keys, sides, strict=True):
         if side:
             found[candidate.sha256].append((SPLITS.index(side), candidate))
             highest[key] = max(highest.get(key, 0), SPLITS.index(side))
-    family = {candidate.sha256: key for candidate, key in zip(candidates, keys, strict=True)}
+    split_group = {candidate.sha256: key for candidate, key in zip(candidates, keys, strict=True)}
     stays = {}
     for link in links:
         ends = sorted(found[link.one][:1] + found[link.other][:1], key=lambda end: end[0])
@@ -343,7 +344,7 @@ def _report_linked(
                 findings.add("near_leak", first.name, detail, image=first.name, other=second.name)
                 == "drop"
             ):
-                key = family[link.one]
+                key = split_group[link.one]
                 stays[key] = SPLITS[highest[key]]
     return stays
 

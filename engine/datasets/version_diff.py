@@ -274,7 +274,7 @@ def _greedy(score: np.ndarray, allowed: np.ndarray) -> Iterator[tuple[int, int]]
 
 
 def box_shifts(old: Sequence[ImageRecord], new: Sequence[ImageRecord]) -> Iterator[Shift]:
-    """Size (share of the image's side), width by height, and place of the boxes; none where a
+    """Size (fraction of the image's side), width by height, and place of the boxes; none where a
     version has no boxes.
     """
     before, after = box_measures(old), box_measures(new)
@@ -291,8 +291,8 @@ def box_shifts(old: Sequence[ImageRecord], new: Sequence[ImageRecord]) -> Iterat
 
 
 def box_measures(records: Sequence[ImageRecord]) -> np.ndarray:
-    """(n, 4): size as a share of the image's side, width by height, centre x and y as shares of
-    width and height.
+    """(n, 4): size as a fraction of the image's side, width by height, centre x and y as fractions
+    of width and height.
     """
     boxes = np.concatenate([np.zeros((0, 4)), *(record.boxes for record in records)])
     sizes = np.array([record.size for record in records], np.float64).reshape(-1, 2)
@@ -305,7 +305,7 @@ def box_measures(records: Sequence[ImageRecord]) -> np.ndarray:
 def ks_statistic(a: np.ndarray, b: np.ndarray) -> float:
     """The two-sample Kolmogorov-Smirnov statistic of two samples (n,), (m,)."""
     points = np.concatenate((a, b))
-    shares = [
+    fractions = [
         np.searchsorted(np.sort(sample), points, side="right") / len(sample) for sample in (a, b)
     ]
-    return float(np.abs(shares[0] - shares[1]).max())
+    return float(np.abs(fractions[0] - fractions[1]).max())

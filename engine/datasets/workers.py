@@ -1,27 +1,25 @@
 """Worker processes of this machine: a function is called with batch after batch in several of them,
 results in order.
 
-Not `multiprocessing`: its processes import the program that started them once more, and a script
-without `if __name__ == "__main__":` would run again in each of them; and a forked copy of a process
-with threads may never wake up. A worker here is a bare interpreter at the other end of two pipes.
-When its parent ends, in whatever way, so does it.
+The processes are loky's, which comes with joblib. `multiprocessing` would import the program that
+started them once more, so that a script without `if __name__ == "__main__":` ran again in each; a
+forked copy of a process with threads may never wake up.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import pickle
-import queue
+import re
 import signal
-import subprocess
-import sys
+import threading
 import time
-import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+
+from joblib.externals.loky import ProcessPoolExecutor
 
 from engine.datasets.image_scan import ScanFunction, ScanRequest, ScanResult
 from engine.errors import WorkspaceError
@@ -29,13 +27,7 @@ from engine.errors import WorkspaceError
 BATCH = 16  # images
 PATIENCE_S = 1.0  # so long this process works alone: the start of others costs about as much
 AHEAD = 2  # batches for each worker, at work or waiting
-END_TIMEOUT_S = 5.0
-
-START = "import sys; sys.path[:] = {path!r}; from engine.datasets.workers import serve; serve()"
-
-
-class WorkerDied(Exception):
-    """A worker ended without an answer; the text says how."""
+PARENT_POLL_S = 1.0
 
 
 def cores() -> int:
@@ -57,7 +49,7 @@ class LocalWorkers:
     def map(
         self, function: ScanFunction, batches: Iterable[list[ScanRequest]]
     ) -> Iterator[list[ScanResult]]:
-        """See `looks.Mapper`. WorkspaceError: a worker was killed."""
+        """See `image_scan.Mapper`. WorkspaceError: a worker was killed."""
         batches, started = iter(batches), time.monotonic()
         for batch in batches:
             yield function(batch)
@@ -66,129 +58,68 @@ class LocalWorkers:
         else:
             return
         waiting: deque[tuple[list[ScanRequest], Future]] = deque()
-        with Pool(self.workers) as pool:
-            for batch in batches:
-                waiting.append((batch, pool.submit(function, batch)))
-                if len(waiting) >= AHEAD * self.workers:
+        with worker_pool(self.workers) as pool:
+            try:
+                for batch in batches:
+                    waiting.append((batch, pool.submit(function, batch)))
+                    if len(waiting) >= AHEAD * self.workers:
+                        yield _result(*waiting.popleft())
+                while waiting:
                     yield _result(*waiting.popleft())
-            while waiting:
-                yield _result(*waiting.popleft())
+            finally:
+                wait_until_taken([future for _, future in waiting])
 
 
 def _result(batch: list[ScanRequest], future: Future) -> list[ScanResult]:
     try:
         return future.result()
-    except WorkerDied as error:
+    except BrokenProcessPool as error:
+        ended = re.search(r"exit codes? of the workers? (?:is|are) \{(.+?)\}", str(error))
+        more = f" and {len(batch) - 1} more" if batch[1:] else ""
         raise WorkspaceError(
-            f"a worker process {error} while it looked at "
-            f"{batch[0].name}{f' and {len(batch) - 1} more' if batch[1:] else ''}. Nothing was "
-            "written. Run it again; if it happens again, see whether memory is short, or work in "
-            "one process: flows.prepare.workers=1"
+            f"a worker process ended unexpectedly ({ended[1] if ended else 'no exit code'}) while "
+            f"{batch[0].name}{more} were scanned. Nothing was written. Run it again; if it happens "
+            "again, see whether memory is short, or work in one process: flows.prepare.workers=1"
         ) from None
 
 
-class Pool:
-    """Workers, and a thread for each that talks with it. All of them end with the block."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers: list[Worker] = []
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        self._threads = ThreadPoolExecutor(workers, "detectflow-worker")
-        self._wanted = workers
-
-    def __enter__(self) -> Pool:
-        try:
-            for _ in range(self._wanted):
-                self._workers.append(Worker())
-                self._idle.put(self._workers[-1])
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def submit(self, function: Callable[[Any], Any], argument: Any) -> Future:
-        """Its result will be what `function(argument)` returns or raises, or `WorkerDied`."""
-        return self._threads.submit(self._call, function, argument)
-
-    def _call(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        worker = self._idle.get()
-        try:
-            return worker.call(function, argument)
-        finally:
-            self._idle.put(worker)
-
-    def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.process.kill()  # whoever leaves has the answers, or wants none
-        self._threads.shutdown(cancel_futures=True)  # they see the end of the pipes
-        for worker in self._workers:
-            worker.close()
+def wait_until_taken(futures: Sequence[Future], timeout_s: float = 1.0) -> None:
+    """Until loky's thread has taken over what was submitted: where a shutdown overtakes it, that
+    thread ends with a KeyError on the console (loky 3.6).
+    """
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and not all(f.running() or f.done() for f in futures):
+        time.sleep(0.005)
 
 
-class Worker:
-    """One process."""
-
-    def __init__(self) -> None:
-        # In a session of its own: a Ctrl-C on the terminal is for the parent, who then ends this
-        # one.
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", START.format(path=sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-
-    def call(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        """`function(argument)`, there. WorkerDied: no answer came."""
-        try:
-            pickle.dump((function, argument), self.process.stdin, pickle.HIGHEST_PROTOCOL)
-            self.process.stdin.flush()
-            succeeded, value = pickle.load(self.process.stdout)
-        except (EOFError, OSError, pickle.UnpicklingError):
-            raise WorkerDied(self._how_it_ended()) from None
-        if succeeded:
-            return value
-        raise value
-
-    def _how_it_ended(self) -> str:
-        try:
-            code = self.process.wait(END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            return "does not answer"
-        with contextlib.suppress(ValueError):
-            return f"was ended by {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
-
-    def close(self) -> None:
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):  # what was still to be sent
-                pipe.close()
+@contextlib.contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Workers that end with the block, and with their parent however it ends."""
+    pool = ProcessPoolExecutor(
+        workers,
+        initializer=_begin,
+        initargs=(os.getpid(),),
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )
+    try:
+        yield pool
+    finally:
+        # whoever leaves has the results, or wants none
+        pool.shutdown(kill_workers=True)
 
 
-def serve() -> None:
-    """The life of a worker: read a function and its argument, answer, until the pipe ends."""
+def _begin(parent: int) -> None:
+    """The start of a worker."""
+    # a Ctrl-C on the terminal is for the parent, who then ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints does not get into the answers
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     import cv2
 
     cv2.setNumThreads(1)
-    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
-        while True:
-            function, argument = pickle.load(source)
-            sink.write(_answer(function, argument))
-            sink.flush()
 
 
-def _answer(function: Callable[[Any], Any], argument: Any) -> bytes:
-    try:
-        return pickle.dumps((True, function(argument)), pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
-        error.add_note(f"In a worker process:\n{traceback.format_exc()}")
-        try:
-            return pickle.dumps((False, error), pickle.HIGHEST_PROTOCOL)
-        except Exception:  # an error that cannot travel
-            return pickle.dumps((False, RuntimeError(traceback.format_exc())))
+def _end_with(parent: int) -> None:
+    """loky's workers do not notice that their parent was killed."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)

@@ -139,9 +139,9 @@ class Results:
         """Write the plotted image; the suffix chooses the format, `.jpg` where there is none.
         Returns the path.
         """
-        from engine.plots import write_picture
+        from engine.plots import write_image
 
-        return write_picture(self.plot(), Path(path))
+        return write_image(self.plot(), Path(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: source, size, and one entry per box. Coordinates in pixels, rounded to a

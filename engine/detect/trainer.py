@@ -36,8 +36,9 @@ from engine.detect.model_io import (
     read_weights,
 )
 from engine.detect.own_network import OwnNetwork
-from engine.detect.validator import EPOCH_METRICS, DetectionValidator
+from engine.detect.validator import DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
+from engine.metrics.reported import headline_keys
 from engine.models.registry import (
     Candidates,
     Criterion,
@@ -70,7 +71,7 @@ class DetectionTrainer(BaseTrainer):
     loss_names = ("box_loss", "cls_loss", "dfl_loss")  # those of another family take their place
     sample_word = "images"
     memory_advice = "imgsz or model"
-    epoch_line_metrics = EPOCH_METRICS
+    epoch_line_metrics = headline_keys()
     # Of a network that `get_model` of a class of one's own makes:
     stride = 32  # input sides must be multiples of it, pixels
     needs_nms = True  # whether its candidates hold doubles of one object
@@ -391,7 +392,7 @@ class DetectionTrainer(BaseTrainer):
             device=self.device,
             world=self.world,
         )
-        validator.epoch_metrics = tuple(dict.fromkeys((*EPOCH_METRICS, a.monitor)))
+        validator.epoch_metrics = tuple(dict.fromkeys((*headline_keys(), a.monitor)))
         if self.network is not None:
             validator.family = self.network.family
         return validator

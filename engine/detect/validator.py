@@ -34,6 +34,7 @@ from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores
+from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.nms import nms, warm_up
 from engine.models.registry import Family, family_named
 from engine.types import SPLITS, Detections, ImageRecord, Size
@@ -41,22 +42,6 @@ from engine.types import SPLITS, Detections, ImageRecord, Size
 log = logging.getLogger("detectflow")
 
 PLOTTED_BATCHES = 3
-EPOCH_METRICS = ("metrics/precision", "metrics/recall", "metrics/mAP50", "metrics/mAP50-95")
-METRICS = (
-    *EPOCH_METRICS,
-    "metrics/mAP75",
-    "metrics/mAP-small",
-    "metrics/mAP-medium",
-    "metrics/mAP-large",
-    "metrics/AR1",
-    "metrics/AR10",
-    "metrics/AR100",
-    "metrics/AR-small",
-    "metrics/AR-medium",
-    "metrics/AR-large",
-    "metrics/F1",
-    "metrics/confidence",
-)
 
 Found = tuple[
     np.ndarray, np.ndarray, np.ndarray
@@ -76,7 +61,7 @@ class DetectionValidator(BaseValidator):
             the call.
     """
 
-    metric_names = METRICS
+    metric_names = metric_keys()
 
     def __init__(
         self,
@@ -101,7 +86,7 @@ class DetectionValidator(BaseValidator):
         self.family: Family | None = None
         self.needs_nms = True  # of such a file
         # of an epoch's line in results.csv; a trainer adds the one it monitors
-        self.epoch_metrics = EPOCH_METRICS
+        self.epoch_metrics = headline_keys()
         # of the last validation: curves, confusion, per class, per image
         self.scores: DetectionScores | None = None
         self._collected = DetectionMetrics(names)  # of this rank
@@ -262,16 +247,10 @@ class DetectionValidator(BaseValidator):
                 self.config.split,
                 scores.images,
             )
-        metrics = {
-            **scores.to_dict(),
-            "metrics/F1": scores.f1,
-            "metrics/confidence": scores.confidence,
-        }
-        return (
-            metrics
-            if self._final
-            else {key: metrics[key] for key in self.epoch_metrics if key in metrics}
-        )
+        metrics = scores.to_dict()
+        if self._final:
+            return metrics
+        return {key: metrics[key] for key in self.epoch_metrics if key in metrics}
 
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:

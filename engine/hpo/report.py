@@ -1,5 +1,5 @@
 """What came out of a search: a table, the best values as YAML with the commands that take them, two
-pictures; weights cleared.
+plots; weights cleared.
 
     runs/tune/STUDY/
       best.yaml        the best values, as section train; `detectflow train settings=...` and
@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from engine.core.results import write_results
 from engine.files import write_text
-from engine.hpo.study import CONTINUES, ERROR, finished, ranked
+from engine.hpo.study import CONTINUES, ERROR, START, finished, ranked
 from engine.hpo.sweep import SPEED_ONLY, Sweep
 from engine.plots.style import INK, MUTED, dress, mpl_colour, new_figure, note, save_figure
 
@@ -69,7 +69,7 @@ def write_report(sweep: Sweep, study: optuna.Study) -> dict[str, Any]:
         )
         result["best"] = {"number": first.number, "value": first.value, "values": first.params}
         result |= {"commands": commands, "files": [*result["files"], "best.yaml"]}
-        start = next((t for t in best if t.user_attrs.get("start")), None)
+        start = next((t for t in best if t.user_attrs.get(START)), None)
         result["start_value"] = start.value if start is not None else None
     result["table"] = as_table(study, sweep)
     return result
@@ -99,7 +99,7 @@ def _word(value: Any) -> str:
 
 
 def clear_weights(sweep: Sweep, study: optuna.Study) -> None:
-    """Remove the weights of ended trials that are not among the best `keep`; settings and figures
+    """Remove the weights of ended trials that are not among the best `keep`; settings and metrics
     stay.
     """
     kept = {trial.number for trial in ranked(study)[: sweep.settings.keep]}
@@ -133,9 +133,9 @@ def as_table(study: optuna.Study, sweep: Sweep) -> str:
         "|---" * (len(names) + 2) + "|",
     ]
     best = ranked(study)
-    shown = best[:SHOWN] + [trial for trial in best[SHOWN:] if trial.user_attrs.get("start")]
+    shown = best[:SHOWN] + [trial for trial in best[SHOWN:] if trial.user_attrs.get(START)]
     for trial in shown:
-        mark = " (as it was)" if trial.user_attrs.get("start") else ""
+        mark = " (as it was)" if trial.user_attrs.get(START) else ""
         lines.append(
             f"| {trial.number}{mark} | {trial.value:.4f} | "
             + " | ".join(_shown(trial.params[n]) for n in names)
@@ -145,8 +145,8 @@ def as_table(study: optuna.Study, sweep: Sweep) -> str:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Share of the differences between complete trials by setting, the largest first; empty where
-    nothing can be said.
+    """Fraction of the differences between complete trials by setting, the largest first; empty
+    where nothing can be said.
     """
     values = {trial.value for trial in ranked(study)}
     if len(ranked(study)) < IMPORTANCE_FROM or len(values) == 1:
@@ -192,16 +192,16 @@ def plot_history(study: optuna.Study, sweep: Sweep, path: Path) -> Path:
     return save_figure(figure, path)
 
 
-def plot_importance(shares: dict[str, float], path: Path) -> Path:
+def plot_importance(fractions: dict[str, float], path: Path) -> Path:
     """A bar per setting."""
-    figure = new_figure(7, 1.2 + 0.35 * max(len(shares), 4))
+    figure = new_figure(7, 1.2 + 0.35 * max(len(fractions), 4))
     axes = figure.subplots()
-    dress(axes, "What the differences between trials go with", "share")
-    if not shares:
+    dress(axes, "What the differences between trials go with", "fraction")
+    if not fractions:
         note(axes, f"needs {IMPORTANCE_FROM} complete trials that differ")
         return save_figure(figure, path)
-    names = list(reversed(shares))
-    bars = axes.barh(names, [shares[name] for name in names], color=mpl_colour(0))
+    names = list(reversed(fractions))
+    bars = axes.barh(names, [fractions[name] for name in names], color=mpl_colour(0))
     axes.bar_label(bars, fmt="%.2f", padding=3, color=INK, fontsize=9)
     axes.grid(False, axis="y")
     return save_figure(figure, path)

@@ -116,7 +116,7 @@ class Dimension:
             )
         return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
 
-    def describe_error(self) -> str:
+    def describe(self) -> str:
         """`0.0003 to 0.03, log`."""
         if self.choices:
             return " | ".join(map(str, self.choices))
@@ -178,7 +178,7 @@ def _dimension(
         )
     if name == "seed":
         raise ConfigError(
-            f"{where}: seed: luck is no setting; every trial has the same seed. Remove the entry."
+            f"{where}: `seed` cannot be searched: all trials share one seed. Remove it."
         )
     if name in YARDSTICKS:
         raise ConfigError(

@@ -9,8 +9,6 @@ their values into the queue again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
@@ -24,11 +22,13 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from engine.errors import ConfigError, WorkspaceError
 from engine.hpo.sweep import Sweep
+from engine.locks import Lock
 
 ATTEMPTS = 3  # of one set of values: what kills its process every time is given up
 BUSY_S = 60  # how long a process waits for another one's write into SQLite
 WAITED_FOR = (TrialState.RUNNING, TrialState.WAITING)
 CONTINUES, ATTEMPT, ERROR = "continues", "attempt", "error"  # attributes of a trial
+START = "start"  # of the trial that has the settings as they are without a search
 IDENTITY, TOKEN, TRACKING = "identity", "driver", "tracking_key"  # attributes of a study
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -42,7 +42,7 @@ def open_study(sweep: Sweep, index: int = 0) -> optuna.Study:
             answer.
     """
     training, tune = sweep.training, sweep.settings
-    with _storage_in_words(sweep.storage):
+    with _storage_errors(sweep.storage):
         if sweep.storage.startswith("sqlite:///"):
             Path(sweep.storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         options = (
@@ -91,7 +91,7 @@ def driving(sweep: Sweep) -> Iterator[tuple[optuna.Study, str]]:
         token = secrets.token_hex(8)
         study.set_user_attr(TOKEN, token)
         if not study.trials and sweep.start is not None:
-            study.enqueue_trial(sweep.start, user_attrs={"start": True})
+            study.enqueue_trial(sweep.start, user_attrs={START: True})
         try:
             yield study, token
         finally:
@@ -137,9 +137,10 @@ def retire(study: optuna.Study) -> list[int]:
         study.tell(trial.number, state=TrialState.FAIL)
         attempt = trial.user_attrs.get(ATTEMPT, 1) + 1
         if attempt <= ATTEMPTS:
-            study.enqueue_trial(
-                trial.params, user_attrs={CONTINUES: trial.number, ATTEMPT: attempt}
-            )
+            again = {CONTINUES: trial.number, ATTEMPT: attempt}
+            if trial.user_attrs.get(START):
+                again[START] = True
+            study.enqueue_trial(trial.params, user_attrs=again)
     return [trial.number for trial in left]
 
 
@@ -180,22 +181,17 @@ def why_all_failed(study: optuna.Study, enough: int = 3) -> str | None:
 @contextlib.contextmanager
 def _alone(file: Path, study: str) -> Iterator[None]:
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with Lock(file) as lock:
+        if not lock.try_take(f"tune study={study}"):
             raise WorkspaceError(
                 f"study '{study}' is being searched by another process of this project. Wait for "
                 "it, or name another study: study=NAME"
-            ) from None
+            )
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _storage_in_words(url: str) -> Iterator[None]:
+def _storage_errors(url: str) -> Iterator[None]:
     try:
         shown = make_url(url).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):

@@ -88,7 +88,7 @@ class Sweep:
         }
         return {
             "train": settings,
-            "space": {each.name: each.describe_error() for each in self.dimensions},
+            "space": {each.name: each.describe() for each in self.dimensions},
             "data": self.digest,
         }
 
@@ -204,7 +204,7 @@ def storage_url(tune: TuneConfig, study: str, root: Path) -> str:
 
 
 def start_values(base: DetectionTrainConfig, space: Space, images: int) -> dict[str, Any] | None:
-    """The searched settings as they are without a search, so that the first trial tells what is
+    """The searched settings as they are without a search, so that the first trial shows what is
     gained by one.
 
     images: of the training split. None: a value lies outside the space, or is decided only in a

@@ -1,4 +1,4 @@
-"""One trial: ask the study for values, train, report every validated epoch, tell how it ended. Runs
+"""One trial: ask the study for values, train, report every validated epoch and how it ended. Runs
 wherever it is put.
 
 A trial has its own run directory. It leaves without a word, so that its values are tried again,
@@ -73,7 +73,7 @@ def run_trial(sweep: Sweep, token: str, index: int, about: Mapping[str, Any]) ->
                 "error": f"{type(error).__name__}: {error}".splitlines()[0],
             }
         row["seconds"] = round(time.monotonic() - began_s, 1)
-        if not _tell(study, trial, row):
+        if not _finish(study, trial, row):
             return {**row, "state": "left"}
         run.over(row["state"], row["value"], row.get("error", ""))
     return row
@@ -97,7 +97,7 @@ def take_over(number: int | None, folder: Path) -> bool:
     os.rename(old, folder)
     (folder / "tracking.json").unlink(
         missing_ok=True
-    )  # it is told as a run of its own, like the trial
+    )  # it is tracked as a run of its own, like the trial
     return True
 
 
@@ -174,7 +174,7 @@ def _train(
     }
 
 
-def _tell(study: optuna.Study, trial: optuna.Trial, row: dict[str, Any]) -> bool:
+def _finish(study: optuna.Study, trial: optuna.Trial, row: dict[str, Any]) -> bool:
     """Whether the study took it: a driver that came later has failed the trial meanwhile, and tries
     its values again.
     """
@@ -198,16 +198,16 @@ def _tell(study: optuna.Study, trial: optuna.Trial, row: dict[str, Any]) -> bool
 
 @contextlib.contextmanager
 def tracked_trial(sweep: Sweep, about: Mapping[str, Any], trial: optuna.Trial) -> Iterator[Any]:
-    """The trial's run in MLflow, or one that tells nothing."""
-    from engine.stages.runner import tracking_is_on
+    """The trial's run in the tracker, or one that records nothing."""
+    from engine.config import Params
+    from engine.stages.runner import tracker_of
 
-    if not tracking_is_on():
+    root = Path(sweep.root)
+    tracker = tracker_of(Params.load(root / "params.yaml"), "searches")
+    if tracker is None:
         yield NullTracker()
         return
-    from engine.tracking.hpo_runs import TrialRun
-    from engine.tracking.stage_run import guarded_run
-
-    with guarded_run(TrialRun(about, trial.number, trial.params, Path(sweep.root))) as run:
+    with tracker.tracked_trial(about, trial.number, trial.params, root) as run:
         yield run
 
 

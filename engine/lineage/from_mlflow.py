@@ -38,7 +38,7 @@ def registry_evidence(state: Path) -> Evidence:
         )
     try:
         with quick():
-            store = open_store(state)
+            store = open_store(state, reads_only=True)
             evidence = Evidence([*_versions(store, shown)])
             runs = list(_runs(store))
         evidence.statements += [each for run in runs[:RUNS] for each in _of_run(run, shown)]

@@ -10,10 +10,10 @@ from typing import Any
 from engine.config import Params
 from engine.lineage.evidence import Fact
 from engine.lineage.graph import Node, Trace
+from engine.metrics.headlines import headlines
 from engine.tracking.run_metadata import flat_params, in_text
 
 WIDTH = 150  # characters of a value; settings are shown whole
-FIGURES = ("mAP50-95", "mAP50", "precision", "recall")  # of a table of figures, in text
 
 
 def trace_values(found: Trace) -> dict[str, Any]:
@@ -110,11 +110,8 @@ def _words(name: str, value: Any) -> str:
             f"{_pairs(changed) or 'none'} (the other {len(value) - len(changed)} are the defaults)"
         )
     if name.startswith("figures"):
-        short = {key.removeprefix("metrics/"): number for key, number in value.items()}
-        return (
-            ", ".join(f"{key} {short[key]}" for key in FIGURES if short.get(key) is not None)
-            or "nothing could be measured"
-        )
+        shown = (f"{key} {number}" for key, number in headlines(value).items())
+        return ", ".join(shown) or "nothing could be measured"
     return _pairs(value)
 
 

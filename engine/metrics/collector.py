@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.metrics import reported
 from engine.metrics.coco import AREAS, CocoScores, coco_scores, mean_of_present
 from engine.metrics.confusion import confusion_matrix
 from engine.metrics.curves import Curves, Matches, image_counts, make_curves, match
@@ -56,23 +57,8 @@ class DetectionScores:
     confusion: np.ndarray  # (C + 1, C + 1) int64, rows true, columns predicted, background last
 
     def to_dict(self) -> dict[str, float | None]:
-        """The figures under their canonical names, fit for JSON."""
-        return {
-            "metrics/precision": self.precision,
-            "metrics/recall": self.recall,
-            "metrics/mAP50": self.map50,
-            "metrics/mAP50-95": self.map,
-            "metrics/mAP75": self.map75,
-            "metrics/mAP-small": self.map_small,
-            "metrics/mAP-medium": self.map_medium,
-            "metrics/mAP-large": self.map_large,
-            "metrics/AR1": self.ar1,
-            "metrics/AR10": self.ar10,
-            "metrics/AR100": self.ar100,
-            "metrics/AR-small": self.ar_small,
-            "metrics/AR-medium": self.ar_medium,
-            "metrics/AR-large": self.ar_large,
-        }
+        """The metrics under their keys (`reported.METRICS`), fit for JSON."""
+        return {metric.key: getattr(self, metric.field) for metric in reported.METRICS}
 
     @property
     def fitness(self) -> float:
@@ -85,8 +71,6 @@ class DetectionScores:
         """Everything but the curves and the images, fit for JSON."""
         return {
             **self.to_dict(),
-            "f1": self.f1,
-            "confidence": self.confidence,
             "images": self.images,
             "instances": self.instances,
             "per_class": self.per_class,

@@ -7,7 +7,7 @@ metric, and a change makes no stage stale. matplotlib is imported when it is nee
 
 from engine.plots.confusion import plot_confusion
 from engine.plots.curves import plot_curves
-from engine.plots.images import draw_detections, plot_images, write_picture
+from engine.plots.images import draw_detections, plot_images, write_image
 from engine.plots.labels import plot_labels
 from engine.plots.results import plot_results
 
@@ -18,5 +18,5 @@ __all__ = [
     "plot_images",
     "plot_labels",
     "plot_results",
-    "write_picture",
+    "write_image",
 ]

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture: colour is the share of the true class, text the count.
+"""The confusion matrix as a plot: colour is the fraction of the true class, text the count.
 
 Everything that is written is sized by the room it has, from one class to hundreds; text that would
 not fit is left out.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BACKGROUND = "background"
 CELL_IN, LARGEST_IN = 0.62, 15.0  # side of a cell where there is room, and of all cells together
 SMALLEST_PT, LARGEST_PT = 4.5, 11.0  # of lettering
-DIGIT = 0.64  # width of a digit of DejaVu Sans, as a share of its size
+DIGIT = 0.64  # width of a digit of DejaVu Sans, as a fraction of its size
 
 
 def plot_confusion(counts: np.ndarray, names: Sequence[str], path: str | Path) -> Path:
@@ -44,18 +44,18 @@ def plot_confusion(counts: np.ndarray, names: Sequence[str], path: str | Path) -
         "compressed"
     )  # square axes beside long names: "constrained" would cut the title
     axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = axes.imshow(
-        shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="equal"
+        fractions, cmap="Blues", vmin=0, vmax=1, interpolation="nearest", aspect="equal"
     )
     dress(axes, "Confusion matrix: detections by true class", "predicted", "true")
     axes.grid(False)
     _name_ticks(axes, labels, cell_pt)
-    _write_counts(axes, counts, shares, cell_pt)
+    _write_counts(axes, counts, fractions, cell_pt)
     axes.axhline(size - 1.5, color=MUTED, linewidth=0.8)  # the background is no class
     axes.axvline(size - 1.5, color=MUTED, linewidth=0.8)
     bar = figure.colorbar(image, ax=axes, shrink=0.5, aspect=25, pad=0.02)
-    bar.set_label("share of the true class", color=INK, fontsize=9)
+    bar.set_label("fraction of the true class", color=INK, fontsize=9)
     bar.outline.set_visible(False)
     return save_figure(figure, path)
 
@@ -85,7 +85,7 @@ def _name_ticks(axes: Axes, labels: list[str], cell_pt: float) -> None:
         label.set_rotation(0 if length * size * DIGIT <= cell_pt else 90)
 
 
-def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, cell_pt: float) -> None:
+def _write_counts(axes: Axes, counts: np.ndarray, fractions: np.ndarray, cell_pt: float) -> None:
     """The counts that are not 0, in one size for all; nothing where the longest would be too small
     to read.
     """
@@ -94,7 +94,7 @@ def _write_counts(axes: Axes, counts: np.ndarray, shares: np.ndarray, cell_pt: f
     if size < SMALLEST_PT:
         return
     for row, column in np.argwhere(counts > 0):
-        ink = "white" if shares[row, column] > 0.55 else INK
+        ink = "white" if fractions[row, column] > 0.55 else INK
         axes.text(
             column,
             row,

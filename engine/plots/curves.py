@@ -27,7 +27,7 @@ NAMED_CLASSES = 20
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the four figures. Letters: C classes, P points."""
+    """One of the four plots. Letters: C classes, P points."""
 
     file: str
     title: str
@@ -35,7 +35,7 @@ class Panel:
     y_name: str
     x: np.ndarray  # (P,)
     y: np.ndarray  # (C, P), NaN rows: no ground truth
-    figures: np.ndarray  # (C,) what the legend says of each class
+    values: np.ndarray  # (C,) what the legend says of each class
     mean: float | None  # what it says of the mean
     marked: float | None  # the confidence to mark
 
@@ -54,7 +54,7 @@ def plot_curves(
 
 
 def panels(scores: DetectionScores) -> list[Panel]:
-    """The four figures as data."""
+    """The four plots as data."""
     curves = scores.curves
     ap50 = np.array(
         [np.nan if row["ap50"] is None else row["ap50"] for row in scores.per_class], float
@@ -128,7 +128,7 @@ def _class_lines(
     """Draw the classes; the handles and labels of those that have a name in the legend."""
     handles, labels = [], []
     drawn = np.flatnonzero(present)
-    best_first = drawn[np.argsort(-panel.figures[drawn], kind="stable")]
+    best_first = drawn[np.argsort(-panel.values[drawn], kind="stable")]
     half = NAMED_CLASSES // 2
     named = (
         drawn
@@ -147,7 +147,7 @@ def _class_lines(
             handles.append(grey)
             labels.append(f"{len(quiet)} classes between")
         handles.append(line)
-        labels.append(f"{panel.figures[c]:.3f}  {names[c]}")
+        labels.append(f"{panel.values[c]:.3f}  {names[c]}")
     if absent := int((~present).sum()):
         handles.append(axes.plot([], [], alpha=0)[0])
         labels.append(f"{absent} without ground truth")

@@ -3,7 +3,7 @@ system, else a substitute.
 
 No other font is bundled: one with Chinese, Japanese and Korean letters weighs tens of megabytes.
 Where none is installed a class is written as its number (`#3`) and one warning says what to
-install; an empty box would tell nobody anything.
+install; an empty box would help nobody.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _drawable_names(names: tuple[str, ...]) -> tuple[str, ...]:
     if replaced:
         more = f", and {len(replaced) - 8} more" if len(replaced) > 8 else ""
         log.warning(
-            "no font here has the letters of some class names; in pictures %s%s; %s",
+            "no font here has the letters of some class names; in images %s%s; %s",
             ", ".join(replaced[:8]),
             more,
             HELP,
@@ -83,7 +83,7 @@ def runs(text: str) -> list[tuple[str, str]]:
     return parts
 
 
-def families() -> list[str]:
+def font_families() -> list[str]:
     """Font families for matplotlib, in the order it should look: DejaVu Sans and whatever other
     fonts were needed so far.
     """

@@ -1,4 +1,4 @@
-"""Boxes drawn on pictures: one image for `Results.plot`, a grid of images for training and
+"""Boxes drawn on images: one image for `Results.plot`, a grid of images for training and
 validation batches.
 
 Boxes and blending are OpenCV and numpy; lettering is Pillow with the fonts that `lettering` finds,
@@ -31,9 +31,9 @@ def draw_detections(
     """A copy of `image` (H, W, 3) uint8 BGR with boxes, names and scores; the best detection lies
     on top.
     """
-    picture = np.ascontiguousarray(image[..., ::-1])
-    _draw(picture, detections.boxes, detections.classes, detections.scores, names, line_px)
-    return np.ascontiguousarray(picture[..., ::-1])
+    canvas = np.ascontiguousarray(image[..., ::-1])
+    _draw(canvas, detections.boxes, detections.classes, detections.scores, names, line_px)
+    return np.ascontiguousarray(canvas[..., ::-1])
 
 
 def plot_images(
@@ -54,7 +54,7 @@ def plot_images(
     """
     count = min(len(images), max_images)
     if count == 0:
-        return write_picture(np.full((64, 64, 3), BACKGROUND, np.uint8), Path(path))
+        return write_image(np.full((64, 64, 3), BACKGROUND, np.uint8), Path(path))
     columns = math.ceil(math.sqrt(count))
     # Small images are magnified so that lettering fits; the whole grid stays near two thousand
     # pixels wide.
@@ -88,7 +88,7 @@ def plot_images(
                 (40, 40, 40),
                 None,
             )
-    return write_picture(grid[..., ::-1], Path(path))
+    return write_image(grid[..., ::-1], Path(path))
 
 
 def _fit(image: np.ndarray, cell: int) -> tuple[np.ndarray, float]:
@@ -103,15 +103,15 @@ def _fit(image: np.ndarray, cell: int) -> tuple[np.ndarray, float]:
 
 
 def _draw(
-    picture: np.ndarray,
+    canvas: np.ndarray,
     boxes: np.ndarray,
     classes: np.ndarray,
     scores: np.ndarray | None,
     names: Sequence[str],
     line_px: int | None = None,
 ) -> None:
-    """Draw onto `picture` (H, W, 3) uint8 RGB in place."""
-    height, width = picture.shape[:2]
+    """Draw onto `canvas` (H, W, 3) uint8 RGB in place."""
+    height, width = canvas.shape[:2]
     line = line_px or max(1, round(math.sqrt(height * width) / 320))
     text_px = int(np.clip(round(math.sqrt(height * width) / 45), 10, 28))
     limit = np.array([width, height, width, height])
@@ -126,8 +126,8 @@ def _draw(
         x1, y1, x2, y2 = corners[i]
         # A dark thin line under the coloured one keeps boxes visible on a ground of their own
         # colour.
-        cv2.rectangle(picture, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
-        cv2.rectangle(picture, (x1, y1), (x2, y2), class_colour(int(classes[i])), line)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(classes[i])), line)
     chip = text_px + 4
     names = drawable_names(names)
     for i in order:  # labels after all boxes: a line through a label makes it unreadable
@@ -137,11 +137,11 @@ def _draw(
         label = name if scores is None else f"{name} {scores[i]:.2f}"
         y = y1 - chip if y1 >= chip else y1  # above the box, inside where there is no room above
         colour = class_colour(kind)
-        _stamp(picture, label, x1, min(y, height - chip), text_px, ink_on(colour), colour)
+        _stamp(canvas, label, x1, min(y, height - chip), text_px, ink_on(colour), colour)
 
 
 def _stamp(
-    picture: np.ndarray,
+    canvas: np.ndarray,
     text: str,
     x: int,
     y: int,
@@ -149,11 +149,11 @@ def _stamp(
     ink: tuple[int, int, int],
     ground: tuple[int, int, int] | None,
 ) -> None:
-    """Write `text` on a ground of its own, moved and cut so that it stays inside the picture."""
+    """Write `text` on a ground of its own, moved and cut so that it stays inside the image."""
     mask = _lettering(text, size_px)
-    height, width = picture.shape[:2]
+    height, width = canvas.shape[:2]
     x, y = max(0, min(x, width - mask.shape[1])), max(0, y)
-    area = picture[y : y + mask.shape[0], x : x + mask.shape[1]]
+    area = canvas[y : y + mask.shape[0], x : x + mask.shape[1]]
     opacity = mask[: area.shape[0], : area.shape[1], None].astype(np.float32) / 255
     base = area if ground is None else np.array(ground, np.float32)
     area[:] = (base * (1 - opacity) + np.array(ink, np.float32) * opacity).round()
@@ -185,8 +185,8 @@ def _font(file: str, size_px: int):
     return ImageFont.truetype(file, size_px * 0.82)
 
 
-def write_picture(picture: np.ndarray, path: Path) -> Path:
-    """Write `picture` (H, W, 3) uint8 BGR, whole or not at all; the suffix says the format, `.jpg`
+def write_image(canvas: np.ndarray, path: Path) -> Path:
+    """Write `canvas` (H, W, 3) uint8 BGR, whole or not at all; the suffix says the format, `.jpg`
     where there is none.
 
     Raises:
@@ -196,10 +196,10 @@ def write_picture(picture: np.ndarray, path: Path) -> Path:
     suffix = path.suffix.lower()
     options = [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix in (".jpg", ".jpeg") else []
     try:
-        done, encoded = cv2.imencode(suffix, np.ascontiguousarray(picture), options)
+        done, encoded = cv2.imencode(suffix, np.ascontiguousarray(canvas), options)
     except cv2.error:
         done = False
     if not done:
-        raise DataError(f"{path}: cannot write pictures of the kind '{suffix}'. Use .jpg or .png.")
+        raise DataError(f"{path}: cannot write images of the kind '{suffix}'. Use .jpg or .png.")
     write_bytes(path, encoded.tobytes())
     return path

@@ -52,10 +52,10 @@ def plot_labels(records: Sequence[ImageRecord], names: Sequence[str], path: str 
 
 
 def relative_boxes(records: Sequence[ImageRecord]) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 4) centre x, y, width, height as shares of the image, and (N,) width / height in
+    """(N, 4) centre x, y, width, height as fractions of the image, and (N,) width / height in
     pixels.
     """
-    shares, aspects = [np.zeros((0, 4))], [np.zeros(0)]
+    fractions, aspects = [np.zeros((0, 4))], [np.zeros(0)]
     for record in records:
         boxes = np.asarray(record.boxes, np.float64).reshape(-1, 4)
         if record.crowd is not None:
@@ -63,9 +63,11 @@ def relative_boxes(records: Sequence[ImageRecord]) -> tuple[np.ndarray, np.ndarr
         sides = boxes[:, 2:] - boxes[:, :2]
         boxes, sides = boxes[(sides > 0).all(1)], sides[(sides > 0).all(1)]
         scale = np.array(record.size[::-1], np.float64)  # (w, h)
-        shares.append(np.concatenate(((boxes[:, :2] + boxes[:, 2:]) / 2 / scale, sides / scale), 1))
+        fractions.append(
+            np.concatenate(((boxes[:, :2] + boxes[:, 2:]) / 2 / scale, sides / scale), 1)
+        )
         aspects.append(sides[:, 0] / sides[:, 1])
-    return np.concatenate(shares), np.concatenate(aspects)
+    return np.concatenate(fractions), np.concatenate(aspects)
 
 
 def _classes(axes: Axes, counts: np.ndarray, names: Sequence[str], images: int) -> None:

@@ -119,7 +119,7 @@ def _draw(axes: Axes, title: str, epochs: np.ndarray, lines: Mapping[str, np.nda
         axes,
         epochs,
         np.concatenate(list(lines.values())),
-        shares=title in ("mAP", "precision and recall"),
+        fractions=title in ("mAP", "precision and recall"),
     )
     if len(lines) > 1 or title == "mAP":
         axes.legend(fontsize=8, frameon=False, labelcolor=INK)
@@ -131,7 +131,7 @@ def _alone(values: np.ndarray) -> np.ndarray:
     return ~gap[1:-1] & gap[:-2] & gap[2:]
 
 
-def _scale(axes: Axes, epochs: np.ndarray, values: np.ndarray, shares: bool) -> None:
+def _scale(axes: Axes, epochs: np.ndarray, values: np.ndarray, fractions: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
@@ -139,7 +139,7 @@ def _scale(axes: Axes, epochs: np.ndarray, values: np.ndarray, shares: bool) -> 
     room = 0.5 if first == last else 0.015 * (last - first)  # so that the outer dots are whole
     axes.set_xlim(first - room, last + room)
     axes.margins(y=0.08)
-    if shares:
+    if fractions:
         axes.set_ylim(0, 1.02)
     elif np.nanmin(values) >= 0:
         axes.set_ylim(bottom=0)

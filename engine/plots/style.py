@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.files import atomic_write
-from engine.plots.fonts import drawable_names, families, needs_other_fonts
+from engine.plots.fonts import drawable_names, font_families, needs_other_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ GRID = "#e6e6e6"
 
 @functools.lru_cache(maxsize=4096)
 def class_colour(index: int) -> RGB:
-    """The colour of a class, the same in every picture of every run."""
+    """The colour of a class, the same in every image of every run."""
     if 0 <= index < len(PALETTE):
         return PALETTE[index]
     hue = index * 0.61803398875 % 1  # the golden ratio: neighbours in number lie far apart in hue
@@ -147,13 +147,13 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     import matplotlib
     from matplotlib.text import Text
 
-    fonts = families()
+    fonts = font_families()
     for text in figure.findobj(Text):
         if not text.get_text() or needs_other_fonts(
             text.get_text()
         ):  # a tick gets its text when it is drawn
             text.set_fontfamily(fonts)
-    # More ticks may come. The setting is the whole process's, and pictures of an epoch are drawn
+    # More ticks may come. The setting is the whole process's, and plots of an epoch are drawn
     # beside its training.
     with (
         _one_at_a_time,

@@ -128,7 +128,7 @@ def prepare_environment(root: str | Path | None = None) -> Path:
 
 
 def require_possible_tracker(uri: str) -> None:
-    """ConfigError where MLflow takes no such address: figures would wait for it for ever. Whether
+    """ConfigError where MLflow takes no such address: records would wait for it for ever. Whether
     it answers is not asked.
     """
     try:

@@ -1,27 +1,20 @@
-"""One process at a time changes a workspace: a lock that names its holder, and dies with it.
-
-The lock is `flock` on `.lock/workspace`: the kernel frees it when the holder ends in any way, so
-there are no stale locks to clean. The text in the file is for people and only believed while
-somebody holds the lock.
+"""One process at a time changes a workspace: the lock `.lock/workspace` names its holder, and is
+freed when it ends in any way.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
 import os
 import pwd
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.errors import WorkspaceError
+from engine.locks import Holder, Lock, holder_of
 
 logger = logging.getLogger("detectflow.workspace")
 
@@ -36,20 +29,7 @@ WRITTEN = (
     "mlflow.db",
     "runs",
 )  # by every run
-POLL_S = 0.2
 REMIND_S = 30.0
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds the workspace."""
-
-    pid: int
-    command: str
-    since: str  # ISO 8601, UTC
-
-    def __str__(self) -> str:
-        return f"process {self.pid} ({self.command}) since {self.since}"
 
 
 class _Held:
@@ -57,7 +37,7 @@ class _Held:
 
     def __init__(self) -> None:
         self.guard = threading.Lock()
-        self.entries: dict[Path, tuple[int, int]] = {}  # lock file -> (descriptor, depth)
+        self.entries: dict[Path, tuple[Lock, int]] = {}  # lock file -> (lock, depth)
 
 
 _held = _Held()
@@ -69,16 +49,7 @@ def lock_file(root: Path) -> Path:
 
 def holder(root: Path) -> Holder | None:
     """Who holds the workspace now, or None; a text left by a dead holder does not count."""
-    path = lock_file(root)
-    with contextlib.suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return _read(descriptor)
-        finally:
-            os.close(descriptor)
-    return None
+    return holder_of(lock_file(root))
 
 
 @contextlib.contextmanager
@@ -88,11 +59,11 @@ def workspace_lock(
     *,
     wait: bool = True,
     timeout_s: float | None = None,
-    tell: Callable[[str], None] | None = None,
+    emit: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Hold the workspace of `root`; re-entrant within this process.
 
-    wait: whether to wait for another holder, saying so through `tell` (default: a log warning);
+    wait: whether to wait for another holder, saying so through `emit` (default: a log warning);
     else fail at once.
 
     Raises:
@@ -106,7 +77,7 @@ def workspace_lock(
         command,
         wait=wait,
         timeout_s=timeout_s,
-        tell=tell,
+        emit=emit,
     ):
         yield
 
@@ -120,7 +91,7 @@ def named_lock(
     *,
     wait: bool = True,
     timeout_s: float | None = None,
-    tell: Callable[[str], None] | None = None,
+    emit: Callable[[str], None] | None = None,
     for_all: bool = False,
 ) -> Iterator[None]:
     """Hold the lock file `path`, which stands for `what` at `where` in messages; else as
@@ -134,22 +105,21 @@ def named_lock(
         if entry:
             _held.entries[path] = (entry[0], entry[1] + 1)
     if not entry:
-        descriptor = _acquire(path, what, where, wait, timeout_s, tell or logger.warning, for_all)
-        _write(descriptor, command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200])
+        lock = Lock(path, for_all=for_all)
+        command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        _take(lock, what, where, command, timeout_s if wait else 0, emit or logger.warning)
         with _held.guard:
-            _held.entries[path] = (descriptor, 1)
+            _held.entries[path] = (lock, 1)
     try:
         yield
     finally:
         with _held.guard:
-            descriptor, depth = _held.entries[path]
+            lock, depth = _held.entries[path]
             if depth > 1:
-                _held.entries[path] = (descriptor, depth - 1)
+                _held.entries[path] = (lock, depth - 1)
             else:
                 del _held.entries[path]
-                # Said out loud: a forked loader process may still have a copy of the descriptor.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-                os.close(descriptor)
+                lock.release()
 
 
 def require_writable(root: Path) -> None:
@@ -182,32 +152,21 @@ def _name_of(uid: int) -> str:
         return f"user {uid}"
 
 
-def _open(path: Path, for_all: bool) -> int:
-    """The lock file, made where it is missing; first without O_CREAT, which Linux refuses to others
-    in a folder like /tmp.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if for_all:
-            with contextlib.suppress(OSError):  # another user's, made between the two calls
-                os.fchmod(descriptor, 0o666)
-        return descriptor
-
-
-def _acquire(
-    path: Path,
+def _take(
+    lock: Lock,
     what: str,
     where: str,
-    wait: bool,
+    command: str,
     timeout_s: float | None,
-    tell: Callable[[str], None],
-    for_all: bool,
-) -> int:
+    emit: Callable[[str], None],
+) -> None:
+    def waiting(who: str) -> None:
+        emit(f"Waiting: {what} is held by {who}. Ctrl-C gives up.")
+
+    path = lock.path
     try:
-        descriptor = _open(path, for_all)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        taken = lock.take(command, timeout_s=timeout_s, waiting=waiting, again_s=REMIND_S)
     except PermissionError:
         at = next(place for place in (path, *path.parents) if os.access(place, os.F_OK))
         raise WorkspaceError(f"{path}: {what} cannot be locked: {at} {_not_yours(at)}") from None
@@ -215,42 +174,8 @@ def _acquire(
         raise WorkspaceError(
             f"{path}: {what} cannot be locked: {error.strerror}. May this folder be written?"
         ) from error
-    started = time.monotonic()
-    reminded = -REMIND_S
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
-            except BlockingIOError:
-                waited = time.monotonic() - started
-                who = _read(descriptor) or "another process"
-                if not wait or (timeout_s is not None and waited >= timeout_s):
-                    raise WorkspaceError(
-                        f"{where}: {what} is held by {who}. Wait until it ends, or stop it, and "
-                        "run again."
-                    ) from None
-                if waited - reminded >= REMIND_S:
-                    tell(f"Waiting: {what} is held by {who}. Ctrl-C gives up.")
-                    reminded = waited
-                time.sleep(POLL_S)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _write(descriptor: int, command: str) -> None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    text = json.dumps({"pid": os.getpid(), "command": command, "since": now}).encode()
-    with contextlib.suppress(
-        OSError
-    ):  # a full disk must not keep anybody out; the name is a courtesy
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text, 0)
-
-
-def _read(descriptor: int) -> Holder | None:
-    try:
-        return Holder(**json.loads(os.pread(descriptor, 4096, 0)))
-    except (OSError, ValueError, TypeError):
-        return None
+    if not taken:
+        raise WorkspaceError(
+            f"{where}: {what} is held by {lock.holder()}. Wait until it ends, or stop it, and run "
+            "again."
+        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.metrics.headlines import headlines
 from engine.registry.candidate import DEFAULTS, Candidate
-from engine.tracking.run_description import FIGURES
 
 CLASS_ROWS = 30  # of a version's description
 CLASS_COLUMNS = {"ap": "AP50-95", "ap50": "AP50", "precision": "precision", "recall": "recall"}
@@ -15,11 +15,8 @@ CLASS_COLUMNS = {"ap": "AP50-95", "ap50": "AP50", "precision": "precision", "rec
 def describe_version(candidate: Candidate, decision: str, links: Mapping[str, str]) -> str:
     """A registered version; the list of versions shows the first line."""
     split, metrics = candidate.figures.split, candidate.metrics
-    headline = ", ".join(
-        f"{name} {metrics[f'{split}/{name}']:.3f}"
-        for name in FIGURES
-        if f"{split}/{name}" in metrics
-    )
+    measured = headlines(metrics, prefix=f"{split}/")
+    headline = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
     parts = [
         f"On {split}: {headline}." if headline else f"Nothing could be measured on {split}.",
         decision,

@@ -31,11 +31,11 @@ def run(
         WorkspaceError: reports and weights do not belong together; the registry cannot be reached.
     """
     from engine.registry.registry import register
-    from engine.stages.runner import tracking_is_on
+    from engine.stages.runner import tracker_of
 
     layout = Layout(root)
     candidate = make_candidate(params, layout)
-    done = register(candidate, params, root, track=tracking_is_on())
+    done = register(candidate, params, root, track=tracker_of(params) is not None)
     if progress is not None:
         progress({"stage": "register", "done": 1, "total": 1, "metrics": {}})
     champion = done.champion
@@ -90,7 +90,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
             f"params.yaml: register.metric = '{metric}' is not measured by stage "
             f"validate.{nearest(metric, known)} There are: {', '.join(known)}"
         )
-    dataset = run_metadata.dataset_facts(layout.root)
+    dataset = run_metadata.dataset_metadata(layout.root)
     figures = Figures(
         metric=metric,
         value=validated[metric],  # None where the split holds nothing to find
@@ -113,7 +113,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         onnx=path,
         onnx_sha256=digest,
         figures=figures,
-        metrics=run_metadata.figures(
+        metrics=run_metadata.metrics_of(
             {k: v for k, v in validated.items() if k.startswith("metrics/")}, split
         ),
         facts=about,

@@ -77,7 +77,7 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
         }
         run_id = record_validation(
             model,
-            run_metadata.figures(figures, split),
+            run_metadata.metrics_of(figures, split),
             tags,
             params.register_.experiment,
             folder,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
+from engine.config.trackers import TRACKERS
 from engine.errors import ConfigError, nearest
 from engine.files import described_full_disk
 from engine.project.environment import prepare_environment
@@ -43,11 +44,11 @@ def run_stage(
 
         remove_published(root)  # the next stage runs: the training before it has been recorded
     with described_full_disk(f"stage {name}"), gpu_of_stage(name, params, root):
-        if not tracking_is_on():
+        tracker = tracker_of(params)
+        if tracker is None:
             return module.run(params, root, progress=progress, **more)
-        from engine.tracking.stage_runs import tracked
-
-        with tracked(name, params, root, epoch_artist() if name == "train" else None) as run:
+        artist = epoch_artist() if name == "train" else None
+        with tracker.tracked(name, params, root, artist) as run:
             summary = module.run(params, root, progress=progress, callbacks=run.callbacks, **more)
             run.finish(summary)
         return summary
@@ -59,9 +60,14 @@ def epoch_artist() -> Any:
     return EpochArtist()
 
 
-def tracking_is_on() -> bool:
-    """Off with DETECTFLOW_TRACKING=off, or where MLflow is not installed."""
+def tracker_of(params: Params, of: str = "stages") -> Any | None:
+    """The module that records `stages` or `searches`. None: `tracking.tracker` is none, or
+    DETECTFLOW_TRACKING=off, or its package is not installed.
+    """
     wanted = os.environ.get("DETECTFLOW_TRACKING", "on").lower()
-    return (
-        wanted not in {"off", "0", "false", "no"} and importlib.util.find_spec("mlflow") is not None
-    )
+    tracker = TRACKERS.get(params.tracking.tracker)
+    if tracker is None or wanted in {"off", "0", "false", "no"}:
+        return None
+    if importlib.util.find_spec(tracker.needs) is None:
+        return None
+    return importlib.import_module(getattr(tracker, of))

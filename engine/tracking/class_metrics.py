@@ -1,4 +1,4 @@
-"""Figures of single classes as metrics: names that MLflow takes, and not more of them than can be
+"""Metrics of single classes: names that MLflow takes, and not more of them than can be
 looked at.
 """
 
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LABEL_CHARACTERS = 60  # of a class name within a metric's name
-FIGURES = {"ap": "AP50-95", "ap50": "AP50"}  # column of per_class.csv -> name
+METRICS = {"ap": "AP50-95", "ap50": "AP50"}  # column of per_class.csv -> name
 
 
-class ClassFigures:
+class ClassMetrics:
     """Keeps what a validation said of its classes until it is asked; attach `on_val_end`."""
 
-    def __init__(self, most: int, prefix: str, columns: Sequence[str] = tuple(FIGURES)):
+    def __init__(self, most: int, prefix: str, columns: Sequence[str] = tuple(METRICS)):
         self.most, self.prefix, self.columns = most, prefix, columns
         self._rows: Sequence[Mapping[str, Any]] = ()
 
@@ -28,7 +28,7 @@ class ClassFigures:
     def take(self) -> dict[str, float]:
         """Metrics of the last validation, once."""
         rows, self._rows = self._rows, ()
-        return class_figures(rows, self.prefix, self.most, self.columns)
+        return class_metrics(rows, self.prefix, self.most, self.columns)
 
 
 def legal_labels(names: Sequence[str]) -> tuple[str, ...]:
@@ -60,13 +60,13 @@ def legal_labels(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def class_figures(
+def class_metrics(
     rows: Sequence[Mapping[str, Any]],
     prefix: str,
     most: int,
-    columns: Sequence[str] = tuple(FIGURES),
+    columns: Sequence[str] = tuple(METRICS),
 ) -> dict[str, float]:
-    """AP of single classes as metrics `PREFIX class AP50-95/NAME`, so that each figure is a group
+    """AP of single classes as metrics `PREFIX class AP50-95/NAME`, so that each metric is a group
     with a chart per class.
 
     rows: per class name, instances, ap, ap50, in the order of the classes. most: so many classes,
@@ -78,5 +78,5 @@ def class_figures(
     for key in columns:
         for i in sorted(order):
             if rows[i][key] is not None:
-                found[f"{prefix} class {FIGURES[key]}/{labels[i]}"] = float(rows[i][key])
+                found[f"{prefix} class {METRICS[key]}/{labels[i]}"] = float(rows[i][key])
     return found

@@ -1,36 +1,26 @@
-"""Pictures of single epochs, named as MLflow's UI wants them to show a slider over the epochs.
+"""Images of single epochs, which MLflow's UI shows with a slider over the epochs.
 
-What is drawn decides the artist that a stage brings; this file knows which epochs, and how MLflow
-calls such a file: `images/KEY+step+N+timestamp+MS+ID.webp` or `.png`, beside it the same with
-`+compressed`, smaller, which the UI shows first.
+What is drawn decides the artist that a stage brings; this file knows which epochs.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.files import sha256_file
 from engine.tracking.journal import Journal
 
 logger = logging.getLogger("detectflow.tracking")
 
-FOLDER = "images"  # MLflow looks for them there
-LOGGED_TAG = "mlflow.loggedImages"  # on a run that has some
-FULL_PX, SMALL_PX = 1600, 800
-QUALITY = 80
-
-
 Draw = Callable[
     [Path], dict[str, Path]
-]  # makes the pictures of one validation in a folder; returns them by key
-Tell = Callable[..., None]  # takes records
+]  # makes the images of one validation in a folder; returns them by key
+Record = Callable[..., None]  # takes records
 
 
 class Artist(Protocol):
@@ -47,7 +37,7 @@ class Artist(Protocol):
         """
 
 
-class EpochPictures:
+class EpochImages:
     """Has `artist` draw `most` epochs, in a thread of its own; attach `on_train_epoch_end` and
     `on_val_batch_end`.
     """
@@ -67,17 +57,17 @@ class EpochPictures:
         if self.is_due:
             self.artist.catch(validator)
 
-    def draw(self, validator: Any, journal: Journal, step: int, at_ms: int, tell: Tell) -> None:
-        """Begin to draw the epoch that was validated, if it is one of those; `tell` gets the
+    def draw(self, validator: Any, journal: Journal, step: int, at_ms: int, record: Record) -> None:
+        """Begin to draw the epoch that was validated, if it is one of those; `record` gets the
         records when it is done.
         """
         if not self.is_due:
             return
         self.is_due = False
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="detectflow-pictures")
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="detectflow-images")
         draw = self.artist.take(validator)
-        self._drawing.append(self._thread.submit(self._draw, draw, journal, step, at_ms, tell))
+        self._drawing.append(self._thread.submit(self._draw, draw, journal, step, at_ms, record))
 
     def finish(self, wait_s: float) -> None:
         """Wait for what is being drawn, but not longer; then nothing more comes."""
@@ -86,25 +76,26 @@ class EpochPictures:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._thread = None
 
-    def _draw(self, draw: Draw, journal: Journal, step: int, at_ms: int, tell: Tell) -> None:
+    def _draw(self, draw: Draw, journal: Journal, step: int, at_ms: int, record: Record) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
                 drawn = draw(Path(scratch))
-                files = [
-                    file
-                    for key, path in drawn.items()
-                    for file in as_logged(path, key, step, at_ms)
-                ]
                 records = [
-                    {"do": "artifact", "file": journal.keep(file), "folder": FOLDER}
-                    for file in files
+                    {
+                        "do": "image",
+                        "file": journal.keep(path),
+                        "key": re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII),
+                        "step": step,
+                        "at": at_ms,
+                    }
+                    for key, path in drawn.items()
                 ]
             if records and self._thread is not None:
-                tell(*records, {"do": "tags", "values": {LOGGED_TAG: "True"}})
+                record(*records)
         except (
             Exception
         ) as error:  # a full disk, a validator of the user's own: none is the training's business
-            logger.warning("epoch %d is not pictured: %s: %s", step, type(error).__name__, error)
+            logger.warning("epoch %d is not drawn: %s: %s", step, type(error).__name__, error)
 
 
 def epochs_drawn(total: int, val_period: int, most: int) -> set[int]:
@@ -123,23 +114,3 @@ def epochs_drawn(total: int, val_period: int, most: int) -> set[int]:
     for i in range(1, most):
         places.append(max(places[-1] + 1, round((len(validated) - 1) * (i / (most - 1)) ** 2)))
     return {validated[place] for place in places}
-
-
-def as_logged(picture: Path, key: str, step: int, at_ms: int) -> list[Path]:
-    """`picture` as the two files of MLflow, beside it; the same picture gets the same names."""
-    from PIL import Image
-
-    key = re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII).replace("/", "~")
-    stem = f"{key}+step+{step}+timestamp+{at_ms}+{sha256_file(picture)[:12]}"
-    full, small = picture.with_name(f"{stem}.webp"), picture.with_name(f"{stem}+compressed.webp")
-    with Image.open(picture) as image:
-        image = image.convert("RGB")
-    if picture.suffix == ".png":  # the UI takes it as it is, and a drawing is small
-        full = picture.with_name(f"{stem}.png")
-        shutil.copyfile(picture, full)
-    else:
-        image.thumbnail((FULL_PX, FULL_PX))
-        image.save(full, quality=QUALITY, method=1)
-    image.thumbnail((SMALL_PX, SMALL_PX))
-    image.save(small, quality=QUALITY, method=1)
-    return [full, small]

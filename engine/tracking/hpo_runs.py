@@ -1,14 +1,15 @@
-"""What a search for hyper-parameters tells MLflow: one parent run per study, below it a run for
-every trial.
+"""What a search for hyper-parameters records in MLflow: one parent run per study, below it a run
+for every trial.
 
 Written to journals like everything else (`engine.tracking.stage_runs`), each in a lane of its own,
 because the parent's stays open as long as the search goes on. A trial brings with it what is needed
-to make its parent, should it be told of first.
+to make its parent, should its records come first.
 Everything arrives as plain values: what a trial is, this file does not know.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from engine.tracking import run_metadata
 from engine.tracking.journal import Record
 from engine.tracking.mlflow_recorder import OWN_NOTE
 from engine.tracking.sender import CLOSE_S, sender_of
-from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun
+from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, guarded_run
 from engine.tracking.training_run import training_identity
 
 EXPERIMENT_SUFFIX = "-tune"  # trials would crowd the table of the pipeline's own trainings
@@ -45,9 +46,23 @@ def origin(root: Path) -> dict[str, str]:
     return {
         "mlflow.source.name": "detectflow tune",
         "versions": run_metadata.versions(),
-        **run_metadata.git_tags(root),
+        **run_metadata.git_tags(root, Params.load(root / "params.yaml")),
         **run_metadata.flow_tags(),
     }
+
+
+def tracked_study(
+    study: Mapping[str, Any], values: Mapping[str, Any], root: Path
+) -> contextlib.AbstractContextManager[SweepRun]:
+    """Around a search: `trial` after each of its trials, `result` at the end."""
+    return guarded_run(SweepRun(study, values, root))
+
+
+def tracked_trial(
+    study: Mapping[str, Any], number: int, values: Mapping[str, Any], root: Path
+) -> contextlib.AbstractContextManager[TrialRun]:
+    """Around a trial: `callbacks` go to its trainer, `over` says how it ended."""
+    return guarded_run(TrialRun(study, number, values, root))
 
 
 class SweepRun(StageRun):
@@ -71,13 +86,13 @@ class SweepRun(StageRun):
         }
         if values:
             self.guarded(
-                lambda: self.tell(
+                lambda: self.record(
                     {"do": "metrics", "step": number, "at": _now_ms(), "values": values}
                 )
             )
 
     def result(self, text: str, files: list[Path]) -> None:
-        """The search is over: a description in Markdown, and pictures and tables."""
+        """The search is over: a description in Markdown, and plots and tables."""
         self.guarded(lambda: self._result(text, files))
 
     def _result(self, text: str, files: list[Path]) -> None:
@@ -86,7 +101,7 @@ class SweepRun(StageRun):
         kept = [
             {"do": "artifact", "file": self.journal.keep(file), "folder": "tune"} for file in files
         ]
-        self.tell({"do": "tags", "values": {DESCRIPTION: text}}, *kept)
+        self.record({"do": "tags", "values": {DESCRIPTION: text}}, *kept)
 
     def abort(self, error: BaseException) -> None:
         stopped = isinstance(
@@ -99,7 +114,7 @@ class SweepRun(StageRun):
         self._over("FINISHED", CLOSE_S, "")
 
     def _over(self, status: str, wait_s: float, why: str) -> None:
-        self.tell({"do": "end", "status": status, "at": _now_ms(), "reason": why})
+        self.record({"do": "end", "status": status, "at": _now_ms(), "reason": why})
         self.end(wait_s)
 
 
@@ -111,7 +126,7 @@ class TrialRun(StageRun):
     ):
         super().__init__(f"trial-{number:04d}", Params.load(root / "params.yaml"), root)
         self.study, self.number, self.searched = study, number, searched
-        self.state_told, self.why = "", ""
+        self.recorded_state, self.why = "", ""
         self.started_ms = _now_ms()
 
     def open(self) -> None:
@@ -151,7 +166,7 @@ class TrialRun(StageRun):
         )
 
     def _on_epoch(self, trainer: Any) -> None:
-        self.tell(self._epoch(trainer.metrics))
+        self.record(self._epoch(trainer.metrics))
 
     def _epoch(self, row: Mapping[str, Any]) -> Record:
         at = self.started_ms + int(1000 * row.get("time_s", 0))
@@ -159,7 +174,7 @@ class TrialRun(StageRun):
             "do": "metrics",
             "step": int(row["epoch"]),
             "at": at,
-            "values": run_metadata.epoch_figures(row),
+            "values": run_metadata.epoch_metrics(row),
         }
 
     def over(self, state: str, value: float | None, why: str = "") -> None:
@@ -167,18 +182,18 @@ class TrialRun(StageRun):
         self.guarded(lambda: self._over(state, value, why))
 
     def _over(self, state: str, value: float | None, why: str) -> None:
-        figures = (
+        metrics = (
             []
             if value is None
             else [{"do": "metrics", "step": 0, "at": _now_ms(), "values": {"trial/value": value}}]
         )
-        self.tell(
-            *figures,
+        self.record(
+            *metrics,
             {"do": "tags", "values": {"trial.state": state}},
             {"do": "note"},
             {"do": "end", "status": STATES[state], "at": _now_ms(), "reason": why},
         )
-        self.state_told = state
+        self.recorded_state = state
 
     def abort(self, error: BaseException) -> None:
         self._finish("interrupted")
@@ -187,8 +202,8 @@ class TrialRun(StageRun):
         self._finish("left: its search has ended, or another process drives the study")
 
     def _finish(self, otherwise: str) -> None:
-        if not self.state_told:
-            self.tell(
+        if not self.recorded_state:
+            self.record(
                 {"do": "tags", "values": {"trial.state": "left"}},
                 {"do": "end", "status": "KILLED", "at": _now_ms(), "reason": otherwise},
             )

@@ -1,4 +1,4 @@
-"""What a stage has to tell the tracker, on disk first: records are appended, sent later, and may be
+"""What a stage records for the tracker, on disk first: records are appended, sent later, and may be
 sent twice.
 
 One journal belongs to one execution of one stage and is deleted once all of it is sent. It holds
@@ -11,7 +11,6 @@ MLflow.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -21,6 +20,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from engine.locks import Lock, holder_of
 
 logger = logging.getLogger("detectflow.tracking")
 
@@ -36,7 +37,7 @@ class Journal:
     behind.
     """
 
-    def __init__(self, folder: Path, lock: int, closed: bool):
+    def __init__(self, folder: Path, lock: Lock | None, closed: bool):
         self.folder = folder
         self.closed = closed  # nothing will be appended any more
         self.rewound = False  # whether it was sent a second time from its beginning
@@ -58,8 +59,8 @@ class Journal:
         # behind.
         hidden = home / f".{folder.name}"
         (hidden / FILES).mkdir(parents=True)
-        lock = _lock(hidden)
-        assert lock is not None
+        lock = Lock(hidden / LOCK)
+        assert lock.try_take()
         (hidden / RECORDS).touch()
         os.rename(hidden, folder)
         return cls(folder, lock, closed=False)
@@ -67,14 +68,14 @@ class Journal:
     @classmethod
     def take(cls, folder: Path) -> Journal | None:
         """A journal that was left behind, or None where its owner lives or it has gone."""
+        lock = Lock(folder / LOCK)
         try:
-            lock = _lock(folder)
+            if not lock.try_take():
+                return None
         except FileNotFoundError:
             return None
-        if lock is None:
-            return None
         if not (folder / RECORDS).is_file():  # removed between listing and locking
-            _unlock(lock)
+            lock.release()
             return None
         return cls(folder, lock, closed=True)
 
@@ -175,9 +176,8 @@ class Journal:
 
     def release(self) -> None:
         """Let it go as it is; whoever comes next may take it."""
-        if self._lock >= 0:
-            _unlock(self._lock)
-            self._lock = -1
+        if self._lock is not None:
+            self._lock.release()
 
 
 def journal_home(state: Path) -> Path:
@@ -192,29 +192,7 @@ def left_behind(home: Path) -> list[Path]:
 
 def is_held(folder: Path) -> bool:
     """Whether the journal's writer or sender is alive."""
-    try:
-        lock = _lock(folder)
-    except FileNotFoundError:
-        return False
-    if lock is not None:
-        _unlock(lock)
-    return lock is None
-
-
-def _lock(folder: Path) -> int | None:
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-
-
-def _unlock(descriptor: int) -> None:
-    # Said out loud: a forked process may still have a copy of the descriptor.
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    os.close(descriptor)
+    return holder_of(folder / LOCK) is not None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,23 +8,19 @@ by default a SQLite file in the project.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import fcntl
-import json
 import logging
 import math
 import os
 import threading
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.errors import WorkspaceError
+from engine.locks import locked
 from engine.project.redaction import hide
-from engine.tracking.moved import follow_move
-from engine.tracking.run_metadata import BEST
 
 logger = logging.getLogger("detectflow.tracking")
 
@@ -34,6 +30,7 @@ QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 
 PATIENT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "60", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", **SILENT}
 MOST_PATIENCE_S = 60
 SLOWEST_BYTES_PER_S = 500_000  # at which an upload is waited for
+ARTIFACTS = "mlartifacts"  # folder of files where MLflow is used without a server
 _patience = threading.RLock()  # these are variables of the whole process
 
 REFUSED = {  # error codes that stay the same however often one asks
@@ -58,48 +55,13 @@ EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "test/mAP50-95",
     "mlflow.note.content": (
-        "One run describes one trained detector. Its page *Model metrics* has the figures of every "
-        "epoch (`metrics/`, `train/`, `val/`, single classes under `val class`), pictures of some "
+        "One run describes one trained detector. Its page *Model metrics* has the metrics of every "
+        "epoch (`metrics/`, `train/`, `val/`, single classes under `val class`), images of some "
         "epochs with a slider, those of the best epoch (`val best/`) and those that decide "
         "(`test/`). Tables, curves and checkpoints are among its artifacts. The versions, with the "
         "aliases `champion` and `challenger`, are under *Model registry*."
     ),
 }
-
-# A saved view of the runs table, named in its menu "Views": by default the table shows no figure at
-# all. Columns have the names that MLflow's page gives them; the figures come before what is there
-# anyway, so that they are seen without scrolling.
-VIEW = "detectflow"
-VIEW_COLUMNS_PX = {
-    "attributes.`Run Name`": 175,
-    "runDateAndNestInfo": 130,  # "Created"
-    "metrics.`test/mAP50-95`": 110,
-    "metrics.`test/mAP50`": 95,
-    f"metrics.`{BEST}/mAP50-95`": 130,
-    "params.`train.model`": 95,
-    "params.`train.imgsz`": 95,
-    "params.`train.epochs`": 100,
-    "tags.`registered`": 140,
-    "tags.`ended`": 100,
-    "attributes.`Models`": 120,
-    "duration": 80,
-}
-VIEW_ALWAYS = {
-    "attributes.`Run Name`",
-    "runDateAndNestInfo",
-    "duration",
-}  # columns that cannot be chosen
-
-
-def saved_view(created_ms: int) -> str:
-    """The value of the experiment tag in which MLflow's UI keeps a saved view."""
-    shown = {
-        "selectedColumns": [name for name in VIEW_COLUMNS_PX if name not in VIEW_ALWAYS],
-        "columnOrder": list(VIEW_COLUMNS_PX),
-        "columnWidths": VIEW_COLUMNS_PX,
-    }
-    state = base64.b64encode(zlib.compress(json.dumps(shown).encode())).decode()
-    return json.dumps({"name": "Detectors", "createdAt": created_ms, "state": f"deflate;{state}"})
 
 
 def tracking_uri(state: Path) -> str:
@@ -177,11 +139,7 @@ class Store:
         elif found.lifecycle_stage == "deleted":
             logger.warning("MLflow: the experiment '%s' had been deleted; it is restored", name)
             self.client.restore_experiment(found.experiment_id)
-        wanted = {
-            **EXPERIMENT_TAGS,
-            f"mlflow.sharedViewState.{VIEW}": saved_view(found.creation_time or 0),
-        }
-        for key, value in wanted.items():
+        for key, value in EXPERIMENT_TAGS.items():
             if key not in found.tags:  # what somebody has changed stays
                 self.client.set_experiment_tag(found.experiment_id, key, value)
         return found.experiment_id
@@ -210,23 +168,34 @@ class Store:
 
 def artifact_root(state: Path) -> str:
     """Where files go when MLflow is used without a server."""
-    return os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or str(state / "mlartifacts")
+    return os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or str(state / ARTIFACTS)
 
 
-def follow_moved_project(state: Path, uri: str) -> None:
-    """Where the project's own database and files are used: tell it where they lie now, if the
-    folder was moved.
+def refuse_moved_project(store: Store) -> None:
+    """WorkspaceError where the project was moved or copied. MLflow's database has absolute places
+    of files, so runs made now would write into the folder where the project was.
     """
-    if (
-        uri == f"sqlite:///{state / 'mlflow.db'}"
-        and "MLFLOW_DEFAULT_ARTIFACT_ROOT" not in os.environ
+    if store.uri != f"sqlite:///{store.state / 'mlflow.db'}" or (
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT" in os.environ
     ):
-        follow_move(state / "mlflow.db", Path(artifact_root(state)))
+        return
+    for experiment in store.client.search_experiments():
+        before = experiment.artifact_location.removesuffix(f"/{ARTIFACTS}")
+        is_ours = before.startswith("/") and before != experiment.artifact_location
+        if is_ours and Path(before).resolve() != store.state.resolve():
+            raise WorkspaceError(
+                f"MLflow's files of this project are expected in {before}, where it was before it "
+                f"was moved or copied. Make that path a link to {store.state}, or rename mlflow.db "
+                f"and {ARTIFACTS} to begin a new record (docs/howto/mlflow.md)."
+            )
 
 
-def open_store(state: Path, uri: str | None = None) -> Store:
-    """Connect; a missing database is made. Raises whatever MLflow raises, ImportError without
-    it.
+def open_store(state: Path, uri: str | None = None, *, reads_only: bool = False) -> Store:
+    """Connect; a missing database is made. reads_only: no file of a run will be read or written.
+
+    Raises:
+        WorkspaceError: the project was moved, its files are expected elsewhere. ImportError:
+            MLflow is missing. Besides, whatever MLflow raises.
     """
     uri = uri or tracking_uri(state)
     if uri.startswith("sqlite:"):
@@ -241,13 +210,15 @@ def open_store(state: Path, uri: str | None = None) -> Store:
         logging.CRITICAL
     )  # errors come as exceptions too
     # Two processes that make the tables at the same time break each other.
-    with _one_process(state / ".lock" / "mlflow"):
+    with locked(state / ".lock" / "mlflow"):
         if uri.startswith("sqlite:///"):
-            follow_moved_project(state, uri)
             _make_tables(uri, state)
         client = mlflow.MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)
-    return Store(client, uri, state)
+    store = Store(client, uri, state)
+    if not reads_only:
+        refuse_moved_project(store)
+    return store
 
 
 def _make_tables(uri: str, state: Path) -> None:
@@ -267,17 +238,6 @@ def _make_tables(uri: str, state: Path) -> None:
     SqlAlchemyStore(uri, artifact_root(state))
 
 
-@contextlib.contextmanager
-def _one_process(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)
-
-
 def is_refusal(error: Exception) -> bool:
     """Whether MLflow understood and said no, so that asking again is useless."""
     return getattr(error, "error_code", None) in REFUSED
@@ -289,7 +249,7 @@ def is_forgotten(error: Exception) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error that tells something: SQLAlchemy begins with a hint about itself,
+    """The first line of an error that says something: SQLAlchemy begins with a hint about itself,
     in brackets.
 
     A refused login is said in our words, and no password is shown.

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 from engine.config import Params
 from engine.project.environment import LOOPBACK, MLFLOW_PORT, state_root
 from engine.project.redaction import mlflow_login, without_user
-from engine.tracking.mlflow_client import VIEW, tracking_uri
+from engine.tracking.mlflow_client import tracking_uri
 
 ASK_TIMEOUT_S = 3.0
 TRAINING = "workflowType=machine_learning"  # else the UI opens as one for language models
@@ -35,11 +33,11 @@ def ui_base(root: Path) -> str:
 
 
 def experiment_url(name: str, base: str = LOCAL, root: Path | None = None) -> str:
-    """The runs table of an experiment, with our columns."""
+    """The runs table of an experiment."""
     found = experiment_id(name, root)
     if found is None:
         return f"{base}/#/experiments"
-    return f"{base}/#/experiments/{found}/runs?{TRAINING}&viewStateShareKey={VIEW}"
+    return f"{base}/#/experiments/{found}/runs?{TRAINING}"
 
 
 def run_url(experiment: str, run_id: str, base: str = LOCAL) -> str:
@@ -86,17 +84,17 @@ def run_of_version(root: Path, model: str, version: int | str) -> tuple[str, str
 
 
 def registered(root: Path, params: Params) -> bool:
-    """Whether the version that `reports/registration.json` tells of is still in the registry.
+    """Whether the version that `reports/registration.json` names is still in the registry.
 
     False: stage register has to run although DVC says that it is up to date, as after `mlflow.db`
     was deleted. A server that does not answer is believed to have it.
     """
     try:
-        told = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
+        found = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
         name, version, weights = (
-            str(told["model"]),
-            str(told["version"]),
-            str(told["weights_sha256"]),
+            str(found["model"]),
+            str(found["version"]),
+            str(found["weights_sha256"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -144,14 +142,16 @@ def _get(uri: str, what: str, **query: str) -> dict[str, Any] | None:
     """MLflow's answer over REST; {} where it says that there is no such thing, None where it does
     not answer.
     """
+    import httpx  # 0.2 s, and most projects have no server
+
     address, login = mlflow_login(uri)
-    address = f"{address.rstrip('/')}/api/2.0/mlflow/{what}?{urllib.parse.urlencode(query)}"
+    address = f"{address.rstrip('/')}/api/2.0/mlflow/{what}"
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(address, headers=login), timeout=ASK_TIMEOUT_S
-        ) as answer:
-            return json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return {} if error.code == 404 else None
-    except (OSError, ValueError):
+        answer = httpx.get(
+            address, params=query, headers=login, timeout=ASK_TIMEOUT_S, follow_redirects=True
+        )
+        if answer.status_code == 404:
+            return {}
+        return answer.raise_for_status().json()
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
         return None

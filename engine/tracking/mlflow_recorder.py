@@ -2,7 +2,7 @@
 
     start    find the run by its key or make it; it is running from here on
     attach   find the run that has these weights, or make one and do the records of `otherwise`
-    params, tags, metrics, inputs, artifact, note
+    params, tags, metrics, inputs, artifact, image, note
     end      the run is over, unless it was already
 
 Whatever decides which run is meant stands in the first record of a journal; the others follow it.
@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.files import locked
+from engine.locks import locked
 from engine.tracking.journal import Journal, Record, is_held, left_behind
 from engine.tracking.mlflow_client import Store, uploading
 from engine.tracking.run_description import describe
@@ -28,6 +28,7 @@ KEY, WEIGHTS, WORKSPACE = (
 )  # tags by which runs are found
 # tag of the runs that describe no training and bring their description
 OWN_NOTE = "detectflow.study"
+IMAGES, IMAGE_PX = "images", 1600  # folder of MLflow's; most that is uploaded, as PNG
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
 DIED = "the process died"
 
@@ -93,8 +94,8 @@ class Recorder:
         return found
 
     def _parent(self, record: Record) -> str:
-        """The id of the run that a child names; the child may be told of first."""
-        other = Recorder(self.store, Journal(self.journal.folder, -1, closed=True))
+        """The id of the run that a child names; the child's records may come first."""
+        other = Recorder(self.store, Journal(self.journal.folder, None, closed=True))
         found = other._found_or_made(record)
         return found.info.run_id if found is not None else other.run_id
 
@@ -161,6 +162,24 @@ class Recorder:
         if once:
             self.journal.drop(record["file"])
 
+    def _image(self, record: Record) -> None:
+        """An image of an epoch. MLflow gives each file a name of its own, so ask for it first."""
+        from PIL import Image
+
+        key, step, at = record["key"], record["step"], record["at"]
+        name = f"{IMAGES}/{key.replace('/', '~')}+step+{step}+timestamp+{at}+"
+        logged = [each.path for each in self.client.list_artifacts(self.run_id, IMAGES)]
+        if any(path.startswith(name) for path in logged):
+            return
+        file = self.journal.folder / record["file"]
+        with Image.open(file) as opened:
+            image = opened.convert("RGB")
+        image.thumbnail((IMAGE_PX, IMAGE_PX))
+        with uploading(file):
+            self.client.log_image(
+                self.run_id, image, key=key, step=step, timestamp=at, synchronous=True
+            )
+
     def _note(self, record: Record) -> None:
         data = self.client.get_run(self.run_id).data
         if OWN_NOTE in data.tags:
@@ -194,7 +213,7 @@ class Recorder:
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _key(self, folder: Any) -> str | None:
-        return Journal(folder, -1, closed=True).first().get("key")
+        return Journal(folder, None, closed=True).first().get("key")
 
 
 ACTIONS: dict[str, Callable[[Recorder, Record], None]] = {
@@ -205,6 +224,7 @@ ACTIONS: dict[str, Callable[[Recorder, Record], None]] = {
     "metrics": lambda self, record: self._metrics([record]),
     "inputs": Recorder._inputs,
     "artifact": Recorder._artifact,
+    "image": Recorder._image,
     "note": Recorder._note,
     "end": Recorder._end,
 }

@@ -5,14 +5,11 @@ whichever stage wrote last.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from engine.metrics.headlines import headline_names, short_name
+from engine.metrics.reported import PRIMARY
 from engine.tracking.run_metadata import BEST
 
-if TYPE_CHECKING:
-    pass
-
-FIGURES = ("mAP50-95", "mAP50", "precision", "recall")
 SPLITS = {"test": "test", "val": "val", "train": "train", BEST: "val, best epoch"}
 
 
@@ -34,21 +31,23 @@ def _headline(
 ) -> str:
     """One line: the UI folds away what comes after."""
     model, size, planned = (params.get(f"train.{key}", "?") for key in ("model", "imgsz", "epochs"))
-    found = {name: metrics.get(f"{split}/{FIGURES[0]}") for split, name in SPLITS.items()}
+    primary = short_name(PRIMARY)
+    found = {name: metrics.get(f"{split}/{primary}") for split, name in SPLITS.items()}
     measured = [f"**{value:.3f}** on {name}" for name, value in found.items() if value is not None]
     about = f"{model} at {size} px on {tags.get('dataset', 'a dataset')}, {planned} epochs planned"
-    return f"{FIGURES[0]} {', '.join(measured)}: {about}." if measured else f"{about}."
+    return f"{primary} {', '.join(measured)}: {about}." if measured else f"{about}."
 
 
 def _table(metrics: Mapping[str, float]) -> str:
-    columns = [split for split in SPLITS if any(f"{split}/{name}" in metrics for name in FIGURES)]
+    names = headline_names()
+    columns = [split for split in SPLITS if any(f"{split}/{name}" in metrics for name in names)]
     if not columns:
         return ""
     lines = [
         "| | " + " | ".join(SPLITS[split] for split in columns) + " |",
         "|---|" + "---|" * len(columns),
     ]
-    for name in FIGURES:
+    for name in names:
         if not any(f"{split}/{name}" in metrics for split in columns):
             continue
         cells = [

@@ -1,4 +1,4 @@
-"""What the tracker is told about a run besides its figures: parameters, origin, data, versions.
+"""What is recorded of a run besides its metrics: parameters, origin, data, versions.
 Plain values, no MLflow.
 
 Paths here are those of dvc.yaml. Nothing raises: what cannot be found out is left out.
@@ -32,7 +32,7 @@ WEIGHTS = Path("weights/best.pt")
 
 DVC_PATHS = ("data/raw", PREPARED.as_posix(), WEIGHTS.parent.as_posix())
 
-# Groups of single figures. The UI orders groups by name, and these are to come after the curves.
+# Groups of single metrics. The UI orders groups by name, and these are to come after the curves.
 BEST, EXPORT = "val best", "verify export"
 
 DIGEST_CHARACTERS = 16  # of a digest, for people; MLflow takes 36
@@ -96,7 +96,7 @@ def in_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def dataset_facts(root: Path) -> dict[str, Any]:
+def dataset_metadata(root: Path) -> dict[str, Any]:
     """The prepared dataset's own description, `dataset.json`; empty where there is none."""
     try:
         content = json.loads((root / DATASET).read_text(encoding="utf-8"))
@@ -106,32 +106,32 @@ def dataset_facts(root: Path) -> dict[str, Any]:
 
 
 def split_digest(root: Path, split: str) -> str:
-    """What images and boxes a split holds, as one digest: two figures compare only where it is the
+    """What images and boxes a split holds, as one digest: two metrics compare only where it is the
     same.
     """
     manifest = root / PREPARED / f"{split}.jsonl"
     try:
         return hashlib.sha256(manifest.read_bytes()).hexdigest()
     except OSError:
-        return str(dataset_facts(root).get("digest", ""))
+        return str(dataset_metadata(root).get("digest", ""))
 
 
 def dataset_inputs(root: Path, params: Params) -> list[dict[str, Any]]:
     """The splits as MLflow's dataset inputs: name, digest, where from, counts, and what each is
     for.
     """
-    facts = dataset_facts(root)
-    digest, counts = str(facts.get("digest", "")), facts.get("counts") or {}
+    about = dataset_metadata(root)
+    digest, counts = str(about.get("digest", "")), about.get("counts") or {}
     if not digest:
         return []
     source = {"uri": PREPARED.as_posix(), "made_from": hide(params.data.source)}
     inputs = []
     for split in SPLITS:
         if split in counts:
-            profile = {**counts[split], "classes": len(facts.get("names") or ()), "digest": digest}
+            profile = {**counts[split], "classes": len(about.get("names") or ()), "digest": digest}
             inputs.append(
                 {
-                    "name": f"{facts.get('name', 'dataset')} {split}",
+                    "name": f"{about.get('name', 'dataset')} {split}",
                     "digest": digest[:DIGEST_CHARACTERS],
                     "source": json.dumps(source, ensure_ascii=False),
                     "profile": json.dumps(profile),
@@ -144,7 +144,7 @@ def dataset_inputs(root: Path, params: Params) -> list[dict[str, Any]]:
 def run_name(root: Path, params: Params) -> str:
     """`digits yolov8n 160px`, in an experiment of DVC's `digits yolov8n 160px, quick-fox`."""
     h, w = params.train.input_size
-    dataset = dataset_facts(root).get("name") or Path(params.data.source).stem
+    dataset = dataset_metadata(root).get("name") or Path(params.data.source).stem
     name = f"{dataset} {Path(params.train.model).stem} {h if h == w else f'{h}x{w}'}px"
     experiment = os.environ.get(EXPERIMENT_VARIABLE)
     return f"{name}, {experiment}" if experiment else name
@@ -152,18 +152,18 @@ def run_name(root: Path, params: Params) -> str:
 
 def origin_tags(root: Path, params: Params) -> dict[str, str]:
     """Where a run comes from: code, data, machine, versions, flow."""
-    facts = dataset_facts(root)
+    about = dataset_metadata(root)
     tags = {
         "mlflow.user": _user(),
         "mlflow.source.name": "detectflow",
         "mlflow.source.type": "LOCAL",
         "host": platform.node(),
         "versions": versions(),
-        "dataset": str(facts.get("name", "")),
-        "data_digest": str(facts.get("digest", "")),
-        "class_hash": str(facts.get("class_hash", "")),
-        "classes": ", ".join(map(str, facts.get("names") or ())),
-        **git_tags(root),
+        "dataset": str(about.get("name", "")),
+        "data_digest": str(about.get("digest", "")),
+        "class_hash": str(about.get("class_hash", "")),
+        "classes": ", ".join(map(str, about.get("names") or ())),
+        **git_tags(root, params),
         **dvc_tags(root),
         "dvc.experiment": os.environ.get(EXPERIMENT_VARIABLE, ""),
         **flow_tags(),
@@ -189,11 +189,11 @@ def versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in found)
 
 
-def git_tags(root: Path) -> dict[str, str]:
-    """Commit, branch, and whether files differ from it. `dvc.lock` does not count: every run writes
-    it.
+def git_tags(root: Path, params: Params) -> dict[str, str]:
+    """Commit, branch, and whether files differ from it; nothing where `tracking.code` is none.
+    `dvc.lock` does not count: every run writes it.
     """
-    commit = git(root, "rev-parse", "HEAD")
+    commit = params.tracking.code != "none" and git(root, "rev-parse", "HEAD")
     if not commit:
         return {}
     changed = git(root, "status", "--porcelain", "--", ".", ":(exclude)dvc.lock")
@@ -265,8 +265,8 @@ def workspace_id(state: Path) -> str:
     return hashlib.sha256(f"{platform.node()}:{state}".encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
-def figures(summary: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """A stage's figures under `prefix`: `metrics/mAP50` becomes `test/mAP50`. What is no number is
+def metrics_of(summary: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """A stage's metrics under `prefix`: `metrics/mAP50` becomes `test/mAP50`. What is no number is
     left out.
     """
     return {
@@ -276,7 +276,7 @@ def figures(summary: Mapping[str, Any], prefix: str) -> dict[str, float]:
     }
 
 
-def epoch_figures(row: Mapping[str, Any]) -> dict[str, float]:
+def epoch_metrics(row: Mapping[str, Any]) -> dict[str, float]:
     """One row of results.csv by metric name; the clock under a group of its own, so that it has its
     own chart.
     """

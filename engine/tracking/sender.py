@@ -217,7 +217,7 @@ def _send_some(recorder: Recorder, unsent: list[tuple[Record, int]]) -> int:
     except Exception as error:
         if is_forgotten(error) and journal.run_id is not None and not journal.rewound:
             logger.warning(
-                "MLflow has forgotten the run of %s; it is told from the beginning", journal.name
+                "MLflow has forgotten the run of %s; it is sent from the beginning", journal.name
             )
             journal.run_id, journal.rewound = None, True
             return 0

@@ -1,7 +1,7 @@
-"""The frame of a stage that tells MLflow: opened, closed, or told why not, without ever ending or
-holding up the stage.
+"""The frame of a stage that is recorded: opened, closed, or aborted, without ever ending or holding
+up the stage.
 
-All that is told is written to a journal; `engine.tracking.sender` sends it.
+All records are written to a journal; `engine.tracking.sender` sends it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from engine.versioning.stage_inputs import load_definition
 logger = logging.getLogger("detectflow.tracking")
 
 INTERRUPTED_CLOSE_S = 5.0
-PICTURES = {".png", ".jpg", ".csv", ".json"}
+REPORTS = {".png", ".jpg", ".csv", ".json"}
 
 Run = TypeVar("Run", bound="StageRun")
 
 
 @contextlib.contextmanager
 def guarded_run(run: Run) -> Iterator[Run]:
-    """Open `run`, close it, or tell it why not."""
+    """Open `run`, close it, or abort it."""
     run.guarded(run.open)
     try:
         yield run
@@ -41,7 +41,7 @@ def guarded_run(run: Run) -> Iterator[Run]:
 
 
 class StageRun:
-    """A stage that tells nothing; the base of those that do."""
+    """A stage that records nothing; the base of those that do."""
 
     def __init__(self, name: str, params: Params, root: Path):
         self.name, self.params, self.root = name, params, root
@@ -81,7 +81,7 @@ class StageRun:
     def close(self) -> None:
         """After `finish`."""
 
-    # For those that do tell something -------------------------------------------------------------
+    # For those that do record something -----------------------------------------------------------
 
     def begin(self, *records: Record) -> None:
         """Open the journal with these records and let it be sent."""
@@ -90,7 +90,7 @@ class StageRun:
         assert self.sender is not None
         self.sender.submit(self.journal)
 
-    def tell(self, *records: Record) -> None:
+    def record(self, *records: Record) -> None:
         """Add records."""
         if self.journal is not None and not self._broken:
             self.journal.append(*records)
@@ -124,7 +124,7 @@ class StageRun:
         }
 
     def reports(self, stage: str) -> list[Record]:
-        """The pictures and tables a stage declares in dvc.yaml, to be uploaded into a folder of its
+        """The plots and tables a stage declares in dvc.yaml, to be uploaded into a folder of its
         name.
         """
         records = []
@@ -132,7 +132,7 @@ class StageRun:
             place = self.root / out
             files = sorted(place.iterdir()) if place.is_dir() else [place]
             if out.startswith("reports/"):
-                found = [file for file in files if file.is_file() and file.suffix in PICTURES]
+                found = [file for file in files if file.is_file() and file.suffix in REPORTS]
                 records += [
                     {"do": "artifact", "file": self.journal.keep(file), "folder": stage}
                     for file in found

@@ -1,8 +1,9 @@
-"""What a stage tells MLflow: `tracked` goes around a stage and never ends it, never holds it up.
+"""What a stage records in MLflow: `tracked` goes around a stage and never ends it, never holds it
+up.
 
 One MLflow run describes one trained model. Stage train makes it and streams every epoch
 (`engine.tracking.training_run`); validate and export add to the run whose weights they used, found
-by the weights' digest. Prepare is told with the training; register does its own.
+by the weights' digest. Prepare is recorded with the training; register does its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from engine.config import Params
 from engine.core.checkpoint import read_sidecar
 from engine.core.results import read_results
 from engine.tracking import run_metadata
-from engine.tracking.class_metrics import ClassFigures
+from engine.tracking.class_metrics import ClassMetrics
 from engine.tracking.epoch_images import Artist
 from engine.tracking.journal import Record
 from engine.tracking.sender import CLOSE_S, sender_of
@@ -29,7 +30,7 @@ from engine.tracking.stage_run import (
     guarded_run,
     now_ms,
 )
-from engine.tracking.training_run import TrainingRun, best_figures
+from engine.tracking.training_run import TrainingRun, best_metrics
 
 
 @contextlib.contextmanager
@@ -51,13 +52,13 @@ def tracked(
 
 
 class AddedRun(StageRun):
-    """Stages validate and export: figures and files for the run of these weights."""
+    """Stages validate and export: metrics and files for the run of these weights."""
 
     def open(self) -> None:
         self.began_ms = now_ms()
         self.sender = sender_of(self.state)
         self.sender.start()
-        self.classes = ClassFigures(
+        self.classes = ClassMetrics(
             self.params.tracking.classes, self.params.validate_.split, ("ap",)
         )
         if self.name == "validate":
@@ -69,7 +70,7 @@ class AddedRun(StageRun):
         if self.name == "validate":
             split = str(summary.get("split", "test"))
             values = (
-                run_metadata.figures(
+                run_metadata.metrics_of(
                     {k: v for k, v in summary.items() if k.startswith("metrics/")}, split
                 )
                 | self.classes.take()
@@ -79,7 +80,7 @@ class AddedRun(StageRun):
                 f"digest.{split}": run_metadata.split_digest(self.root, split),
             }
         else:
-            values = run_metadata.figures(
+            values = run_metadata.metrics_of(
                 dict(_flat_numbers(summary.get("files") or {})), run_metadata.EXPORT
             )
             digests = {
@@ -93,20 +94,20 @@ class AddedRun(StageRun):
         records.append({"do": "metrics", "step": 0, "at": now_ms(), "values": values})
         # Only now does dvc.lock know the weights.
         tags |= run_metadata.dvc_tags(self.root) | {f"stage.{self.name}": "done"}
-        self.tell({"do": "tags", "values": tags}, *records, *self.reports(self.name))
+        self.record({"do": "tags", "values": tags}, *records, *self.reports(self.name))
 
     def abort(self, error: BaseException) -> None:
         weights = read_sidecar(self.root / run_metadata.WEIGHTS).get("sha256")
         if weights and self.journal is None:
             begin_attached(self, weights)
-        self.tell({"do": "tags", "values": {f"stage.{self.name}": describe_error(error)}})
+        self.record({"do": "tags", "values": {f"stage.{self.name}": describe_error(error)}})
         self._over(INTERRUPTED_CLOSE_S)
 
     def close(self) -> None:
         self._over(CLOSE_S)
 
     def _over(self, wait_s: float) -> None:
-        self.tell({"do": "end", "status": "FINISHED", "at": now_ms()}, {"do": "note"})
+        self.record({"do": "end", "status": "FINISHED", "at": now_ms()}, {"do": "note"})
         self.end(wait_s)
 
 
@@ -116,7 +117,7 @@ KINDS: dict[str, type[StageRun]] = {"validate": AddedRun, "export": AddedRun}
 def begin_attached(run: StageRun, weights_sha256: str) -> None:
     """Open the journal of `run` for the MLflow run of these weights."""
     run.begin()
-    run.tell(attachment(run, weights_sha256))
+    run.record(attachment(run, weights_sha256))
 
 
 def attachment(run: StageRun, weights_sha256: str) -> Record:
@@ -134,7 +135,7 @@ def attachment(run: StageRun, weights_sha256: str) -> Record:
 
 
 def _restored(run: StageRun, now_ms: int) -> list[Record]:
-    """The training as its reports tell it, for a tracker that has not seen it."""
+    """The training as its reports have it, for a tracker that has not seen it."""
     origin = (
         "Written down afterwards: these weights were not trained under this tracker but restored "
         "(from DVC's cache, or from another clone). Parameters are those of params.yaml, curves "
@@ -157,11 +158,11 @@ def _restored(run: StageRun, now_ms: int) -> list[Record]:
                 "do": "metrics",
                 "step": int(row["epoch"]),
                 "at": now_ms + int(row["epoch"]),
-                "values": run_metadata.epoch_figures(row),
+                "values": run_metadata.epoch_metrics(row),
             }
             for row in rows
         ]
-        records += [best_figures(summary, now_ms), *run.reports("train")]
+        records += [best_metrics(summary, now_ms), *run.reports("train")]
     return records
 
 

@@ -3,7 +3,7 @@ names of MLflow's own monitors.
 
 MLflow's own thread would ask the server at every sample and end at the first that is not answered.
 This one only takes the samples, with MLflow's monitors, and hands them to whoever keeps them.
-Figures of the GPU need the package nvidia-ml-py.
+Metrics of the GPU need the package nvidia-ml-py.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ logger = logging.getLogger("detectflow.tracking")
 PREFIX = "system/"  # MLflow's UI has a tab for these
 FIRST_S = 1.0  # until the first sample: the load of a CPU is measured between two moments
 
-Tell = Callable[[dict[str, float], int, int], None]  # figures by name, step, time in ms
+Emit = Callable[[dict[str, float], int, int], None]  # metrics by name, step, time in ms
 
 
 class MachineWatch:
-    """A thread that calls `tell` until it is stopped. Steps go on counting time over interruptions
+    """A thread that calls `emit` until it is stopped. Steps go on counting time over interruptions
     of the run.
     """
 
-    def __init__(self, every_s: float, started_ms: int, tell: Tell):
-        self.every_s, self.started_ms, self.tell = every_s, started_ms, tell
+    def __init__(self, every_s: float, started_ms: int, emit: Emit):
+        self.every_s, self.started_ms, self.emit = every_s, started_ms, emit
         self._last_step = -1
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="detectflow-machine", daemon=True)
@@ -51,15 +51,15 @@ class MachineWatch:
                 pause = self.every_s
             self._sample(monitors)
         except ImportError as error:
-            logger.info("no figures of the machine in MLflow: %s", error)
+            logger.info("no metrics of the machine in MLflow: %s", error)
         except Exception as error:  # whatever a driver, a container or a full disk can do
-            logger.warning("figures of the machine end here: %s: %s", type(error).__name__, error)
+            logger.warning("metrics of the machine end here: %s: %s", type(error).__name__, error)
 
     def _sample(self, monitors: list[Any]) -> None:
         now_ms = int(time.time() * 1000)
         step = max(self._last_step + 1, int((now_ms - self.started_ms) / 1000 / self.every_s))
         self._last_step = step
-        self.tell(read(monitors), step, now_ms)
+        self.emit(read(monitors), step, now_ms)
 
 
 def make_monitors() -> list[Any]:

@@ -1,8 +1,8 @@
-"""What stage train tells MLflow: one run per training, from its first epoch to its last, over
+"""What stage train records in MLflow: one run per training, from its first epoch to its last, over
 interruptions.
 
-Besides settings, figures and results that is what section `tracking` of params.yaml asks for:
-figures of single classes, pictures of some epochs, the load of the machine, checkpoints. Each of
+Besides settings, metrics and results that is what section `tracking` of params.yaml asks for:
+metrics of single classes, images of some epochs, the load of the machine, checkpoints. Each of
 these has a file of its own.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +21,15 @@ from engine.config import Params
 from engine.files import write_text
 from engine.tracking import run_metadata
 from engine.tracking.checkpoint_uploads import Checkpoints
-from engine.tracking.class_metrics import ClassFigures
-from engine.tracking.epoch_images import Artist, EpochPictures
+from engine.tracking.class_metrics import ClassMetrics
+from engine.tracking.epoch_images import Artist, EpochImages
 from engine.tracking.journal import Record
 from engine.tracking.sender import CLOSE_S, sender_of
 from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, describe_error, now_ms
 from engine.tracking.system_metrics import MachineWatch
 from engine.versioning.git_diff import uncommitted
+
+logger = logging.getLogger("detectflow.tracking")
 
 IDENTITY = "tracking.json"  # in a training's resumable folder: which run it is
 DRAWING_S = 60.0  # at most, after the last epoch
@@ -40,11 +43,9 @@ class TrainingRun(StageRun):
         super().__init__(name, params, root)
         settings = params.tracking
         self.started_ms = 0
-        self.classes = ClassFigures(settings.classes, "val")
-        self.pictures = (
-            EpochPictures(artist, settings.pictures)
-            if artist is not None and settings.pictures
-            else None
+        self.classes = ClassMetrics(settings.classes, "val")
+        self.images = (
+            EpochImages(artist, settings.images) if artist is not None and settings.images else None
         )
         self.checkpoints = Checkpoints(settings)
         self.watch: MachineWatch | None = None
@@ -59,17 +60,17 @@ class TrainingRun(StageRun):
             ("on_train_end", self._on_end),
             ("teardown", self._on_teardown),
         ]
-        if self.pictures is not None:
+        if self.images is not None:
             self.callbacks += [
-                ("on_train_epoch_end", self.pictures.on_train_epoch_end),
-                ("on_val_batch_end", self.pictures.on_val_batch_end),
+                ("on_train_epoch_end", self.images.on_train_epoch_end),
+                ("on_val_batch_end", self.images.on_val_batch_end),
             ]
 
     def _on_start(self, trainer: Any) -> None:
         if not trainer.world.is_main:
             return
         if self.journal is not None:  # the trainer starts over with a smaller batch
-            self.tell({"do": "tags", "values": {"batch_halved_to": str(trainer.batch_size)}})
+            self.record({"do": "tags", "values": {"batch_halved_to": str(trainer.batch_size)}})
             return
         resumed = trainer.start_epoch > 0
         key, self.started_ms = training_identity(
@@ -84,8 +85,8 @@ class TrainingRun(StageRun):
             # once.
             *(self._epoch(row) for row in trainer.rows),
         )
-        if self.params.tracking.code_diff:
-            self.tell(*self._code())
+        if self.params.tracking.code == "diff":
+            self.record(*self._code())
         if self.params.tracking.machine_every_s:
             self.watch = MachineWatch(
                 self.params.tracking.machine_every_s, self.started_ms, self._on_sample
@@ -96,6 +97,10 @@ class TrainingRun(StageRun):
         text = uncommitted(self.root)
         if not text:
             return []
+        logger.warning(
+            "tracking.code=diff: uncommitted changes are uploaded to MLflow as they are; passwords "
+            "in them are not hidden"
+        )
         digest = hashlib.sha256(text.encode()).hexdigest()
         return [
             {"do": "artifact", "file": self.journal.keep_text(CODE_DIFF, text), "folder": "code"},
@@ -110,11 +115,11 @@ class TrainingRun(StageRun):
             return
         record = self._epoch(trainer.metrics)
         record["values"] |= self.classes.take()
-        self.tell(record)
-        self.tell(*self.checkpoints.records(trainer, self.journal, is_end=False))
-        if self.pictures is not None:
-            self.pictures.draw(
-                trainer.validator, self.journal, record["step"], record["at"], self.tell
+        self.record(record)
+        self.record(*self.checkpoints.records(trainer, self.journal, is_end=False))
+        if self.images is not None:
+            self.images.draw(
+                trainer.validator, self.journal, record["step"], record["at"], self.record
             )
 
     def _on_end(self, trainer: Any) -> None:
@@ -125,19 +130,19 @@ class TrainingRun(StageRun):
                 "at": now_ms(),
                 "values": {"time/train_s": round(trainer.elapsed_s(), 1)},
             }
-            self.tell({"do": "tags", "values": {"stop_reason": trainer.stop_reason}}, took)
-            self.tell(*self.checkpoints.records(trainer, self.journal, is_end=True))
+            self.record({"do": "tags", "values": {"stop_reason": trainer.stop_reason}}, took)
+            self.record(*self.checkpoints.records(trainer, self.journal, is_end=True))
 
     def _on_teardown(self, trainer: Any) -> None:
         if self.watch is not None:
             self.watch.stop()
-        if self.pictures is not None:
-            self.pictures.finish(
+        if self.images is not None:
+            self.images.finish(
                 DRAWING_S if trainer.stop_reason in {"done", "stopped"} else INTERRUPTED_CLOSE_S
             )
 
     def _on_sample(self, values: dict[str, float], step: int, at_ms: int) -> None:
-        self.tell({"do": "metrics", "step": step, "at": at_ms, "values": values})
+        self.record({"do": "metrics", "step": step, "at": at_ms, "values": values})
 
     def _epoch(self, row: Mapping[str, Any]) -> Record:
         at = self.started_ms + int(1000 * row.get("time_s", 0))
@@ -145,14 +150,14 @@ class TrainingRun(StageRun):
             "do": "metrics",
             "step": int(row["epoch"]),
             "at": at,
-            "values": run_metadata.epoch_figures(row),
+            "values": run_metadata.epoch_metrics(row),
         }
 
     def record_summary(self, summary: Mapping[str, Any]) -> None:
         if self.journal is None:
             return
-        self.tell(
-            best_figures(summary, now_ms()),
+        self.record(
+            best_metrics(summary, now_ms()),
             {"do": "tags", "values": {"weights_sha256": summary["weights_sha256"]}},
             *self.reports("train"),
         )
@@ -169,14 +174,14 @@ class TrainingRun(StageRun):
         self._over("FINISHED", CLOSE_S, "")
 
     def _over(self, status: str, wait_s: float, why: str) -> None:
-        self.tell({"do": "end", "status": status, "at": now_ms(), "reason": why}, {"do": "note"})
+        self.record({"do": "end", "status": status, "at": now_ms(), "reason": why}, {"do": "note"})
         self.end(wait_s)
 
 
-def best_figures(summary: Mapping[str, Any], at_ms: int) -> Record:
-    """The final figures of a training. They are a summary, not another epoch: all at step 0."""
+def best_metrics(summary: Mapping[str, Any], at_ms: int) -> Record:
+    """The final metrics of a training. They are a summary, not another epoch: all at step 0."""
     best_epoch = float(summary["best_epoch"])
-    values = run_metadata.figures(
+    values = run_metadata.metrics_of(
         {key: value for key, value in summary.items() if key != "best_epoch"}, run_metadata.BEST
     )
     return {

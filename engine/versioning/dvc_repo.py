@@ -1,7 +1,7 @@
 """The one place that drives DVC: around a step, ask what is up to date, restore, check, and record.
 
 `dvc repro` and the flow share this state in either order. DVC's `Repo` is no public contract, so
-nothing else calls it, and tests/tracking/test_dvc_adapter.py holds what is used here against the
+nothing else calls it, and tests/versioning/test_dvc_adapter.py holds what is used here against the
 installed DVC. Without `.dvc`, or without the package, steps simply run, after one warning.
 """
 
@@ -104,7 +104,7 @@ class DvcStages:
         def outcome(how: str, value: Any = None, reasons: tuple[str, ...] = ()) -> StageOutcome:
             return StageOutcome(name, how, time.monotonic() - started, value, reasons)
 
-        with workspace_lock(self.root, wait=self.wait, tell=self.log.warning):
+        with workspace_lock(self.root, wait=self.wait, emit=self.log.warning):
             stage = load_definition(self.root, name)
             if not self.versioned:
                 self._warn_once()
@@ -125,7 +125,7 @@ class DvcStages:
         Raises:
             WorkspaceError: as `run`. Whatever `function` raises passes through.
         """
-        with workspace_lock(self.root, wait=self.wait, tell=self.log.warning):
+        with workspace_lock(self.root, wait=self.wait, emit=self.log.warning):
             stage = load_definition(self.root, name)
             value, before = run_checked(self.root, stage, function)
             if self.versioned and set(self.status(name)) - {ALWAYS}:

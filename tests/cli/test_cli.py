@@ -126,9 +126,9 @@ def test_every_mode_has_help_with_an_example_or_a_sentence(mode):
         (["run", "-S", "epochs=3"], "Did you mean train.epochs?"),
         (["run", "-S", "trian.epochs=3"], "Did you mean 'train'?"),
         (["run", "train.epochs=0"], "greater than or equal to 1"),
-        (["ui", "now"], "ui takes no words"),
+        (["ui", "now"], "ui takes no arguments"),
         (["schema", "trian"], "no section 'trian'. Did you mean 'train'?"),
-        (["schema", "train", "val"], "schema takes one section, got 2 words: train val"),
+        (["schema", "train", "val"], "schema takes one section, got 2 arguments: train val"),
     ],
 )
 def test_a_wrong_request_names_what_was_meant_and_ends_with_2(words, message, project):

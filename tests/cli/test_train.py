@@ -46,6 +46,7 @@ def wait_for(process, log, text, within_s=60):
         time.sleep(0.05)
 
 
+@pytest.mark.system
 def test_ctrl_c_says_what_is_kept_and_the_command_it_names_goes_on(folder):
     log = folder / "log"
     words = ["train", "data=digits.yaml", "epochs=300", "imgsz=64", "plots=false"]

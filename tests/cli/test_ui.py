@@ -76,7 +76,7 @@ DIES = "raise SystemExit('database is locked')"
 def keep(tmp_path, monkeypatch):
     """Make one that is kept, with this program for a server; new starts follow at once."""
     monkeypatch.setattr(command, "PAUSES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(command, "LOOK_S", 0.02)
+    monkeypatch.setattr(command, "CHECK_S", 0.02)
     programs, made = {}, []
 
     def start(service, state, port):
@@ -103,7 +103,7 @@ def look_until(condition, *kept):
     while not condition():
         assert time.monotonic() < deadline
         for each in kept:
-            each.look()
+            each.check()
         time.sleep(0.02)
 
 
@@ -196,7 +196,7 @@ def test_servers_of_a_team_are_shown_and_not_started(tmp_path, monkeypatch, caps
     )
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_both_answer_are_noted_come_back_and_end_with_ctrl_c(tmp_path):
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     (tmp_path / "params.yaml").write_text("train: {}\n")

@@ -75,7 +75,7 @@ TABLE = [
     ),
     ("a new format", "model_formats/table.py", added("FORMATS['x'] = ONNX"), {"export"}),
     ("parity with PyTorch", "export/parity.py", number(), {"export"}),
-    ("the gate of the champion", "registry/gates.py", number(), {"register"}),
+    ("the gate of the champion", "registry/gates/measured.py", number(), {"register"}),
     ("the served model", "registry/pyfunc_model.py", number(), {"register"}),
     (
         "a function of the loss is gone",

@@ -72,7 +72,6 @@ def plain(project):
     return names
 
 
-@pytest.mark.slow
 def test_the_plain_trainer(plain, project):
     assert plain["trained_model"] == project / "runs" / "train" / "weights" / "best.pt"
     model, saved = plain["trainer"].best_model(), load_checkpoint(plain["trained_model"]).weights
@@ -81,7 +80,6 @@ def test_the_plain_trainer(plain, project):
     )
 
 
-@pytest.mark.slow
 def test_the_facade(plain, project, monkeypatch):
     monkeypatch.chdir(project)
     names: dict = {}
@@ -99,7 +97,6 @@ def test_the_facade(plain, project, monkeypatch):
     assert path == results.best.with_suffix(".onnx") and path.is_file()
 
 
-@pytest.mark.slow
 def test_the_command_does_the_same(plain, project):
     command = [
         str(Path(sys.executable).with_name("detectflow")),

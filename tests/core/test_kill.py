@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from classifier import assert_same_run, settings_of
 
+pytestmark = pytest.mark.system
+
 DIGITS = """
 name: digits
 format: generated

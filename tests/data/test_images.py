@@ -19,7 +19,7 @@ from engine.data.images import decode_image, decode_with_pillow
 from engine.data.manifest import load_prepared
 from engine.datasets.convert import convert
 from engine.datasets.description import load_description
-from engine.datasets.formats.writers import WRITERS
+from engine.datasets.formats import writable
 from engine.datasets.image_scan import inspect_image
 from engine.datasets.prepare import prepare
 from engine.detect.sources import open_source
@@ -262,7 +262,7 @@ def test_without_a_size_boxes_are_those_of_the_image_as_shown(tmp_path):
     assert np.array_equal(box, bright(image)) and found == {"missing_size": 1}
 
 
-@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("format", writable())
 def test_boxes_stay_on_their_object_through_every_writer(format, tmp_path):
     """Whatever kind of image: deep, grey, palette, transparent, turned by its EXIF; as written, and
     read again.

@@ -21,6 +21,8 @@ from engine.data.transforms import Augment
 from engine.errors import DataError
 from engine.types import ImageRecord
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):

@@ -225,7 +225,7 @@ def coco_nan(root):
     "bad_entry",
     TRAIN_JSON,
     "1: its bbox, like all of the file, is within 0 to 1, and",
-    "are these shares?",
+    "are these fractions?",
 )
 def coco_in_shares(root):
     change_coco(

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-H, W = 32, 64  # powers of two: shares of the sides are exact in text
+H, W = 32, 64  # powers of two: fractions of the sides are exact in text
 
 Box = tuple[str, tuple[float, float, float, float]]  # class, xyxy pixels
 

@@ -38,10 +38,10 @@ from engine.config import DataConfig
 from engine.datasets.convert import convert
 from engine.datasets.description import load_description
 from engine.datasets.findings import Findings
-from engine.datasets.formats import open_reader
+from engine.datasets.formats import KINDS, open_reader, writable
 from engine.datasets.formats.base import Row
 from engine.datasets.formats.folder import Folder
-from engine.datasets.formats.writers import WRITERS, Labelled
+from engine.datasets.formats.writers import Labelled
 from engine.datasets.prepare import prepare
 from engine.errors import ConfigError, DataError
 
@@ -109,7 +109,7 @@ def as_read(root: Path, format: str) -> dict[str, SupervisedServer]:
         data = image.read()
         h, w = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
         assert image.size == (None if format == "yolo" else (h, w))
-        gain = (w, h, w, h) if image.shares else (1, 1, 1, 1)
+        gain = (w, h, w, h) if image.fractions else (1, 1, 1, 1)
         rows = [
             (
                 (row.name, row.crowd, row.difficult),
@@ -140,10 +140,10 @@ ROUND_TRIP = settings(
 
 
 @ROUND_TRIP
-@given(written=images(), format=st.sampled_from(sorted(WRITERS)))
+@given(written=images(), format=st.sampled_from(sorted(writable())))
 def test_what_a_writer_wrote_its_reader_reads(tmp_path_factory, written, format):
     folder = tmp_path_factory.mktemp("one")
-    writer = WRITERS[format](folder, CLASSES)
+    writer = KINDS[format].write(folder, CLASSES)
     for image in written:
         writer.add(image)
     writer.close()
@@ -154,13 +154,13 @@ def test_what_a_writer_wrote_its_reader_reads(tmp_path_factory, written, format)
 
 
 @ROUND_TRIP
-@given(written=images(), way=st.lists(st.sampled_from(sorted(WRITERS)), min_size=2, max_size=6))
+@given(written=images(), way=st.lists(st.sampled_from(sorted(writable())), min_size=2, max_size=6))
 def test_any_way_through_the_formats_moves_no_box(tmp_path_factory, written, way):
     assume(
         any(not row.crowd for image in written for row in image.rows)
     )  # else VOC holds no class to go on with
     folder = tmp_path_factory.mktemp("way")
-    writer = WRITERS[way[0]](folder / "0", CLASSES)
+    writer = KINDS[way[0]].write(folder / "0", CLASSES)
     for image in written:
         writer.add(image)
     writer.close()
@@ -183,7 +183,7 @@ SHARE = st.integers(0, 1000).map(lambda number: number / 1000)
     ),
     boxes=st.lists(st.tuples(SHARE, SHARE, SHARE, SHARE), max_size=3),
     size=st.tuples(st.integers(2, 90), st.integers(2, 90)),
-    format=st.sampled_from(sorted(WRITERS)),
+    format=st.sampled_from(sorted(writable())),
 )
 def test_polygon_rows_become_the_boxes_around_them_in_every_format(
     tmp_path_factory, polygons, boxes, size, format
@@ -239,7 +239,7 @@ def test_real_annotations_come_back_box_for_box(bccd, tmp_path):
 
 
 @pytest.mark.parametrize("source", MAKERS)
-@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("format", writable())
 def test_every_format_that_is_read_can_be_converted(source, format, tmp_path):
     """And preparing either gives the same dataset: one digest."""
     MAKERS[source](tmp_path / "set")
@@ -260,7 +260,7 @@ def test_every_format_that_is_read_can_be_converted(source, format, tmp_path):
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("format", writable())
 def test_real_numbers_are_rounded_once(format, tmp_path):
     """Prepared as it is and prepared as converted, a dataset has one digest, whatever digits its
     tool wrote.
@@ -324,7 +324,7 @@ def test_crowds_stay_in_coco_and_are_left_out_and_counted_elsewhere(tmp_path):
 
 
 def test_boxes_that_were_written_are_not_kept_in_memory(tmp_path):
-    count, writer = 120, WRITERS["coco"](tmp_path, NAMES)
+    count, writer = 120, KINDS["coco"].write(tmp_path, NAMES)
     rows = tuple(Row(NAMES[k % 2], (k, 1.5, k + 9.25, 20), crowd=k == 7) for k in range(100))
     tracemalloc.start()
     for number in range(count):

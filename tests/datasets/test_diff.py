@@ -486,7 +486,7 @@ def test_no_kind_of_change_hides_the_others_in_the_page():
     new = [record(i, boxes=(), classes=()) for i in range(100)] + [record(100, classes=(1,))]
     sides = [replace(version(*records), pixels=lambda record: pixels) for records in (old, new)]
     page = diff_page(compare(*sides))
-    assert page.count("<img") == 5 and "&#x27;cat&#x27; is &#x27;dog&#x27; now" in page
+    assert page.count("<img") == 5 and "&#39;cat&#39; is &#39;dog&#39; now" in page
     assert (
         "Boxes that changed, in 101 images" in page
         and "... and 96 more; diff.json names them all" in page

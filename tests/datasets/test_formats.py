@@ -44,7 +44,7 @@ def test_what_was_written_is_read(format, tmp_path):
     assert findings == {}
     assert {name: image.split for name, image in images.items()} == SPLIT_OF
     for name, boxes in CONTENT.items():
-        gain = (W, H, W, H) if images[name].shares else (1, 1, 1, 1)
+        gain = (W, H, W, H) if images[name].fractions else (1, 1, 1, 1)
         found = [
             (row.name, tuple(value * g for value, g in zip(row.box, gain)))
             for row in images[name].rows

@@ -54,7 +54,7 @@ def test_a_turned_rectangle_turns_about_its_upper_left_corner_in_pixels(tmp_path
     one_image(tmp_path, turned)
     images, findings = read(tmp_path)
     assert rows(images["a"]) == [("cat", (28, 8, 32, 24))] and findings == {}
-    assert images["a"].size == (H, W) and not images["a"].shares
+    assert images["a"].size == (H, W) and not images["a"].fractions
 
 
 def test_polygons_and_regions_whose_label_stands_apart(tmp_path):
@@ -83,7 +83,7 @@ def test_without_original_size_percents_are_shares(tmp_path):
     one_image(tmp_path, plain)
     images, findings = read(tmp_path)
     assert (
-        images["a"].shares
+        images["a"].fractions
         and images["a"].size is None
         and rows(images["a"]) == [("cat", (0.25, 0.25, 0.75, 0.75))]
     )

@@ -18,7 +18,7 @@ from dataset_builders import CONTENT, make_voc, picture, put, tree, voc_xml
 
 from engine.config import DataConfig
 from engine.data.manifest import class_hash, load_prepared, read_manifest, write_manifest
-from engine.datasets import prepare as prepare_module
+from engine.datasets import open as open_module
 from engine.datasets.description import load_description
 from engine.datasets.open import open_dataset
 from engine.datasets.prepare import prepare
@@ -42,9 +42,9 @@ def folder(voc, tmp_path):
 def count(monkeypatch):
     """How often something was prepared."""
     calls = []
-    real = prepare_module.prepare
+    real = open_module.prepare
     monkeypatch.setattr(
-        prepare_module, "prepare", lambda *args, **kw: (calls.append(args), real(*args, **kw))[1]
+        open_module, "prepare", lambda *args, **kw: (calls.append(args), real(*args, **kw))[1]
     )
     return calls
 
@@ -170,9 +170,11 @@ def test_a_raw_folder_is_prepared_once(voc, tmp_path, count):
     assert open_dataset(voc, tmp_path / "cache").folder == first.folder
     assert len(count) <= 2
     time.sleep(RACY_NS / 1e9 + 0.1)
+    assert open_dataset(voc, tmp_path / "cache").folder == first.folder
+    made = len(count)  # 3, or fewer where the machine was so slow that nothing was too young
     for _ in range(3):
         assert open_dataset(voc, tmp_path / "cache").folder == first.folder
-    assert len(count) == 3
+    assert len(count) == made <= 3
     assert tree(voc) == tree(make_voc(tmp_path / "again"))
 
 
@@ -239,7 +241,7 @@ def test_nothing_there_is_an_error_with_a_hint(tmp_path):
 
 def test_processes_that_open_the_same_source_at_once(voc, tmp_path):
     code = (
-        "import sys; from engine.data.manifest import open_dataset; from pathlib import Path\n"
+        "import sys; from engine.datasets.open import open_dataset; from pathlib import Path\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         f"d = open_dataset({str(voc)!r}, Path({str(tmp_path / 'cache')!r}))\n"
         "assert all(r.file.is_file() for s in ('train', 'val', 'test') for r in d.records(s)); "

@@ -21,9 +21,9 @@ from engine.datasets.splits import (
     Candidate,
     Link,
     assign_splits,
-    families,
-    lot,
     read_kept_splits,
+    split_groups,
+    split_hash,
     splits_text,
 )
 from engine.datasets.stratify import stratified
@@ -91,12 +91,12 @@ def test_equal_images_and_groups_stay_together(pairs):
             if getattr(candidate, key):
                 assert seen.setdefault(getattr(candidate, key), side) == side
     shuffled = list(reversed(images))
-    assert list(reversed(families(shuffled))) == families(images)
+    assert list(reversed(split_groups(shuffled))) == split_groups(images)
 
 
 def test_lots_are_fixed_for_ever():
     """A change here would move images of every dataset between train and test."""
-    assert lot(0, "bytes abc") == pytest.approx(0.43014496, abs=1e-8)
+    assert split_hash(0, "bytes abc") == pytest.approx(0.43014496, abs=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -213,10 +213,10 @@ def test_only_what_a_new_image_resembles_can_move_without_kept_splits(pairs, ord
     after, more = assign([image(i) for i in range(40)], links=links)
     if "small_split" in findings.counts | more.counts:
         return  # the one exception, tested above
-    family = dict(zip(range(40), families([image(i) for i in range(40)], links)))
-    touched = {family[i] for i in new}
+    group = dict(zip(range(40), split_groups([image(i) for i in range(40)], links)))
+    touched = {group[i] for i in new}
     moved = {i for i, side in zip(sorted(old), before) if after[i] != side}
-    assert all(family[i] in touched for i in moved)
+    assert all(group[i] in touched for i in moved)
 
 
 # --- kept splits ----------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def skewed(n: int = 400) -> list[Candidate]:
     return [replace(image(i), classes=(0, 1) if i % 20 == 0 else (0,)) for i in range(n)]
 
 
-def shares_of(sides: list[str], images: list[Candidate], index: int) -> dict[str, float]:
+def fractions_of(sides: list[str], images: list[Candidate], index: int) -> dict[str, float]:
     mine = [side for side, candidate in zip(sides, images) if index in candidate.classes]
     return {split: mine.count(split) / len(mine) for split in ("train", "val", "test")}
 
@@ -358,8 +358,8 @@ def test_a_class_far_from_its_share_is_reported_and_by_policy_mended():
     assert "class 'rare':" in str(findings.examples["uneven_split"][0])
     mended, _ = assign(images, seed=seed, policies={"uneven_split": "fix"})
     for index in (0, 1):
-        shares = shares_of(mended, images, index)
-        assert abs(shares["val"] - 0.2) <= 0.05 and abs(shares["test"] - 0.1) <= 0.05
+        fractions = fractions_of(mended, images, index)
+        assert abs(fractions["val"] - 0.2) <= 0.05 and abs(fractions["test"] - 0.1) <= 0.05
     assert abs(mended.count("val") - 80) <= 2 and abs(mended.count("test") - 40) <= 2
     assert mended == list(
         reversed(assign(images[::-1], seed=seed, policies={"uneven_split": "fix"})[0])
@@ -375,15 +375,15 @@ def test_a_class_far_from_its_share_is_reported_and_by_policy_mended():
     ),
     st.integers(0, 3),
 )
-def test_stratified_families_stay_together_and_sizes_come_near_their_shares(members, seed):
+def test_stratified_split_groups_stay_together_and_sizes_come_near_their_fractions(members, seed):
     """Groups of any content: as near as the largest group allows."""
     images = [(f"g{group}", tuple(classes)) for group, classes in members]
-    shares = {"train": 0.7, "val": 0.2, "test": 0.1}
-    lots = {family: lot(seed, family) for family, _ in images}
-    chosen = stratified(images, {}, shares, lots)
-    assert chosen.keys() == lots.keys() and set(chosen.values()) <= set(shares)
+    fractions = {"train": 0.7, "val": 0.2, "test": 0.1}
+    hashes = {group: split_hash(seed, group) for group, _ in images}
+    chosen = stratified(images, {}, fractions, hashes)
+    assert chosen.keys() == hashes.keys() and set(chosen.values()) <= set(fractions)
     fixed = {"g1": "test"} if "g1" in chosen else {}
-    again = stratified(images, fixed, shares, lots)
+    again = stratified(images, fixed, fractions, hashes)
     assert fixed.items() <= again.items()
 
 

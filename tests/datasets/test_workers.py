@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,8 +15,9 @@ from dataset_builders import make_voc, put, tree
 from many_images import LENIENT, at_once, damaged, run
 
 from engine.datasets import workers
-from engine.datasets.image_scan import SerialMapper, scan_batch
-from engine.datasets.workers import LocalWorkers, Pool, Worker, WorkerDied
+from engine.datasets.image_scan import ScanRequest, SerialMapper, scan_batch
+from engine.datasets.workers import LocalWorkers, worker_pool
+from engine.errors import WorkspaceError
 
 ROOT = Path(__file__).resolve().parents[2]
 __all__ = ["at_once"]  # a fixture
@@ -76,10 +76,10 @@ def test_progress_is_told_at_each_images_turn(tmp_path, at_once):
 
 
 def test_small_datasets_are_done_before_a_worker_would_have_started(tmp_path, monkeypatch):
-    def nobody(self):
+    def nobody(workers):
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr(Worker, "__init__", nobody)
+    monkeypatch.setattr(workers, "worker_pool", nobody)
     run(make_voc(tmp_path / "voc"), tmp_path / "out", LocalWorkers(2), policies={})
 
 
@@ -123,21 +123,21 @@ def test_not_more_than_a_few_batches_are_taken_ahead(at_once):
 
 
 def test_a_worker_answers_and_passes_errors_on_and_may_print(capfd):
-    with Pool(1) as pool:
+    with worker_pool(1) as pool:
         assert pool.submit(sorted, [2, 1]).result() == [1, 2]
         assert pool.submit(print, "hello").result() is None
         with pytest.raises(ValueError, match="invalid literal") as error:
             pool.submit(int, "x").result()
-        assert "In a worker process" in error.value.__notes__[0]
+        assert "Traceback" in str(error.value.__cause__), "of the worker"
         with pytest.raises(FileNotFoundError) as error:
             pool.submit(os.stat, "/nowhere").result()
         assert error.value.errno == 2 and error.value.filename == "/nowhere"
         assert pool.submit(sorted, [3]).result() == [3], "an error is not its end"
-    assert "hello" in capfd.readouterr().err
+    assert "hello" in capfd.readouterr().out
 
 
 def test_a_worker_imports_no_torch():
-    with Pool(1) as pool:
+    with worker_pool(1) as pool:
         pool.submit(scan_batch, []).result()
         assert pool.submit(eval, "'torch' in __import__('sys').modules").result() is False
 
@@ -173,18 +173,29 @@ def test_overlaps_are_those_of_the_engine():
 
 
 def test_no_worker_outlives_its_block():
-    with pytest.raises(KeyError), Pool(2) as pool:
-        processes = [worker.process for worker in pool._workers]
-        pool.submit(time.sleep, 60)
+    with pytest.raises(KeyError), worker_pool(2) as pool:
+        pids = [pool.submit(os.getpid).result()]
+        workers.wait_until_taken([pool.submit(time.sleep, 60)])
         raise KeyError
-    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_one_that_dies_is_told_by_its_signal_or_exit_code():
-    with Pool(1) as pool, pytest.raises(WorkerDied, match="was ended by SIGKILL"):
-        pool.submit(eval, "__import__('os').kill(__import__('os').getpid(), 9)").result()
-    with Pool(1) as pool, pytest.raises(WorkerDied, match="ended with exit code 3"):
-        pool.submit(os._exit, 3).result()
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("__import__('os').kill(__import__('os').getpid(), 9)", "SIGKILL"),
+        ("__import__('os')._exit(3)", "3"),
+    ],
+)
+def test_one_that_dies_is_told_by_its_signal_or_exit_code(code, said, tmp_path, at_once):
+    asked = ScanRequest(code, None)
+    with pytest.raises(WorkspaceError, match=rf"unexpectedly \(.*{said}.*\) while .* scanned"):
+        list(LocalWorkers(2).map(evaluated, [[ScanRequest("1", None)], [asked], [asked]]))
+
+
+def evaluated(batch):
+    """What a worker is asked to do instead of a scan."""
+    return [eval(each.name) for each in batch]
 
 
 # --- scripts and the command line -----------------------------------------------------------------
@@ -223,8 +234,8 @@ def test_check_uses_workers_and_reports_the_same(tmp_path, at_once, monkeypatch,
     monkeypatch.chdir(tmp_path)
     words = [f"policies.{kind}={policy}" for kind, policy in LENIENT.items()]
     started = []
-    begin = Worker.__init__
-    monkeypatch.setattr(Worker, "__init__", lambda self: (begin(self), started.append(self))[0])
+    begin = workers.worker_pool
+    monkeypatch.setattr(workers, "worker_pool", lambda n: (started.append(n), begin(n))[1])
     reports = []
     for workers_wanted in (1, 2):
         code = main(
@@ -237,7 +248,7 @@ def test_check_uses_workers_and_reports_the_same(tmp_path, at_once, monkeypatch,
             ]
         )
         reports.append((code, tree(tmp_path / f"out{workers_wanted}")))
-        assert len(started) == (2 if workers_wanted == 2 else 0)
+        assert started == ([2] if workers_wanted == 2 else [])
     assert reports[0] == reports[1]
     assert main(["check", f"data={source}", "workers=-1"]) == 2
     assert "check: workers: Input should be greater than or equal to 0" in capsys.readouterr().err

@@ -22,8 +22,10 @@ from engine.config import DataConfig
 from engine.datasets.description import load_description
 from engine.datasets.image_scan import ScanResult, SerialMapper
 from engine.datasets.prepare import prepare
-from engine.datasets.workers import LocalWorkers, Worker
+from engine.datasets.workers import LocalWorkers
 from engine.errors import DataError, WorkspaceError
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).resolve().parents[2]
 __all__ = ["at_once"]  # a fixture
@@ -32,32 +34,29 @@ __all__ = ["at_once"]  # a fixture
 # --- killed, interrupted, full --------------------------------------------------------------------
 
 
-def test_a_killed_worker_ends_prepare_and_leaves_the_old_result(tmp_path, at_once, monkeypatch):
+def test_a_killed_worker_ends_prepare_and_leaves_the_old_result(tmp_path, at_once):
     content = {
         f"i{k:03d}": [("cat", (4, 2, 20, 30))] for k in range(160)
     }  # too many to be all on their way when it happens
     source = make_voc(tmp_path / "voc", content, lists=False)
     run(source, tmp_path / "out")
     before, started = tree(tmp_path / "out"), []
-    begin = Worker.__init__
-    monkeypatch.setattr(
-        Worker, "__init__", lambda self: (begin(self), started.append(self.process))[0]
-    )
 
     def kill(values):
         if values["done"] == 20:
-            started[0].kill()
+            started.extend(workers_of(os.getpid()))
+            os.kill(started[0], signal.SIGKILL)
 
     with pytest.raises(
         WorkspaceError,
-        match=r"worker process was ended by SIGKILL while it looked at .*png.*workers=1",
+        match=r"worker process ended unexpectedly .*SIGKILL.* while .*png.* scanned.*workers=1",
     ):
         run(source, tmp_path / "out", LocalWorkers(2), kill)
     assert tree(tmp_path / "out") == before and sorted(p.name for p in tmp_path.iterdir()) == [
         "out",
         "voc",
     ]
-    assert all(process.poll() is not None for process in started)
+    assert started and all(is_gone(pid, 1) for pid in started)
 
 
 def test_a_full_disk_in_a_worker_is_told_as_such(tmp_path, at_once):
@@ -124,7 +123,7 @@ def workers_of(parent: int) -> list[int]:
     found = []
     for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
         try:
-            if "engine.datasets.workers" in Path(f"/proc/{child}/cmdline").read_text():
+            if "LokyProcess" in Path(f"/proc/{child}/cmdline").read_text():
                 found.append(int(child))
         except OSError:  # gone meanwhile
             continue

@@ -16,8 +16,8 @@ from engine.config import DetectionTrainConfig
 from engine.core.checkpoint import load_checkpoint
 from engine.core.results import read_results
 from engine.detect import DetectionTrainer
-from engine.detect.validator import EPOCH_METRICS
 from engine.errors import CheckpointError, ConfigError, TrainingError, cause_of
+from engine.metrics.reported import headline_keys
 from engine.models.yolov8 import build_model
 from engine.models.yolov8.family import YOLOv8Family
 
@@ -317,7 +317,7 @@ def test_any_figure_of_validation_may_decide(shapes, tmp_path):
     trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, monitor="metrics/F1", epochs=2))
     result = trainer.train()
     columns = read_results(trainer.paths.results_csv)[0]
-    assert list(columns)[5:10] == [*EPOCH_METRICS, "metrics/F1"]
+    assert list(columns)[5:10] == [*headline_keys(), "metrics/F1"]
     assert result.metrics["metrics/F1"] == pytest.approx(
         max(row["metrics/F1"] for row in trainer.rows)
     )

@@ -15,6 +15,8 @@ from engine.core.checkpoint import load_checkpoint
 from engine.detect import DetectionTrainer
 from engine.errors import WorkspaceError
 
+pytestmark = pytest.mark.system
+
 
 class Mounted:
     """A tmpfs. `fill` leaves no byte of it, `free` gives them back."""

@@ -22,8 +22,6 @@ from engine.export import export
 from engine.metrics import MatchTable
 from engine.models.yolov8.family import YOLOv8Family
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 16])
 def test_alone_and_in_training_the_figures_are_the_same(trained, shapes, batch):

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from engine.cli import main
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 HERE = Path(__file__).parent
 # from the failure of one process to the end of the launcher, on a busy machine

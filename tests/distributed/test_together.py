@@ -20,7 +20,7 @@ from detectors import random_detector, save_detector
 from engine.core.checkpoint import load_checkpoint
 from engine.core.results import read_results
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 HERE = Path(__file__).parent
 DIGITS = """

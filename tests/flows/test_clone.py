@@ -30,6 +30,7 @@ def test_without_a_dvc_remote_it_is_refused_before_anything_is_done(project):
         require_remote(project)
 
 
+@pytest.mark.system
 def test_the_task_is_tried_again_only_for_a_remote_out_of_reach(
     project, prefect_server, monkeypatch
 ):

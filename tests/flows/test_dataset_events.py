@@ -8,8 +8,12 @@ import sys
 
 import cv2
 import numpy as np
+import pytest
+import warm_processes
 from test_deployments import Api, wait_until
 from workspaces import clean_environment, copy_project
+
+pytestmark = pytest.mark.system
 
 
 def make_dataset(folder, last_class):
@@ -32,7 +36,9 @@ def diff(root, api, *words):
         "PREFECT_API_URL": api.url,
         "PREFECT_HOME": str(root / ".prefect"),
     }
-    return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=120)
+    return warm_processes.run(
+        command, cwd=root, env=env, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_the_server_is_told_of_a_difference_and_of_nothing_else(tmp_path, prefect_server):

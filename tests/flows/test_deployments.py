@@ -22,7 +22,7 @@ from workspaces import clean_environment, copy_project, shell
 
 from engine.project.workspace_lock import holder
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 DETECTFLOW = [sys.executable, "-m", "engine"]
 TINY = {

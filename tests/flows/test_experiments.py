@@ -15,7 +15,7 @@ from workspaces import copy_project, shell
 from engine.project.workspace_lock import workspace_lock
 from flows import overrides
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from engine.project.workspace_lock import holder
 from engine.stages.layout import STAGES, Layout
 from engine.stages.start_weights import start_digests
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.system, pytest.mark.usefixtures("prefect_server")]
 
 
 class Stages:

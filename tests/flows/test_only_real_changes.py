@@ -12,7 +12,7 @@ from workspaces import copy_project, shell
 
 from flows import overrides
 
-pytestmark = [pytest.mark.slow, pytest.mark.system]
+pytestmark = pytest.mark.system
 
 STAGES = ("prepare", "train", "validate", "export", "register")
 
@@ -74,9 +74,8 @@ def test_a_real_change_of_the_exporter_runs_it_and_what_follows(workspace, prefe
     assert repro(workspace) == []  # the other driver knows
     edit(workspace, "model_formats/onnx.py", '"made_again": "1"', '"made_again": "2"')
     assert repro(workspace) == ["export", "register"]
-    assert flow(workspace, prefect_server)[0] == dict.fromkeys(STAGES, "skipped")
     edit(workspace, "model_formats/onnx.py", '"made_again": "2"', '"made_again": "1"')
-    assert flow(workspace, prefect_server)[0]["export"] == "restored"
+    assert repro(workspace) == []  # restored from the run cache
 
 
 def test_status_names_nothing_but_the_stage_that_always_runs(workspace):
@@ -87,10 +86,11 @@ def test_status_names_nothing_but_the_stage_that_always_runs(workspace):
 
 def test_a_stage_refuses_code_that_was_edited_since_it_was_recorded(workspace):
     edit(workspace, "model_formats/onnx.py", '"made_again": "1"', '"made_again": "3"')
+    lock = (workspace / "dvc.lock").read_bytes()
     done = shell(workspace, sys.executable, "-m", "dvc", "repro", "-f", "-s", "export")
     assert done.returncode != 0
     assert "engine.model_formats.onnx" in done.stderr and "dvc repro export" in done.stderr
-    assert repro(workspace) == ["export", "register"]
+    assert (workspace / "dvc.lock").read_bytes() == lock
 
 
 def test_a_training_interrupted_goes_on_after_a_comment_and_starts_anew_after_a_change(workspace):
@@ -108,7 +108,7 @@ def stop(trainer):
 
 root = Path.cwd()
 params = Params.load(root / "params.yaml")
-params = params.with_overrides({"train": params.train.with_overrides({"epochs": 3})})
+params = params.model_copy(update={"train": params.train.with_overrides({"epochs": 3})})
 import logging; logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 from engine.core.trainer import BaseTrainer
 init = BaseTrainer.__init__
@@ -134,7 +134,8 @@ except Stop:
         file.write("# another\n")
     told = train_an_epoch()
     assert "resuming after epoch 1" in told and "starts anew" not in told
-    edit(workspace, "core/optim.py", "import", "WHAT_IS_NEW = 1\nimport")
+    with (workspace / "engine" / "core" / "optim.py").open("a") as file:
+        file.write("def what_is_new(): return 1\n")
     told = train_an_epoch()
     assert "resuming" not in told and "engine.core.optim" in told and "starts anew" in told
     assert f"project=runs/ckpt name={first} resume=true" in told

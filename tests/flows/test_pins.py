@@ -5,11 +5,13 @@ SQLAlchemy 2.1 schedules never fire.
 import time
 from datetime import timedelta
 
+import pytest
 from packaging.version import Version
 
 SCHEDULED_WITHIN_S = 30
 
 
+@pytest.mark.system
 def test_a_schedule_fires_and_a_flow_runs(prefect_server):
     from prefect import flow, get_client
     from prefect.client.schemas.actions import DeploymentScheduleCreate

@@ -31,7 +31,7 @@ TINY = {
 }
 STAGES = ("prepare", "train", "validate", "export", "register")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,12 @@ def all_of(how):
     return dict.fromkeys(STAGES, how)
 
 
+def running(done):
+    """The stages that a command of DVC ran, but for `code`, which always runs."""
+    stages = re.findall(r"Running stage '(\w+)'", done.stdout)
+    return [stage for stage in stages if stage != "code"]
+
+
 def registration(workspace):
     return json.loads((workspace / "reports" / "registration.json").read_text())
 
@@ -88,7 +94,7 @@ def test_a_first_run_makes_everything_and_says_so(workspace):
         registration(workspace)["version"] == 1
         and registration(workspace)["decision"] == "challenger"
     )
-    assert "finds nothing right cannot be champion" in done.stdout
+    assert "metric 0 is never promoted" in done.stdout
     assert not (workspace / "runs" / "ckpt").exists() or not any(
         (workspace / "runs" / "ckpt").iterdir()
     )
@@ -98,7 +104,7 @@ def test_a_second_run_skips_everything_and_dvc_agrees(run, workspace):
     assert run() == all_of("skipped")
     repro = shell(workspace, "dvc", "repro")
     assert repro.returncode == 0, repro.stderr
-    assert "Running stage" not in repro.stdout and repro.stdout.count("didn't change") == 5
+    assert running(repro) == [] and repro.stdout.count("didn't change") == 5
 
 
 def test_a_changed_parameter_runs_only_what_comes_after(run, workspace):
@@ -140,7 +146,7 @@ def test_an_experiment_runs_only_what_its_parameter_changes(workspace):
     commit(workspace)
     done = shell(workspace, "dvc", "exp", "run", "-S", "register.model=other")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Running stage") == 1 and "Running stage 'register'" in done.stdout
+    assert running(done) == ["register"]
     assert registration(workspace)["model"] == "other"
     assert shell(workspace, "git", "checkout", "-q", ".").returncode == 0
     assert shell(workspace, "dvc", "checkout", "-q").returncode == 0
@@ -184,7 +190,7 @@ def test_a_start_in_the_stages_own_output_goes_with_the_flow_and_is_refused_by_r
         and f"model: models/{copy.name} " in (workspace / "params.yaml").read_text()
     )
     after = shell(workspace, "dvc", "repro")
-    assert after.returncode == 0 and "Running stage" not in after.stdout
+    assert after.returncode == 0 and running(after) == []
     assert run({"train.model": "yolov8n"}) == {
         **all_of("restored"),
         "prepare": "skipped",

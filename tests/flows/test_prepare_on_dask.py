@@ -23,7 +23,7 @@ from flows.processes import Child, free_port
 
 pytest.importorskip("prefect_dask")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 PARAMS = """
 data:
@@ -294,7 +294,7 @@ def test_a_shard_that_kills_every_worker_is_named(workspace):
 
         with pytest.raises(
             WorkspaceError,
-            match=r"could not look at JPEGImages/huge.png and the 1 images.*KilledWorker.*memory",
+            match=r"could not scan JPEGImages/huge.png and the 1 images.*KilledWorker.*memory",
         ):
             doomed()
 

@@ -18,7 +18,7 @@ from workspaces import clean_environment, copy_project
 from engine.project.environment import prepare_environment
 from flows.processes import LOOPBACK, Child, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 def post(url, body):

@@ -17,7 +17,7 @@ from workspaces import clean_environment, copy_project, shell
 from engine.cli import main
 from engine.errors import ConfigError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")

@@ -165,8 +165,8 @@ def test_an_address_that_is_nearly_right_is_corrected(stand_in, tmp_path, monkey
     [
         ("http://127.0.0.1:9/api", "Connection refused"),
         ("http://nowhere.invalid/api", "(Name|name|resolution|Temporary)"),
-        ("http://127.0.0.1:4200x/api", "nonnumeric port"),
-        ("127.0.0.1:4200/api", "unknown url type"),
+        ("http://127.0.0.1:4200x/api", "Invalid port"),
+        ("127.0.0.1:4200/api", "missing an 'http"),
     ],
 )
 def test_why_a_configured_server_does_not_answer_is_told(tmp_path, monkeypatch, url, reason):
@@ -226,6 +226,7 @@ def guarded(tmp_path_factory):
     "given, found",
     [(None, "is not set"), ("team:other", "is not the one it expects"), ("team:secret", None)],
 )
+@pytest.mark.system
 def test_a_login_is_asked_for_before_anything_is_done(guarded, tmp_path, monkeypatch, given, found):
     monkeypatch.setenv("PREFECT_API_URL", guarded)
     monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
@@ -263,6 +264,7 @@ def test_a_locked_database_is_named_with_who_has_it_open(tmp_path, monkeypatch):
         other.wait()
 
 
+@pytest.mark.system
 class TestChild:
     def start(self, tmp_path, code):
         return Child("The server", [sys.executable, "-c", code], tmp_path / "child.log")

@@ -157,7 +157,7 @@ def stop_after(epoch):
     return [("on_fit_epoch_end", stop)]
 
 
-@pytest.mark.slow
+@pytest.mark.system
 def test_an_interrupted_training_is_continued_by_its_own_settings_start_and_data_only(
     project, caplog
 ):

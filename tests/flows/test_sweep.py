@@ -12,7 +12,7 @@ from engine.hpo.study import finished, open_study
 from engine.hpo.sweep import make_sweep
 from engine.tracking.mlflow_client import open_store
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ TINY = {
     "[onnx]": "[onnx, safetensors]",
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 that is killed.
 
 What the first run, skips, parameters and Ctrl-C do is in test_pipeline.py; push and pull in
-tests/tracking/test_remotes.py.
+tests/versioning/test_remotes.py.
 """
 
 import os
@@ -16,7 +16,7 @@ from workspaces import copy_project, shell
 
 from flows import overrides
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 REPRO = [sys.executable, "-m", "dvc", "repro", "train"]
 FLOW = [sys.executable, "-m", "engine", "run"]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import warm_processes
+
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = (
     "engine",
@@ -39,12 +41,15 @@ def copy_project(target: Path) -> Path:
 
 def shell(root: Path, *words: str, **env: str) -> subprocess.CompletedProcess:
     """Run a command of the environment that runs these tests, in `root`, with none of our own state
-    in its environment.
+    in its environment. Python's commands, and the stages that DVC starts for one, are forked from
+    the warm process; tests of signals and of parents start their own (`Driver`).
     """
-    return subprocess.run(
+    clean = clean_environment()
+    clean["PATH"] = f"{warm_processes.programs()}{os.pathsep}{clean['PATH']}"
+    return warm_processes.run(
         words,
         cwd=root,
-        env={**clean_environment(), **env},
+        env={**clean, **env},
         text=True,
         capture_output=True,
         timeout=300,

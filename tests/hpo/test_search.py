@@ -23,7 +23,7 @@ from engine.hpo.report import clear_weights, importances, write_report
 from engine.hpo.sweep import make_sweep
 from engine.hpo.trial import run_trial
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.system
 
 ABOUT = {"key": "k", "name": "s", "tags": {}, "began_ms": 0}
 DRIVER = """
@@ -129,6 +129,7 @@ def test_what_kills_its_process_every_time_is_given_up(project):
                 {each.name: each.distribution() for each in plan.dimensions}
             )  # and nothing is told
             assert study.trials[-1].user_attrs.get("attempt", 1) == attempt + 1
+            assert study.trials[-1].user_attrs["start"], "it stays the one to compare with"
     assert {trial.state.name for trial in study.trials} == {"FAIL"}
     assert [trial.number for trial in studies.finished(study)] == [studies.ATTEMPTS - 1]
 

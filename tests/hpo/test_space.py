@@ -35,7 +35,7 @@ def test_a_file_becomes_dimensions_and_back(tmp_path):
         "optimizer: {choices: [SGD, AdamW]}\n"
     )
     space = load_space(file, BASE)
-    assert [each.describe_error() for each in space] == [
+    assert [each.describe() for each in space] == [
         "0.0001 to 0.02, log",
         "64 to 128, step 32",
         "SGD | AdamW",
@@ -63,7 +63,7 @@ def test_a_file_becomes_dimensions_and_back(tmp_path):
         ({"optimizer": {"choices": ["SGD", "Adm"]}}, "'Adm'"),
         ({"optimizer": {"choices": ["SGD"]}}, "at least two"),
         ({"optimizer": {"choices": ["SGD", "SGD"]}}, "twice"),
-        ({"seed": {"low": 0, "high": 9}}, "luck is no setting"),
+        ({"seed": {"low": 0, "high": 9}}, "cannot be searched"),
         ({"epochs": {"low": 1, "high": 9}}, "all need the same"),
         ({"device": {"choices": ["cpu", "cuda"]}}, "where or how a run computes"),
     ],

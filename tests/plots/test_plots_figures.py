@@ -98,8 +98,8 @@ def test_curves_without_ground_truth_or_images_say_so(tmp_path):
 def test_classes_without_ground_truth_are_left_out_of_the_mean():
     scores = scored(2, names=["a", "b", "never seen"])
     for panel in panels(scores):
-        assert np.isnan(panel.y[2]).all() and np.isnan(panel.figures[2])
-        assert panel.mean == pytest.approx(np.nanmean(panel.figures))
+        assert np.isnan(panel.y[2]).all() and np.isnan(panel.values[2])
+        assert panel.mean == pytest.approx(np.nanmean(panel.values))
     f1 = panels(scores)[1]
     assert f1.marked == scores.confidence
     at = np.abs(f1.x - f1.marked).argmin()

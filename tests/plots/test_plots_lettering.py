@@ -61,7 +61,7 @@ def make_font(path, letters):
 def test_names_that_can_be_drawn_stay_as_they_are(bare_system, caplog):
     names = ["cell", "Zelle ä", "Эритроцит", "", "a\nb", "x\x07y\u200bz", "#1"]
     assert fonts.drawable_names(names) == ["cell", "Zelle ä", "Эритроцит", "", "a b", "xyz", "#1"]
-    assert fonts.families() == ["DejaVu Sans"] and not caplog.records
+    assert fonts.font_families() == ["DejaVu Sans"] and not caplog.records
 
 
 def test_without_a_font_the_number_stands_for_the_name_and_one_warning_says_so(bare_system, caplog):
@@ -93,12 +93,12 @@ def test_a_font_of_the_system_is_found_and_used_in_pictures_and_figures(tmp_path
 import json, warnings
 import numpy as np
 warnings.simplefilter("error")
-from engine.plots import lettering, plot_confusion
+from engine.plots import fonts, plot_confusion
 from engine.plots.images import _lettering
-names = lettering.drawable_names(["{CELL}", "a"])
+names = fonts.drawable_names(["{CELL}", "a"])
 plot_confusion(np.eye(3, dtype=int), names, "{tmp_path}/drawn.png")
 mask = _lettering("{CELL}", 20)
-print(json.dumps([names, [part for _, part in lettering.runs("a{CELL}{CELL}b")], lettering.families(), int((mask > 200).sum())]))
+print(json.dumps([names, [part for _, part in fonts.runs("a{CELL}{CELL}b")], fonts.font_families(), int((mask > 200).sum())]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -73,7 +73,10 @@ def test_a_long_value_is_cut_at_what_mlflow_takes():
 
 def test_figures_take_the_stages_prefix():
     summary = {"metrics/mAP50-95": 0.5, "val/box_loss": 1, "split": "test", "ok": True}
-    assert run_metadata.figures(summary, "test") == {"test/mAP50-95": 0.5, "test/val_box_loss": 1.0}
+    assert run_metadata.metrics_of(summary, "test") == {
+        "test/mAP50-95": 0.5,
+        "test/val_box_loss": 1.0,
+    }
 
 
 def test_a_split_is_known_by_its_images_and_boxes(tmp_path):
@@ -99,22 +102,22 @@ def test_git_tells_the_commit_and_whether_files_differ_from_it(tmp_path):
         )
         return done.stdout.strip()
 
-    assert run_metadata.git_tags(tmp_path) == {}
+    assert run_metadata.git_tags(tmp_path, Params()) == {}
     git("init", "-q", "-b", "main")
     (tmp_path / "code.py").write_text("1\n")
     (tmp_path / "dvc.lock").write_text("a\n")
     git("add", ".")
     git("commit", "-q", "-m", "first")
-    tags = run_metadata.git_tags(tmp_path)
+    tags = run_metadata.git_tags(tmp_path, Params())
     assert (
         tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
         and tags["mlflow.source.git.branch"] == "main"
     )
     assert tags["mlflow.source.git.dirty"] == "False"
     (tmp_path / "dvc.lock").write_text("b\n")  # the run itself writes it
-    assert run_metadata.git_tags(tmp_path)["mlflow.source.git.dirty"] == "False"
+    assert run_metadata.git_tags(tmp_path, Params())["mlflow.source.git.dirty"] == "False"
     (tmp_path / "code.py").write_text("2\n")
-    assert run_metadata.git_tags(tmp_path)["mlflow.source.git.dirty"] == "True"
+    assert run_metadata.git_tags(tmp_path, Params())["mlflow.source.git.dirty"] == "True"
 
 
 def test_dvc_tells_its_hashes_and_a_damaged_lock_nothing(tmp_path):

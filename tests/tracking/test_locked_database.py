@@ -17,6 +17,8 @@ from engine.tracking.journal import journal_home, left_behind
 from engine.tracking.mlflow_client import open_store
 from engine.tracking.sender import send_left_behind, sender_of
 
+pytestmark = pytest.mark.system
+
 
 class Lock:
     """Nobody else can read or write the database until it is freed."""

@@ -1,18 +1,17 @@
-"""A project folder that was moved or copied: what MLflow logged is found, and new runs write into
-the folder at hand.
+"""A project folder that was moved or copied: nothing is written into the old one, what to do is
+said, and a link from there makes all of it work.
 """
 
 import shutil
-import sqlite3
 
 import mlflow
 import pytest
 import toys
 
+from engine.errors import WorkspaceError
 from engine.project.environment import prepare_environment
 from engine.stages import register as stage
 from engine.tracking.mlflow_client import open_store
-from engine.tracking.moved import PLACES, follow_move
 
 
 def register_one(root, seed=0, value=0.5):
@@ -22,69 +21,42 @@ def register_one(root, seed=0, value=0.5):
     return stage.run(toys.params_of(root), root)
 
 
-def places(root):
-    with sqlite3.connect(root / "mlflow.db") as connection:
-        return [
-            place
-            for table, column in PLACES
-            for (place,) in connection.execute(f"SELECT {column} FROM {table}")
-            if place
-        ]
-
-
-@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_models_load_and_new_runs_go_to_the_new_place(workspace, monkeypatch, how):
+@pytest.fixture
+def registered(workspace, monkeypatch):
+    """(the project with a registered model, where it goes), with the environment of the second."""
     register_one(workspace)
-    old = str(workspace)
-    assert any(place.startswith(f"{old}/mlartifacts") for place in places(workspace))
     new = workspace.with_name("moved")
-    how(workspace, new)
-    in_the_old_place = sorted(workspace.rglob("*"))
     for name in ("MLFLOW_TRACKING_URI", "DETECTFLOW_STATE"):
         monkeypatch.delenv(name)
+    return workspace, new
+
+
+def test_a_copy_writes_nothing_into_the_original_and_may_begin_anew(registered):
+    old, new = registered
+    shutil.copytree(old, new)
+    in_the_old_place = sorted(old.rglob("*"))
     prepare_environment(new)
+    with pytest.raises(WorkspaceError, match=f"expected in {old}.*a link to {new}.*mlflow.md"):
+        register_one(new, seed=1, value=0.6)
+    for name in ("mlflow.db", "mlartifacts"):
+        (new / name).rename(new / f"{name}.old")
+    assert register_one(new, seed=1, value=0.6)["version"] == 1
+    assert sorted(old.rglob("*")) == in_the_old_place
+
+
+def test_a_link_from_the_old_place_makes_a_moved_project_whole(registered):
+    old, new = registered
+    shutil.move(old, new)
+    prepare_environment(new)
+    with pytest.raises(WorkspaceError, match="moved or copied"):
+        open_store(new)
+    assert not old.exists() and open_store(new, reads_only=True).client.search_registered_models()
+    old.symlink_to(new)
     assert register_one(new, seed=1, value=0.6)["version"] == 2
-    assert sorted(workspace.rglob("*")) == in_the_old_place  # nothing was written there
-    shutil.rmtree(workspace, ignore_errors=True)
-    assert all(place.startswith(f"{new}/") for place in places(new))
     mlflow.set_tracking_uri(f"sqlite:///{new}/mlflow.db")
     try:
         for version in (1, 2):
-            assert (
-                mlflow.pyfunc.load_model(f"models:/detector/{version}").metadata.metadata["dataset"]
-                == "squares"
-            )
+            loaded = mlflow.pyfunc.load_model(f"models:/detector/{version}")
+            assert loaded.metadata.metadata["dataset"] == "squares"
     finally:
         mlflow.set_tracking_uri(None)
-    store = open_store(new)
-    run = store.client.get_model_version("detector", "1").run_id
-    assert {file.path for file in store.client.list_artifacts(run, "train")} >= {
-        "train/metrics.json"
-    }
-
-
-def test_what_lies_elsewhere_on_purpose_stays(tmp_path):
-    home, shared = tmp_path / "here" / "mlartifacts", tmp_path / "shared"
-    for folder in (home / "moved", shared / "mlartifacts" / "kept", shared / "other"):
-        folder.mkdir(parents=True)
-    database = tmp_path / "mlflow.db"
-    before = {
-        f"{home}/r0/artifacts": f"{home}/r0/artifacts",
-        "/gone/mlartifacts/moved": f"{home}/moved",  # its files are here
-        "/gone/mlartifacts": f"{home}",
-        "/gone/mlartifacts/r1/artifacts": f"{home}/r1/artifacts",  # had no files
-        f"{shared}/mlartifacts/kept": f"{shared}/mlartifacts/kept",  # its files are there
-        f"{shared}/other": f"{shared}/other",
-        "s3://bucket/mlartifacts/r2": "s3://bucket/mlartifacts/r2",
-        "mlflow-artifacts:/r3": "mlflow-artifacts:/r3",
-    }
-    with sqlite3.connect(database) as connection:
-        connection.execute("CREATE TABLE runs (artifact_uri TEXT)")
-        connection.executemany("INSERT INTO runs VALUES (?)", [(place,) for place in before])
-    assert follow_move(database, home) == 3
-    with sqlite3.connect(database) as connection:
-        assert [
-            place for (place,) in connection.execute("SELECT artifact_uri FROM runs ORDER BY rowid")
-        ] == list(before.values())
-    assert follow_move(database, home) == 0
-    assert follow_move(tmp_path / "none.db", home) == 0 and not (tmp_path / "none.db").exists()

@@ -17,6 +17,8 @@ from engine.tracking.mlflow_client import QUICK, open_store
 from engine.tracking.sender import send_left_behind, sender_of
 from engine.tracking.stage_run import StageRun
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def slow(server, monkeypatch, workspace):

@@ -18,8 +18,6 @@ from engine.tracking.journal import journal_home, left_behind
 from engine.tracking.mlflow_client import open_store
 from engine.tracking.sender import send_left_behind, sender_of
 
-pytestmark = pytest.mark.slow
-
 FIGURES = ("train/box_loss", "val/box_loss", "metrics/mAP50-95", "lr/weight")
 
 
@@ -141,6 +139,7 @@ def test_an_error_marks_the_run_as_failed_with_its_reason(workspace, store):
     assert run.info.status == "FAILED" and "the camera fell over" in run.data.tags["ended"]
 
 
+@pytest.mark.system
 def test_kill_9_then_resume_by_another_process_is_one_run_with_every_epoch_once(workspace, store):
     code = (
         "import os, sys, pathlib; sys.path.insert(0, sys.argv[1]); import toys; root = "
@@ -237,6 +236,7 @@ def test_a_database_that_is_none_holds_nobody_up(workspace, caplog):
     assert "waits in" in caplog.text and len(left_behind(journal_home(workspace))) == 1
 
 
+@pytest.mark.system
 def test_a_server_that_never_answers_costs_seconds(workspace, monkeypatch, caplog):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -252,6 +252,7 @@ def test_a_server_that_never_answers_costs_seconds(workspace, monkeypatch, caplo
     )
 
 
+@pytest.mark.system
 def test_nothing_is_lost_when_the_server_dies_and_comes_back(workspace, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     longest = 0.0
@@ -283,6 +284,7 @@ def test_nothing_is_lost_when_the_server_dies_and_comes_back(workspace, server, 
     assert not os.path.exists(workspace / "mlartifacts")  # the server keeps the files
 
 
+@pytest.mark.system
 def test_processes_that_open_a_fresh_database_at_once_do_not_break_it(tmp_path, clean_environment):
     root = prepare_environment(toys.make_workspace(tmp_path / "project"))
     code = (

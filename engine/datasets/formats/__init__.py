@@ -1,5 +1,8 @@
-"""Labelled images on disk, in the formats people have them in: one reader a format behind one
-interface (`base.Reader`).
+"""Labelled images on disk, in the formats people have them in: one file a format, each ending with
+its `KIND`.
+
+A new format is one file and its entry in `KINDS`; detection, `format:` in a description, `convert`,
+help, documentation and errors follow from the table. Readers decode no image and write nothing.
 """
 
 from __future__ import annotations
@@ -7,18 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.datasets.findings import Findings
+from engine.datasets.formats import coco, cvat, labelstudio, voc, yolo
 from engine.datasets.formats.base import Reader
-from engine.datasets.formats.coco import CocoReader, is_coco
-from engine.datasets.formats.cvat import CvatReader, is_cvat
 from engine.datasets.formats.folder import Folder
-from engine.datasets.formats.given_splits import GivenSplits, find_lists
-from engine.datasets.formats.labelstudio import LabelStudioReader, is_label_studio
-from engine.datasets.formats.voc import LISTS, VocReader, annotation_files
-from engine.datasets.formats.yolo import YoloReader, label_files
-from engine.datasets.formats.yolo_yaml import YoloSettings, find_settings
-from engine.errors import DataError
+from engine.datasets.formats.kinds import ReaderKind, ReadRequest
+from engine.datasets.formats.yolo_yaml import YoloSettings
+from engine.errors import DataError, nearest
 
-FORMATS = ("voc", "coco", "yolo", "cvat", "labelstudio")
+KINDS: dict[str, ReaderKind] = {
+    kind.name: kind for kind in (voc.KIND, coco.KIND, yolo.KIND, cvat.KIND, labelstudio.KIND)
+}
+
+
+def writable() -> list[str]:
+    """The names of the formats that can be written."""
+    return [kind.name for kind in KINDS.values() if kind.write is not None]
 
 
 def detect_format(folder: Folder) -> str:
@@ -27,15 +33,7 @@ def detect_format(folder: Folder) -> str:
     Raises:
         DataError: none of them, or more than one; says what was looked for.
     """
-    cvat = {name for name in folder.with_suffix(".xml") if is_cvat(folder, name)}
-    found = {
-        "voc": any(name not in cvat for name in annotation_files(folder)),
-        "coco": any(is_coco(folder, name) for name in folder.with_suffix(".json")),
-        "yolo": bool(label_files(folder) or find_settings(folder).content),
-        "cvat": bool(cvat),
-        "labelstudio": any(is_label_studio(folder, name) for name in folder.with_suffix(".json")),
-    }
-    present = [name for name in FORMATS if found[name]]
+    present = [kind.name for kind in KINDS.values() if kind.detect(folder)]
     if len(present) == 1:
         return present[0]
     if present:
@@ -43,10 +41,9 @@ def detect_format(folder: Folder) -> str:
             f"{folder.root}: holds annotations in {' and '.join(present)}; write a description "
             "(data/NAME.yaml) with `format:` and `path:` that says which one counts"
         )
+    looked_for = ", ".join(f"{kind.title} ({kind.looks_for})" for kind in KINDS.values())
     raise DataError(
-        f"{folder.root}: no annotations found. Looked for Pascal VOC (*.xml), CVAT "
-        "(annotations.xml), COCO (*.json with images and annotations), Label Studio (*.json with "
-        "a list of tasks) and YOLO (data.yaml, labels/*.txt, or *.txt beside images); there are "
+        f"{folder.root}: no annotations found. Looked for {looked_for}; there are "
         f"{len(folder.images)} images"
     )
 
@@ -60,7 +57,7 @@ def open_reader(
     splits: str | Mapping[str, str] = "given",
     yolo: YoloSettings | None = None,
 ) -> Reader:
-    """The reader of a folder; its format is found out where `format` is None.
+    """The reader of a folder; its format is detected where `format` is None.
 
     names: classes in the order of their numbers, for YOLO folders that have no names of their own.
     splits: "given": the dataset's own; "none": they do not count; or {"train": list file, ...},
@@ -68,23 +65,24 @@ def open_reader(
     yolo: a data.yaml that was given as the dataset, in place of the one in the folder.
 
     Raises:
-        DataError: no, or more than one format; a folder that a format's reader can make nothing of.
+        DataError: no, or more than one format, or an unknown one; a folder that a format's reader
+            can make nothing of.
     """
-    format = format or detect_format(folder)
-    folder.report_links(findings)
-    ignore = splits == "none"
-    lists = {split: [file] for split, file in splits.items()} if isinstance(splits, Mapping) else {}
-    if format == "voc":
-        return VocReader(
-            folder,
-            GivenSplits(folder, lists or find_lists(folder, LISTS), findings, ignore=ignore),
-            findings,
+    kind = KINDS.get(format or detect_format(folder))
+    if kind is None:
+        raise DataError(
+            f"no annotation format '{format}'.{nearest(format, KINDS)} There are: "
+            f"{', '.join(KINDS)}"
         )
-    given = GivenSplits(folder, lists, findings, ignore=ignore)
-    if format == "coco":
-        return CocoReader(folder, given, findings, ignore_splits=ignore)
-    if format == "cvat":
-        return CvatReader(folder, given, findings, ignore_splits=ignore)
-    if format == "labelstudio":
-        return LabelStudioReader(folder, given, findings)
-    return YoloReader(folder, given, findings, names=names, ignore_splits=ignore, settings=yolo)
+    folder.report_links(findings)
+    lists = {split: [file] for split, file in splits.items()} if isinstance(splits, Mapping) else {}
+    return kind.open(
+        ReadRequest(
+            folder,
+            findings,
+            names=names,
+            lists=lists,
+            ignore_splits=splits == "none",
+            yolo=yolo,
+        )
+    )

@@ -35,7 +35,7 @@ class Row:
     name: str  # class
     box: tuple[
         float, float, float, float
-    ]  # xyxy; pixels, or shares of the image's sides (`SourceImage.shares`)
+    ]  # xyxy; pixels, or fractions of its sides (`SourceImage.fractions`)
     crowd: bool = False
     line: int | None = None  # in the annotation file
     ref: str = ""  # what people call it where there are no lines, for example "annotation 17"
@@ -56,7 +56,7 @@ class SourceImage:
     size: Size | None = None  # (h, w) as the annotation says
     # whether the format has a place for the size, so that None is a finding
     states_size: bool = False
-    shares: bool = False
+    fractions: bool = False
     split: str = ""  # train | val | test, "" where the dataset does not say
     content: bytes | None = None
     line: int | None = None  # of the image's entry in `origin`, where that holds many

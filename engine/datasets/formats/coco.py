@@ -5,24 +5,27 @@ A dataset may have one file for each split (instances_train2017.json) or one for
 are looked up by the end of their path, so `file_name` may be relative to the JSON file, to an
 images folder or to the dataset.
 
-Files are streamed, three times: the sections may stand in any order. First everything is looked at,
+Files are streamed, three times: the sections may stand in any order. First everything is read once,
 then the boxes are gathered as plain numbers (about 60 bytes each), then the images come one by one.
 """
 
 from __future__ import annotations
 
 import codecs
+import json
+import shutil
+import tempfile
 from array import array
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 import numpy as np
 
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import (
-    Row,
     SourceImage,
     number,
     shown,
@@ -30,18 +33,22 @@ from engine.datasets.formats.base import (
     split_word,
     stated_size,
 )
+from engine.datasets.formats.coco_boxes import CocoBoxes, is_id
 from engine.datasets.formats.folder import Folder, base_name
-from engine.datasets.formats.given_splits import GivenSplits
 from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
+from engine.datasets.formats.writers import PIXEL_DECIMALS, ImageFiles, Labelled
 
 # side of an image in which a file of boxes that are all within the first pixel must be a mistake
-SHARES_FROM_PX = 64
+FRACTIONS_FROM_PX = 64
 SECTIONS = ("images", "annotations", "categories")
+COMPACT: dict[str, Any] = {"ensure_ascii": False, "separators": (",", ":")}  # JSON
+SPOOL_BYTES = 1 << 20  # of entries kept in memory while a file is written
 
 
 @dataclass(frozen=True)
 class _File:
-    """What the first look at a file leaves in memory."""
+    """What the first reading of a file leaves in memory."""
 
     name: str
     categories: tuple[Item, ...]
@@ -50,32 +57,24 @@ class _File:
     longest_side_px: int  # of an image
 
 
-class CocoReader:
+class CocoReader(AnnotationReader):
     """See `formats.base.Reader`. The JSON files are streamed, one after the other."""
 
-    def __init__(
-        self,
-        folder: Folder,
-        splits: GivenSplits,
-        findings: Findings,
-        *,
-        ignore_splits: bool = False,
-    ) -> None:
-        self._folder, self._splits, self._findings = folder, splits, findings
-        scan_images = map(self._look, coco_files(folder))
-        self._files = [file for file in scan_images if file is not None]
-        self._owner: dict[str, str] = {}
+    def __init__(self, request: ReadRequest) -> None:
+        super().__init__(request)
+        scanned = map(self._scan, coco_files(request.folder))
+        self._files = [file for file in scanned if file is not None]
         names = (name for file in self._files for name in self._categories(file).values())
         self.names = tuple(dict.fromkeys(names))
         self.total = sum(file.images for file in self._files)
         self._by_file = (
-            not splits.given_by_list
-            and not ignore_splits
+            not self._splits.given_by_list
+            and not request.ignore_splits
             and any(split_of_json(file.name) for file in self._files)
         )
-        self.gives_splits = self._by_file or splits.given
+        self.gives_splits = self._by_file or self.gives_splits
 
-    def _look(self, file: str) -> _File | None:
+    def _scan(self, file: str) -> _File | None:
         """What a file holds, None where it is no COCO file or, with a finding, a broken one."""
         wrong: dict[str | None, str] = {}
         present: set[str | None] = set()
@@ -155,13 +154,8 @@ class CocoReader:
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file.name, str(error))
         for name in self._folder.images:
-            if (
-                name not in self._owner
-                and self._findings.add("unlabelled_image", name, "is in no JSON file") == "warn"
-            ):
-                yield SourceImage(
-                    name, (), name, self._folder.path(name), split=self._splits.of(name)
-                )
+            if name not in self._owner:
+                yield from self._unlabelled(name, "is in no JSON file")
         self._splits.report_unused()
 
     def _entries(self, file: str, section: str) -> Iterator[Item]:
@@ -194,9 +188,9 @@ class CocoReader:
                 seen[place] = True
                 yield item
 
-    def _boxes(self, file: _File, categories: dict[int, str]) -> _Boxes:
+    def _boxes(self, file: _File, categories: dict[int, str]) -> CocoBoxes:
         """The boxes of a file; those that make no sense become findings."""
-        boxes = _Boxes(categories)
+        boxes = CocoBoxes(categories)
         for item in self._entries(file.name, "annotations"):
             box = item.value.get("bbox")
             values = [number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [None]
@@ -213,15 +207,17 @@ class CocoReader:
                 self._findings.add("bad_entry", file.name, f"{boxes.ref(-1)}: {problem}", item.line)
         for ref, line in boxes.sort():
             self._findings.add("duplicate_entry", file.name, f"{ref} is there twice", line)
-        for ref, line in boxes.without_shares() if file.longest_side_px >= SHARES_FROM_PX else ():
+        for ref, line in (
+            boxes.without_fractions() if file.longest_side_px >= FRACTIONS_FROM_PX else ()
+        ):
             detail = (
                 f"{ref}: its bbox, like all of the file, is within 0 to 1, and COCO's are pixels; "
-                "are these shares?"
+                "are these fractions?"
             )
             self._findings.add("bad_entry", file.name, detail, line)
         return boxes
 
-    def _image(self, file: str, item: Item, boxes: _Boxes) -> SourceImage | None:
+    def _image(self, file: str, item: Item, boxes: CocoBoxes) -> SourceImage | None:
         entry, text = item.value, item.value["file_name"]
         name = self._folder.find_image(
             self._findings,
@@ -269,129 +265,12 @@ class CocoReader:
         return beside or [name for name in names if split and split_of_path(name) == split] or names
 
 
-class _Boxes:
-    """The boxes of one file as plain numbers: in the file's order while they are added, by image
-    once they are sorted.
-    """
-
-    CROWD, OWN_ID, USABLE = 1, 2, 4
-
-    def __init__(self, categories: dict[int, str]) -> None:
-        self._names = list(categories.values())  # unknown ones come behind
-        self._number: dict[int | None, int] = {key: number for number, key in enumerate(categories)}
-        self.images, self.columns = np.zeros(0, np.int64), ()  # once they are sorted
-        self._start()
-
-    def _start(self) -> None:
-        self._xyxy = array("d")
-        self._image, self._ref = (
-            array("q"),
-            array("q"),
-        )  # ref: the annotation's id, or its place in the list
-        self._name, self._line = array("i"), array("i")
-        self._flags = array("b")
-
-    def add(self, item: Item, image: int | None, box: list[Any]) -> None:
-        """image: None: only remembered, for `ref` and for who has the same id. box: [x, y, w,
-        h].
-        """
-        key, category = item.value.get("id"), item.value.get("category_id")
-        x, y, w, h = box if image is not None else (0, 0, 0, 0)
-        flags = self.CROWD * (item.value.get("iscrowd") == 1) + self.OWN_ID * is_id(key)
-        self._xyxy.extend((x, y, x + w, y + h))
-        self._image.append(image or 0)
-        self._ref.append(key if is_id(key) else item.position)
-        self._name.append(self._name_number(category if is_id(category) else None))
-        self._line.append(item.line)
-        self._flags.append(flags + self.USABLE * (image is not None))
-
-    def _name_number(self, category: int | None) -> int:
-        """An id without category stays visible: `unknown_class` decides about it like about any
-        other name.
-        """
-        if category not in self._number:
-            self._number[category] = len(self._names)
-            self._names.append("no category_id" if category is None else f"category_id {category}")
-        return self._number[category]
-
-    def ref(self, row: int) -> str:
-        """What people call it."""
-        return self._called(self._ref[row], self._flags[row])
-
-    def sort(self) -> list[tuple[str, int]]:
-        """Put the boxes in the order of the images; the names and lines of those left out, whose id
-        is taken.
-        """
-        flags, ref = np.frombuffer(self._flags, np.int8), np.frombuffer(self._ref, np.int64)
-        (own,) = np.nonzero(flags & self.OWN_ID)
-        own = own[np.argsort(ref[own], kind="stable")]
-        repeats = np.sort(own[1:][ref[own[1:]] == ref[own[:-1]]])
-        usable = (flags & self.USABLE) > 0
-        usable[repeats] = False
-        (kept,) = np.nonzero(usable)
-        image = np.frombuffer(self._image, np.int64)[kept]
-        order = np.argsort(image, kind="stable")
-        kept, self.images = kept[order], image[order]
-        xyxy = np.frombuffer(self._xyxy, np.float64).reshape(-1, 4)
-        name, line = np.frombuffer(self._name, np.int32), np.frombuffer(self._line, np.int32)
-        self.columns = tuple(column[kept] for column in (xyxy, name, ref, flags, line))
-        told = [(self.ref(row), self._line[row]) for row in repeats.tolist()]
-        self._start()
-        return told
-
-    def without_shares(self) -> list[tuple[str, int]]:
-        """Leave all boxes out, and give their names and lines, if none of the file is beyond 1 and
-        some have an area.
-
-        A single box in the first pixel of an image may be meant so; a whole file of them was
-        written in shares.
-        """
-        xyxy, _, ref, flags, line = self.columns
-        sides = xyxy[:, 2:] - xyxy[:, :2]
-        if not (sides > 0).all(1).any() or xyxy[:, :2].max() > 1 or sides.max() > 1 + 1e-9:
-            return []
-        told = [
-            (self._called(r, f), n)
-            for n, r, f in sorted(zip(line.tolist(), ref.tolist(), flags.tolist(), strict=True))
-        ]
-        self.images, self.columns = self.images[:0], tuple(column[:0] for column in self.columns)
-        return told
-
-    def of(self, image: int) -> tuple[Row, ...]:
-        """The boxes of an image, in the order of the file. Once they are sorted."""
-        begin, end = (
-            np.searchsorted(self.images, image),
-            np.searchsorted(self.images, image, "right"),
-        )
-        rows = zip(*(column[begin:end].tolist() for column in self.columns), strict=True)
-        return tuple(
-            Row(
-                self._names[name],
-                tuple(box),
-                crowd=bool(flags & self.CROWD),
-                line=line,
-                ref=self._called(ref, flags),
-            )
-            for box, name, ref, flags, line in rows
-        )
-
-    def _called(self, ref: int, flags: int) -> str:
-        return f"annotation {ref}" if flags & self.OWN_ID else f"annotations[{ref}]"
-
-
 def coco_files(folder: Folder) -> list[str]:
     """The JSON files; of COCO's own set only instances_*.json, the others describe the same images
     for other tasks.
     """
     files = folder.with_suffix(".json")
     return [name for name in files if base_name(name).startswith("instances_")] or files
-
-
-def is_id(value: Any) -> bool:
-    """Whether a JSON value can be an id: a whole number of at most 64 bits, and not true or
-    false.
-    """
-    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
 
 
 def _place(ids: np.ndarray, key: int) -> int | None:
@@ -427,3 +306,89 @@ def is_coco(folder: Folder, file: str) -> bool:
     except ValueError:
         pass
     return False
+
+
+class CocoWriter:
+    """images/<split>/ and annotations/instances_<split>.json; instances_all.json for images without
+    split.
+
+    Entries wait in files, not in memory, until the writer is closed: the sections of the JSON stand
+    one after the other.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.lost: Counter[str] = Counter()
+        self._folder, self._files = folder, ImageFiles(folder)
+        self._category = {name: number for number, name in enumerate(names, 1)}
+        self._parts: dict[str, tuple[_Entries, _Entries]] = {}  # split -> images, boxes
+        self._images = self._boxes = 0
+
+    def add(self, image: Labelled) -> None:
+        name = self._files.put(image, f"images/{image.split}")
+        if image.split not in self._parts:
+            self._parts[image.split] = (_Entries(self._folder), _Entries(self._folder))
+        images, boxes = self._parts[image.split]
+        self._images += 1
+        h, w = image.size
+        images.add({"id": self._images, "file_name": name, "height": h, "width": w})
+        for row in image.rows:
+            self._boxes += 1
+            self.lost["the mark `difficult`"] += row.difficult
+            x1, y1, x2, y2 = row.box
+            box = [round(value, PIXEL_DECIMALS) for value in (x1, y1, x2 - x1, y2 - y1)]
+            boxes.add(
+                {
+                    "id": self._boxes,
+                    "image_id": self._images,
+                    "category_id": self._category[row.name],
+                    "bbox": box,
+                    "area": round(abs(box[2] * box[3]), PIXEL_DECIMALS),
+                    "iscrowd": int(row.crowd),
+                }
+            )
+
+    def close(self) -> None:
+        categories = json.dumps(
+            [{"id": number, "name": name} for name, number in self._category.items()], **COMPACT
+        )
+        for split, (images, boxes) in self._parts.items():
+            file = self._folder / f"annotations/instances_{split or 'all'}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with open(file, "w", encoding="utf-8", newline="") as target:
+                target.write('{"images":[')
+                images.move_to(target)
+                target.write('],"annotations":[')
+                boxes.move_to(target)
+                target.write(f'],"categories":{categories}}}\n')
+
+
+class _Entries:
+    """JSON objects with commas between them; once they are many in a file without name, on the disk
+    of `folder`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = tempfile.SpooledTemporaryFile(
+            SPOOL_BYTES, "w+", encoding="utf-8", newline="", dir=folder
+        )
+        self._empty = True
+
+    def add(self, entry: dict[str, Any]) -> None:
+        self._file.write(("" if self._empty else ",") + json.dumps(entry, **COMPACT))
+        self._empty = False
+
+    def move_to(self, target: IO[str]) -> None:
+        with self._file as source:
+            source.seek(0)
+            shutil.copyfileobj(source, target)
+
+
+KIND = ReaderKind(
+    name="coco",
+    title="COCO",
+    looks_for="*.json with images and annotations",
+    read_as="JSON with `images`, `annotations`, `categories`; one file or one for each split",
+    detect=lambda folder: any(is_coco(folder, name) for name in folder.with_suffix(".json")),
+    open=CocoReader,
+    write=CocoWriter,
+)

@@ -2,7 +2,7 @@
 `<track>`s of boxes, one a frame.
 
 Coordinates are pixels of the image as shown, the left edge at 0. Of a turned box and of a polygon
-the box around it is taken; shapes marked `outside` are not in the picture. Tags of whole images are
+the box around it is taken; shapes marked `outside` are not in the image. Tags of whole images are
 not used. Frames of a video are the images called frame_000000, frame_000001, ... as CVAT saves them
 beside the XML. Splits: the subsets of the tasks, else as for any folder.
 """
@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import PurePosixPath
 
-from engine.datasets.findings import Findings
 from engine.datasets.formats.base import Row, SourceImage, number, shown, split_word, stated_size
 from engine.datasets.formats.folder import Folder, base_name, without_suffix
-from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.shapes import Box, around, around_ellipse, around_turned
 from engine.datasets.formats.xml_tree import Node, stream_xml
 from engine.types import Size
@@ -39,20 +38,12 @@ _CONTENT = re.compile(rb"<(version|meta|image|track)[\s>]")
 _FRAME = re.compile(r"frame_(\d+)")
 
 
-class CvatReader:
+class CvatReader(AnnotationReader):
     """See `formats.base.Reader`."""
 
-    def __init__(
-        self,
-        folder: Folder,
-        splits: GivenSplits,
-        findings: Findings,
-        *,
-        ignore_splits: bool = False,
-    ) -> None:
-        self._folder, self._splits, self._findings = folder, splits, findings
-        self._files = folder.with_suffix(".xml")
-        self._owner: dict[str, str] = {}
+    def __init__(self, request: ReadRequest) -> None:
+        super().__init__(request)
+        self._files = self._folder.with_suffix(".xml")
         metas = {file: meta for file in self._files if (meta := self._meta(file)) is not None}
         labels = (
             label.text("name")
@@ -61,12 +52,11 @@ class CvatReader:
             if not label.text("parent")
         )
         self.names = tuple(dict.fromkeys(name for name in labels if name))
-        self.total = len(folder.images)
-        self._use_subsets = not (splits.given_by_list or ignore_splits)
+        self._use_subsets = not (self._splits.given_by_list or request.ignore_splits)
         subsets = (
             subset.content.strip() for meta in metas.values() for subset in meta.below("subset")
         )
-        self.gives_splits = splits.given or (self._use_subsets and any(map(split_word, subsets)))
+        self.gives_splits |= self._use_subsets and any(map(split_word, subsets))
 
     def _meta(self, file: str) -> Node | None:
         """The `<meta>` of a file, which comes first; None where it has none or cannot be read."""
@@ -87,13 +77,8 @@ class CvatReader:
             except ValueError as error:
                 self._findings.add("unreadable_annotation", file, str(error))
         for name in self._folder.images:
-            if (
-                name not in self._owner
-                and self._findings.add("unlabelled_image", name, "is in no XML file") == "warn"
-            ):
-                yield SourceImage(
-                    name, (), name, self._folder.path(name), split=self._splits.of(name)
-                )
+            if name not in self._owner:
+                yield from self._unlabelled(name, "is in no XML file")
         self._splits.report_unused()
 
     def _file(self, file: str) -> Iterator[SourceImage]:
@@ -292,7 +277,7 @@ class CvatReader:
     def _gaps(
         self, file: str, node: Node, shapes: dict[int, Node], images: dict[int, list[str]]
     ) -> None:
-        """An object that is in the picture has a shape on every frame; CVAT writes those between
+        """An object that is in the image has a shape on every frame; CVAT writes those between
         keyframes too.
         """
         for (before, shape), (after, _) in pairwise(shapes.items()):
@@ -386,3 +371,13 @@ _MAKERS = {
 def _size(node: Node | None) -> Size | None:
     """(h, w) of `<original_size>`."""
     return None if node is None else stated_size(node.text("height"), node.text("width"))
+
+
+KIND = ReaderKind(
+    name="cvat",
+    title="CVAT",
+    looks_for="annotations.xml",
+    read_as='XML of "CVAT for images" and "CVAT for video", version 1.1',
+    detect=lambda folder: any(is_cvat(folder, name) for name in folder.with_suffix(".xml")),
+    open=CvatReader,
+)

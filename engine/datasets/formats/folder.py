@@ -260,7 +260,7 @@ class Folder:
             tail = base_name(text)
         names = self.images_ending(tail)
         if not names and PurePosixPath(tail).suffix.lower() not in IMAGE_SUFFIXES:
-            names = self.images_with_stem(tail)  # CVAT calls the frames of a film without suffix
+            names = self.images_with_stem(tail)  # CVAT calls the frames of a video without suffix
         if len(names) > 1:
             names = prefer(names)
         if not names:

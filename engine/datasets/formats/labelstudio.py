@@ -15,11 +15,10 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from engine.datasets.findings import Findings
 from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
 from engine.datasets.formats.folder import IMAGE_SUFFIXES, Folder, base_name, inside, tails
-from engine.datasets.formats.given_splits import GivenSplits
 from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind
 from engine.datasets.formats.shapes import Box, around, around_ellipse, around_turned
 from engine.types import Size
 
@@ -47,22 +46,13 @@ _UPLOAD_PREFIX = re.compile(
 )  # Label Studio puts it before the names of uploaded files
 
 
-class LabelStudioReader:
+class LabelStudioReader(AnnotationReader):
     """See `formats.base.Reader`. The JSON files are streamed, one after the other, a task at a
     time.
     """
 
-    names: tuple[str, ...] = ()
-
-    def __init__(self, folder: Folder, splits: GivenSplits, findings: Findings) -> None:
-        self._folder, self._splits, self._findings = folder, splits, findings
-        self._files = folder.with_suffix(".json")
-        self._owner: dict[str, str] = {}
-        self.total = len(folder.images)
-        self.gives_splits = splits.given
-
     def __iter__(self) -> Iterator[SourceImage]:
-        for file in self._files:
+        for file in self._folder.with_suffix(".json"):
             problem = self._problem(file)
             if problem:
                 self._findings.add("unreadable_annotation", file, *problem)
@@ -72,13 +62,8 @@ class LabelStudioReader:
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file, str(error))
         for name in self._folder.images:
-            if (
-                name not in self._owner
-                and self._findings.add("unlabelled_image", name, "is in no JSON file") == "warn"
-            ):
-                yield SourceImage(
-                    name, (), name, self._folder.path(name), split=self._splits.of(name)
-                )
+            if name not in self._owner:
+                yield from self._unlabelled(name, "is in no JSON file")
         self._splits.report_unused()
 
     def _problem(self, file: str) -> tuple[str, int | None] | None:
@@ -144,7 +129,7 @@ class LabelStudioReader:
             path,
             size=size,
             states_size=stated,
-            shares=not stated,
+            fractions=not stated,
             split=split,
             line=line,
         )
@@ -384,8 +369,8 @@ def _size(region: dict[str, Any]) -> Size | None:
 
 
 def _box(kind: str, value: Any, size: Size | None) -> Box:
-    """xyxy of a region: pixels of an image of `size`, or shares where that is None. ValueError says
-    what is wrong.
+    """xyxy of a region: pixels of an image of `size`, or fractions where that is None. ValueError
+    says what is wrong.
     """
     if not isinstance(value, dict):
         raise ValueError("has no value")
@@ -427,3 +412,15 @@ def _check_percent(box: Box) -> None:
     if min(box) < -OVER_PERCENT or max(box) > 100 + OVER_PERCENT:
         corners = ", ".join(f"{value:g}" for value in box)
         raise ValueError(f"[{corners}] is not in percent of the image; are these pixels?")
+
+
+KIND = ReaderKind(
+    name="labelstudio",
+    title="Label Studio",
+    looks_for="*.json with a list of tasks",
+    read_as="the JSON export (not JSON-MIN, not CSV)",
+    detect=lambda folder: any(
+        is_label_studio(folder, name) for name in folder.with_suffix(".json")
+    ),
+    open=LabelStudioReader,
+)

@@ -8,29 +8,42 @@ Splits: `ImageSets/Main/{train,val,test}.txt`, else folders called train, val, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from xml.sax.saxutils import escape
 
-from engine.datasets.findings import Findings
 from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
+from engine.datasets.formats.cvat import is_cvat
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
-from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.given_splits import find_lists
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
+from engine.datasets.formats.writers import (
+    PIXEL_DECIMALS,
+    ImageFiles,
+    Labelled,
+    number_text,
+    without_crowds,
+    write,
+)
 from engine.datasets.formats.xml_tree import Node, parse_xml
+from engine.errors import DataError
+from engine.types import Size
 
 LISTS = "ImageSets/Main/{}.txt"
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
+_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
-class VocReader:
+
+class VocReader(AnnotationReader):
     """See `formats.base.Reader`."""
 
-    names: tuple[str, ...] = ()
-
-    def __init__(self, folder: Folder, splits: GivenSplits, findings: Findings) -> None:
-        self._folder, self._splits, self._findings = folder, splits, findings
-        self._annotations = annotation_files(folder)
-        self._owner: dict[str, str] = {}  # image -> the annotation that described it
+    def __init__(self, request: ReadRequest) -> None:
+        super().__init__(request, lists=find_lists(request.folder, LISTS))
+        self._annotations = annotation_files(request.folder)
         self.total = len(self._annotations)
-        self.gives_splits = splits.given
 
     def __iter__(self) -> Iterator[SourceImage]:
         for file in self._annotations:
@@ -46,10 +59,7 @@ class VocReader:
             beside, detail = f"{without_suffix(name)}.xml", "has no XML file"
             if beside in self._folder and beside not in used:
                 detail += f" in a folder called Annotations; there is one, so {beside} is not read"
-            if self._findings.add("unlabelled_image", name, detail) == "warn":
-                yield SourceImage(
-                    name, (), name, self._folder.path(name), split=self._splits.of(name)
-                )
+            yield from self._unlabelled(name, detail)
         self._splits.report_unused()
 
     def _image(self, file: str) -> SourceImage | None:
@@ -169,3 +179,62 @@ def annotation_files(folder: Folder) -> list[str]:
     """The XML files of the folders called Annotations, or all where there is no such folder."""
     files = folder.with_suffix(".xml")
     return [name for name in files if "annotations" in name.lower().split("/")[:-1]] or files
+
+
+class VocWriter:
+    """JPEGImages/, Annotations/, ImageSets/Main/. Corners as edges, with decimals where they have
+    some.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.lost: Counter[str] = Counter()
+        self._folder, self._files = folder, ImageFiles(folder)
+        self._splits: dict[str, list[str]] = {}
+        for name in names:
+            if _NOT_IN_XML.search(name):
+                raise DataError(f"class {shown(name)} holds a character that XML cannot; rename it")
+
+    def add(self, image: Labelled) -> None:
+        name = self._files.put(image, "JPEGImages")
+        stem = PurePosixPath(name).stem
+        rows = without_crowds(image.rows, self.lost)
+        write(self._folder / "Annotations" / f"{stem}.xml", _annotation(name, image.size, rows))
+        self._splits.setdefault(image.split, []).append(stem)
+
+    def close(self) -> None:
+        given = {split: stems for split, stems in self._splits.items() if split}
+        for split, stems in given.items():
+            write(self._folder / LISTS.format(split), "".join(f"{stem}\n" for stem in stems))
+
+
+def _annotation(name: str, size: Size, rows: Sequence[Row]) -> str:
+    lines = [
+        "<annotation>",
+        "  <folder>JPEGImages</folder>",
+        f"  <filename>{escape(name)}</filename>",
+        f"  <size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>",
+    ]
+    for row in rows:
+        corners = "".join(
+            f"<{tag}>{number_text(value, PIXEL_DECIMALS)}</{tag}>"
+            for tag, value in zip(CORNERS, row.box, strict=True)
+        )
+        lines += [
+            "  <object>",
+            f"    <name>{escape(row.name)}</name>",
+            f"    <difficult>{int(row.difficult)}</difficult>",
+            f"    <bndbox>{corners}</bndbox>",
+            "  </object>",
+        ]
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+KIND = ReaderKind(
+    name="voc",
+    title="Pascal VOC",
+    looks_for="*.xml",
+    read_as="one XML file an image, `<object>` with `<bndbox>`",
+    detect=lambda folder: any(not is_cvat(folder, name) for name in annotation_files(folder)),
+    open=VocReader,
+    write=VocWriter,
+)

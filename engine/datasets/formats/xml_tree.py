@@ -77,13 +77,13 @@ def stream_xml(chunks: Iterable[bytes]) -> Iterator[Node]:
     parser = defusedxml.sax.make_parser()
     parser.setContentHandler(builder)
     builder.setDocumentLocator(parser)  # which `feed`, unlike `parse`, does not do
-    empty, told = True, False
+    empty, root_given = True, False
     for chunk in chunks:
         empty = empty and not chunk.strip()
         with _explained(empty):
             parser.feed(chunk)
-        if not told and builder.document.nodes:
-            told = True
+        if not root_given and builder.document.nodes:
+            root_given = True
             yield builder.document.nodes[0]
         yield from builder.taken()
     with _explained(empty):

@@ -1,6 +1,6 @@
-"""YOLO text: one file an image, rows `class x y w h` in shares of the image, or `class x1 y1 x2 y2
-...` (a polygon, of which the enclosing box is taken). Labels lie beside the image or in `labels/`
-where the image is in `images/`.
+"""YOLO text: one file an image, rows `class x y w h` in fractions of the image, or `class x1 y1 x2
+y2 ...` (a polygon, of which the enclosing box is taken). Labels lie beside the image or in
+`labels/` where the image is in `images/`.
 
 Class names and splits come from `data.yaml` (`yolo_yaml.py`), names else from `classes.txt` or
 `obj.names`. A path there that points nowhere is taken as the folder of that name, as some exporters
@@ -9,12 +9,24 @@ mean it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from engine.datasets.findings import Findings
+import yaml
+
 from engine.datasets.formats.base import Row, SourceImage, number, shown
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
-from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
+from engine.datasets.formats.writers import (
+    FRACTION_DECIMALS,
+    ImageFiles,
+    Labelled,
+    number_text,
+    without_crowds,
+    write,
+)
 from engine.datasets.formats.yolo_yaml import (
     NAME_FILES,
     SplitFolders,
@@ -23,6 +35,7 @@ from engine.datasets.formats.yolo_yaml import (
     find_settings,
 )
 from engine.errors import DataError
+from engine.types import SPLITS
 
 NOT_LABELS = {
     *NAME_FILES,
@@ -36,28 +49,17 @@ NOT_LABELS = {
 }
 
 
-class YoloReader:
-    """See `formats.base.Reader`.
+class YoloReader(AnnotationReader):
+    """See `formats.base.Reader`. `names` of the request count where the folder has none."""
 
-    names: classes by number, where the folder itself has none. settings: of a data.yaml that lies
-    elsewhere, or is chosen.
-    """
-
-    def __init__(
-        self,
-        folder: Folder,
-        splits: GivenSplits,
-        findings: Findings,
-        *,
-        names: tuple[str, ...] = (),
-        ignore_splits: bool = False,
-        settings: YoloSettings | None = None,
-    ) -> None:
-        self._folder, self._splits, self._findings = folder, splits, findings
-        chosen, settings = settings is not None, settings or find_settings(folder)
+    def __init__(self, request: ReadRequest) -> None:
+        super().__init__(request)
+        folder, chosen = request.folder, request.yolo is not None
+        settings = request.yolo or find_settings(folder)
         _refuse_images_elsewhere(folder, settings)
         self._labels = set(label_files(folder))
-        self.names = class_names(folder, settings, labels=self._labels, chosen=chosen) or names
+        found = class_names(folder, settings, labels=self._labels, chosen=chosen)
+        self.names = found or request.names
         if not self.names:
             raise DataError(
                 f"{folder.root}: YOLO labels have class numbers only and no names were found. "
@@ -65,10 +67,9 @@ class YoloReader:
                 "line, or `names` in the dataset description."
             )
         self._more = settings.values_per_key_points
-        self.total = len(folder.images)
-        use_settings = not (splits.given_by_list or ignore_splits)
-        self._folders = SplitFolders(folder, settings, findings) if use_settings else None
-        self.gives_splits = splits.given or bool(self._folders and self._folders.given)
+        use_settings = not (self._splits.given_by_list or request.ignore_splits)
+        self._folders = SplitFolders(folder, settings, request.findings) if use_settings else None
+        self.gives_splits = self._splits.given or bool(self._folders and self._folders.given)
 
     def __iter__(self) -> Iterator[SourceImage]:
         used: dict[str, str] = {}
@@ -77,10 +78,7 @@ class YoloReader:
                 (candidate for candidate in label_names(name) if candidate in self._labels), None
             )
             if label is None:
-                if self._findings.add("unlabelled_image", name, "has no label file") == "warn":
-                    yield SourceImage(
-                        name, (), name, self._folder.path(name), split=self._split(name)
-                    )
+                yield from self._unlabelled(name, "has no label file")
                 self._splits.excuse(name)
                 continue
             if label in used:  # x.jpg and x.png
@@ -90,10 +88,10 @@ class YoloReader:
                 continue
             used[label] = name
             rows = self._rows(label)
-            split = self._split(name)
+            split = self._split_of(name)
             if rows is not None:
                 yield SourceImage(
-                    name, rows, label, self._folder.path(name), shares=True, split=split
+                    name, rows, label, self._folder.path(name), fractions=True, split=split
                 )
         for label in sorted(self._labels - used.keys()):
             self._findings.add(
@@ -101,7 +99,7 @@ class YoloReader:
             )
         self._splits.report_unused()
 
-    def _split(self, image: str) -> str:
+    def _split_of(self, image: str) -> str:
         return (self._folders.of(image) if self._folders else "") or self._splits.of(image)
 
     def _hint(self, label: str) -> str:
@@ -142,7 +140,7 @@ class YoloReader:
                 "polygon"
             )
         elif max(map(abs, values)) > 2:
-            problem = f"{shown(text)} is not in shares of the image; are these pixels?"
+            problem = f"{shown(text)} is not in fractions of the image; are these pixels?"
         if problem:
             self._findings.add("bad_entry", label, problem, line)
             return None
@@ -185,7 +183,7 @@ def _refuse_images_elsewhere(folder: Folder, settings: YoloSettings) -> None:
 
 
 def _box(values: list[float]) -> tuple[float, float, float, float]:
-    """xyxy shares of a row's numbers."""
+    """xyxy fractions of a row's numbers."""
     if len(values) == 4:
         x, y, w, h = values
         return x - w / 2, y - h / 2, x + w / 2, y + h / 2
@@ -242,3 +240,65 @@ def _begins_with_number(folder: Folder, file: str) -> bool:
     except ValueError:
         return False
     return bool(words) and number(words[0]) is not None
+
+
+class YoloWriter:
+    """images/<split>/, labels/<split>/ and data.yaml."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self.lost: Counter[str] = Counter()
+        self._folder, self._files = folder, ImageFiles(folder)
+        self._number = {name: number for number, name in enumerate(names)}
+        self._splits: set[str] = set()
+        if not names:
+            raise DataError(
+                "YOLO numbers its classes, and there are none: no box and no list; give `names` "
+                "in a description"
+            )
+
+    def add(self, image: Labelled) -> None:
+        name = self._files.put(image, f"images/{image.split}")
+        h, w = image.size
+        lines = []
+        for row in without_crowds(image.rows, self.lost):
+            self.lost["the mark `difficult`"] += row.difficult
+            x1, y1, x2, y2 = row.box
+            fractions = ((x1 + x2) / 2 / w, (y1 + y2) / 2 / h, (x2 - x1) / w, (y2 - y1) / h)
+            lines.append(
+                " ".join(
+                    [
+                        str(self._number[row.name]),
+                        *(number_text(fraction, FRACTION_DECIMALS) for fraction in fractions),
+                    ]
+                )
+                + "\n"
+            )
+        write(
+            self._folder / "labels" / image.split / f"{PurePosixPath(name).stem}.txt",
+            "".join(lines),
+        )
+        self._splits.add(image.split)
+
+    def close(self) -> None:
+        # Without `path`, folders are meant from where this file lies, wherever that is.
+        settings: dict[str, Any] = {
+            split: f"images/{split}" for split in SPLITS if split in self._splits
+        }
+        settings["names"] = dict(enumerate(self._number))
+        write(
+            self._folder / "data.yaml",
+            yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        )
+
+
+KIND = ReaderKind(
+    name="yolo",
+    title="YOLO",
+    looks_for="data.yaml, labels/*.txt, or *.txt beside images",
+    read_as=(
+        "one text file an image, rows `class x y w h` or polygons; `data.yaml` or `classes.txt`"
+    ),
+    detect=lambda folder: bool(label_files(folder) or find_settings(folder).content),
+    open=YoloReader,
+    write=YoloWriter,
+)

@@ -1,4 +1,4 @@
-"""What the checks found, for people and programs: a table, plain JSON, a page with the pictures of
+"""What the checks found, for people and programs: a table, plain JSON, a page with the images of
 the findings.
 """
 
@@ -12,7 +12,7 @@ from engine.data.images import read_image
 from engine.data.manifest import class_hash
 from engine.datasets.findings import KINDS, SEVERITIES, Finding, Findings
 from engine.datasets.prepare import class_counts, why_unusable
-from engine.datasets.reports.html_page import Figure, Page, picture
+from engine.datasets.reports.html_page import Figure, Page, crop_jpeg
 from engine.datasets.scan import Examination
 from engine.errors import DataError
 from engine.types import SPLITS
@@ -65,22 +65,22 @@ def worst(found: Examination, findings: Findings) -> str:
 
 
 def verdict(found: Examination, findings: Findings) -> str:
-    """One sentence: whether prepare would take the dataset, and how much there is to look at."""
+    """One sentence: whether prepare would take the dataset, and how much there is to check."""
     counts = dict.fromkeys(SEVERITIES, 0)
     for kind, count in findings.counts.items():
         counts[findings.severity(kind)] += count
-    told = [
+    counted = [
         f"{count:,} {word}{'s' if count > 1 else ''}" for word, count in counts.items() if count
     ]
     if counts["error"]:
         will = "would be refused: nothing is prepared until the errors are gone"
     elif why := why_unusable(found, findings):
         will = f"would be refused: {why.rstrip('.')}"
-    elif not told:
+    elif not counted:
         return "Nothing was found."
     else:
         will = "can be used"
-    return f"This dataset {will}. {', '.join(told)}{'.' if told else ''}".rstrip()
+    return f"This dataset {will}. {', '.join(counted)}{'.' if counted else ''}".rstrip()
 
 
 def report_text(name: str, found: Examination, findings: Findings) -> str:
@@ -116,7 +116,7 @@ def report_text(name: str, found: Examination, findings: Findings) -> str:
 
 
 def report_page(name: str, found: Examination, findings: Findings) -> str:
-    """The page. Images are read again, those of the pictures only."""
+    """The page. Images are read again, those of the images only."""
     page = Page(f"Check of {name}")
     kinds = by_severity(findings)
     images = ", ".join(
@@ -154,12 +154,12 @@ def report_page(name: str, found: Examination, findings: Findings) -> str:
         if any(len(example.boxes) > 1 for example, _ in shown):
             page.paragraph("Orange: the first of the two. Blue, dashed: the second.", "soft")
         page.figures(figure for _, figure in shown)
-        pictured = {example for example, _ in shown}
-        others = [str(example) for example in findings.examples[kind] if example not in pictured][
-            :LINES_PER_KIND
-        ]
+        shown_examples = {example for example, _ in shown}
+        others = [
+            str(example) for example in findings.examples[kind] if example not in shown_examples
+        ][:LINES_PER_KIND]
         page.lines(others)
-        more = findings.counts[kind] - len(pictured) - len(others)
+        more = findings.counts[kind] - len(shown_examples) - len(others)
         if more > 0:
             named = len(findings.examples[kind])
             which = "them all" if named == findings.counts[kind] else f"the first {named:,}"
@@ -170,11 +170,11 @@ def report_page(name: str, found: Examination, findings: Findings) -> str:
 def _figures(
     examples: list[Finding], files: Mapping[str, Path], boxes: Mapping[str, Any]
 ) -> Iterator[tuple[Finding, Figure]]:
-    """A figure for each example that has a picture: its boxes from near, or whole images with all
+    """A figure for each example that has an image: its boxes from near, or whole images with all
     their boxes.
     """
     for example in examples:
-        pictures = []
+        images = []
         for name in (example.image, example.other):
             if name not in files:
                 continue
@@ -184,14 +184,14 @@ def _figures(
                 continue
             if example.boxes:
                 marked = [(box, number, number > 0) for number, box in enumerate(example.boxes)]
-                pictures.append(picture(image, marked, example.boxes))
+                images.append(crop_jpeg(image, marked, example.boxes))
             else:  # of two images that are compared, boxes would hide what they have in common
-                pictures.append(
-                    picture(
+                images.append(
+                    crop_jpeg(
                         image, [(box, 1, False) for box in boxes.get(name, ()) if not example.other]
                     )
                 )
-        if pictures:
+        if images:
             names = [name.rsplit("/", 1)[-1] for name in (example.image, example.other) if name]
             place = f"line {example.line}: " if example.line else ""
-            yield example, Figure(tuple(pictures), " and ".join(names), place + example.detail)
+            yield example, Figure(tuple(images), " and ".join(names), place + example.detail)

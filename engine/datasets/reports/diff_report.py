@@ -1,5 +1,5 @@
 """A difference of two versions for people and programs: text, plain values, a page with
-pictures.
+images.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.data.manifest import class_hash
-from engine.datasets.reports.html_page import Figure, Page, picture
+from engine.datasets.reports.html_page import Figure, Page, crop_jpeg
 from engine.datasets.version_diff import BoxChange, Difference, Pair, Version
 from engine.types import SPLITS, ImageRecord
 
@@ -60,7 +60,7 @@ def diff_values(found: Difference) -> dict[str, Any]:
                 "after": s.after,
                 "ks": s.ks,
                 "by_chance": s.by_chance,
-                "describe_error": s.sentence,
+                "in_words": s.sentence,
             }
             for s in found.shifts
         ],
@@ -193,7 +193,7 @@ def _examples(found: Difference, what: str) -> str:
 
 
 def diff_page(found: Difference) -> str:
-    """The page. Images are read for its pictures only."""
+    """The page. Images are read for its images only."""
     page = Page(f"{found.old.label} and {found.new.label} compared")
     page.paragraph(_summary(found), "good" if found.is_empty else "")
     rows = [
@@ -274,7 +274,7 @@ def _box_figures(found: Difference) -> Iterator[Figure]:
         texts = "; ".join(str(change) for change in changes[:6]) + (
             "; ..." if len(changes) > 6 else ""
         )
-        yield Figure((picture(image, marked, [box for box, _, _ in marked]),), _short(new), texts)
+        yield Figure((crop_jpeg(image, marked, [box for box, _, _ in marked]),), _short(new), texts)
 
 
 def _image_section(
@@ -290,7 +290,7 @@ def _image_section(
             boxes = [(box, OTHER_CLASS, False) for box in record.boxes.tolist()]
             figures.append(
                 Figure(
-                    (picture(image, boxes),),
+                    (crop_jpeg(image, boxes),),
                     _short(record),
                     f"{record.split}, {_several(len(boxes), 'box')}",
                 )
@@ -308,7 +308,7 @@ def _pair_section(page: Page, title: str, found: Difference, pairs: Sequence[Pai
         images = [found.new.pixels(new)]
         if old.sha256 != new.sha256:
             images.insert(0, found.old.pixels(old))
-        shown = tuple(picture(image) for image in images if image is not None)
+        shown = tuple(crop_jpeg(image) for image in images if image is not None)
         if shown:
             figures.append(Figure(shown, _short(new), f"{old.split} -> {new.split}"))
     page.figures(figures)

@@ -1,20 +1,22 @@
-"""One HTML page with pictures in it: opens from anywhere, asks no network, follows light and dark,
+"""One HTML page with images in it: opens from anywhere, asks no network, follows light and dark,
 fits a phone.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
 Box = Sequence[float]  # xyxy pixels of the image as shown
 
-PICTURE_PX = 340  # longer side of a picture on the page
+IMAGE_PX = 340  # longer side of an image on the page
 JPEG_QUALITY = 80
 LEAST_CROP_PX = 96  # around the smallest boxes
 SURROUNDINGS = 0.75  # of the longer side of the boxes, shown on each side of them
@@ -48,37 +50,82 @@ figcaption{font-size:.85rem;margin-top:.45rem;overflow-wrap:anywhere}figcaption 
 """
 
 
+TEMPLATE = """
+{%- macro cell(tag, value, style="") -%}
+{%- if value is sequence and value is not string -%}
+<{{ tag }}><a href="#{{ value[1] }}">{{ value[0] }}</a></{{ tag }}>
+{%- else -%}
+<{{ tag }} class="{{ "n" if value is number else style }}">
+{{- "{:,}".format(value) if value is integer else value }}</{{ tag }}>
+{%- endif -%}
+{%- endmacro -%}
+<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{{ title }}</title><style>{{ style }}</style></head><body>
+<h1>{{ title }}</h1>
+{% for part in parts %}
+{%- if part.kind == "heading" -%}
+<h2{% if part.anchor %} id="{{ part.anchor }}"{% endif %}>
+{%- if part.mark %}<span class="mark {{ part.style }}">{{ part.mark }}</span> {% endif -%}
+{{ part.text }}</h2>
+{%- elif part.kind == "paragraph" -%}
+<p class="{{ part.style }}">{{ part.text }}</p>
+{%- elif part.kind == "lines" -%}
+<ul>{% for text in part.texts %}<li>{{ text }}</li>{% endfor %}</ul>
+{%- elif part.kind == "table" -%}
+<div class="wide"><table{% if part.narrow %} class="narrow"{% endif %}><thead><tr>
+{%- for text in part.head -%}
+<th class="{{ "n" if part.rows and part.rows[0][loop.index0] is number else "" }}">{{ text }}</th>
+{%- endfor %}</tr></thead><tbody>
+{%- for row in part.rows -%}
+{%- set mark = "mark " ~ part.styles[loop.index0] if loop.index0 < part.styles | length else "" -%}
+<tr>{% for value in row %}{{ cell("td", value, mark if loop.first else "") }}{% endfor %}</tr>
+{%- endfor %}</tbody></table></div>
+{%- elif part.kind == "figures" -%}
+<div class="grid">
+{%- for figure in part.figures -%}
+{%- set several = figure.images | length > 1 -%}
+<figure class="{{ "two" if several else "" }}">{% if several %}<div class="pair">{% endif %}
+{%- for image in figure.images -%}
+<img alt="{{ figure.title }}" src="data:image/jpeg;base64,{{ image | base64 }}">
+{%- endfor %}{% if several %}</div>{% endif -%}
+<figcaption><b>{{ figure.title }}</b><br>{{ figure.text }}</figcaption></figure>
+{%- endfor %}</div>
+{%- endif %}
+{% endfor -%}
+</body></html>
+"""
+
+
 @dataclass(frozen=True)
 class Figure:
-    """Pictures side by side and what is said about them. A picture is a JPEG."""
+    """Images side by side, each a JPEG, and what is said about them."""
 
-    pictures: tuple[bytes, ...]
+    images: tuple[bytes, ...]
     title: str
     text: str = ""
 
 
 @dataclass
 class Page:
-    """Collects the parts of a page; every text is escaped here and nowhere else."""
+    """Collects the parts of a page; the template escapes every text."""
 
     title: str
-    parts: list[str] = field(default_factory=list)
+    parts: list[dict[str, Any]] = field(default_factory=list)
 
     def heading(self, text: str, anchor: str = "", mark: str = "", style: str = "") -> None:
         """A section. mark: a word before it, in the colour of `style` (error, warning, note,
         good).
         """
-        name = f' id="{html.escape(anchor)}"' if anchor else ""
-        word = f'<span class="mark {style}">{html.escape(mark)}</span> ' if mark else ""
-        self.parts.append(f"<h2{name}>{word}{html.escape(text)}</h2>")
+        self._add("heading", text=text, anchor=anchor, mark=mark, style=style)
 
     def paragraph(self, text: str, style: str = "") -> None:
-        self.parts.append(f'<p class="{style}">{html.escape(text)}</p>')
+        self._add("paragraph", text=text, style=style)
 
     def lines(self, texts: Iterable[str]) -> None:
-        items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
-        if items:
-            self.parts.append(f"<ul>{items}</ul>")
+        if found := list(texts):
+            self._add("lines", texts=found)
 
     def table(
         self,
@@ -93,69 +140,28 @@ class Page:
         narrow: as wide as its content and no wider, so that the eye finds from a word to its
         number.
         """
-
-        def cell(value: object, tag: str, style: str = "") -> str:
-            if isinstance(value, tuple):
-                return (
-                    f'<{tag}><a href="#{html.escape(value[1])}">{html.escape(value[0])}</a></{tag}>'
-                )
-            right = "n" if isinstance(value, (int, float)) else style
-            text = f"{value:,}" if isinstance(value, int) else str(value)
-            return f'<{tag} class="{right}">{html.escape(text)}</{tag}>'
-
-        body, first = [], None
-        for number, row in enumerate(rows):
-            first = first or row
-            style = f"mark {styles[number]}" if number < len(styles) else ""
-            body.append(
-                "<tr>"
-                + "".join(cell(value, "td", style if k == 0 else "") for k, value in enumerate(row))
-                + "</tr>"
-            )
-        sides = [
-            "n" if first and isinstance(first[k], (int, float)) else "" for k in range(len(head))
-        ]
-        top = "".join(
-            f'<th class="{side}">{html.escape(text)}</th>'
-            for text, side in zip(head, sides, strict=True)
-        )
-        kind = ' class="narrow"' if narrow else ""
-        self.parts.append(
-            "<div "
-            f'class="wide"><table{kind}><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-        )
+        self._add("table", head=head, rows=list(rows), styles=styles, narrow=narrow)
 
     def figures(self, figures: Iterable[Figure]) -> None:
-        cards = []
-        for figure in figures:
-            images = "".join(
-                f'<img alt="{html.escape(figure.title)}" '
-                f'src="data:image/jpeg;base64,{base64.b64encode(picture).decode()}">'
-                for picture in figure.pictures
-            )
-            images = f'<div class="pair">{images}</div>' if len(figure.pictures) > 1 else images
-            text = f"<figcaption><b>{html.escape(figure.title)}</b><br>{html.escape(figure.text)}</figcaption>"
-            cards.append(
-                "<figure "
-                f'class="{"two" if len(figure.pictures) > 1 else ""}">{images}{text}</figure>'
-            )
-        if cards:
-            self.parts.append(f'<div class="grid">{"".join(cards)}</div>')
+        if found := list(figures):
+            self._add("figures", figures=found)
+
+    def _add(self, kind: str, **values: Any) -> None:
+        self.parts.append({"kind": kind, **values})
 
     def __str__(self) -> str:
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            f"<title>{html.escape(self.title)}</title><style>{STYLE}</style></head><body>\n<h1>{html.escape(self.title)}</h1>\n"
-            + "\n".join(self.parts)
-            + "\n</body></html>\n"
+        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+        style = Markup(STYLE)  # ours; not to be escaped
+        return environment.from_string(TEMPLATE).render(
+            title=self.title, parts=self.parts, style=style
         )
 
 
-# Pictures -----------------------------------------------------------------------------------------
+# Images --------------------------------------------------------------------------------------------
 
 
-def picture(
+def crop_jpeg(
     image: np.ndarray, boxes: Sequence[tuple[Box, int, bool]] = (), around: Sequence[Box] = ()
 ) -> bytes:
     """A JPEG of the part of `image` (H, W, 3 BGR) around some boxes, or of all of it, with boxes
@@ -168,7 +174,7 @@ def picture(
         _part(image.shape[:2], around) if around else (0, 0, image.shape[1], image.shape[0])
     )
     part = image[y1:y2, x1:x2]
-    gain = PICTURE_PX / max(part.shape[:2])
+    gain = IMAGE_PX / max(part.shape[:2])
     size = tuple(max(round(side * gain), 1) for side in (part.shape[1], part.shape[0]))
     shown = cv2.resize(part, size, interpolation=cv2.INTER_AREA if gain < 1 else cv2.INTER_CUBIC)
     for box, colour, dashed in boxes:

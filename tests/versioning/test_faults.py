@@ -23,6 +23,8 @@ from engine.errors import ConfigError, EngineError, WorkspaceError
 from engine.stages.runner import run_stage
 from engine.versioning.stage_inputs import load_definitions
 
+pytestmark = pytest.mark.system
+
 pytest.importorskip("dvc")
 
 MERGE = "<<<<<<< HEAD\na: 1\n=======\na: 2\n>>>>>>> other\n"

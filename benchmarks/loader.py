@@ -1,7 +1,19 @@
-"""benchmark loader: how many images a second the loader brings to the device, by cache, workers and
-augmentation.
+"""How many images a second the loader brings to the device, by cache, workers and augmentation; to
+choose `cache` and `workers` of training.
+
+    python benchmarks/loader.py key=value ...
+
+    data=data/prepared     dataset description .yaml, prepared folder, or folder of labelled images
+    split=train
+    cache=none,ram,disk    none decodes every time; ram and disk keep decoded uint8 images
+    workers=0,1,2          loader processes
+    augment=true,false     true as in training, false as in validation
+    images=512             so many of the split; 0 all
+    epochs=3               the first fills the cache, the others use it
+    format=text            text, json
 
 It measures the loader that training uses, on the user's own images and machine; no model is built.
+imgsz, batch, device, seed and augmentation are those of section train of params.yaml, if not given.
 """
 
 from __future__ import annotations
@@ -18,13 +30,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.config import parse_overrides
 from engine.config.base import parse_value
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError, EngineError, nearest
 from engine.types import SPLITS
 
 if TYPE_CHECKING:
     from engine.types import ImageRecord
 
-WHAT = ("loader",)
 FORMATS = ("text", "json")
 MOST_WORKERS = 64
 TRAIN_KEYS = ("imgsz", "batch", "device", "seed")  # as in section train
@@ -53,16 +64,9 @@ class Speed(NamedTuple):
     later_epochs: float  # images/s
 
 
-def benchmark(words: Sequence[str]) -> int:
-    """`detectflow benchmark loader key=value ...`"""
-    if not words or words[0] not in WHAT:
-        got = f"'{words[0]}'" if words else "nothing"
-        hint = nearest(words[0], WHAT) if words else ""
-        raise ConfigError(
-            f"benchmark measures {' or '.join(WHAT)}, not {got}.{hint} Write `detectflow "
-            "benchmark loader`"
-        )
-    options, train = _options(parse_overrides(words[1:]))
+def main(argv: Sequence[str]) -> int:
+    """Measure and print."""
+    options, train = _options(parse_overrides(argv))
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     config, source = _set_up(options["data"], train)
     from engine.core.distributed import select_device
@@ -184,14 +188,12 @@ def table(about: Mapping[str, Any], rows: Sequence[Speed]) -> str:
 
 
 def _options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The words of this mode with their defaults, and those of section train."""
+    """The arguments with their defaults, and those of section train."""
     from engine.data.cache import MODES
 
     for key in given:
         if key not in DEFAULTS and key not in TRAIN_KEYS:
-            raise ConfigError(
-                f"benchmark loader: unknown key '{key}'.{nearest(key, [*DEFAULTS, *TRAIN_KEYS])}"
-            )
+            raise ConfigError(f"unknown key '{key}'.{nearest(key, [*DEFAULTS, *TRAIN_KEYS])}")
     options = {key: given.get(key, default) for key, default in DEFAULTS.items()}
     for key in ("cache", "workers", "augment"):
         options[key] = _several(options[key])
@@ -206,13 +208,9 @@ def _options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     ):  # one epoch would show no cache at work
         for value in options[key] if key == "workers" else [options[key]]:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(
-                    f"benchmark loader: {key}={value}: expected a whole number, {least} or more"
-                )
+                raise ConfigError(f"{key}={value}: expected a whole number, {least} or more")
     if (most := max(options["workers"], default=0)) > MOST_WORKERS:
-        raise ConfigError(
-            f"benchmark loader: workers={most}: expected {MOST_WORKERS} or less, as in training"
-        )
+        raise ConfigError(f"workers={most}: expected {MOST_WORKERS} or less, as in training")
     return options, {key: given[key] for key in TRAIN_KEYS if key in given}
 
 
@@ -228,8 +226,7 @@ def _among(key: str, values: Sequence[Any], known: Sequence[Any]) -> None:
         if value not in known:
             shown = ", ".join(str(each).lower() for each in known)
             raise ConfigError(
-                f"benchmark loader: {key}={value}.{nearest(str(value), map(str, known))} There "
-                f"are: {shown}"
+                f"{key}={value}.{nearest(str(value), map(str, known))} There are: {shown}"
             )
 
 
@@ -247,8 +244,7 @@ def _set_up(data: Any, train: Mapping[str, Any]) -> tuple[Any, str]:
     config = base.with_overrides(train)
     if config.batch < 1:
         raise ConfigError(
-            f"benchmark loader: batch={config.batch} is found in training; give a number, for "
-            "example batch=16"
+            f"batch={config.batch} is found in training; give a number, for example batch=16"
         )
     if data is not None:
         return config, str(data)
@@ -261,6 +257,14 @@ def _set_up(data: Any, train: Mapping[str, Any]) -> tuple[Any, str]:
         )
         raise ConfigError(
             f"{where}. Prepare it (`detectflow run`) or bring it (`dvc pull`), or name a dataset: "
-            "`detectflow benchmark loader data=data/digits.yaml`"
+            "`data=data/digits.yaml`"
         )
     return config, str(prepared)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except EngineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -22,8 +22,6 @@ from engine.stages import register as stage
 from engine.tracking import mlflow_links
 from engine.tracking.mlflow_client import open_store
 
-pytestmark = pytest.mark.slow
-
 KEYS = (
     "model version aliases decision reason metric value champion_version champion_value "
     "champion_promoted_value weights_sha256 onnx_sha256"
@@ -150,7 +148,8 @@ def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
 
 
 @pytest.mark.parametrize(
-    "value, words", [(0.0, "finds nothing right"), (None, "worth is not known")]
+    "value, words",
+    [(0.0, "metric 0 is never promoted"), (None, "could not be measured is never promoted")],
 )
 def test_a_model_that_finds_nothing_is_registered_but_no_champion(workspace, store, value, words):
     done = model(workspace, 0, value)
@@ -274,6 +273,7 @@ def test_weights_without_a_run_get_one_when_they_are_registered(workspace, fresh
     assert run.info.status == "FINISHED" and "restored" in run.data.tags["origin"]
 
 
+@pytest.mark.system
 def test_over_a_server_the_model_is_uploaded_and_can_be_loaded(workspace, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     set_param(workspace, "register.model", "over http")
@@ -389,7 +389,7 @@ def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
     )
     model(workspace, 0, 0.5)
     assert mlflow_links.registered(workspace, params)
-    url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=detectflow"
+    url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     assert mlflow_links.experiment_url("detectflow", root=workspace) == url
     assert not mlflow_links.registered(workspace, Params.build({"register": {"model": "another"}}))
     (workspace / "mlflow.db").rename(workspace / "mlflow.db.away")

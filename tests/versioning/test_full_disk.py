@@ -12,6 +12,8 @@ import pytest
 from engine.errors import WorkspaceError
 from engine.files import described_full_disk
 
+pytestmark = pytest.mark.system
+
 pytest.importorskip("dvc")
 
 ROOT = Path(__file__).resolve().parents[2]

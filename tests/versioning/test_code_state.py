@@ -9,7 +9,6 @@ import pytest
 
 from engine.versioning import git_diff
 from engine.versioning.git_diff import uncommitted
-from engine.versioning.masking import Masking
 
 
 @pytest.fixture
@@ -61,7 +60,7 @@ def test_a_clean_tree_no_git_and_no_commit_differ_in_nothing(repository, tmp_pat
 
 def test_other_files_are_named_and_what_git_ignores_is_not(repository):
     (repository / "photo.jpg").write_bytes(b"\xff\xd8" * 10)
-    (repository / "huge.py").write_text("#" * (git_diff.LARGEST_FILE_BYTES + 1))
+    (repository / "huge.py").write_text("#" * (git_diff.MAX_FILE_BYTES + 1))
     (repository / ".env").write_text("AWS_SECRET_ACCESS_KEY=hunter2\n")
     text = uncommitted(repository)
     assert (
@@ -77,94 +76,7 @@ def applied(repository, tmp_path, text):
     return tmp_path / "other"
 
 
-SECRETS = {
-    "prefect.yaml": """\
-job_variables:
-  env:
-    MLFLOW_TRACKING_PASSWORD: hunter2
-    AWS_SECRET_ACCESS_KEY: "hunter2 hunter2" # mine
-    TEAM_TOKEN: "{{ $TEAM_TOKEN }}"
-    api-key: |
-      hunter2
-      hunter2
-    secrets:
-      name: kept
-""",
-    "pyproject.toml": "token = 'hunter2'\ntokens_seen = 5\n",
-    "run.sh": "export DB_PASSWORD=hunter2\r\nexport OTHER=kept",
-    "notes.md": "curl -H 'Authorization: Bearer hunter2'\n",
-    "login.py": """\
-password: str = "hunter2"
-os.environ["AWS_SECRET_ACCESS_KEY"] = 'hunter2'
-os.environ.setdefault("MLFLOW_TRACKING_TOKEN", "hunter2")
-call(api_key=f"hunter2", name="kept")
-# MLFLOW_TRACKING_PASSWORD=hunter2
-uri = "https://me:hunter2@server/x"
-token = os.environ["TEAM_TOKEN"]
-print("token: " + token)
-NAMES = ("password", "token")
-""",
-}
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_passwords_are_masked_and_the_patch_still_applies(repository, tmp_path, known):
-    if known:
-        for name in SECRETS:
-            (repository / name).write_text("first: 1\n")
-        git(repository, "add", ".")
-        git(repository, "commit", "-q", "-m", "second")
-    for name, text in SECRETS.items():
-        (repository / name).write_bytes((b"first: 1\n" if known else b"") + text.encode())
-    text = uncommitted(repository)
-    assert (
-        "hunter2" not in text
-        and text.count("***") == 14
-        and "# values that look like passwords" in text
-    )
-    other = applied(repository, tmp_path, text)
-    for name in SECRETS:
-        mine, theirs = ((root / name).read_bytes().split(b"\n") for root in (repository, other))
-        assert len(mine) == len(theirs) and all(
-            a == b for a, b in zip(mine, theirs, strict=True) if b"hunter2" not in a
-        )
-    assert b'TEAM_TOKEN: "{{ $TEAM_TOKEN }}"' in (other / "prefect.yaml").read_bytes()
-    assert (other / "run.sh").read_bytes().endswith(b"DB_PASSWORD=***\r\nexport OTHER=kept")
-
-
-def test_a_change_that_touches_a_committed_password_is_left_out_and_the_rest_applies(
-    repository, tmp_path
-):
-    lines = [f"line{number}: {number}" for number in range(40)]
-    lines[2] = "password: hunter2"
-    (repository / "prefect.yaml").write_text("\n".join(lines))
-    git(repository, "add", ".")
-    git(repository, "commit", "-q", "-m", "second")
-    lines[2], lines[30] = "password: other", "line30: new"
-    (repository / "prefect.yaml").write_text("\n".join(lines))
-    text = uncommitted(repository)
-    assert "hunter2" not in text and "look like passwords: prefect.yaml, -1,6 +1,6" in text
-    assert "line30: new" in (applied(repository, tmp_path, text) / "prefect.yaml").read_text()
-
-
-def test_keys_of_accounts_are_not_in_it(repository, tmp_path):
-    key = "-----BEGIN " + "PRIVATE KEY-----\nhunter2\nhunter2\nhunter2\nhunter2\n"
-    (repository / "known.json").write_text(f'{{"private": "{key}"}}')
-    git(repository, "add", ".")
-    git(repository, "commit", "-q", "-m", "second")
-    (repository / "known.json").write_text(
-        f'{{"private": "{key}hunter2"}}'
-    )  # the line that begins it is not in the diff
-    (repository / "gcs-key.json").write_text('{"type": "service_account", "id": "hunter2"}')
-    (repository / "key.py").write_text(f"KEY = '{key}'")
-    (repository / "code.py").write_text("a = 2\n")
-    text = uncommitted(repository)
-    assert "hunter2" not in text and "# not known to git, not in here: gcs-key.json" in text
-    assert "holds a private key: known.json" in text and "holds a private key: key.py" in text
-    assert (applied(repository, tmp_path, text) / "code.py").read_text() == "a = 2\n"
-
-
-def test_a_changed_picture_does_not_break_the_patch(repository, tmp_path):
+def test_a_changed_image_does_not_break_the_patch(repository, tmp_path):
     (repository / "known.png").write_bytes(b"\0\1")
     git(repository, "add", ".")
     git(repository, "commit", "-q", "-m", "second")
@@ -186,26 +98,24 @@ def test_many_files_take_little_time_and_what_is_left_out_is_said(
         (repository / f"new{number}.py").write_text("a = 1\n" * 20)
     begin = time.monotonic()
     text = uncommitted(repository)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < git_diff.TIMEOUT_S + 5
     assert (
-        text.count("new file mode") == git_diff.MOST_FILES
+        text.count("new file mode") == git_diff.MAX_FILES
         and "# not known to git, left out, too many: new" in text
     )
-    assert "# and 800 more such lines\n" in text
-    monkeypatch.setattr(git_diff, "LARGEST_BYTES", 100_000)
+    assert "# and 1700 more such lines\n" in text
+    monkeypatch.setattr(git_diff, "MAX_BYTES", 10_000)
     text = uncommitted(repository)
-    assert len(text) < 120_000 and "# left out, more than 100000 characters in all: new" in text
+    assert len(text) < 30_000 and "# left out, more than 10000 bytes in all: new" in text
     assert (applied(repository, tmp_path, text) / "new0.py").exists()
 
 
 def test_a_long_change_is_left_out_whole_and_the_rest_applies(repository, tmp_path, monkeypatch):
     (repository / "code.py").write_text("line\n" * 1000)
     (repository / "name with ü.py").write_text("y\n")
-    monkeypatch.setattr(git_diff, "LARGEST_BYTES", 4000)
+    monkeypatch.setattr(git_diff, "MAX_BYTES", 4000)
     text = uncommitted(repository)
-    assert "# left out, more than 4000 characters in all: code.py\n" in text and len(text) < 1000
-    monkeypatch.setattr(git_diff, "LARGEST_BYTES", 600)
-    assert "the last of the changed files" in uncommitted(repository)
+    assert "# left out, more than 4000 bytes in all: code.py\n" in text and len(text) < 1000
 
 
 def test_it_ends_in_time_where_git_does_not(repository, tmp_path, monkeypatch):
@@ -220,19 +130,3 @@ def test_it_ends_in_time_where_git_does_not(repository, tmp_path, monkeypatch):
     begin = time.monotonic()
     assert uncommitted(repository) == "# git did not answer within 1 s: what differs is not known\n"
     assert time.monotonic() - begin < 5
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "token=1a" * 12_000,
-        "password = '" * 8_000,
-        "token: " + " " * 90_000 + "x",
-        "secret" * 15_000 + ":",
-    ],
-)
-@pytest.mark.parametrize("name", ["a.py", "a.yaml"])
-def test_masking_a_long_line_takes_no_long_time(name, text):
-    begin = time.process_time()
-    Masking(name).lines(text)
-    assert time.process_time() - begin < 2

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from engine.registry.gates import Figures, decide
+from engine.registry import gates
+from engine.registry.gates import Decision, Figures, Verdict, decide
 
 OLD = Figures(
     "metrics/mAP50-95",
@@ -47,9 +48,9 @@ def test_what_finds_nothing_or_was_not_measured_is_nobodys_champion_and_the_reas
     decision = decide(replace(NEW, value=value), champion)
     assert not decision.promote
     words = (
-        "finds nothing right cannot be champion"
+        "model with metric 0 is never promoted"
         if value in {0.0, -0.1}
-        else "not known on test: a model whose worth is not known"
+        else "not known on test: a model that could not be measured is never promoted"
     )
     assert words in decision.reason
 
@@ -63,7 +64,7 @@ def test_a_figure_that_is_missing_promotes_nobody(value):
     assert not decide(replace(NEW, value=value), None).promote
     assert not decide(replace(NEW, value=value), OLD).promote
     held = decide(NEW, replace(OLD, value=value))
-    assert not held.promote and "not known" in held.reason
+    assert not held.promote and "no known metrics/mAP50-95" in held.reason
 
 
 @pytest.mark.parametrize(
@@ -106,3 +107,17 @@ def test_a_champion_measured_again_stays_and_the_figure_it_was_promoted_with_is_
 def test_the_champions_weights_in_another_file_are_no_better():
     decision = decide(replace(OLD, version="4"), OLD)
     assert not decision.promote and "exported anew" in decision.reason
+
+
+def test_a_gate_that_is_added_in_one_place_decides(monkeypatch):
+    def is_small(candidate, champion):
+        """The candidate's class hash is short."""
+        small = len(candidate.class_hash) < 3
+        return Verdict(small, "" if small else "held: too many classes")
+
+    monkeypatch.setattr(gates, "GATES", [*gates.GATES, is_small])
+    assert decide(NEW, OLD).reason.startswith("metrics/mAP50-95 0.5100 on test, better than")
+    large = replace(NEW, class_hash="c1000")
+    assert decide(large, None) == Decision(False, "held: too many classes")
+    worse = decide(replace(NEW, value=0.1), OLD)
+    assert "not better" in worse.reason, "the first gate that refuses decides"

@@ -9,11 +9,11 @@ import getpass
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm_processes
 import yaml
 from ssh_server import SshServer
 
@@ -21,6 +21,8 @@ from engine.config import Params
 from engine.errors import WorkspaceError
 from engine.stages.prepare import source_changed
 from engine.versioning.dvc_repo import DvcStages
+
+pytestmark = pytest.mark.system
 
 pytest.importorskip("dvc_ssh")
 pytest.importorskip("dvc_s3")
@@ -73,7 +75,9 @@ def shell(home):
     }
     own = {
         "HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(
+            (warm_processes.programs(), str(Path(sys.executable).parent), os.environ["PATH"])
+        ),
         "OMP_NUM_THREADS": "1",
         "DVC_NO_ANALYTICS": "1",
         "DETECTFLOW_TRACKING": "off",
@@ -82,7 +86,7 @@ def shell(home):
     }
 
     def run(folder, *words, **env):
-        return subprocess.run(
+        return warm_processes.run(
             words,
             cwd=folder,
             env=kept | someone | own | env,

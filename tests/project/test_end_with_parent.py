@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="asks the Linux kernel"
-)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks the Linux kernel"),
+]
 
 STAGE = f"""{sys.executable} -c '
 import os, time

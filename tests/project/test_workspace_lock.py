@@ -50,7 +50,7 @@ def test_no_wait_names_the_holder(tmp_path):
 def test_waiting_says_so_once_and_gets_the_lock(tmp_path):
     process = other(tmp_path, 1.0)
     told = []
-    with workspace_lock(tmp_path, tell=told.append):
+    with workspace_lock(tmp_path, emit=told.append):
         pass
     process.wait()
     assert len(told) == 1 and "the other one" in told[0]

@@ -11,6 +11,8 @@ import pytest
 
 from engine.project.workspace_lock import workspace_lock
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
