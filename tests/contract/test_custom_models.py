@@ -23,7 +23,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | r
 FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# (mine/\w+\.py)\n", block))}
 CELLS = {"trainer": "mine.net:CellTrainer"}
 FAMILY = {"model": "mine.family:CellFamily"}
-SSD = {"model": "torchvision:ssdlite320_mobilenet_v3_large", "lr0": 0.0005}
+SSD = {"model": "torchvision:ssdlite320_mobilenet_v3_large", "lr0": 0.002}
 WAYS = {"trainer": CELLS, "family": FAMILY, "torchvision": SSD}
 
 
@@ -48,7 +48,7 @@ def way(request, project, squares):
     settings = {
         "data": str(squares),
         "imgsz": 64,
-        "epochs": 2,
+        "epochs": 4,
         "batch": 4,
         "lr0": 0.004,
         "mosaic": 0.0,
@@ -110,7 +110,8 @@ def test_an_exported_file_runs_without_its_code_and_says_the_same(way, project, 
     ]
     for ours, theirs in zip(*found, strict=True):
         assert len(ours.detections) == len(theirs.detections)
-        assert abs(ours.detections.boxes - theirs.detections.boxes).max(initial=0) < 0.2
+        for box in ours.detections.boxes:  # equal scores may change places
+            assert abs(theirs.detections.boxes - box).max(1).min() < 0.2
 
 
 def test_fine_tuning_finds_class_rows_by_name(way, make_squares, tmp_path):
