@@ -85,7 +85,7 @@ def test_the_table_says_what_was_measured(project, capsys):
         (["augment=perhaps"], "There are: true, false"),
         (["format=csv"], "There are: text, json"),
         (["batch=-1"], "for example batch=16"),
-        (["imgsz=33"], "imgsz"),
+        (["imgsz=0"], "imgsz"),
         (
             [],
             "data/prepared: no prepared dataset. Prepare it (`detectflow run`) or bring it (`dvc "

@@ -26,6 +26,7 @@ from engine.core.schedule import Schedule
 class Components:
     """What a run computes with, in the order in which it is made; None: not made yet, or off."""
 
+    data: Any = None  # what `get_dataset` gave
     model: nn.Module | None = None
     train_loader: Any = None  # what `get_dataloader` gave for train
     scheduler: Schedule | None = None
@@ -34,6 +35,7 @@ class Components:
     scaler: torch.amp.GradScaler | None = None  # does nothing outside fp16
     validator: Any = None  # what `get_validator` gave; None: no validation
     ddp: nn.Module | None = None  # `model` as several processes train it
+    loss: Any = None  # where a task keeps its loss function
 
     @property
     def evaluated(self) -> nn.Module:

@@ -46,6 +46,7 @@ class RunView(TrainingTask):
     state: RunState
 
     # From `on_pretrain_routine_end` on; None before.
+    data: Any = Forwarded("components")  # what `get_dataset` gave
     model: nn.Module | None = Forwarded("components")  # the network being trained
     ema: ModelEMA | None = Forwarded("components")  # its average; None with ema=false
     optimizer: torch.optim.Optimizer | None = Forwarded("components")  # of `build_optimizer`

@@ -106,7 +106,6 @@ class BaseTrainer(RunView):
         self.meter = autobatch.meter_of(self.device)  # of the device's memory
         self.components = Components()  # what it computes with: model, optimizer, loader, ...
         self.state = RunState(config.batch)  # how far it has come: epoch, rows, best_epoch, ...
-        self.data: Any = None  # what `get_dataset` gave
         self.batch: Any = None  # the batch under way
         self.loss: Tensor | None = None  # of the batch, a scalar
         self.loss_items: Tensor | None = None  # of the batch, one per name in `loss_names`
@@ -430,7 +429,7 @@ class BaseTrainer(RunView):
         """As if nothing had been trained. What the first attempt made goes before its successor
         comes: memory is short.
         """
-        self.args, self.components = asked, Components()
+        self.args, self.components = asked, Components(data=self.data)
         self.batch = self.loss = self.loss_items = None
         self.state = self.state.from_the_start()
         if self.device.type == "cuda":

@@ -87,7 +87,6 @@ class DetectionTrainer(BaseTrainer):
         self.names: tuple[str, ...] = ()
         # Of a weight file it is known when that is read.
         self.network: Network | None = self._named_network()
-        self._loss: Criterion | None = None
         self._take_loss_names()
 
     # Data -----------------------------------------------------------------------------------------
@@ -231,9 +230,9 @@ class DetectionTrainer(BaseTrainer):
 
     def criterion(self, preds: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """(loss, items by `loss_names`): that of the network's family."""
-        if self._loss is None:
-            self._loss = self._build_loss()
-        return self._loss(preds, batch)
+        if self.components.loss is None:
+            self.components.loss = self._build_loss()
+        return self.components.loss(preds, batch)
 
     def candidates(self, preds: Any) -> Candidates:
         """Boxes (B, N, 4) xyxy px of the input, scores (B, N, C) in [0, 1], of what `forward` gave
@@ -245,7 +244,7 @@ class DetectionTrainer(BaseTrainer):
         return self.network.family.candidates(preds)
 
     def apply_params(self) -> None:
-        self._loss = None  # its gains may have changed
+        self.components.loss = None  # its gains may have changed
 
     def val_loss_items(self, preds: Any, batch: Any) -> Tensor | None:
         """None too where the network's output in eval mode holds no loss."""
@@ -260,9 +259,9 @@ class DetectionTrainer(BaseTrainer):
         """Where the items are means over something else than images (target scores), that
         counts.
         """
-        before = self._loss.weight if self._loss is not None else None
+        before = self.components.loss.weight if self.components.loss is not None else None
         items = self.val_loss_items(preds=preds, batch=batch)
-        weight = self._loss.weight if self._loss is not None else None
+        weight = self.components.loss.weight if self.components.loss is not None else None
         if items is None:
             return None
         if weight is before:  # means over images, or a criterion that did not ask ours
