@@ -83,7 +83,8 @@ class Frozen(BaseModel):
         """A new section with some values replaced and everything checked again; explicitly given
         stays given.
         """
-        given = {name: getattr(self, name) for name in self.model_fields_set}
+        fields = type(self).model_fields
+        given = {fields[name].alias or name: getattr(self, name) for name in self.model_fields_set}
         return type(self).build({**given, **overrides}, where)
 
     def is_given(self, name: str) -> bool:

@@ -360,3 +360,9 @@ def test_lines_of_keys_with_anchors_quotes_and_one_that_holds_itself():
         and key_lines("") == {}
         and lines_of_file(Path("nowhere.yaml")) == {}
     )
+
+
+def test_a_section_is_replaced_under_the_name_that_params_yaml_has():
+    params = Params.build({"validate": {"split": "val"}, "train": {"epochs": 3}}, "here")
+    changed = params.with_overrides({"train": {"epochs": 5}})
+    assert changed.train.epochs == 5 and changed.validate_.split == "val"
