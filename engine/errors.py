@@ -18,7 +18,7 @@ class EngineError(Exception):
     """A mistake or a state of the world that the user can mend."""
 
     exit_code = 1
-    told = False  # whether another process of the same run shows it already
+    reported = False  # whether another process of the same run shows it already
 
 
 class ConfigError(EngineError):

@@ -1,5 +1,5 @@
 """What the Prefect UI shows of a run: live progress of a stage, the result or the reason as
-Markdown, tables, pictures.
+Markdown, tables, images.
 
 Nothing here ever stops a run: a server that has gone is left alone for a while, and said once.
 """
@@ -46,7 +46,7 @@ COLUMNS = (
     "ap50",
     "ap",
 )  # as many as the page is wide
-PICTURE_BYTES = 150_000  # it goes into the server's database, as text a third longer
+IMAGE_BYTES = 150_000  # it goes into the server's database, as text a third longer
 SIDES_PX = (1280, 960, 640, 480, 320)  # tried in turn until it is small enough
 JPEG_QUALITY = 80
 
@@ -119,7 +119,7 @@ def show_result(markdown: str, description: str = "what the run made") -> None:
 
 
 def show_reports(root: Path) -> None:
-    """Figures by class as a table, predictions and labels of some images as pictures, from the
+    """Metrics by class as a table, predictions and labels of some images as plots, from the
     reports of stage validate.
     """
     reports = Layout(root).reports
@@ -128,17 +128,17 @@ def show_reports(root: Path) -> None:
         rows = per_class_rows(reports / "validate" / "per_class.csv")
         if rows:
             create_table_artifact(
-                rows, key="per-class", description="figures by class, on the deciding split"
+                rows, key="per-class", description="metrics by class, on the deciding split"
             )
         urls = {title: data_url(reports / name) for title, name in SAMPLES.items()}
-        pictures = [f"**{title}**\n\n![{title}]({url})" for title, url in urls.items() if url]
-        # an image artifact would print its address below the picture, and that is the picture again
-        if pictures:
+        plots = [f"**{title}**\n\n![{title}]({url})" for title, url in urls.items() if url]
+        # an image artifact would print its address below it, and that is the image again
+        if plots:
             create_markdown_artifact(
-                "\n\n".join(pictures), key="sample-predictions", description="on the deciding split"
+                "\n\n".join(plots), key="sample-predictions", description="on the deciding split"
             )
     except Exception as error:  # see show_result
-        logger.warning("the Prefect server does not take tables and pictures (%s)", _reason(error))
+        logger.warning("the Prefect server does not take tables and images (%s)", _reason(error))
 
 
 def per_class_rows(path: Path) -> list[dict[str, Any]]:
@@ -168,8 +168,8 @@ def _number(text: str) -> Any:
         return text
 
 
-def data_url(path: Path, limit_bytes: int = PICTURE_BYTES) -> str | None:
-    """A picture within its own address, smaller where it would be too large; None where there is
+def data_url(path: Path, limit_bytes: int = IMAGE_BYTES) -> str | None:
+    """An image within its own address, smaller where it would be too large; None where there is
     none, or it stays too large.
 
     The reader's browser opens the address, and it sees no file of this machine.
@@ -180,10 +180,10 @@ def data_url(path: Path, limit_bytes: int = PICTURE_BYTES) -> str | None:
     if image is None:
         return None
     for side_px in SIDES_PX:
-        share = min(1.0, side_px / max(image.shape[:2]))
+        scale = min(1.0, side_px / max(image.shape[:2]))
         small = (
-            cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-            if share < 1
+            cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            if scale < 1
             else image
         )
         content = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

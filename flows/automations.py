@@ -41,7 +41,7 @@ ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cance
 WEBHOOK, WEBHOOK_VARIABLE = "detectflow-webhook", "DETECTFLOW_WEBHOOK_URL"
 
 
-def tell(event: str, resource: str, **payload: Any) -> None:
+def emit(event: str, resource: str, **payload: Any) -> None:
     """Send an event of ours to the server; `resource` is what it is about, for example
     "dataset.digits".
     """
@@ -50,13 +50,13 @@ def tell(event: str, resource: str, **payload: Any) -> None:
     )
 
 
-def tell_dataset_changed(name: str, *, digest: str | None, before: str | None) -> None:
+def emit_dataset_changed(name: str, *, digest: str | None, before: str | None) -> None:
     """The event that starts a training where that automation is switched on; returns when it has
     been sent.
 
     digest, before: of the dataset as it is and as it was.
     """
-    tell(DATASET_CHANGED, f"dataset.{name}", digest=digest, before=before)
+    emit(DATASET_CHANGED, f"dataset.{name}", digest=digest, before=before)
     EventsWorker.drain_all()
 
 
@@ -132,7 +132,7 @@ def retrain(deployment_id: Any) -> Automation:
 
 
 def held(webhook_id: Any) -> Automation:
-    """Tells a chat or a pager that a new version was not made champion, and why."""
+    """Sends a chat or a pager that a new version was not made champion, and why."""
     return Automation(
         name="detectflow: tell of a held model",
         description="Posts the reason when a new version is held back.",

@@ -115,7 +115,7 @@ def deploy(root: Path, wanted: Sequence[str] = ()) -> tuple[list[str], list[str]
     repository).
 
     Raises:
-        ConfigError, WorkspaceError: see `use_server`, `choose`; Prefect refused, with its words.
+        ConfigError, WorkspaceError: see `use_server`, `choose`; Prefect refused, with its message.
     """
     use_server(root)
     repository = os.environ.get(REPOSITORY) or git(root, "remote", "get-url", "origin")
@@ -145,7 +145,7 @@ def deploy(root: Path, wanted: Sequence[str] = ()) -> tuple[list[str], list[str]
         command, cwd=root, env={**os.environ, **environment}, text=True, capture_output=True
     )
     if done.returncode:
-        words = "\n  ".join((done.stdout + done.stderr).strip().splitlines()[-12:])
-        raise WorkspaceError(f"Prefect did not take the deployments:\n  {words}")
+        last_lines = "\n  ".join((done.stdout + done.stderr).strip().splitlines()[-12:])
+        raise WorkspaceError(f"Prefect did not take the deployments:\n  {last_lines}")
     make_automations(names)
     return names, left_out

@@ -37,7 +37,7 @@ from engine.tracking.mlflow_links import registered
 from engine.versioning.dvc_repo import DvcStages
 from flows import overrides as params_file
 from flows.artifacts import ProgressArtifact, show_reports, show_result
-from flows.automations import DATASET_CHANGED, MODEL_HELD, tell
+from flows.automations import DATASET_CHANGED, MODEL_HELD, emit
 from flows.logs import engine_logs, plain_failures
 from flows.prepare import run_prepare
 from flows.server import mlflow_ui
@@ -93,13 +93,18 @@ def stage_task(name: str, **options: Any) -> Any:
             outcome.reasons
             if not first
             else ("first time",)
-            if outcome.reasons and outcome.how == "ran"
+            if outcome.reasons and outcome.status == "ran"
             else ()
         )
         logger.info(
-            "%s: %s%s", name, outcome.how, f" ({'; '.join(reasons[:3])})" if reasons else ""
+            "%s: %s%s", name, outcome.status, f" ({'; '.join(reasons[:3])})" if reasons else ""
         )
-        return {"stage": name, "how": outcome.how, "seconds": outcome.seconds, "reasons": reasons}
+        return {
+            "stage": name,
+            "status": outcome.status,
+            "seconds": outcome.seconds,
+            "reasons": reasons,
+        }
 
     return run
 
@@ -123,8 +128,8 @@ def was_recorded(root: Path, stage: str) -> bool:
 
 
 def is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help: only where the network is the cause, also behind an error in
-    words.
+    """Whether trying again may help: only where the network is the cause, also behind an error of
+    ours.
     """
     error: BaseException | None = state.data if isinstance(state.data, BaseException) else None
     if isinstance(error, TaskRunTimeoutError):
@@ -173,7 +178,7 @@ def named(dataset: str | None, start: str | None) -> dict[str, str]:
 
 
 def name_of(params: Params) -> str:
-    """Data and model in two words."""
+    """Names of data and model."""
     return f"{Path(params.data.source).stem} {Path(params.train.model).stem}"
 
 
@@ -211,7 +216,7 @@ def pipeline(
     with (
         engine_logs(),
         contextlib.ExitStack() as held,
-    ):  # the workspace is ours until what it holds has been told
+    ):  # the workspace is ours until its results have been reported
         try:
             held.enter_context(workspace_lock(folder, "detectflow run", wait=wait))
             wanted = dict(overrides or {})
@@ -220,7 +225,7 @@ def pipeline(
             digest = data_digest(folder)
             keep_code(folder)
             for stage in STAGES:
-                restored = any(row.how == "restored" for row in rows)
+                restored = any(row.status == "restored" for row in rows)
                 rows.append(
                     StageRow(**in_time(stage, limits_min.get(stage), str(folder), force, restored))
                 )
@@ -236,8 +241,8 @@ def pipeline(
         links = links_of(folder, mlflow_ui(folder))
         show_result(as_markdown(dataclasses.replace(summary, links=links)))
         show_reports(folder)
-        tell_data_changed(folder, digest)
-        tell_held(folder, rows)
+        emit_data_changed(folder, digest)
+        emit_held(folder, rows)
     finished.append(summary)
     return summary
 
@@ -277,26 +282,26 @@ def data_digest(root: Path) -> str | None:
     return read_or_nothing(Layout(root).prepared / "dataset.json").get("digest")
 
 
-def tell_data_changed(root: Path, before: str | None) -> None:
+def emit_data_changed(root: Path, before: str | None) -> None:
     """The event that starts a training where that automation is switched on; the first preparation
     is no change.
     """
     digest = data_digest(root)
     if before is not None and digest != before:
         name = read_or_nothing(Layout(root).prepared / "dataset.json").get("name", "")
-        tell(DATASET_CHANGED, f"dataset.{name}", digest=digest, before=before)
+        emit(DATASET_CHANGED, f"dataset.{name}", digest=digest, before=before)
 
 
-def tell_held(root: Path, rows: list[StageRow]) -> None:
+def emit_held(root: Path, rows: list[StageRow]) -> None:
     """The event that a new version was not made champion, and why."""
-    told = read_or_nothing(Layout(root).summary("register"))
-    if told.get("decision") == "challenger" and any(
-        row.stage == "register" and row.how == "ran" for row in rows
+    registered = read_or_nothing(Layout(root).summary("register"))
+    if registered.get("decision") == "challenger" and any(
+        row.stage == "register" and row.status == "ran" for row in rows
     ):
-        tell(
+        emit(
             MODEL_HELD,
-            f"model.{told['model']}",
-            text=f"{told['model']} version {told['version']}: {told['reason']}",
+            f"model.{registered['model']}",
+            text=f"{registered['model']} version {registered['version']}: {registered['reason']}",
         )
 
 
@@ -310,6 +315,6 @@ def is_stale(stage: str, root: Path, restored: bool) -> bool:
     if stage == "train":
         return start_changed(params, root)
     if stage == "register":
-        # A restored report tells of a decision that the registry may have left behind.
+        # A restored report holds a decision that the registry may have left behind.
         return restored or not registered(root, params)
     return False

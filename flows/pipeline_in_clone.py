@@ -212,7 +212,7 @@ def failure(root: Path, command: Sequence[str], said: str) -> WorkspaceError:
         for line in said.splitlines()
         if line.strip() and not line.strip().lower().startswith(NOISE)
     ]
-    words = " ".join(line.removeprefix("ERROR: ") for line in lines[-3:])
+    message = " ".join(line.removeprefix("ERROR: ") for line in lines[-3:])
     refused = any(sign in said.lower() for sign in REFUSAL_WORDS)
     unreachable = not refused and any(sign in said.lower() for sign in NETWORK_WORDS)
     advice = ""
@@ -231,7 +231,7 @@ def failure(root: Path, command: Sequence[str], said: str) -> WorkspaceError:
             f" Remotes: {places or 'none'}. {what}{HOW_REMOTES if ours else ''}, then run again."
         )
     return (RemoteUnreachable if unreachable else WorkspaceError)(
-        hide(f"`{name}` failed in {root}: {words}.{advice}")
+        hide(f"`{name}` failed in {root}: {message}.{advice}")
     )
 
 

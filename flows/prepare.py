@@ -41,7 +41,7 @@ POLL_S = 10.0
 NOBODY_S = 120.0  # so long a cluster may be without any worker
 LEAVE_S = 5.0  # so long tasks that are under way may take to end
 
-_told: dict[
+_progress_of: dict[
     str, Progress | None
 ] = {}  # workspace -> who gets its progress; no parameter, which Prefect would show
 
@@ -60,18 +60,18 @@ def run_prepare(root: Path, progress: Progress | None = None) -> dict[str, Any]:
     runner = dask_runner(where.scheduler, where.workers or cores(), SECTION)
     if where.scheduler:
         check_workers(where.scheduler, root, SECTION)
-    _told[str(root)] = progress
+    _progress_of[str(root)] = progress
     try:
         with lent_environment():
             return prepare_in_shards.with_options(task_runner=runner)(str(root))
     finally:
-        del _told[str(root)]
+        del _progress_of[str(root)]
 
 
 @flow(name="prepare-in-shards", flow_run_name="prepare in shards", persist_result=False)
 def prepare_in_shards(root: str) -> dict[str, Any]:
     """Stage prepare, its images scanned by the tasks of this flow."""
-    return run_stage("prepare", Path(root), progress=_told.get(root), mapper=Shards())
+    return run_stage("prepare", Path(root), progress=_progress_of.get(root), mapper=Shards())
 
 
 @task(

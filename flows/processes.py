@@ -110,7 +110,7 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
 
 
 def why_silent(url: str, timeout_s: float = 2.0) -> str | None:
-    """None where a web server answers at `url` with success; else the reason in words."""
+    """None where a web server answers at `url` with success; else the reason."""
     try:
         answer = _ask(url, timeout_s)
     except UNANSWERED as error:

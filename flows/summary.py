@@ -17,7 +17,7 @@ from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
 from engine.tracking.mlflow_links import run_of_version, run_url, version_url
 
-PICTURES = ("*.png", "*.jpg")
+PLOTS = ("*.png", "*.jpg")
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,25 @@ class StageRow:
     """What became of one stage."""
 
     stage: str
-    how: str  # ran, skipped, restored
+    status: str  # ran, skipped, restored
     seconds: float
     reasons: tuple[str, ...] = ()  # why it was not up to date
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in words. All paths relative to the workspace."""
+    """A run, ready to be printed. All paths relative to the workspace."""
 
     name: str
     rows: tuple[StageRow, ...]
     seconds: float
-    split: str  # which images the figures are of
-    figures: dict[str, float]  # short name -> value
+    split: str  # which images the metrics are of
+    metrics: dict[str, float]  # short name -> value
     model: str  # "detector version 3 (challenger, champion)", or ""
     decision: str  # why it is champion or not
     files: tuple[str, ...]
-    pictures: tuple[str, ...]
-    links: tuple[str, ...] = ()  # Markdown: where the run and its reports are looked at
+    plots: tuple[str, ...]
+    links: tuple[str, ...] = ()  # Markdown: where the run and its reports can be viewed
 
 
 def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -> Summary:
@@ -55,21 +55,21 @@ def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -
     }
     registered = read_or_nothing(layout.summary("register"))
     exported = read_or_nothing(layout.summary("export")).get("files") or {}
-    figures = {name: float(value) for name, value in headlines(validated).items()}
+    metrics = {name: float(value) for name, value in headlines(validated).items()}
     weights = ["weights/best.pt"] if layout.best.is_file() else []
     return Summary(
         name=name,
         rows=tuple(rows),
         seconds=seconds,
         split=str(validated.get("split", "")),
-        figures=figures,
+        metrics=metrics,
         model=_model(registered),
         decision=str(registered.get("reason", "")),
         files=(*weights, *(str(entry["file"]) for entry in exported.values() if "file" in entry)),
-        pictures=tuple(
+        plots=tuple(
             folder.relative_to(root).as_posix()
             for folder in (layout.reports / "train", layout.reports / "validate")
-            if any(next(folder.glob(pattern), None) for pattern in PICTURES)
+            if any(next(folder.glob(pattern), None) for pattern in PLOTS)
         ),
     )
 
@@ -88,16 +88,20 @@ def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
 
     mlflow: address of the MLflow UI that is up; None: the line says how to open one.
     """
-    told = read_or_nothing(Layout(root).summary("register"))
+    registered = read_or_nothing(Layout(root).summary("register"))
     lines = []
-    found = run_of_version(root, told["model"], told["version"]) if told.get("model") else None
+    found = (
+        run_of_version(root, registered["model"], registered["version"])
+        if registered.get("model")
+        else None
+    )
     if found and mlflow:
         experiment, run = found
-        version = version_url(told["model"], told["version"], mlflow)
+        version = version_url(registered["model"], registered["version"], mlflow)
         lines.append(
             f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and "
             f"tables]({run_url(experiment, f'{run}/artifacts', mlflow)}), [version "
-            f"{told['version']}]({version})"
+            f"{registered['version']}]({version})"
         )
     elif found:
         lines.append(f"MLflow: run `{found[1]}`; `detectflow ui` in `{root}` opens it")
@@ -121,18 +125,20 @@ def _model(registered: dict[str, Any]) -> str:
 def as_text(summary: Summary) -> str:
     """For the console: about ten lines."""
     lines = ["", f"{summary.name}: {_counts(summary.rows)} in {duration(summary.seconds)}"]
-    lines += [f"  {row.stage:<10}{row.how:<10}{duration(row.seconds):>12}" for row in summary.rows]
-    if summary.figures:
-        values = "  ".join(f"{name} {value:.3f}" for name, value in summary.figures.items())
-        lines.append(f"Figures   {summary.split}: {values}")
+    lines += [
+        f"  {row.stage:<10}{row.status:<10}{duration(row.seconds):>12}" for row in summary.rows
+    ]
+    if summary.metrics:
+        values = "  ".join(f"{name} {value:.3f}" for name, value in summary.metrics.items())
+        lines.append(f"Metrics   {summary.split}: {values}")
     if summary.model:
         lines.append(f"Model     {summary.model}")
     if summary.decision:
         lines.append(f"          {summary.decision}")
     if summary.files:
         lines.append(f"Files     {', '.join(summary.files)}")
-    if summary.pictures:
-        lines.append(f"Pictures  {', '.join(f'{folder}/' for folder in summary.pictures)}")
+    if summary.plots:
+        lines.append(f"Plots     {', '.join(f'{folder}/' for folder in summary.plots)}")
     lines.append("UIs       make ui   (MLflow and Prefect; or: detectflow ui)")
     return "\n".join(lines)
 
@@ -140,19 +146,17 @@ def as_text(summary: Summary) -> str:
 def as_markdown(summary: Summary) -> str:
     """For the Prefect UI."""
     parts = [f"# {summary.name}"]
-    if summary.figures:
-        head = f"| figure ({summary.split}) | value |\n|---|---|"
+    if summary.metrics:
+        head = f"| metric ({summary.split}) | value |\n|---|---|"
         parts.append(
             "\n".join(
-                [head, *(f"| {name} | {value:.4f} |" for name, value in summary.figures.items())]
+                [head, *(f"| {name} | {value:.4f} |" for name, value in summary.metrics.items())]
             )
         )
     if summary.model:
         parts.append(f"**{summary.model}** {summary.decision}")
     parts.append(stage_table(summary.rows))
-    made = [
-        f"`{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.pictures))
-    ]
+    made = [f"`{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.plots))]
     parts.append("\n".join(f"- {line}" for line in (*summary.links, *made)))
     return "\n\n".join(parts)
 
@@ -164,20 +168,22 @@ def failure_markdown(name: str, stage: str, reason: str, rows: Sequence[StageRow
 
 
 def stage_table(rows: Sequence[StageRow]) -> str:
-    """A Markdown table: stage, what became of it, why, time."""
-    lines = ["| stage | how | time | why |", "|---|---|---|---|"]
+    """A Markdown table: stage, status, time, why."""
+    lines = ["| stage | status | time | why |", "|---|---|---|---|"]
     for row in rows:
         why = "; ".join(row.reasons[:3]).replace("|", "\\|") + (
             " ..." if len(row.reasons) > 3 else ""
         )
-        lines.append(f"| {row.stage} | {row.how} | {duration(row.seconds)} | {why} |")
+        lines.append(f"| {row.stage} | {row.status} | {duration(row.seconds)} | {why} |")
     return "\n".join(lines)
 
 
 def _counts(rows: Sequence[StageRow]) -> str:
-    hows = [row.how for row in rows]
+    statuses = [row.status for row in rows]
     return ", ".join(
-        f"{hows.count(how)} {how}" for how in ("ran", "restored", "skipped") if how in hows
+        f"{statuses.count(status)} {status}"
+        for status in ("ran", "restored", "skipped")
+        if status in statuses
     )
 
 

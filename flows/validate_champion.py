@@ -16,9 +16,9 @@ from engine.project.environment import prepare_environment
 from engine.project.workspace_lock import workspace_lock
 from engine.stages.revalidate import Remeasured, measure
 from flows import overrides as params_file
-from flows.automations import CHAMPION_WORSE, tell
+from flows.automations import CHAMPION_WORSE, emit
 from flows.logs import engine_logs, plain_failures
-from flows.pipeline import TASKS, data_digest, tell_data_changed
+from flows.pipeline import TASKS, data_digest, emit_data_changed
 
 logger = logging.getLogger("detectflow")
 plain_failures()
@@ -34,7 +34,7 @@ def validate_champion(
     Args:
         root: the workspace; by default the project around the working directory.
         alias: which version: champion, challenger, previous.
-        tolerance: by how much the deciding figure may be below the one it was promoted with, before
+        tolerance: by how much the deciding metric may be below the one it was promoted with, before
             an event says so.
     """
     folder = prepare_environment(root)
@@ -42,7 +42,7 @@ def validate_champion(
         params = params_file.checked(folder, {})
         digest = data_digest(folder)
         TASKS["prepare"](str(folder))
-        tell_data_changed(folder, digest)
+        emit_data_changed(folder, digest)
         found = measured(str(folder), f"{params.register_.model}@{alias}")
         create_markdown_artifact(
             as_markdown(found, alias),
@@ -52,14 +52,14 @@ def validate_champion(
         create_table_artifact(
             [dict(row) for row in found.per_class],
             key="champion-per-class",
-            description="figures by class",
+            description="metrics by class",
         )
         if (
             found.now is not None
             and found.before is not None
             and found.now < found.before - tolerance
         ):
-            tell(
+            emit(
                 CHAMPION_WORSE,
                 f"model.{found.model}",
                 text=sentence(found),
@@ -83,20 +83,20 @@ def sentence(found: Remeasured) -> str:
     other images)".
     """
     now = "not measurable" if found.now is None else f"{found.now:.4f}"
-    words = f"{found.model} version {found.version}: {found.metric} {now} on {found.split} today"
+    today = f"{found.model} version {found.version}: {found.metric} {now} on {found.split} today"
     if found.before is None:
-        return words
+        return today
     return (
-        f"{words}, {found.before:.4f} when it was promoted (on "
+        f"{today}, {found.before:.4f} when it was promoted (on "
         f"{'the same' if found.same_images else 'other'} images)"
     )
 
 
 def as_markdown(found: Remeasured, alias: str) -> str:
     rows = "\n".join(
-        f"| {key.removeprefix('metrics/')} | {value:.4f} |" for key, value in found.figures.items()
+        f"| {key.removeprefix('metrics/')} | {value:.4f} |" for key, value in found.metrics.items()
     )
     return (
-        f"**{sentence(found)}**\n\n| figure ({found.split}) | {alias} "
+        f"**{sentence(found)}**\n\n| metric ({found.split}) | {alias} "
         f"|\n|---|---|\n{rows}\n\nMLflow run `{found.run_id}`"
     )

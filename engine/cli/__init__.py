@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EngineError as error:
         if os.environ.get("DETECTFLOW_DEBUG"):
             raise
-        if not error.told:
+        if not error.reported:
             print(f"{_which_process()}{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as ended:

@@ -77,29 +77,31 @@ def check(argv: Sequence[str]) -> int:
         write_classes(Path(extra["classes"]), found.names)
         print(f"classes {extra['classes']}: {', '.join(found.names)}")
     print(report_text(description.name, found, findings))
-    print(f"\npictures {out / 'report.html'}   values {out / 'report.json'}")
+    print(f"\nimages {out / 'report.html'}   values {out / 'report.json'}")
     return REFUSED if worst(found, findings) == "error" else 0
 
 
 def diff(argv: Sequence[str]) -> int:
-    """`detectflow diff BEFORE [AFTER] [out=FOLDER] [tell=true]`"""
+    """`detectflow diff BEFORE [AFTER] [out=FOLDER] [notify=true]`"""
     versions = [arg for arg in argv if "=" not in arg]
     given = parse_overrides([arg for arg in argv if "=" in arg])
-    if not 1 <= len(versions) <= 2 or given.keys() - {"out", "tell"}:
-        wrong = next(iter(given.keys() - {"out", "tell"}), None)
+    if "tell" in given:  # its name before `notify`, in scripts and schedules
+        given = {"notify": given.pop("tell"), **given}
+    if not 1 <= len(versions) <= 2 or given.keys() - {"out", "notify"}:
+        wrong = next(iter(given.keys() - {"out", "notify"}), None)
         hint = f", not '{wrong}='" if wrong else ""
         raise ConfigError(
-            f"diff takes one or two versions, out=FOLDER and tell=true{hint}. `detectflow help "
+            f"diff takes one or two versions, out=FOLDER and notify=true{hint}. `detectflow help "
             "diff` shows what a version is"
         )
     out = folder_to_write("diff", "out", text_of("diff", "out", given.get("out")) or "runs/diff")
-    telling = given.get("tell", False)
-    if not isinstance(telling, bool):
-        raise ConfigError(f"diff: tell={telling}: true or false")
+    notify = given.get("notify", False)
+    if not isinstance(notify, bool):
+        raise ConfigError(f"diff: notify={notify!r}, expected true or false")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     root = _project()
-    if telling:
-        _server_to_tell(root)
+    if notify:
+        _use_server(root)
     from engine.cli.dataset_versions import PREPARED, folder_of, open_version
     from engine.datasets.convert import refuse_inside
     from engine.datasets.reports.diff_report import diff_page, diff_text, diff_values
@@ -120,23 +122,23 @@ def diff(argv: Sequence[str]) -> int:
             write_json(out / "diff.json", diff_values(found))
             write_text(out / "diff.html", diff_page(found))
     print(diff_text(found))
-    print(f"\npictures {out / 'diff.html'}   values {out / 'diff.json'}")
-    if telling and not found.is_empty:
-        from flows.automations import tell_dataset_changed
+    print(f"\nimages {out / 'diff.html'}   values {out / 'diff.json'}")
+    if notify and not found.is_empty:
+        from flows.automations import emit_dataset_changed
 
-        tell_dataset_changed(after, digest=found.new.digest, before=found.old.digest)
-        print("the Prefect server was told that the dataset has changed")
+        emit_dataset_changed(after, digest=found.new.digest, before=found.old.digest)
+        print("sent to the Prefect server: the dataset has changed")
     return 0
 
 
-def _server_to_tell(root: Path | None) -> None:
+def _use_server(root: Path | None) -> None:
     """Make the Prefect server the one that events go to. ConfigError, WorkspaceError: there is
     none; said before the work.
     """
     if root is None:
         raise ConfigError(
-            "diff: tell=true needs a project, whose Prefect server is told. Go to the project's "
-            "folder"
+            "diff: notify=true needs a project, whose Prefect server gets the event. Go to the "
+            "project's folder"
         )
     from flows.deploy import use_server
 

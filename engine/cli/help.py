@@ -157,7 +157,7 @@ source is only read. The formats are listed below; docs/data/formats.md says wha
 
   detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo""",
     "diff": """\
-detectflow diff BEFORE [AFTER] [out=FOLDER] [tell=true]
+detectflow diff BEFORE [AFTER] [out=FOLDER] [notify=true]
 
 Images added, removed, moved between splits; boxes added, removed, moved, relabelled; class counts; shifts of box size and place.
 A version is a prepared folder, one of its manifests, a dataset description, a folder of labelled images, or a revision of this
@@ -165,7 +165,7 @@ project (a tag, HEAD~1, an experiment): then its data/prepared is taken from DVC
 
   AFTER            data/prepared where it is left out
   out=runs/diff    where diff.html and diff.json go
-  tell=true        where they differ, tell the Prefect server: event detectflow.dataset.changed, which can start a training
+  notify=true      where they differ, send the Prefect server the event detectflow.dataset.changed, which can start a training
 
   detectflow diff HEAD~1
   detectflow diff v1.0 v1.1 out=reports/diff

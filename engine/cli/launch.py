@@ -60,8 +60,8 @@ def launch(processes: int, argv: Sequence[str]) -> int:
 
 
 def _exit_code(failures: Mapping[int, Any]) -> int:
-    """A process that ends by itself has told why; of one that was killed only its parent can
-    tell.
+    """A process that ends by itself has printed why; of one that was killed only its parent
+    knows.
     """
     killed = {
         rank: f for rank, f in failures.items() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM

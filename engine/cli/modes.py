@@ -1,4 +1,4 @@
-"""train, val, predict, export: words to settings, settings to an executor, its result to a few
+"""train, val, predict, export: arguments to settings, settings to an executor, its result to a few
 lines.
 """
 
@@ -26,22 +26,22 @@ from engine.config.base import load_yaml
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, nearest
 from engine.files import make_folder
 
-# Words of a mode that are no settings of its executor, with their defaults; None: see `detectflow
-# help MODE`.
+# Arguments of a mode that its executor has no settings for, with their defaults; None: see
+# `detectflow help MODE`.
 VAL_EXTRA = {"model": "weights/best.pt", "data": "data/prepared", "project": "runs", "name": "val"}
 EXPORT_EXTRA = {"model": "weights/best.pt", "format": None, "data": None, "folder": None}
 
 
-def train(words: Sequence[str]) -> int:
+def train(argv: Sequence[str]) -> int:
     """`detectflow train key=value ...`; with nproc=N it starts itself N times."""
     several = "WORLD_SIZE" in os.environ
-    with _errors_told_once() if several else contextlib.nullcontext():
-        given = _as_started(_with_file(parse_overrides(words)))
+    with _errors_reported_once() if several else contextlib.nullcontext():
+        given = _as_started(_with_file(parse_overrides(argv)))
         config = _schema(given.get("trainer")).build(given, "train")
         if config.nproc > 1 and not several:
             from engine.cli.launch import launch
 
-            return launch(config.nproc, ["train", *words])
+            return launch(config.nproc, ["train", *argv])
         return _train(config)
 
 
@@ -74,9 +74,9 @@ def _train(config: TrainConfig) -> int:
     return 0
 
 
-def val(words: Sequence[str]) -> int:
+def val(argv: Sequence[str]) -> int:
     """`detectflow val model=WEIGHTS data=DATASET key=value ...`"""
-    given = parse_overrides(words)
+    given = parse_overrides(argv)
     extra = _take(given, "val", VAL_EXTRA, ValidateConfig)
     config = ValidateConfig.build(given, "val")
     _prepare()
@@ -104,11 +104,11 @@ def val(words: Sequence[str]) -> int:
     return 0
 
 
-def predict(words: Sequence[str]) -> int:
+def predict(argv: Sequence[str]) -> int:
     """`detectflow predict source=SOURCE key=value ...`; 1 where some of the images could not be
     read.
     """
-    given = parse_overrides(words)
+    given = parse_overrides(argv)
     config = PredictConfig.build(given, "predict")
     if config.source is None:
         raise ConfigError("predict: no source given, for example source=images/")
@@ -137,9 +137,9 @@ def predict(words: Sequence[str]) -> int:
     return code or int(bool(predictor.skipped))
 
 
-def export(words: Sequence[str]) -> int:
+def export(argv: Sequence[str]) -> int:
     """`detectflow export model=WEIGHTS format=FORMAT key=value ...`"""
-    given = parse_overrides(words)
+    given = parse_overrides(argv)
     extra = _take(given, "export", EXPORT_EXTRA, ExportConfig)
     config = ExportConfig.build(given, "export")
     _prepare()
@@ -162,8 +162,8 @@ def export(words: Sequence[str]) -> int:
 def _take(
     given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: type[Frozen]
 ) -> dict[str, Any]:
-    """Remove the words that are no settings of the schema but of the command; unknown ones get the
-    nearest of both.
+    """Take the arguments of the command itself out of `given`; the rest are settings of the schema.
+    An unknown one gets the nearest name of both.
     """
     for key in given:
         if key not in extra and key not in schema.model_fields:
@@ -189,8 +189,8 @@ def _prepare() -> None:
 
 
 def _with_file(given: dict[str, Any]) -> dict[str, Any]:
-    """With settings=FILE: those of its section train, or of the whole file where it has none; words
-    win.
+    """With settings=FILE: those of its section train, or of the whole file where it has none;
+    the command line wins.
     """
     file = given.pop("settings", None)
     if file is None:
@@ -221,7 +221,7 @@ def _as_started(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _errors_told_once() -> contextlib.AbstractContextManager[None]:
+def _errors_reported_once() -> contextlib.AbstractContextManager[None]:
     from engine.core.distributed import world_from_environment
     from engine.core.peer_failure import reported_once
 

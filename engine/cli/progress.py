@@ -23,7 +23,7 @@ def validation_bar(validator: Any) -> Iterator[None]:
 
 @contextmanager
 def prediction_bar(predictor: Any) -> Iterator[None]:
-    """Counts inputs; without a total for films and cameras. A line per image (`verbose`) shows the
+    """Counts inputs; without a total for videos and cameras. A line per image (`verbose`) shows the
     same in argv.
     """
     with _bar("predict", wanted=not predictor.config.verbose) as bar:

@@ -146,7 +146,7 @@ def choose_port(service: Service) -> int:
 
 
 def owner_of(port: int) -> str:
-    """`" by process 123 (mlflow server ...)"`, or nothing where the system does not tell."""
+    """`" by process 123 (mlflow server ...)"`, or nothing where the system does not say."""
     try:
         import psutil
     except ImportError:
@@ -257,7 +257,7 @@ class SupervisedServer:
         if not self.is_given_up:  # then its process id may be another's by now
             self.child.stop()
 
-    def _has_failed(self, how: str) -> None:
+    def _has_failed(self, reason: str) -> None:
         said = self.child.last_words()
         # also what a dead one has left: MLflow's web server is a process of its own, and has the
         # port
@@ -267,16 +267,14 @@ class SupervisedServer:
             self.starts = 0
         if self.starts == len(PAUSES_S):
             self.is_given_up = True
-            _say(
-                f"{self.service.title} {how}, after {self.starts} new starts: it is given up.{said}"
-            )
+            _say(f"{self.service.title} {reason}, after {self.starts} restarts: giving up.{said}")
             return
         pause_s = PAUSES_S[self.starts]
         self.starts += 1
         self.due = now + pause_s
         _say(
-            f"{self.service.title} {how}; it is started again in {pause_s:g} s ({self.starts} of "
-            f"{len(PAUSES_S)}).{said}"
+            f"{self.service.title} {reason}; restart {self.starts} of {len(PAUSES_S)} in "
+            f"{pause_s:g} s.{said}"
         )
 
     def _start_again(self) -> None:

@@ -1,5 +1,5 @@
 """What every configuration section shares: frozen, unknown keys refused with the nearest name,
-errors in words.
+errors as sentences.
 
 Values from the command line are read as YAML scalars (`lr0=0.01`, `imgsz=[160,320]`,
 `resume=true`); nothing is evaluated. What a run derives from a configuration is a new value with
@@ -187,17 +187,17 @@ def parse_value(text: str) -> Any:
     )
 
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+def parse_overrides(argv: Sequence[str]) -> dict[str, Any]:
     """`["epochs=3", "lr0=1e-3"]` -> `{"epochs": 3, "lr0": 0.001}`.
 
     Raises:
-        ConfigError: a word without `=`, or the same key twice.
+        ConfigError: an argument without `=`, or the same key twice.
     """
     values: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
+    for argument in argv:
+        key, equals, text = argument.partition("=")
         if not equals or not key:
-            raise ConfigError(f"'{word}' is not key=value (for example epochs=3)")
+            raise ConfigError(f"'{argument}' is not key=value (for example epochs=3)")
         if key in values:
             raise ConfigError(f"'{key}' is given twice")
         values[key] = parse_value(text)

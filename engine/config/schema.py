@@ -1,4 +1,4 @@
-"""The settings told to others: as rows for help and documentation, as a JSON schema for editors and
+"""The settings in other forms: as rows for help and documentation, as a JSON schema for editors and
 other programs.
 """
 
@@ -42,7 +42,7 @@ WHOLE = "params"  # the whole of params.yaml
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, in words."""
+    """One setting as text."""
 
     key: str
     group: str

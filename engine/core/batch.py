@@ -1,4 +1,4 @@
-"""What the core knows of loaders and batches: some are told the epoch, and the first entry of a
+"""What the core knows of loaders and batches: some get the epoch, and the first entry of a
 batch is the model's input, one row a sample. A task with other batches overrides `forward` and the
 validator's `batch_size`.
 """

@@ -61,7 +61,7 @@ class Failure:
 
 
 class PeerError(EngineError):
-    """Another process of this run failed first. `told`: that process shows its error on this
+    """Another process of this run failed first. `reported`: that process shows its error on this
     machine, so this one need not.
     """
 
@@ -69,7 +69,7 @@ class PeerError(EngineError):
         super().__init__(f"this process ended because rank {failure.rank} failed: {failure.text}")
         self.failure = failure
         self.exit_code = failure.exit_code
-        self.told = failure.node == node
+        self.reported = failure.node == node
 
 
 class FailureStore:
@@ -132,7 +132,7 @@ class FailureStore:
                 "that one was killed (out of memory?) or its machine is gone. Start the same "
                 "command with resume=true to go on after the last epoch"
             )
-            lost.told = LAUNCHED in os.environ
+            lost.reported = LAUNCHED in os.environ
             return lost
         who = f"raised by rank {self.rank} of {self.size}"
         if who not in getattr(error, "__notes__", ()):

@@ -23,8 +23,8 @@ from engine.types import SPLITS
 
 NAMES = tuple("0123456789")
 SCAN_SIDE, SCAN_MAX = 8, 16.0
-# Shares of the scans of a class, and of the photographs' width, that belong to each split.
-SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
+# Fractions of the scans of a class, and of the photographs' width, that belong to each split.
+FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 STREAM = {
     "train": 0,
     "val": 1,
@@ -173,7 +173,7 @@ def _uniform(rng: np.random.Generator, low: float, high: float) -> float:
 def _stretches(n: int) -> dict[str, tuple[int, int]]:
     """n things in a row, shared out over the splits: split -> [from, to)."""
     found, start, fraction = {}, 0, 0.0
-    for split, part in SHARES.items():
+    for split, part in FRACTIONS.items():
         fraction += part
         end = round(n * fraction)
         found[split] = (start, end)

@@ -1,4 +1,4 @@
-"""Batches as pictures: what the network was shown, and what it said."""
+"""Batches as plots: what the network was shown, and what it said."""
 
 from __future__ import annotations
 

@@ -67,23 +67,24 @@ def draw(
     with_truth: bool,
     folder: Path,
 ) -> dict[str, Path]:
-    """Pictures of one validation in `folder`, by key. batch: the images that are shown; found: what
+    """Plots of one validation in `folder`, by key. batch: the images that are shown; found: what
     was found in them.
     """
-    pictures = {}
+    # "pictures/" is where MLflow shows them: runs of all versions compare under one name
+    plots = {}
     if found:
-        pictures["pictures/predictions"] = folder / "predictions.jpg"
-        plot_found(batch, found, names, pictures["pictures/predictions"])
+        plots["pictures/predictions"] = folder / "predictions.jpg"
+        plot_found(batch, found, names, plots["pictures/predictions"])
         if with_truth:
-            pictures["pictures/labels"] = folder / "labels.jpg"
-            plot_batch(batch, names, pictures["pictures/labels"])
+            plots["pictures/labels"] = folder / "labels.jpg"
+            plot_batch(batch, names, plots["pictures/labels"])
     if scores is not None and scores.instances:
         for path in plot_curves(scores, folder, only=CURVES):
-            pictures[f"pictures/{path.stem}"] = path
-        pictures["pictures/confusion_matrix"] = plot_confusion(
+            plots[f"pictures/{path.stem}"] = path
+        plots["pictures/confusion_matrix"] = plot_confusion(
             scores.confusion, names, folder / "confusion.png"
         )
-    return pictures
+    return plots
 
 
 def joined(batches: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What a prediction gives for one image: boxes in every form, as text, table or picture.
+"""What a prediction gives for one image: boxes in every form, as text, table or plot.
 
 Holds no tensors and no model. An image that came from a file is read again when it is needed, so
-that a list of a thousand results does not hold a thousand pictures. Conventions of boxes and
+that a list of a thousand results does not hold a thousand images. Conventions of boxes and
 images: `engine/types.py`.
 """
 
@@ -37,15 +37,15 @@ class Results:
 
     detections: Detections
     names: Sequence[str]  # class names in order of their index
-    source: str  # path, address, "array 3", "film.mp4 frame 17"
+    source: str  # path, address, "array 3", "video.mp4 frame 17"
     size: Size  # (h, w) of the original image
-    index: int = 0  # frame number in a film, else 0
+    index: int = 0  # frame number in a video, else 0
     path: Path | None = None  # the image file, where there is one
     speed_ms: dict[str, float] = field(
         default_factory=dict
     )  # per image: preprocess, inference, postprocess
     pixels: np.ndarray | None = None  # (H, W, 3) uint8 BGR, None where `path` can be read again
-    # a frame of a film or camera, whose pixels a list of results does not keep
+    # a frame of a video or camera, whose pixels a list of results does not keep
     passing: bool = False
 
     def __len__(self) -> int:
@@ -77,12 +77,12 @@ class Results:
 
     @property
     def xyxyn(self) -> np.ndarray:
-        """(K, 4) float32 xyxy as shares of the image's width and height, in [0, 1]."""
+        """(K, 4) float32 xyxy as fractions of the image's width and height, in [0, 1]."""
         return self.boxes / self._scale()
 
     @property
     def xywhn(self) -> np.ndarray:
-        """(K, 4) float32 xywh as shares of the image's width and height."""
+        """(K, 4) float32 xywh as fractions of the image's width and height."""
         return self.xywh / self._scale()
 
     @property
@@ -102,8 +102,8 @@ class Results:
 
     @property
     def image(self) -> np.ndarray:
-        """(H, W, 3) uint8 BGR. Raises DataError when the file it came from, or the frame of a film,
-        has gone.
+        """(H, W, 3) uint8 BGR. Raises DataError when the file it came from, or the frame of a
+        video, has gone.
         """
         if self.pixels is not None:
             return self.pixels
@@ -116,7 +116,7 @@ class Results:
         return read_image(self.path)
 
     def without_pixels(self) -> Results:
-        """The same without the picture in memory, where it can be read again from its file or was
+        """The same without the image in memory, where it can be read again from its file or was
         only passing by.
         """
         return replace(self, pixels=None) if self.path is not None or self.passing else self

@@ -1,11 +1,10 @@
-"""Where pictures for a prediction come from: file, list, directory, glob, array, PIL image, URL,
+"""Where images for a prediction come from: file, list, directory, glob, array, PIL image, URL,
 video, camera.
 
 `open_source` checks at once that there is something to read and returns an iterator which yields
-frames one by one, so that a film of hours needs no more memory than one frame. A picture that
-cannot be read is yielded as `Skipped`, not
-raised: one broken file in a thousand must not end the job. This module knows nothing of models or
-boxes.
+frames one by one, so that a video of hours needs no more memory than one frame. An image that
+cannot be read is yielded as `Skipped`, not raised: one broken file in a thousand must not end the
+job. This module knows nothing of models or boxes.
 """
 
 from __future__ import annotations
@@ -36,25 +35,27 @@ URL_TIMEOUT_S = 20
 URL_LIMIT_BYTES = 256 * 1024 * 1024  # an address that never stops sending must not fill the memory
 JPEG_TAIL_BYTES = 64 * 1024  # cameras append their own data after the end marker
 ANSWER = "the answer"  # the name of what an address gives, in messages
-FRAMES_BROKEN_LIMIT = 25  # undecodable frames in a row after which a film counts as ended
+FRAMES_BROKEN_LIMIT = 25  # undecodable frames in a row after which a video counts as ended
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to look at. `path` is its image file where it has one and can be read again."""
+    """One image for the model. `path` is its image file where it has one and can be read again."""
 
     image: np.ndarray  # (H, W, 3) uint8 BGR
-    name: str  # for people and for output file names: path, address, "array 3", "film.mp4 frame 17"
+    name: (
+        str  # for people and for output file names: path, address, "array 3", "video.mp4 frame 17"
+    )
     path: Path | None = None
-    # position within its source: the number of the frame in a film, 0 for a single picture
+    # position within its source: the number of the frame in a video, 0 for a single image
     index: int = 0
-    # a frame of a film or camera: nobody else holds its pixels, and hours of them fit no memory
+    # a frame of a video or camera: nobody else holds its pixels, and hours of them fit no memory
     passing: bool = False
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A picture that could not be read, and why."""
+    """An image that could not be read, and why."""
 
     name: str
     reason: str
@@ -64,7 +65,7 @@ class Skipped:
 
 
 class Source:
-    """An iterable of `Frame | Skipped`. `len_hint` is the number of pictures, None for films and
+    """An iterable of `Frame | Skipped`. `len_hint` is the number of images, None for videos and
     cameras.
     """
 
@@ -75,13 +76,13 @@ class Source:
     @property
     def len_hint(self) -> int | None:
         return (
-            None if any(isinstance(entry, _Film) for entry in self.entries) else len(self.entries)
+            None if any(isinstance(entry, _Video) for entry in self.entries) else len(self.entries)
         )
 
     @property
     def live(self) -> bool:
         """Whether frames come in their own time: a camera or a stream."""
-        return any(isinstance(entry, _Film) and entry.live for entry in self.entries)
+        return any(isinstance(entry, _Video) and entry.live for entry in self.entries)
 
     def __iter__(self) -> Iterator[Frame | Skipped]:
         for entry in self.entries:
@@ -89,9 +90,9 @@ class Source:
 
 
 def open_source(source: Any) -> Source:
-    """A `Source` of anything a person may call a picture or pictures.
+    """A `Source` of anything that can be read as one or more images.
 
-    Accepts a path (file, directory, film), a glob pattern, an http(s) address, an rtsp address, a
+    Accepts a path (file, directory, video), a glob pattern, an http(s) address, an rtsp address, a
     camera index (int or digits), a numpy array (H, W[, C]) or (B, H, W, C) uint8 BGR, a PIL image,
     or a list of any of these.
     Raises DataError, before the first frame, when nothing is there: the message says what was
@@ -113,7 +114,7 @@ def _entries(source: Any) -> list[Any]:
     if isinstance(source, np.ndarray):
         return _array_entries(source)
     if isinstance(source, int) and not isinstance(source, bool):
-        return [_Film(source, f"camera {source}")]
+        return [_Video(source, f"camera {source}")]
     if isinstance(source, (str, Path)):
         return _text_entries(str(source))
     if hasattr(source, "getexif") and hasattr(
@@ -129,10 +130,10 @@ def _entries(source: Any) -> list[Any]:
 
 def _text_entries(text: str) -> list[Any]:
     if text.startswith(STREAM_SCHEMES):
-        return [_Film(text, text)]
+        return [_Video(text, text)]
     if text.startswith(WEB_SCHEMES):
         suffix = Path(urllib.parse.urlparse(text).path).suffix.lower()
-        return [_Film(text, text) if suffix in VIDEO_SUFFIXES else _Address(text)]
+        return [_Video(text, text) if suffix in VIDEO_SUFFIXES else _Address(text)]
     path = Path(text).expanduser()
     if path.is_dir():
         return _directory_entries(path)
@@ -141,7 +142,7 @@ def _text_entries(text: str) -> list[Any]:
     if path.exists():
         return [_file_entry(path)]
     if text.isdigit():
-        return [_Film(int(text), f"camera {text}")]
+        return [_Video(int(text), f"camera {text}")]
     if glob.has_magic(text):
         return _glob_entries(path)
     parent = path.absolute().parent
@@ -199,7 +200,7 @@ def _glob_entries(pattern: Path) -> list[Any]:
     known = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
     if not known:
         matched = (
-            f"matches {len(files)} files, none of them an image or a film"
+            f"matches {len(files)} files, none of them an image or a video"
             if files
             else "matches nothing"
         )
@@ -211,7 +212,7 @@ def _glob_entries(pattern: Path) -> list[Any]:
 
 def _file_entry(path: Path) -> Any:
     return (
-        _Film(str(path), str(path), path) if path.suffix.lower() in VIDEO_SUFFIXES else _File(path)
+        _Video(str(path), str(path), path) if path.suffix.lower() in VIDEO_SUFFIXES else _File(path)
     )
 
 
@@ -297,7 +298,7 @@ class _Address:
 
 
 def _reason(error: Exception, name: str) -> str:
-    """Why a picture is left out, without its name, which stands before, and without the advice
+    """Why an image is left out, without its name, which stands before, and without the advice
     meant for datasets.
     """
     if isinstance(error, DataError):
@@ -324,7 +325,7 @@ def _download(url: str) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Film:
+class _Video:
     address: str | int  # file, stream address or camera index
     name: str
     file: Path | None = None  # None: a stream or a camera
@@ -340,11 +341,11 @@ class _Film:
             except OSError as error:
                 yield Skipped(self.name, error.strerror)
                 return
-        # Opened when its turn comes: a directory of films must not hold a decoder for each.
+        # Opened when its turn comes: a directory of videos must not hold a decoder for each.
         capture = cv2.VideoCapture(self.address)
         try:
             if not capture.isOpened():
-                yield Skipped(self.name, "cannot be opened as a film or camera")
+                yield Skipped(self.name, "cannot be opened as a video or camera")
                 return
             yield from self._read(capture)
         finally:

@@ -2,8 +2,8 @@
 list.
 
 An object on a seam is seen cut in one tile and, when it is smaller than the overlap, whole in the
-next; the cut boxes have too little IoU with the whole one for NMS, so they are removed by the share
-of their own area that is covered.
+next; the cut boxes have too little IoU with the whole one for NMS, so they are removed by the
+fraction of their own area that is covered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from engine.types import Detections, Size
 
 SEAM_PX = 2.0  # a box ending this close to a seam counts as cut
-# a cut box with this share of its area inside another box of its class is a part of that one
+# a cut box with this fraction of its area inside another box of its class is a part of that one
 COVERED = 0.7
 
 Seen = tuple[
@@ -25,7 +25,7 @@ Seen = tuple[
 
 
 def tile_corners(size: Size, tile: int, overlap: float) -> list[tuple[int, int]]:
-    """(x, y) of the tiles that cover an image of `size`, row by row; neighbours share at least
+    """(x, y) of the tiles that cover an image of `size`, row by row; neighbours overlap by at least
     `overlap` of a tile.
 
     The last tile of a row ends at the border, all tiles lie inside an image that is larger than

@@ -83,10 +83,10 @@ def commands_for(sweep: Sweep, values: dict[str, Any]) -> list[str]:
         for name, value in sweep.base.items()
         if name not in SPEED_ONLY and value is not None
     }
-    words = " ".join(f"{name}={_word(value)}" for name, value in given.items())
+    settings = " ".join(f"{name}={_word(value)}" for name, value in given.items())
     return [
         f"detectflow run -S @{file}",
-        f"detectflow train data={sweep.source} {words} settings={file}",
+        f"detectflow train data={sweep.source} {settings} settings={file}",
     ]
 
 
@@ -151,8 +151,8 @@ def importances(study: optuna.Study) -> dict[str, float]:
     values = {trial.value for trial in ranked(study)}
     if len(ranked(study)) < IMPORTANCE_FROM or len(values) == 1:
         return {}
-    # Not Optuna's default, PED-ANOVA: it asks what the very best trials share, of twenty trials one
-    # or two.
+    # Not Optuna's default, PED-ANOVA: it asks what the very best trials have in
+    # common, of twenty trials one or two.
     return optuna.importance.get_param_importances(
         study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
     )

@@ -93,27 +93,29 @@ class Sweep:
         }
 
 
-def make_sweep(words: Mapping[str, Any], root: Path) -> Sweep:
+def make_sweep(given: Mapping[str, Any], root: Path) -> Sweep:
     """Check everything that can be checked before the first trial, and prepare the data.
 
-    words: settings of `TuneConfig` and of training, mixed.
+    given: settings of `TuneConfig` and of training, mixed.
 
     Raises:
         ConfigError: an unknown or wrong setting, a space that does not fit. DataError: the data
             cannot be used.
     """
-    tune, given = split_words(words)
+    tune, training = split_settings(given)
     params = Params.load(root / "params.yaml")
-    base = params.train.with_overrides(given, "tune")
+    base = params.train.with_overrides(training, "tune")
     _check(base)
-    space = load_space(root / tune.space, base) if tune.space else default_space(base, fixed=given)
-    twice = [each.name for each in space if each.name in given]
+    space = (
+        load_space(root / tune.space, base) if tune.space else default_space(base, fixed=training)
+    )
+    twice = [each.name for each in space if each.name in training]
     if twice:
         raise ConfigError(
             f"tune: {twice[0]} is given and stands in {tune.space}, too. Leave one out."
         )
-    source = given.get("data") or PREPARED
-    if "data" not in given and not (root / PREPARED / "dataset.json").is_file():
+    source = training.get("data") or PREPARED
+    if "data" not in training and not (root / PREPARED / "dataset.json").is_file():
         raise ConfigError(
             f"tune: {PREPARED} is not there. `detectflow run` or `detectflow stage prepare` makes "
             "it; or name a dataset: data=data/digits.yaml"
@@ -146,7 +148,7 @@ def make_sweep(words: Mapping[str, Any], root: Path) -> Sweep:
     )
 
 
-def split_words(words: Mapping[str, Any]) -> tuple[TuneConfig, dict[str, Any]]:
+def split_settings(given: Mapping[str, Any]) -> tuple[TuneConfig, dict[str, Any]]:
     """(settings of the search, settings of training).
 
     Raises:
@@ -156,7 +158,7 @@ def split_words(words: Mapping[str, Any]) -> tuple[TuneConfig, dict[str, Any]]:
         *TuneConfig.model_fields,
         *(name for name in DetectionTrainConfig.model_fields if name not in OURS),
     ]
-    for key in words:
+    for key in given:
         if key in OURS:
             raise ConfigError(
                 f"tune: {key} belongs to the search: a trial's folder is "
@@ -168,13 +170,13 @@ def split_words(words: Mapping[str, Any]) -> tuple[TuneConfig, dict[str, Any]]:
                 f"tune: unknown key '{key}'.{nearest(key, known)} `detectflow help tune` and "
                 "`detectflow help train` list them."
             )
-    own = {key: value for key, value in words.items() if key in TuneConfig.model_fields}
+    own = {key: value for key, value in given.items() if key in TuneConfig.model_fields}
     tune = TuneConfig.build(own, "tune")
     if tune.scheduler and tune.runner != "dask":
         raise ConfigError(
             f"tune: scheduler={tune.scheduler} is for runner=dask, not for runner={tune.runner}"
         )
-    return tune, {key: value for key, value in words.items() if key not in own}
+    return tune, {key: value for key, value in given.items() if key not in own}
 
 
 def _check(base: DetectionTrainConfig) -> None:

@@ -31,7 +31,7 @@ class Edge:
     child: str
     fact: str
     parent: str
-    back: str  # "exported from": child -> parent, in words
+    back: str  # "exported from": child -> parent, as text
     forth: str  # "exported as"
 
 
@@ -115,7 +115,7 @@ class Thing:
         return [fact.value for fact in self.facts if fact.name == name]
 
     def contradictions(self) -> list[str]:
-        """In words, where sources disagree about what can be one value only."""
+        """As text, where sources disagree about what can be one value only."""
         found = []
         for name in sorted(ONE_ONLY):
             facts = [fact for fact in self.facts if fact.name == name]

@@ -37,7 +37,7 @@ class Recorded:
 
 
 def history_evidence(root: Path, state: Path) -> Evidence:
-    """Everything that dvc.lock, its versions in git and DVC's run cache tell. state: where DVC's
+    """Everything that dvc.lock, its versions in git and DVC's run cache say. state: where DVC's
     cache is, see state_root.
     """
     evidence = Evidence()
@@ -118,15 +118,15 @@ def _of_commits(root: Path, unasked: list[str]) -> list[Recorded]:
         commit, date, subject = line.split("\t", 2)
         content = _git(root, ["show", f"{commit}:./dvc.lock"])
         if content is not None:  # else: the commit removed it
-            words = f"{commit} {date} {subject}"
-            found += [Recorded(stage, "dvc.lock in git", words) for stage in _stages(content)]
+            entry = f"{commit} {date} {subject}"
+            found += [Recorded(stage, "dvc.lock in git", entry) for stage in _stages(content)]
     return found
 
 
-def _git(root: Path, words: list[str]) -> bytes | None:
+def _git(root: Path, arguments: list[str]) -> bytes | None:
     try:
         done = subprocess.run(
-            ["git", "-c", "log.showSignature=false", "-C", str(root), *words],
+            ["git", "-c", "log.showSignature=false", "-C", str(root), *arguments],
             capture_output=True,
             timeout=GIT_TIMEOUT_S,
         )
@@ -183,7 +183,7 @@ def _statements(recorded: Recorded, cache: Path) -> tuple[list[Statement], bool]
 def _or_by_md5(
     found: list[Statement], kind: str, recorded: Recorded, extra: dict[str, Any]
 ) -> tuple[list[Statement], bool]:
-    """Where the cache cannot tell what a result is, somebody else may know the digest that belongs
+    """Where the cache does not say what a result is, somebody else may know the digest that belongs
     to DVC's hash.
     """
     if found:

@@ -111,15 +111,15 @@ def _trained(read: Read, known_from: str, extra: Mapping[str, Any]) -> list[Stat
         _json(read("reports/train/metrics.json")),
         _json(read("reports/train/origin.json")),
     )
-    told = {**metrics, **origin}  # older reports have all of it in metrics.json
-    weights = told.get("weights_sha256")
+    report = {**metrics, **origin}  # older reports have all of it in metrics.json
+    weights = report.get("weights_sha256")
     if not weights:
         return []
     facts = {
-        "network": Path(str(told.get("model", ""))).name if not told.get("start") else "",
-        "data_digest": str(told.get("data_digest") or ""),
-        "start": tuple(map(str, (told.get("start") or {}).values())),
-        "figures on val": {
+        "network": Path(str(report.get("model", ""))).name if not report.get("start") else "",
+        "data_digest": str(report.get("data_digest") or ""),
+        "start": tuple(map(str, (report.get("start") or {}).values())),
+        "metrics on val": {
             key: value for key, value in metrics.items() if key.startswith("metrics/")
         },
         "best_epoch": metrics.get("best_epoch"),
@@ -133,24 +133,24 @@ def _validated(read: Read, known_from: str) -> list[Statement]:
         _json(read("reports/validate/metrics.json")),
         _json(read("reports/validate/origin.json")),
     )
-    told = {**metrics, **origin}
-    if not told.get("weights_sha256"):
+    report = {**metrics, **origin}
+    if not report.get("weights_sha256"):
         return []
-    figures = {key: value for key, value in metrics.items() if key.startswith("metrics/")}
+    measured = {key: value for key, value in metrics.items() if key.startswith("metrics/")}
     return [
         Statement(
             "weights",
-            str(told["weights_sha256"]),
+            str(report["weights_sha256"]),
             known_from,
-            {f"figures on {told.get('split', 'test')}": figures},
+            {f"metrics on {report.get('split', 'test')}": measured},
         )
     ]
 
 
 def _exported(read: Read, known_from: str) -> list[Statement]:
-    told = _json(read("reports/export.json"))
-    files = told.get("files")
-    if not told.get("weights_sha256") or not isinstance(files, dict):
+    report = _json(read("reports/export.json"))
+    files = report.get("files")
+    if not report.get("weights_sha256") or not isinstance(files, dict):
         return []
     return [
         Statement(
@@ -160,7 +160,7 @@ def _exported(read: Read, known_from: str) -> list[Statement]:
             {
                 "format": name,
                 "place": str(file.get("file", "")),
-                "weights_sha256": str(told["weights_sha256"]),
+                "weights_sha256": str(report["weights_sha256"]),
             },
         )
         for name, file in files.items()
@@ -169,16 +169,16 @@ def _exported(read: Read, known_from: str) -> list[Statement]:
 
 
 def _registered(read: Read, known_from: str) -> list[Statement]:
-    told = _json(read("reports/registration.json"))
-    if not told.get("version") or not told.get("weights_sha256"):
+    report = _json(read("reports/registration.json"))
+    if not report.get("version") or not report.get("weights_sha256"):
         return []
     facts = {
-        "weights_sha256": str(told["weights_sha256"]),
-        "onnx_sha256": str(told.get("onnx_sha256") or ""),
-        "decision when registered": str(told.get("decision") or ""),
-        "metric": f"{told['metric']} = {told['value']}" if told.get("metric") else "",
+        "weights_sha256": str(report["weights_sha256"]),
+        "onnx_sha256": str(report.get("onnx_sha256") or ""),
+        "decision when registered": str(report.get("decision") or ""),
+        "metric": f"{report['metric']} = {report['value']}" if report.get("metric") else "",
     }
-    return [Statement("version", f"{told['model']}/{told['version']}", known_from, facts)]
+    return [Statement("version", f"{report['model']}/{report['version']}", known_from, facts)]
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -43,7 +43,7 @@ Things = Mapping[Key, Thing]
 
 @dataclass(frozen=True)
 class Node:
-    """A thing in the answer. `relation` says in words how it belongs to the node above;
+    """A thing in the answer. `relation` says how it belongs to the node above;
     `known_from` who says so.
     """
 
@@ -73,7 +73,7 @@ def trace(text: str, root: Path | None) -> Trace:
 
     text: a model file or an image, a prepared folder, `detector@champion`, `detector/3`, a run id,
     a digest or its beginning.
-    root: the project whose records are asked; None: only the file itself can tell.
+    root: the project whose records are asked; None: only the file itself is read.
 
     Raises:
         ConfigError: nothing of that name or kind, or several. CheckpointError: a model file that is
@@ -286,13 +286,13 @@ class _Walk:
         )
 
     def forth(self, thing: Thing, top: bool = False, relation: str = "") -> tuple[Node, ...]:
-        """relation: in place of the edge's own words for weights that were trained."""
+        """relation: in place of the edge's own text for weights that were trained."""
         if thing.kind == LEAF and not top:
             return ()
         links = self.came_of.get((thing.kind, thing.key), [])
         if thing.kind == "file" and not top:
             links = [link for link in links if link[1].name != FILE_OF_VERSION]
-        if thing.kind == "data":  # a run that made weights is told with them
+        if thing.kind == "data":  # a run that made weights is listed with them
             links = [link for link in links if link[2] not in self.describing]
         return tuple(
             self._node(
@@ -335,7 +335,7 @@ def _of_image(sha256: str, things: Things) -> tuple[Node, ...]:
 
 
 def _who_saw(sha256: str, things: Things) -> tuple[str, ...]:
-    """In words: the models that learned from the image, themselves or through the weights they
+    """As text: the models that learned from the image, themselves or through the weights they
     started from, and the others.
     """
     trained, held = set(), set()
@@ -402,7 +402,7 @@ def _names(weights: set[Key], things: Things) -> str:
 
 def _reservations(thing: Thing) -> list[str]:
     """What a reader would otherwise take for more than it is."""
-    share = next(
+    fraction = next(
         (
             s["train.fraction"]
             for s in thing.values("settings")
@@ -410,10 +410,10 @@ def _reservations(thing: Thing) -> list[str]:
         ),
         None,
     )
-    if thing.kind != "weights" or share is None:
+    if thing.kind != "weights" or fraction is None:
         return []
     return [
-        f"weights {thing.key[:16]}: trained with train.fraction={share}, on a part of the "
+        f"weights {thing.key[:16]}: trained with train.fraction={fraction}, on a part of the "
         "training images only"
     ]
 

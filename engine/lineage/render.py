@@ -92,7 +92,7 @@ def _tree(nodes: Sequence[Node], indent: str, sources: _Sources) -> list[str]:
 def _facts(facts: Sequence[Fact], indent: str, sources: _Sources) -> list[str]:
     lines = []
     for fact in facts:
-        text = _words(fact.name, fact.value)
+        text = _value_text(fact.name, fact.value)
         whole = len(text) <= WIDTH or isinstance(fact.value, Mapping)
         short = text if whole else f"{text[:WIDTH]}..."
         lines.append(
@@ -101,7 +101,7 @@ def _facts(facts: Sequence[Fact], indent: str, sources: _Sources) -> list[str]:
     return lines
 
 
-def _words(name: str, value: Any) -> str:
+def _value_text(name: str, value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     if name == "settings":
@@ -109,7 +109,7 @@ def _words(name: str, value: Any) -> str:
         return (
             f"{_pairs(changed) or 'none'} (the other {len(value) - len(changed)} are the defaults)"
         )
-    if name.startswith("figures"):
+    if name.startswith("metrics on"):
         shown = (f"{key} {number}" for key, number in headlines(value).items())
         return ", ".join(shown) or "nothing could be measured"
     return _pairs(value)

@@ -1,7 +1,7 @@
 """Which processes are in the way: for messages about a database that is locked, or a command of
 DVC's that is at work.
 
-Names are a courtesy: where the system or another user's process does not tell, nothing is said.
+Names are a courtesy: where the system or another user's process does not say, nothing is said.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-LOCKED = "database is locked"  # SQLite's own words
+LOCKED = "database is locked"  # SQLite's own message
 COMMAND_CHARACTERS = 200
 
 
@@ -18,12 +18,20 @@ def command_of(pid: int) -> str:
     try:
         import psutil
 
-        words = psutil.Process(pid).cmdline()
+        command = psutil.Process(pid).cmdline()
     except (ImportError, psutil.Error):
         return ""
-    if len(words) > 1 and Path(words[0]).name.startswith("python") and Path(words[1]).is_absolute():
-        words = words[1:]  # a script: its interpreter says nothing
-    return f" ({' '.join([Path(words[0]).name, *words[1:]])[:COMMAND_CHARACTERS]})" if words else ""
+    if (
+        len(command) > 1
+        and Path(command[0]).name.startswith("python")
+        and Path(command[1]).is_absolute()
+    ):
+        command = command[1:]  # a script: its interpreter says nothing
+    return (
+        f" ({' '.join([Path(command[0]).name, *command[1:]])[:COMMAND_CHARACTERS]})"
+        if command
+        else ""
+    )
 
 
 def opened_by(file: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import PredictConfig
-from engine.registry.gates import Decision, Figures
+from engine.registry.gates import Decision, Measured
 
 DEFAULTS = PredictConfig().thresholds()  # of a call that names none; the ONNX file says the same
 
@@ -22,8 +22,8 @@ class Candidate:
     name: str  # of the registered model
     onnx: Path
     onnx_sha256: str
-    figures: Figures
-    metrics: Mapping[str, float]  # all figures of the deciding split, `test/mAP50`
+    measured: Measured
+    metrics: Mapping[str, float]  # of the deciding split, as `test/mAP50`
     facts: Mapping[str, Any] = field(
         default_factory=dict
     )  # plain data for the model's own metadata
@@ -42,5 +42,5 @@ class Registration:
     is_new: bool
     aliases: tuple[str, ...]
     decision: Decision
-    champion: Figures | None  # whom it was measured against, None where there was nobody
+    champion: Measured | None  # whom it was measured against, None where there was nobody
     run_id: str | None

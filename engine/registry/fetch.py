@@ -1,4 +1,4 @@
-"""A registered detector brought to this machine, and figures about it written back. The registry
+"""A registered detector brought to this machine, and metrics of it written back. The registry
 decides what is meant.
 
 `detector@champion` names what production runs now, `detector/3` one version for ever. Files are
@@ -127,13 +127,13 @@ def _file(store: Store, version: Any, cache: Path) -> Path:
 
 def record_validation(
     model: Fetched,
-    figures: Mapping[str, float],
+    metrics: Mapping[str, float],
     tags: Mapping[str, str],
     experiment: str,
     files: Path,
     root: Path,
 ) -> str:
-    """A run with the figures of a registered model on other images; its id. The version's tags
+    """A run with the metrics of a registered model on other images; its id. The version's tags
     `today.*` say the same.
     """
     from mlflow.entities import Metric, RunTag
@@ -153,13 +153,13 @@ def record_validation(
             tags=about,
         )
         run_id = run.info.run_id
-        metrics = [Metric(key, value, now_ms, 0) for key, value in figures.items()]
+        values = [Metric(key, value, now_ms, 0) for key, value in metrics.items()]
         store.client.log_batch(
-            run_id, metrics=metrics, tags=[RunTag("stage.validate", "done")], synchronous=True
+            run_id, metrics=values, tags=[RunTag("stage.validate", "done")], synchronous=True
         )
         store.client.log_artifacts(run_id, str(files), "validate")
         store.client.set_terminated(run_id, "FINISHED")
-        for key, value in {**figures, **tags, "run_id": run_id}.items():
+        for key, value in {**metrics, **tags, "run_id": run_id}.items():
             text = f"{value:.6f}" if isinstance(value, float) else str(value)
             store.client.set_model_version_tag(
                 model.name, model.version, f"today.{key.replace('/', '.')}", text

@@ -25,7 +25,7 @@ from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
 from engine.registry.candidate import DEFAULTS, Candidate, Registration
-from engine.registry.gates import Decision, Figures, decide
+from engine.registry.gates import Decision, Measured, decide
 from engine.registry.version_description import describe_version
 from engine.tracking.journal import Journal, journal_home
 from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
@@ -36,7 +36,7 @@ from engine.tracking.stage_run import StageRun
 from engine.tracking.stage_runs import attachment
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-# tag of a version: the figure it became champion with, whatever it is measured to later
+# tag of a version: the value it became champion with, whatever it is measured to later
 PROMOTED = "promoted_value"
 REQUIREMENTS = (
     "onnxruntime",
@@ -78,7 +78,7 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
     sender.start()  # what the stages before have told, if it is still waiting
     sender.drain()  # or these weights would seem to have no run
     with described_errors(state), patient():
-        run_id = _run_of(store, candidate.figures.weights_sha256, params, root, track)
+        run_id = _run_of(store, candidate.measured.weights_sha256, params, root, track)
         version = _find(store, candidate)
         is_new = version is None
         if version is None:
@@ -113,8 +113,8 @@ def described_errors(state: Path) -> Iterator[None]:
                 "mlflow.db, and run again."
             )
         raise WorkspaceError(
-            f"the MLflow registry at {hide(uri)} did not do its part: {type(error).__name__}: "
-            f"{reason(error)}. Nothing else is lost. {advice}"
+            f"MLflow registry request failed ({hide(uri)}): {type(error).__name__}: "
+            f"{reason(error)}. Earlier results are saved. {advice}"
         ) from error
 
 
@@ -141,7 +141,7 @@ def _run_of(
 def _find(store: Store, candidate: Candidate) -> str | None:
     """The newest version with these weights in this very file."""
     query = (
-        f"name = '{candidate.name}' and tags.weights_sha256 = '{candidate.figures.weights_sha256}'"
+        f"name = '{candidate.name}' and tags.weights_sha256 = '{candidate.measured.weights_sha256}'"
     )
     versions = [
         v
@@ -232,16 +232,16 @@ def save_pyfunc(
 
 
 def _tags(candidate: Candidate) -> dict[str, str]:
-    figures = candidate.figures
+    measured = candidate.measured
     return {
         **{name: f"{value:.4f}" for name, value in candidate.metrics.items()},
         **candidate.tags,
-        "metric": figures.metric,
-        "value": "" if figures.value is None else repr(figures.value),
-        "split": figures.split,
-        "split_digest": figures.data_digest,
-        "class_hash": figures.class_hash,
-        "weights_sha256": figures.weights_sha256,
+        "metric": measured.metric,
+        "value": "" if measured.value is None else repr(measured.value),
+        "split": measured.split,
+        "split_digest": measured.data_digest,
+        "class_hash": measured.class_hash,
+        "weights_sha256": measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
         **{f"threshold.{name}": str(value) for name, value in DEFAULTS.items()},
         "threshold.conf_of_best_F1": ""
@@ -267,9 +267,9 @@ def _set_tags(store: Store, candidate: Candidate, version: str) -> None:
             store.client.set_model_version_tag(candidate.name, version, key, value)
 
 
-def _figures_of(version: Any) -> Figures:
+def _measured_of(version: Any) -> Measured:
     tags = version.tags
-    return Figures(
+    return Measured(
         metric=tags.get("metric", ""),
         value=_number(tags.get("value")),
         split=tags.get("split", ""),
@@ -298,24 +298,24 @@ def aliases_of(store: Store, name: str) -> dict[str, str]:
 
 def _appoint(
     store: Store, candidate: Candidate, version: str
-) -> tuple[tuple[str, ...], Decision, Figures | None]:
+) -> tuple[tuple[str, ...], Decision, Measured | None]:
     client, name = store.client, candidate.name
-    in_office = aliases_of(store, name).get(CHAMPION)
-    champion = _figures_of(client.get_model_version(name, in_office)) if in_office else None
-    decision = decide(replace(candidate.figures, version=version), champion)
+    current = aliases_of(store, name).get(CHAMPION)
+    champion = _measured_of(client.get_model_version(name, current)) if current else None
+    decision = decide(replace(candidate.measured, version=version), champion)
     client.set_registered_model_alias(name, CHALLENGER, version)
-    if decision.promote and in_office != version:
-        if in_office:
-            client.set_registered_model_alias(name, PREVIOUS, in_office)
+    if decision.promote and current != version:
+        if current:
+            client.set_registered_model_alias(name, PREVIOUS, current)
         client.set_registered_model_alias(name, CHAMPION, version)
-        client.set_model_version_tag(name, version, PROMOTED, repr(candidate.figures.value))
+        client.set_model_version_tag(name, version, PROMOTED, repr(candidate.measured.value))
     aliases = tuple(sorted(alias for alias, of in aliases_of(store, name).items() if of == version))
     client.set_model_version_tag(name, version, "decision", decision.reason)
     return aliases, decision, champion
 
 
 def _link_metrics(client: Any, candidate: Candidate, run_id: str, model_id: str) -> None:
-    """The deciding figures belong to the model too, so that its page shows them."""
+    """The deciding metrics belong to the model too, so that its page shows them."""
     from mlflow.entities import Metric
 
     history = [

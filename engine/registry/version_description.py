@@ -14,7 +14,7 @@ CLASS_COLUMNS = {"ap": "AP50-95", "ap50": "AP50", "precision": "precision", "rec
 
 def describe_version(candidate: Candidate, decision: str, links: Mapping[str, str]) -> str:
     """A registered version; the list of versions shows the first line."""
-    split, metrics = candidate.figures.split, candidate.metrics
+    split, metrics = candidate.measured.split, candidate.metrics
     measured = headlines(metrics, prefix=f"{split}/")
     headline = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
     parts = [
@@ -24,7 +24,7 @@ def describe_version(candidate: Candidate, decision: str, links: Mapping[str, st
     if links:
         parts.append(
             f"[Training run]({_within(links['run_url'])}) · [reports, curves, "
-            f"pictures]({_within(links['report_url'])})"
+            f"plots]({_within(links['report_url'])})"
         )
     parts.append(
         "\n".join(f"- {name}: {value}" for name, value in candidate.facts.items() if value)

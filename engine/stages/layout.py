@@ -17,7 +17,7 @@ What lies below `reports/`:
     validate/origin.json     split, weights_sha256
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
-    registration.json        model, version, aliases, decision and its reason, and the figures it
+    registration.json        model, version, aliases, decision and its reason, and the metrics it
                              was made by
 """
 
@@ -38,7 +38,7 @@ __all__ = [
     "Attached",
     "Layout",
     "Progress",
-    "figure",
+    "metric_value",
     "publish_folder",
     "read_json",
     "read_report",
@@ -144,7 +144,7 @@ def read_report(layout: Layout, stage: str) -> dict[str, Any]:
     return {**(read_json(origin, stage) if origin.is_file() else {}), **metrics}
 
 
-def figure(value: float | None) -> float | None:
+def metric_value(value: float | None) -> float | None:
     """A measured value for a report: six digits, None where it could not be measured (JSON knows no
     NaN).
     """

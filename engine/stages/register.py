@@ -27,7 +27,7 @@ def run(
     """Register, decide, and write `reports/registration.json`.
 
     Raises:
-        ConfigError: no ONNX was exported, or the deciding figure is not measured.
+        ConfigError: no ONNX was exported, or the deciding metric is not measured.
         WorkspaceError: reports and weights do not belong together; the registry cannot be reached.
     """
     from engine.registry.registry import register
@@ -45,12 +45,12 @@ def run(
         "aliases": list(done.aliases),
         "decision": "champion" if done.decision.promote else "challenger",
         "reason": done.decision.reason,
-        "metric": candidate.figures.metric,
-        "value": candidate.figures.value,
+        "metric": candidate.measured.metric,
+        "value": candidate.measured.value,
         "champion_version": int(champion.version) if champion else None,
         "champion_value": champion.value if champion else None,
         "champion_promoted_value": champion.promoted_value if champion else None,
-        "weights_sha256": candidate.figures.weights_sha256,
+        "weights_sha256": candidate.measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
     }
     return write_json(layout.summary("register"), summary)
@@ -61,7 +61,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     weights.
     """
     from engine.registry.candidate import Candidate
-    from engine.registry.gates import Figures
+    from engine.registry.gates import Measured
     from engine.tracking import run_metadata
 
     trained, validated = read_report(layout, "train"), read_report(layout, "validate")
@@ -91,7 +91,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
             f"validate.{nearest(metric, known)} There are: {', '.join(known)}"
         )
     dataset = run_metadata.dataset_metadata(layout.root)
-    figures = Figures(
+    measured = Measured(
         metric=metric,
         value=validated[metric],  # None where the split holds nothing to find
         split=split,
@@ -112,7 +112,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         name=params.register_.model,
         onnx=path,
         onnx_sha256=digest,
-        figures=figures,
+        measured=measured,
         metrics=run_metadata.metrics_of(
             {k: v for k, v in validated.items() if k.startswith("metrics/")}, split
         ),

@@ -15,12 +15,12 @@ from typing import Any
 
 from engine.config import Params
 from engine.errors import DataError
-from engine.stages.layout import Layout, figure, read_json
+from engine.stages.layout import Layout, metric_value, read_json
 
 
 @dataclass(frozen=True)
 class Remeasured:
-    """What was found. `before` is the figure it was promoted or registered with, None where nobody
+    """What was found. `before` is the value it was promoted or registered with, None where nobody
     knows.
     """
 
@@ -31,13 +31,13 @@ class Remeasured:
     now: float | None
     before: float | None
     same_images: bool  # whether `before` was measured on the very same images
-    figures: Mapping[str, float]  # "metrics/mAP50" -> value
+    metrics: Mapping[str, float]  # "metrics/mAP50" -> value
     per_class: tuple[Mapping[str, Any], ...]  # rows of per_class.csv
     run_id: str
 
 
 def measure(params: Params, root: Path, reference: str) -> Remeasured:
-    """Validate the registered model `reference` on `data/prepared`, and record the figures.
+    """Validate the registered model `reference` on `data/prepared`, and record the metrics.
 
     Raises:
         ConfigError, WorkspaceError: see `engine.registry.fetch.fetch`. DataError: its classes are
@@ -65,9 +65,9 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
         measured = DetectionValidator(config=params.validate_, save_dir=folder)(
             model=model.onnx, data=layout.prepared
         )
-        figures = {
+        metrics = {
             key: value
-            for key, value in ((k, figure(v)) for k, v in measured.items())
+            for key, value in ((k, metric_value(v)) for k, v in measured.items())
             if value is not None
         }
         tags = {
@@ -77,7 +77,7 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
         }
         run_id = record_validation(
             model,
-            run_metadata.metrics_of(figures, split),
+            run_metadata.metrics_of(metrics, split),
             tags,
             params.register_.experiment,
             folder,
@@ -91,10 +91,10 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
         version=model.version,
         metric=params.register_.metric,
         split=split,
-        now=figures.get(params.register_.metric),
+        now=metrics.get(params.register_.metric),
         before=float(before) if before else None,
         same_images=digest == model.tags.get("split_digest"),
-        figures=figures,
+        metrics=metrics,
         per_class=per_class,
         run_id=run_id,
     )

@@ -25,7 +25,7 @@ from engine.stages.layout import (
     Attached,
     Layout,
     Progress,
-    figure,
+    metric_value,
     publish_folder,
     read_json,
     relative,
@@ -163,16 +163,16 @@ def epoch_progress(trainer: Any) -> dict[str, Any]:
 def publish(
     result: Any, params: Params, layout: Layout, start: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Put best weights, figures and pictures where DVC expects them; without times, so that equal
+    """Put best weights, metrics and plots where DVC expects them; without times, so that equal
     runs hash alike.
     """
     dataset = read_json(layout.prepared / "dataset.json", "prepare")
     metrics = {
-        key: figure(value)
+        key: metric_value(value)
         for key, value in result.metrics.items()
         if key.startswith(("metrics/", "val/"))
     }
-    figures = {"best_epoch": result.best_epoch + 1, "epochs": result.epochs, **metrics}
+    summary = {"best_epoch": result.best_epoch + 1, "epochs": result.epochs, **metrics}
     origin = {
         "model": params.train.model,
         "weights_sha256": result.best_sha256,
@@ -191,15 +191,15 @@ def publish(
             for row in read_results(result.save_dir / "results.csv")
         ]
         write_results(folder / "results.csv", rows)
-        for picture in sorted(p for p in result.save_dir.iterdir() if p.suffix in {".png", ".jpg"}):
-            shutil.copyfile(picture, folder / picture.name)
+        for plot in sorted(p for p in result.save_dir.iterdir() if p.suffix in {".png", ".jpg"}):
+            shutil.copyfile(plot, folder / plot.name)
         for table in ("per_class.csv",):
             if (result.save_dir / table).is_file():
                 shutil.copyfile(result.save_dir / table, folder / table)
-        write_json(folder / "metrics.json", figures)
+        write_json(folder / "metrics.json", summary)
         write_json(folder / "origin.json", origin)
     write_text(result.save_dir / PUBLISHED, "")
-    return {**origin, **figures}
+    return {**origin, **summary}
 
 
 def remove_published(root: Path) -> None:

@@ -13,7 +13,7 @@ from engine.stages.layout import (
     Attached,
     Layout,
     Progress,
-    figure,
+    metric_value,
     publish_folder,
     read_report,
     write_json,
@@ -40,7 +40,7 @@ def run(
             validator.add_callback(event, function, may_fail=True)
         metrics = validator(model=layout.best, data=layout.prepared)
         origin = {"split": params.validate_.split, "weights_sha256": trained["weights_sha256"]}
-        measured = {key: figure(value) for key, value in metrics.items()}
+        measured = {key: metric_value(value) for key, value in metrics.items()}
         write_json(folder / "metrics.json", measured)
         write_json(folder / "origin.json", origin)
     return {**origin, **measured}

@@ -21,7 +21,7 @@ class Checkpoints:
 
     def __init__(self, settings: TrackingConfig):
         self.policy, self.every = settings.checkpoints, settings.checkpoint_every_epochs
-        self._told: dict[str, str] = {}  # name -> SHA-256 of what was queued last
+        self._queued: dict[str, str] = {}  # name -> SHA-256 of what was queued last
         self._waiting: dict[str, str] = {}  # name -> its place in the journal
 
     def records(self, trainer: Any, journal: Journal, is_end: bool) -> list[Record]:
@@ -40,9 +40,9 @@ class Checkpoints:
 
     def _record(self, name: str, file: Any, journal: Journal) -> list[Record]:
         digest = read_sidecar(file).get("sha256", "")
-        if not file.is_file() or self._told.get(name) == digest:
+        if not file.is_file() or self._queued.get(name) == digest:
             return []
         if name in self._waiting:
             journal.drop(self._waiting[name])
-        self._told[name], self._waiting[name] = digest, journal.keep(file, name)
+        self._queued[name], self._waiting[name] = digest, journal.keep(file, name)
         return [{"do": "artifact", "file": self._waiting[name], "folder": FOLDER, "once": True}]

@@ -252,7 +252,7 @@ def reason(error: BaseException) -> str:
     """The first line of an error that says something: SQLAlchemy begins with a hint about itself,
     in brackets.
 
-    A refused login is said in our words, and no password is shown.
+    A refused login is our own message, and no password is shown.
     """
     if getattr(error, "error_code", None) in LOGIN:
         return LOGIN[error.error_code]

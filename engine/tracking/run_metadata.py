@@ -204,13 +204,16 @@ def git_tags(root: Path, params: Params) -> dict[str, str]:
     }
 
 
-def git(root: Path, *words: str) -> str | None:
+def git(root: Path, *arguments: str) -> str | None:
     """What git prints about `root`, stripped; None: no git, no repository, it refused, or it did
     not end in time.
     """
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=GIT_TIMEOUT_S
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT_S,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

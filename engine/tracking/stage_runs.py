@@ -40,7 +40,7 @@ def tracked(
     """Around stage `name`: attach `run.callbacks` to its executor, call `run.finish(summary)` when
     it is done.
 
-    artist: draws the epochs of a training; without it they are not pictured.
+    artist: draws the epochs of a training; without it they are not drawn.
     """
     made = (
         TrainingRun(name, params, root, artist)

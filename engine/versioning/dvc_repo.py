@@ -55,7 +55,7 @@ class StageOutcome:
 
     name: str
     # "ran", "skipped" (already up to date), "restored" (an earlier result with these inputs)
-    how: str
+    status: str
     seconds: float
     value: Any = None  # what the step's function returned, None unless it ran
     reasons: tuple[str, ...] = ()  # why it was not up to date
@@ -101,8 +101,8 @@ class DvcStages:
         """
         started = time.monotonic()
 
-        def outcome(how: str, value: Any = None, reasons: tuple[str, ...] = ()) -> StageOutcome:
-            return StageOutcome(name, how, time.monotonic() - started, value, reasons)
+        def outcome(status: str, value: Any = None, reasons: tuple[str, ...] = ()) -> StageOutcome:
+            return StageOutcome(name, status, time.monotonic() - started, value, reasons)
 
         with workspace_lock(self.root, wait=self.wait, emit=self.log.warning):
             stage = load_definition(self.root, name)
@@ -133,7 +133,7 @@ class DvcStages:
             return value
 
     def status(self, name: str) -> list[str]:
-        """Why stage `name` has to run, in words; empty when it is up to date."""
+        """Why stage `name` has to run, as text; empty when it is up to date."""
 
         def ask(repo: Any) -> list[str]:
             found = repo.status(targets=[f"{self._pipeline}:{name}"])
@@ -248,7 +248,7 @@ def is_repository(root: Path) -> bool:
 
 @contextlib.contextmanager
 def _repo(root: Path) -> Iterator[Any]:
-    """An open DVC repository; DVC's errors in words. DvcBusy: another DVC command is at work."""
+    """An open DVC repository; DVC's errors as ours. DvcBusy: another DVC command is at work."""
     from dvc.dependency.base import DependencyDoesNotExistError
     from dvc.exceptions import DvcException
     from dvc.lock import LockError

@@ -13,8 +13,8 @@ import pytest
 from engine.datasets import demo_digits
 from engine.datasets.demo_digits import (
     CONTRAST,
+    FRACTIONS,
     NAMES,
-    SHARES,
     draw_digit,
     enlarge,
     open_reader,
@@ -84,8 +84,8 @@ def test_no_scan_and_no_stretch_of_a_photograph_is_shared_between_splits():
         or hashes["train"] & hashes["val"]
         or hashes["val"] & hashes["test"]
     )
-    for split, share in SHARES.items():
-        assert abs(len(scans[split]) / 1797 - share) < 0.01
+    for split, fraction in FRACTIONS.items():
+        assert abs(len(scans[split]) / 1797 - fraction) < 0.01
     stretches = sorted(demo_digits._stretches(640).values())
     assert stretches == [(0, 384), (384, 512), (512, 640)]
 

@@ -190,7 +190,7 @@ def test_an_image_described_twice_and_one_that_leaves_the_folder(tmp_path):
     assert found["bad_entry"] == ["annotations.xml, line 11: an <image> without name"]
 
 
-def test_frames_of_a_film_exported_as_images_have_no_suffix(tmp_path):
+def test_frames_of_a_video_exported_as_images_have_no_suffix(tmp_path):
     put(tmp_path / "images/frame_000000.PNG", picture("0"))
     put(
         tmp_path / "annotations.xml",

@@ -8,12 +8,12 @@ import pytest
 
 from engine.core.results import read_results
 from engine.detect import DetectionTrainer
-from engine.lineage.render import _words
+from engine.lineage.render import _value_text
 from engine.metrics import reported
 from engine.metrics.headlines import headline_names, headlines
 from engine.metrics.reported import Metric
 from engine.registry.candidate import Candidate
-from engine.registry.gates import Figures
+from engine.registry.gates import Measured
 from engine.registry.version_description import describe_version
 from engine.stages.layout import Layout
 from engine.tracking.run_description import describe
@@ -49,7 +49,7 @@ def test_whoever_sums_up_a_model_shows_it(tmp_path):
     layout = Layout(tmp_path)
     layout.summary("validate").parent.mkdir(parents=True)
     layout.summary("validate").write_text(json.dumps({"split": "test", **metrics}))
-    assert summarize(tmp_path, "run", [], 1.0).figures == {"mAP50-95": 0.25, "AR-toy": 0.5}
+    assert summarize(tmp_path, "run", [], 1.0).metrics == {"mAP50-95": 0.25, "AR-toy": 0.5}
     news = {"stage": "train", "done": 1, "total": 2, "metrics": metrics}
     assert describe_progress(news) == "epoch 1 of 2 · mAP50-95 0.250 · AR-toy 0.500"
     told = {"test/mAP50-95": 0.25, "test/AR-toy": 0.5}
@@ -58,9 +58,9 @@ def test_whoever_sums_up_a_model_shows_it(tmp_path):
         name="detector",
         onnx=tmp_path / "best.onnx",
         onnx_sha256="",
-        figures=Figures("metrics/mAP50-95", 0.25, "test", ""),
+        measured=Measured("metrics/mAP50-95", 0.25, "test", ""),
         metrics=told,
     )
     page = describe_version(candidate, "", {})
     assert page.startswith("On test: mAP50-95 0.250, AR-toy 0.500.")
-    assert _words("figures", metrics) == "mAP50-95 0.25, AR-toy 0.5"
+    assert _value_text("metrics on test", metrics) == "mAP50-95 0.25, AR-toy 0.5"

@@ -141,25 +141,25 @@ def test_every_kind_of_source_gives_the_boxes_of_its_pictures(weights, folder):
             np.testing.assert_array_equal(one.classes, other.classes)
 
 
-def test_a_film_is_looked_at_frame_by_frame_and_its_pixels_pass_by(weights, tmp_path):
-    film = tmp_path / "film.avi"
-    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
+def test_a_video_is_looked_at_frame_by_frame_and_its_pixels_pass_by(weights, tmp_path):
+    video = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (96, 64))
     for i in range(5):
         writer.write(generated_image(i, (64, 96)))
     writer.release()
-    capture = cv2.VideoCapture(str(film))
+    capture = cv2.VideoCapture(str(video))
     frames = [capture.read()[1] for _ in range(5)]
     task = predictor(weights, batch=2, save=True, save_json=True, project=str(tmp_path), name="out")
-    results, truth = task(film), predictor(weights)(frames)
+    results, truth = task(video), predictor(weights)(frames)
     assert task.total is None and [r.index for r in results] == [0, 1, 2, 3, 4]
     for one, other in zip(results, truth, strict=True):
         np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
     assert all(r.pixels is None for r in results) and all(
-        r.pixels is not None for r in task(film, stream=True)
+        r.pixels is not None for r in task(video, stream=True)
     )
-    with pytest.raises(DataError, match="film.avi frame 2: .* use stream=True"):
+    with pytest.raises(DataError, match="video.avi frame 2: .* use stream=True"):
         results[2].plot()
-    names = {f"film.avi_frame_{i}.jpg" for i in range(5)}
+    names = {f"video.avi_frame_{i}.jpg" for i in range(5)}
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"detections.jsonl"} | names
 
 

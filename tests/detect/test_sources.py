@@ -116,25 +116,25 @@ def test_other_arrays_are_refused_with_their_shape(array):
         open_source(array)
 
 
-def test_a_film_is_a_stream_of_numbered_frames(tmp_path, picture):
-    film = tmp_path / "film.avi"
-    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
+def test_a_video_is_a_stream_of_numbered_frames(tmp_path, picture):
+    video = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
     assert writer.isOpened()
     for _ in range(5):
         writer.write(picture)
     writer.release()
-    source = open_source(film)
+    source = open_source(video)
     assert source.len_hint is None and not source.live
     frames = list(source)
     assert [frame.index for frame in frames] == [0, 1, 2, 3, 4]
-    assert frames[3].name.endswith("film.avi frame 3") and frames[3].image.shape == (24, 32, 3)
+    assert frames[3].name.endswith("video.avi frame 3") and frames[3].image.shape == (24, 32, 3)
 
 
-def test_films_are_opened_one_at_a_time_when_their_turn_comes(tmp_path, picture):
+def test_videos_are_opened_one_at_a_time_when_their_turn_comes(tmp_path, picture):
     (tmp_path / "broken.avi").write_bytes(b"RIFFnothing")
     cv2.imwrite(str(tmp_path / "z.png"), picture)
     first, second = open_source(tmp_path)
-    assert isinstance(first, Skipped) and "film" in first.reason
+    assert isinstance(first, Skipped) and "video" in first.reason
     assert isinstance(second, Frame)
 
 

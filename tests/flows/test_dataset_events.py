@@ -1,4 +1,4 @@
-"""`detectflow diff A B tell=true`: the Prefect server hears of a changed dataset, and only of a
+"""`detectflow diff A B notify=true`: the Prefect server hears of a changed dataset, and only of a
 changed one.
 """
 
@@ -46,9 +46,9 @@ def test_the_server_is_told_of_a_difference_and_of_nothing_else(tmp_path, prefec
     make_dataset(tmp_path / "a", last_class=0)
     make_dataset(tmp_path / "b", last_class=1)
 
-    same = diff(root, api, str(tmp_path / "a"), str(tmp_path / "a"), "tell=true")
+    same = diff(root, api, str(tmp_path / "a"), str(tmp_path / "a"), "notify=true")
     assert same.returncode == 0 and "was told" not in same.stdout, same.stderr
-    changed = diff(root, api, str(tmp_path / "a"), str(tmp_path / "b"), "tell=true")
+    changed = diff(root, api, str(tmp_path / "a"), str(tmp_path / "b"), "notify=true")
     assert changed.returncode == 0 and "was told" in changed.stdout, changed.stderr
 
     def heard():
@@ -70,7 +70,7 @@ def test_the_server_is_told_of_a_difference_and_of_nothing_else(tmp_path, prefec
 def test_without_a_server_it_says_so_before_the_work(tmp_path):
     root = copy_project(tmp_path / "project")
     env = {**clean_environment(), "PREFECT_HOME": str(root / ".prefect")}
-    command = [sys.executable, "-m", "engine", "diff", "nothing-there", "neither", "tell=true"]
+    command = [sys.executable, "-m", "engine", "diff", "nothing-there", "neither", "notify=true"]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=120)
     assert (
         done.returncode == 1

@@ -325,7 +325,7 @@ def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):
 
 
 def test_changed_data_start_a_training_where_that_is_switched_on(workspace, api):
-    from flows.pipeline import data_digest, tell_data_changed
+    from flows.pipeline import data_digest, emit_data_changed
 
     retrain = next(
         each["id"]
@@ -338,8 +338,8 @@ def test_changed_data_start_a_training_where_that_is_switched_on(workspace, api)
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
     switch(api, retrain, True)
-    tell_data_changed(workspace, data_digest(workspace))  # the same data: no event
-    tell_data_changed(workspace, "an earlier digest")
+    emit_data_changed(workspace, data_digest(workspace))  # the same data: no event
+    emit_data_changed(workspace, "an earlier digest")
     wait_until(lambda: api("/flow_runs/filter", query))
     started = api("/flow_runs/filter", query)
     switch(api, retrain, False)

@@ -114,7 +114,7 @@ def test_what_is_up_to_date_is_skipped(run, stages):
     assert finished == [summary], "the run before is no result of this one"
     assert hows(summary) == ["skipped"] * 5
     assert stages.ran == list(STAGES)
-    assert summary.figures == {"mAP50": 0.875, "mAP50-95": 0.5} and summary.split == "test"
+    assert summary.metrics == {"mAP50": 0.875, "mAP50-95": 0.5} and summary.split == "test"
     assert summary.model == "detector version 3 (challenger)"
     assert summary.files == ("weights/best.pt", "export/best.onnx")
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from engine.registry import gates
-from engine.registry.gates import Decision, Figures, Verdict, decide
+from engine.registry.gates import Decision, Measured, Verdict, decide
 
-OLD = Figures(
+OLD = Measured(
     "metrics/mAP50-95",
     0.50,
     "test",
@@ -73,7 +73,7 @@ def test_a_figure_that_is_missing_promotes_nobody(value):
         (replace(OLD, data_digest="d0"), "other test images"),
         (replace(OLD, data_digest=""), "other test images"),
         (replace(OLD, split="val"), "was measured on val"),
-        (replace(OLD, metric="metrics/mAP50"), "judged by metrics/mAP50"),
+        (replace(OLD, metric="metrics/mAP50"), "measured by metrics/mAP50"),
         (replace(OLD, class_hash="c0"), "other classes"),
     ],
 )

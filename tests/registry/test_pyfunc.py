@@ -13,7 +13,7 @@ import toys
 
 from engine.detect.predictor import DetectionPredictor
 from engine.registry.candidate import Candidate
-from engine.registry.gates import Figures
+from engine.registry.gates import Measured
 from engine.registry.registry import save_pyfunc
 
 
@@ -21,8 +21,8 @@ def save(home, batch, **other):
     """(ONNX file, MLflow model folder) of the hand-made detector."""
     file = toys.write_detector(home / "best.onnx", batch=batch, **other)
     example = cv2.imencode(".png", toys.image(0))[1].tobytes()
-    figures = Figures("metrics/mAP50-95", 0.5, "test", "d")
-    save_pyfunc(Candidate("detector", file, "", figures, {}, example=example), home / "saved")
+    measured = Measured("metrics/mAP50-95", 0.5, "test", "d")
+    save_pyfunc(Candidate("detector", file, "", measured, {}, example=example), home / "saved")
     return file, home / "saved"
 
 
@@ -85,8 +85,8 @@ def assert_agrees(weights, folder, settings, tolerance_px=0.02):
 def test_a_real_detector_exported_by_this_project_answers_as_its_checkpoint(
     random_weights, exported, tmp_path
 ):
-    figures = Figures("metrics/mAP50-95", 0.5, "test", "d")
-    candidate = Candidate("detector", exported["onnx"].path, "", figures, {})
+    measured = Measured("metrics/mAP50-95", 0.5, "test", "d")
+    candidate = Candidate("detector", exported["onnx"].path, "", measured, {})
     save_pyfunc(candidate, tmp_path / "saved")
     settings = {"conf": 0.5, "iou": 0.6}
     assert_agrees(random_weights, tmp_path / "saved", settings, tolerance_px=0.05)
@@ -111,8 +111,8 @@ def test_a_file_of_an_older_version_is_refused(tmp_path):
     del model.graph.output[1]
     model.graph.output[0].name = model.graph.node[5].output[0] = "output"
     onnx.save(model, tmp_path / "old.onnx")
-    figures = Figures("metrics/mAP50-95", 0.5, "test", "d")
-    save_pyfunc(Candidate("detector", tmp_path / "old.onnx", "", figures, {}), tmp_path / "saved")
+    measured = Measured("metrics/mAP50-95", 0.5, "test", "d")
+    save_pyfunc(Candidate("detector", tmp_path / "old.onnx", "", measured, {}), tmp_path / "saved")
     with pytest.raises(Exception, match="exported by an older version.*register it again"):
         predict(tmp_path / "saved", [encoded(toys.image(1))])
 

@@ -71,7 +71,7 @@ class Project:
 
         module = runpy.run_path("stub.py")
         steps = DvcStages(self.root, **options)
-        return [steps.run(name, module[name]).how for name in ("double", "total")]
+        return [steps.run(name, module[name]).status for name in ("double", "total")]
 
     def dvc(self, *words):
         done = subprocess.run(
@@ -184,7 +184,7 @@ def test_editing_another_stages_parameter_meanwhile_is_allowed(project):
         module["double"]()
         project.params(offset=7)
 
-    assert DvcStages(project.root).run("double", double_while_somebody_edits).how == "ran"
+    assert DvcStages(project.root).run("double", double_while_somebody_edits).status == "ran"
     assert project.flow() == ["skipped", "ran"] and project.total == 13
 
 
@@ -237,7 +237,10 @@ def test_without_dvc_every_step_runs_and_one_warning_is_given(tmp_path, monkeypa
     module = runpy.run_path("stub.py")
     steps = DvcStages(made.root)
     for _ in range(2):
-        assert [steps.run(name, module[name]).how for name in ("double", "total")] == ["ran", "ran"]
+        assert [steps.run(name, module[name]).status for name in ("double", "total")] == [
+            "ran",
+            "ran",
+        ]
     assert len([r for r in caplog.records if "no .dvc folder" in r.message]) == 1
     assert made.total == 6
 
@@ -297,7 +300,7 @@ class Noting(Project):
         module = runpy.run_path("stub.py")
         steps = DvcStages(self.root)
         steps.refresh("note", module["note"])
-        return steps.run("double", module["double"]).how
+        return steps.run("double", module["double"]).status
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def make():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, resource.RLIM_INFINITY))
 
 try:
-    print(DvcStages(Path.cwd()).run("big", make).how)
+    print(DvcStages(Path.cwd()).run("big", make).status)
 except WorkspaceError as error:
     sys.exit(f"WorkspaceError: {error}")
 """

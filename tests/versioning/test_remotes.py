@@ -190,7 +190,7 @@ def nothing_to_redo(clone: Path, do) -> bool:
 
     params = Params.load(clone / "params.yaml")
     prepare = DvcStages(clone).run("prepare", redo, stale=lambda: source_changed(params, clone))
-    how = [prepare.how, DvcStages(clone).run("train", redo).how]
+    how = [prepare.status, DvcStages(clone).run("train", redo).status]
     return "up to date" in quiet and "Running stage" not in repro and how == ["skipped", "skipped"]
 
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from engine.registry.gates.better import is_better
 from engine.registry.gates.comparable import is_comparable
 from engine.registry.gates.measured import is_measured
-from engine.registry.gates.verdict import Figures, Verdict, is_known, number_text
+from engine.registry.gates.verdict import Measured, Verdict, is_known, number_text
 
-__all__ = ["GATES", "Decision", "Figures", "Gate", "Verdict", "decide"]
+__all__ = ["GATES", "Decision", "Measured", "Gate", "Verdict", "decide"]
 
 # champion: None where there is none
-Gate = Callable[[Figures, Figures | None], Verdict]
+Gate = Callable[[Measured, Measured | None], Verdict]
 
 GATES: list[Gate] = [
     is_measured,
@@ -37,7 +37,7 @@ class Decision:
     reason: str
 
 
-def decide(candidate: Figures, champion: Figures | None) -> Decision:
+def decide(candidate: Measured, champion: Measured | None) -> Decision:
     """Ask the gates about a candidate. champion: None where there is none.
 
     A champion presented again stays, whatever was measured since: it leaves for a better one, or by
@@ -45,8 +45,8 @@ def decide(candidate: Figures, champion: Figures | None) -> Decision:
     """
     if champion is not None and candidate.version and candidate.version == champion.version:
         since = _since(candidate, champion)
-        return Decision(True, f"{candidate.measured}; it is champion already{since}")
-    reason = candidate.measured
+        return Decision(True, f"{candidate.text}; it is champion already{since}")
+    reason = candidate.text
     for gate in GATES:
         verdict = gate(candidate, champion)
         if not verdict.passed:
@@ -55,7 +55,7 @@ def decide(candidate: Figures, champion: Figures | None) -> Decision:
     return Decision(True, reason)
 
 
-def _since(candidate: Figures, champion: Figures) -> str:
+def _since(candidate: Measured, champion: Measured) -> str:
     """That a champion is measured otherwise than when it was promoted; empty where it is not."""
     then, now = number_text(champion.promoted_value), number_text(candidate.value)
     return (

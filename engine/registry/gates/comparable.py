@@ -6,10 +6,10 @@ today's images, or move the alias by hand. A training split that has grown does 
 
 from __future__ import annotations
 
-from engine.registry.gates.verdict import Figures, Verdict, by_hand, is_known
+from engine.registry.gates.verdict import Measured, Verdict, by_hand, is_known
 
 
-def is_comparable(candidate: Figures, champion: Figures | None) -> Verdict:
+def is_comparable(candidate: Measured, champion: Measured | None) -> Verdict:
     """Candidate and champion were measured by the same metric, on the same images, for the same
     classes.
     """
@@ -19,12 +19,12 @@ def is_comparable(candidate: Figures, champion: Figures | None) -> Verdict:
     return Verdict(True)
 
 
-def _obstacle(candidate: Figures, champion: Figures) -> str:
+def _obstacle(candidate: Measured, champion: Measured) -> str:
     """Why the two values say nothing about each other; empty where they do."""
     if candidate.class_hash != champion.class_hash and candidate.class_hash and champion.class_hash:
         return "knows other classes"
     if candidate.metric != champion.metric:
-        return f"was judged by {champion.metric or 'nothing'}, this one by {candidate.metric}"
+        return f"was measured by {champion.metric or 'nothing'}, this one by {candidate.metric}"
     if not is_known(champion.value):
         return f"has no known {champion.metric}"
     if candidate.split != champion.split:

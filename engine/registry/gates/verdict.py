@@ -1,4 +1,4 @@
-"""What gates compare and answer: values, and the words they share."""
+"""What gates compare and answer: values, and the text they have in common."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Figures:
+class Measured:
     """What was measured of one model. Larger values are better."""
 
     metric: str  # for example metrics/mAP50-95
@@ -21,7 +21,7 @@ class Figures:
     promoted_value: float | None = None
 
     @property
-    def measured(self) -> str:
+    def text(self) -> str:
         """`metrics/mAP50-95 0.5100 on test`."""
         return f"{self.metric} {number_text(self.value)} on {self.split}"
 
@@ -33,7 +33,7 @@ class Figures:
 @dataclass(frozen=True)
 class Verdict:
     """What one gate says. The reason of a gate that passes may be empty; of those that are not, the
-    last one's is told.
+    last one is reported.
     """
 
     passed: bool
@@ -50,7 +50,7 @@ def number_text(value: float | None) -> str:
     return f"{value:.4f}" if is_known(value) else "not known"
 
 
-def by_hand(candidate: Figures) -> str:
+def by_hand(candidate: Measured) -> str:
     """How people promote a candidate that a gate holds."""
     return (
         f"To promote it all the same, give {candidate.name} the alias 'champion' in the MLflow UI."
