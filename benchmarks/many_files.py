@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.versioning.dvc_repo import Steps
+from engine.versioning.dvc_repo import DvcStages
 
 NUMBERS = (1_000, 5_000, 20_000)
 IMAGE_BYTES = 8_000
@@ -72,7 +72,7 @@ def measure(images: int, packed: bool, links: str) -> str:
         seconds = [run(root, "commit", "--force", "prepare"), run(root, "status")]
         megabytes = used_mb(root)
         started = time.perf_counter()
-        assert Steps(root).run("prepare", lambda: None).how == "skipped"
+        assert DvcStages(root).run("prepare", lambda: None).status == "skipped"
         seconds.append(time.perf_counter() - started)
         seconds.append(run(root, "push"))
         if not packed:  # one picture more: what must be hashed, stored and sent again

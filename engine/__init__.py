@@ -9,7 +9,7 @@ from engine.version import __version__
 
 __all__ = ["YOLO", "__version__"]
 
-# From 1.29 onnxruntime tells Microsoft about models and the machine, unless this is set before it
+# From 1.29 onnxruntime reports models and the machine to Microsoft, unless this is set before it
 # is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 

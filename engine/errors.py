@@ -15,7 +15,7 @@ TERMINATED = 143  # and SIGTERM
 
 
 class EngineError(Exception):
-    """A mistake or a state of the world that the user can mend."""
+    """A mistake or a condition that the user can correct."""
 
     exit_code = 1
     reported = False  # whether another process of the same run shows it already
@@ -44,7 +44,7 @@ class ExportError(EngineError):
 
 
 class WorkspaceError(EngineError):
-    """Somebody else holds the workspace, a disk is full, a file changed under a running stage."""
+    """Another process holds the workspace, a disk is full, a file changed under a running stage."""
 
 
 class Terminated(SystemExit, KeyboardInterrupt):

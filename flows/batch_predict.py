@@ -99,7 +99,7 @@ def one_shard(shard: dict[str, Any], weights: str, settings: dict[str, Any]) -> 
 
 
 def checked(settings: dict[str, Any]) -> dict[str, Any]:
-    """The given settings, after a look whether the predictor takes them."""
+    """The given settings, after a check that the predictor takes them."""
     PredictConfig.build(settings, where="settings")
     taken = {
         "model",

@@ -3,7 +3,7 @@ long as the flow runs.
 
 A remote cluster is asked first whether it can do the work at all: that its workers are there, see
 the same files, have the same software and reach the Prefect server. All of that would else end in
-errors that nobody can read, or in silence.
+errors that are hard to read, or in silence.
 """
 
 from __future__ import annotations

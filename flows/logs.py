@@ -100,8 +100,8 @@ class _Once(logging.Filter):
 
 
 class _NoTraceback(logging.Filter):
-    """A run that failed for a reason the user can mend: the reason, once. A server that has gone:
-    where from it was asked says nothing.
+    """A run that failed for a reason the user can correct: the reason, once. Of a server that has
+    gone, the place that called it is of no use.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
 """The pipeline in a clone that is gone afterwards: data come by `dvc pull`, results go back by `dvc
 push` and git.
 
-For workers that share no disk with anybody. The registry and the tracker are the team's
+For workers without a shared disk. The registry and the tracker are the team's
 (MLFLOW_TRACKING_URI); files go to the DVC remote, parameters, lock and reports as one commit on a
-branch of their own, to be looked at and merged.
+branch of their own, to be reviewed and merged.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def failure(root: Path, command: Sequence[str], said: str) -> WorkspaceError:
         what = (
             "The remote refuses this user: give the worker its key or credentials"
             if refused
-            else "Look whether its address is right and its machine answers"
+            else "Check its address and that its machine answers"
         )
         advice = (
             f" Remotes: {places or 'none'}. {what}{HOW_REMOTES if ours else ''}, then run again."

@@ -4,7 +4,7 @@ else a temporary one.
 Must be asked before prefect is imported, because prefect reads its address at import. A temporary
 server is the same
 program that Prefect starts by itself in its ephemeral mode, but in its own session: there a Ctrl-C
-would end the server before the run could tell it about the Ctrl-C, and a `kill -9` of the run would
+would end the server before the run could report the Ctrl-C to it, and a `kill -9` of the run would
 leave it behind for ever.
 """
 
@@ -118,7 +118,7 @@ def check_answers(api_url: str, otherwise: str = "") -> None:
         else "correct the address (http://HOST:4200/api)"
     )
     raise WorkspaceError(
-        f"{written}: {why}. Look whether it is up, {', '.join(filter(None, (what, otherwise)))}."
+        f"{written}: {why}. Check that it is up, {', '.join(filter(None, (what, otherwise)))}."
     )
 
 
@@ -129,7 +129,7 @@ def is_gone() -> bool:
 
 
 def check_login(api_url: str) -> None:
-    """WorkspaceError where the server does not take PREFECT_API_AUTH_STRING: its health is told to
+    """WorkspaceError where the server does not take PREFECT_API_AUTH_STRING: its health is shown to
     anybody, nothing else is.
     """
     if refuses(f"{api_url}/admin/version", prefect_login(), FIRST_ANSWER_S):

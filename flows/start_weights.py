@@ -1,7 +1,7 @@
 """Going on from the last result: `-S train.model=weights/best.pt` trains from a copy that no stage
 overwrites.
 
-The copy lies in `models/` under a name that tells its content, DVC versions it, and params.yaml
+The copy lies in `models/` under a name made from its content, DVC versions it, and params.yaml
 names it: so the same parameters always mean the same start, for `dvc repro` as well, and asking
 again after a training means its new weights.
 """

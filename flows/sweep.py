@@ -204,7 +204,7 @@ def task_runner(plan: Sweep) -> TaskRunner[Any]:
     tune = plan.settings
     if tune.runner == "threads":
         logger.warning(
-            "threads share their random numbers: trials are not repeatable to the bit, as those "
+            "threads use common random numbers: trials are not repeatable to the bit, as those "
             "of processes are"
         )
         return ThreadPoolTaskRunner(max_workers=tune.jobs)

@@ -206,7 +206,7 @@ def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, P
 
 @contextlib.contextmanager
 def _copies(needed: bool) -> Iterator[Path | None]:
-    """A folder for images that are generated, which have no file to look at again. Else None, and
+    """A folder for images that are generated, which have no file to be read again. Else None, and
     nothing is made.
     """
     if not needed:
@@ -221,7 +221,7 @@ def _copies(needed: bool) -> Iterator[Path | None]:
 
 
 def _workers(given: Any, root: Path | None) -> int:
-    """Processes that look at images: as said on the command line, else as the project says.
+    """Processes that scan images: as given on the command line, else as the project says.
     ConfigError: no such number.
     """
     if given is None:

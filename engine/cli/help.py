@@ -48,7 +48,7 @@ Interrupted, it goes on where it was; `dvc repro` continues it too.
   -S KEY=VALUE   set a value of params.yaml first; may be repeated
   -S @FILE       set those of a YAML file, for example the best.yaml of `detectflow tune`
   --force        run every stage, also what is up to date
-  --no-wait      fail at once when somebody else works in this project
+  --no-wait      fail at once when another run works in this project
 
   detectflow run
   detectflow run -S train.epochs=50 -S train.model=yolov8s
@@ -130,7 +130,7 @@ up to date, and records nothing with DVC; `detectflow run` and `dvc repro` do.""
     "check": """\
 detectflow check [data=DATASET] [model=WEIGHTS] key=value ...
 
-Looks at every image and every box, as stage prepare does first, and changes nothing. In a project the data section of
+Checks every image and every box, as stage prepare does first, and changes nothing. In a project the data section of
 params.yaml counts: its dataset where none is given, its policies and thresholds for any other.
 
   data=data/bccd.yaml        dataset description .yaml, or a folder of labelled images

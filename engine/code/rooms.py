@@ -116,7 +116,7 @@ def _longest(module: str, rooms: Iterable[str]) -> int:
 
 
 def family_folder(model: str, sources: Sources) -> str | None:
-    """The family folder whose name `model` begins with; None where the name does not tell, as of a
+    """The family folder whose name `model` begins with; None where the name does not say, as of a
     checkpoint.
     """
     if "/" in model or Path(model).suffix:

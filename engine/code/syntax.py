@@ -316,7 +316,7 @@ class _Sweeper(ast.NodeTransformer):
         self.left_out: set[str] = set()
         self.changed = False
         self.function: Function | None = None  # the outermost one around
-        self.read: set[str] = set()  # names that it reads, or shares with others
+        self.read: set[str] = set()  # names that it reads, or has in common with others
 
     def _is_mute(self, name: str) -> bool:
         """Used before, and now no more. A name that nobody here ever used is for others."""

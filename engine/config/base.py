@@ -1,4 +1,4 @@
-"""What every configuration section shares: frozen, unknown keys refused with the nearest name,
+"""The base of every configuration section: frozen, unknown keys refused with the nearest name,
 errors as sentences.
 
 Values from the command line are read as YAML scalars (`lr0=0.01`, `imgsz=[160,320]`,

@@ -299,7 +299,7 @@ class PrepareFlowConfig(Frozen):
 
 
 class FlowsConfig(Frozen):
-    """How stages are run, by stage. Nothing here changes a result, and DVC does not look at it."""
+    """How stages are run, by stage. Nothing here changes a result, and DVC does not read it."""
 
     prepare: PrepareFlowConfig = PrepareFlowConfig()
 

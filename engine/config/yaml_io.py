@@ -34,7 +34,7 @@ class Unquoted(str):
 
 
 class RefusedYaml(yaml.YAMLError):
-    """YAML that can be parsed, and of which nobody can say what is meant."""
+    """YAML that can be parsed, but is ambiguous."""
 
 
 def read_yaml(text: str, as_written: Collection[str] = ()) -> Any:

@@ -101,7 +101,7 @@ def _not_finite(report: StepReport, what: str, detail: str, also_lower: str) -> 
         f"the {what} is not finite at epoch {state.epoch + 1}, batch {state.batch_index + 1}: "
         f"{terms}. {word.capitalize()}: {names}.{written}{detail} The weights were not changed by "
         f"it. The learning rate was {max(report.rates.values()):g}: lower lr0 (now "
-        f"{report.lr0:g}; try {report.lower_lr0():g}){also_lower}, or look at these {word}; "
+        f"{report.lr0:g}; try {report.lower_lr0():g}){also_lower}, or check these {word}; "
         f"{_way_on(report)}"
     )
 

@@ -177,7 +177,7 @@ def _not_written(path: Path, error: BaseException) -> WorkspaceError:
 
 
 def _check_sums(path: Path) -> None:
-    """The check sums inside the file, where no sidecar has its hash: torch does not look at them.
+    """The check sums inside the file, where no sidecar has its hash: torch does not verify them.
 
     Raises:
         zipfile.BadZipFile: no archive, or a changed byte.

@@ -80,7 +80,7 @@ class Callbacks:
         self.add(event, callback)
 
     def has_user_callbacks(self, event: str) -> bool:
-        """Whether a user's own callback is there; a tracker's only looks."""
+        """Whether a user's own callback is there; a tracker's only reads."""
         return any(not may_fail for _, may_fail in self._checked(event))
 
     def run(self, event: str, subject: Any) -> None:

@@ -8,7 +8,7 @@ too: it interrupts a process that does not notice, and ends one that cannot even
 because it waits in a GPU kernel for a peer that is gone.
 
 torchelastic's own error files would not do: an agent reads them when its processes have ended, and
-those of another machine not at all, so nobody could be told before the time limit of a collective.
+those of another machine not at all, so no process would know before the time limit of a collective.
 """
 
 from __future__ import annotations

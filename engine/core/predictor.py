@@ -7,7 +7,7 @@ input that cannot be read is counted in `predictor.skipped` and the rest goes on
 instance's own, in this order):
 
     on_predict_start
-        on_predict_batch_start      predictor.batch: the views to look at
+        on_predict_batch_start      predictor.batch: the views of this step
         on_predict_batch_end        predictor.results: what came out
     on_predict_end                  always, also when the consumer stops early or an input raises
 """

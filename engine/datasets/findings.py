@@ -114,7 +114,7 @@ KINDS: dict[str, Kind] = {
     "dark_image": Kind(
         "image that is nearly black",
         "warn",
-        "look at it; levels of 10 or 12 bits in a file of 16 must be scaled to 16",
+        "check the image; levels of 10 or 12 bits in a file of 16 must be scaled to 16",
         drop=IMAGE_OUT,
         warn=KEPT,
     ),
@@ -206,13 +206,13 @@ KINDS: dict[str, Kind] = {
         warn=KEPT,
     ),
     "size_outlier": Kind(
-        "box of a size unusual for its class", "warn", "look at it", warn=KEPT, note=True
+        "box of a size unusual for its class", "warn", "check the box", warn=KEPT, note=True
     ),
     "aspect_outlier": Kind(
-        "box of a shape unusual for its class", "warn", "look at it", warn=KEPT, note=True
+        "box of a shape unusual for its class", "warn", "check the box", warn=KEPT, note=True
     ),
     "label_error": Kind(
-        "label that a model contradicts with confidence", "warn", "look at it", warn=KEPT
+        "label that a model contradicts with confidence", "warn", "check the box", warn=KEPT
     ),
     # the dataset
     "class_imbalance": Kind(

@@ -34,8 +34,8 @@ class Labels:
 def check_labels(
     image: SourceImage, shape: Shape, known: Collection[str], findings: Findings, *, tiny_px: float
 ) -> Labels | None:
-    """The boxes of `image` in pixels, checked and mended by policy; None where a policy leaves the
-    image out.
+    """The boxes of `image` in pixels, checked and repaired by policy; None where a policy
+    leaves the image out.
 
     known: class names that may occur; empty: any. tiny_px: a box with a shorter side is reported.
     """
@@ -45,9 +45,9 @@ def check_labels(
     kept = [(row, box) for row, box in zip(image.rows, boxes, strict=True)]
     kept = [(row, box) for row, box in kept if class_is_known(row, image, known, findings)]
     kept = [
-        (row, mended)
+        (row, repaired)
         for row, box in kept
-        if (mended := _mended(row, box, image, shape.shown, findings)) is not None
+        if (repaired := _repaired(row, box, image, shape.shown, findings)) is not None
     ]
     kept = _without_duplicates(kept, image, findings)
     kept = [
@@ -121,7 +121,7 @@ def class_is_known(
     return False
 
 
-def _mended(
+def _repaired(
     row: Row, box: np.ndarray, image: SourceImage, size: Size, findings: Findings
 ) -> np.ndarray | None:
     """The box within the image, or None where it is left out."""

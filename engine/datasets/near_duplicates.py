@@ -29,7 +29,7 @@ LEAST_SHAPE = 0.5
 
 EXACT_BELOW = 4096  # hashes; fewer are compared each with each, which is then quicker
 MISS = 1e-6  # probability that a pair exactly at the threshold is in no table
-KEY_BITS = 32  # a table is sorted by so many bits; pairs share the first log2(n) of them
+KEY_BITS = 32  # a table is sorted by so many bits; pairs have in common the first log2(n) of them
 # in a bucket fuller than this an image meets its nearest neighbours in the order of the remaining
 # bits
 WINDOW = 32

@@ -4,9 +4,9 @@ content.
 By content: a split group (equal images, near duplicates, one group) is assigned to a split by
 hash(seed, group), which depends on the seed and the group's name alone, so a new image moves none
 but those it resembles. Three things that cannot promise: that not even those move, which kept
-splits do (`data.keep_splits`); an image for val or test where none fell into it, which is lent by
-train (`small_split`); and exact fractions, for which stratification looks at all images (policy fix
-of `uneven_split`). docs/data/splits.md has the reasons.
+splits do (`data.keep_splits`); an image for val or test where none fell into it, which is
+borrowed from train (`small_split`); and exact fractions, for which stratification reads all images
+(policy fix of `uneven_split`). docs/data/splits.md has the reasons.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _without_empty_splits(
         if not given:
             taken = _take(sides, keys, stay, split, 0, seed)
             back = (
-                "; those lent by train go back once an added image does: keep them with "
+                "; those borrowed from train go back once an added image does: keep them with "
                 "data.keep_splits"
             )
             detail = (

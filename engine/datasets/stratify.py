@@ -2,7 +2,7 @@
 gives it one.
 
 After Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data" (2011): the
-rarest class first, each of its split groups to the split that lacks it most. It looks at all images
+rarest class first, each of its split groups to the split that lacks it most. It reads all images
 at once, so it is not stable under additions.
 """
 

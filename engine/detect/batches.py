@@ -2,7 +2,7 @@
 alike.
 
 A loader of the user's own may yield any mapping with `img` (or `imgs`), `cls`, `bboxes` and
-`batch_idx`; validation also wants `im_file`, to tell the images apart. `engine.types.Batch` says
+`batch_idx`; validation also wants `im_file`, to distinguish the images. `engine.types.Batch` says
 what the keys are.
 """
 
@@ -58,8 +58,8 @@ def to_device(batch: Mapping[str, Any], device: torch.device, channels_last: boo
 
 
 def file_of(batch: Mapping[str, Any], index: int) -> str:
-    """What tells image `index` of a batch from all others. DataError where the loader does not
-    say.
+    """What distinguishes image `index` of a batch from all others. DataError where the
+    loader does not say.
     """
     if "im_file" not in batch:
         raise DataError(

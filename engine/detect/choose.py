@@ -1,5 +1,5 @@
 """From the settings of a training to the class that runs it, and every check of them that needs no
-data: a wrong name is told before anything is written or run.
+data: a wrong name is reported before anything is written or run.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ from engine.models.nms import nms
 BOX_PX = 0.1
 SCORE = 1e-3
 CONFIDENCE, IOU, MAX_DET = PredictConfig().thresholds().values()
-# Within a network that needs no NMS: below it nobody looks, and a box above this overlap may have
-# been removed by another.
+# Within a network that needs no NMS: below it no prediction is kept, and a box above this
+# overlap may have been removed by another.
 FINAL_CONFIDENCE, FINAL_IOU = 0.01, 0.5
 # A box moved by a wrong file looks like one that took the place of another with an equal score,
-# and only their number tells: rounding changes few.
+# and only their number says: rounding changes few.
 FINAL_DETECTIONS_PER_FLIP = 10
 
 Found = tuple[Tensor, Tensor, Tensor]  # boxes (K, 4) xyxy px, scores (K,), classes (K,)

@@ -47,7 +47,7 @@ DEFAULT_SPACE: dict[str, dict[str, Any]] = {
     "hsv_s": {
         "low": 0.0,
         "high": 0.9,
-    },  # colour tells classes apart in one set, and misleads in another
+    },  # colour distinguishes classes in one dataset and misleads in another
     "hsv_v": {"low": 0.0, "high": 0.7},  # light, likewise
 }
 
@@ -138,7 +138,7 @@ def load_space(path: str | Path, base: DetectionTrainConfig) -> Space:
 
 
 def default_space(base: DetectionTrainConfig, fixed: Iterable[str] = ()) -> Space:
-    """`DEFAULT_SPACE` without the settings that somebody has `fixed`."""
+    """`DEFAULT_SPACE` without the settings that are `fixed`."""
     fixed = set(fixed)
     return make_space(
         {k: v for k, v in DEFAULT_SPACE.items() if k not in fixed}, base, "default space"

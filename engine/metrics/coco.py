@@ -3,7 +3,7 @@
 101 recall points, IoU .50 to .95, crowd and area rules, 1/10/100 detections per image and class.
 This module only
 translates: no metric arithmetic of its own except means over the entries that exist (COCO marks the
-others -1). Small, medium and large are told apart by the area of the box.
+others -1). Small, medium and large are distinguished by the area of the box.
 Source: Lin et al., Microsoft COCO (1405.0312), and the evaluation page of the dataset.
 """
 

@@ -137,7 +137,7 @@ class Family(ABC):
 
     def forward(self, module: nn.Module, batch: Mapping[str, Any]) -> Any:
         """What the network says of a batch, for `criterion` and `candidates`. `batch["img"]` is
-        (B, 3, H, W) float RGB in [0, 1]; `module.training` tells whether targets are wanted too.
+        (B, 3, H, W) float RGB in [0, 1]; `module.training` says whether targets are wanted too.
         """
         return module(batch["img"])
 

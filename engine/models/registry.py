@@ -49,7 +49,7 @@ def family_of(model: str) -> Family:
     `torchvision:NAME`, a name of an installed package's family, or `package.module:Class`.
 
     Raises:
-        ConfigError: nobody knows it; the nearest known name, and what can be given.
+        ConfigError: no family knows it; the nearest known name, and what can be given.
     """
     known: list[str] = []
     for family in families():

@@ -1,4 +1,4 @@
-"""The labels of a dataset at one look: how many of each class, where they lie, how large they are,
+"""The labels of a dataset on one page: how many of each class, where they lie, how large they are,
 what shape they have.
 """
 

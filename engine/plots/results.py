@@ -1,7 +1,7 @@
-"""The table of a training run, results.csv, as small multiples: what belongs together shares a
+"""The table of a training run, results.csv, as small multiples: what belongs together is in one
 panel.
 
-Training and validation loss of one name lie in one panel, as their distance is what one looks for.
+Training and validation loss of one name lie in one panel, because their distance matters.
 A value that is absent (an epoch without validation) is a gap in its line, never a zero.
 """
 
@@ -57,7 +57,7 @@ def group_columns(names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Title of each panel -> label of each line -> column. Columns without a group, such as
     `time_s`, have no panel.
 
-    train/x and val/x meet in panel x; precision and recall share one, the mAPs too, the learning
+    train/x and val/x meet in panel x; precision and recall are in one, the mAPs too, the learning
     rates too; a metric of any other kind stands alone.
     """
     panels: dict[str, dict[str, dict[str, str]]] = {"loss": {}, "metric": {}, "other": {}}

@@ -1,4 +1,4 @@
-"""What all figures share: colours that colour-blind people can tell apart, and writing a figure
+"""The style of all figures: colours that colour-blind people can distinguish, and writing a figure
 whole or not at all.
 
 Figures use matplotlib's object interface (no pyplot, no global state, no screen) and import it only

@@ -70,7 +70,7 @@ MLFLOW_PLUGINS = "mlflow.tracking_store"
 
 
 class NoProject(ConfigError):
-    """There is no project here; whoever can do without one goes on."""
+    """There is no project here; a caller that needs none goes on."""
 
 
 def find_root(start: str | Path | None = None) -> Path:

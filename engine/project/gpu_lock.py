@@ -1,4 +1,4 @@
-"""One pipeline at a time on a GPU: two workspaces of one machine would else share its memory, and
+"""One pipeline at a time on a GPU: two workspaces of one machine would else divide its memory, and
 one of them run out of it.
 
 A lock as the workspace's, named by the GPU itself and not by its number, which CUDA_VISIBLE_DEVICES

@@ -135,7 +135,7 @@ def _not_yours(path: Path) -> str:
     """Why `path` cannot be written and what to do."""
     owner, user = _name_of(path.stat().st_uid), _name_of(os.geteuid())
     whose = (
-        "the file system lets nobody write there"
+        "the file system is read-only there"
         if owner == user
         else f"it belongs to {owner}, and you are {user}"
     )

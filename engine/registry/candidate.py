@@ -42,5 +42,5 @@ class Registration:
     is_new: bool
     aliases: tuple[str, ...]
     decision: Decision
-    champion: Measured | None  # whom it was measured against, None where there was nobody
+    champion: Measured | None  # whom it was measured against, None where there was none
     run_id: str | None

@@ -26,7 +26,7 @@ import pandas
 GREY = 114
 IMAGES_PER_CALL = 16
 
-# Where the model is served, nothing is told to Microsoft either; onnxruntime asks at its import.
+# Where the model is served, nothing is sent to Microsoft either; onnxruntime asks at its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

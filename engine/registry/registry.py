@@ -75,7 +75,7 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
         store = open_store(state)
         experiment = store.experiment(params.register_.experiment)
     sender = sender_of(state)
-    sender.start()  # what the stages before have told, if it is still waiting
+    sender.start()  # what earlier stages recorded, if it is still waiting
     sender.drain()  # or these weights would seem to have no run
     with described_errors(state), patient():
         run_id = _run_of(store, candidate.measured.weights_sha256, params, root, track)
@@ -364,7 +364,7 @@ def _tell_run(
 
 
 def _links(store: Store, root: Path, run_id: str | None) -> dict[str, str]:
-    """Where the training's run and its reports are looked at, as full addresses."""
+    """Where the training's run and its reports can be viewed, as full addresses."""
     if run_id is None:
         return {}
     experiment, base = store.client.get_run(run_id).info.experiment_id, ui_base(root)

@@ -34,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("stage", help=", ".join((code.NAME, *STAGES)))
     parser.add_argument(
-        "--no-wait", action="store_true", help="fail at once when somebody else holds the workspace"
+        "--no-wait",
+        action="store_true",
+        help="fail at once when another process holds the workspace",
     )
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

@@ -1,5 +1,5 @@
-"""What the stages share: where each result lies, how a folder is published whole, how a summary is
-kept.
+"""What the stages have in common: where each result lies, how a folder is published whole, how a
+summary is kept.
 
 A stage is one verb: `run(params, root, progress=None, callbacks=()) -> dict`, parameters and paths
 in, files and a JSON summary out. It knows nothing of Prefect, DVC or MLflow; `engine.stages.runner`
@@ -160,6 +160,6 @@ def _plain(value: Any) -> Any:
 
 
 def relative(path: str | Path, root: Path) -> str:
-    """`path` as it looks from `root`, for results that must not hold a machine's paths."""
+    """`path` relative to `root`, for results that must not hold a machine's paths."""
     path = Path(path)
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name

@@ -28,7 +28,7 @@ def run(
 ) -> dict[str, Any]:
     """Write `data/prepared/` and `reports/data.json`.
 
-    mapper: who looks at the images (`engine.datasets.image_scan.Mapper`); by default
+    mapper: what scans the images (`engine.datasets.image_scan.Mapper`); by default
     `flows.prepare.workers` processes here.
 
     Raises:

@@ -20,8 +20,8 @@ from engine.stages.layout import Layout, metric_value, read_json
 
 @dataclass(frozen=True)
 class Remeasured:
-    """What was found. `before` is the value it was promoted or registered with, None where nobody
-    knows.
+    """What was found. `before` is the value it was promoted or registered with, None where it is
+    unknown.
     """
 
     model: str

@@ -1,6 +1,6 @@
 """The one place that drives DVC: around a step, ask what is up to date, restore, check, and record.
 
-`dvc repro` and the flow share this state in either order. DVC's `Repo` is no public contract, so
+`dvc repro` and the flow use this state in either order. DVC's `Repo` is no public contract, so
 nothing else calls it, and tests/versioning/test_dvc_adapter.py holds what is used here against the
 installed DVC. Without `.dvc`, or without the package, steps simply run, after one warning.
 """
@@ -51,19 +51,19 @@ class DvcBusy(WorkspaceError):
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What became of one step."""
+    """What became of one stage."""
 
     name: str
     # "ran", "skipped" (already up to date), "restored" (an earlier result with these inputs)
     status: str
     seconds: float
-    value: Any = None  # what the step's function returned, None unless it ran
+    value: Any = None  # what the stage's function returned, None unless it ran
     reasons: tuple[str, ...] = ()  # why it was not up to date
 
 
 @dataclass
 class DvcStages:
-    """The steps of one workspace."""
+    """The stages of one workspace."""
 
     root: Path
     # for another holder of the workspace, or of DVC's locks; False: fail soon and name it
@@ -201,7 +201,7 @@ class DvcStages:
         if not self._warned:
             self._warned = True
             self.log.warning(
-                "%s: no .dvc folder, or DVC is not installed: every step runs, nothing is skipped "
+                "%s: no .dvc folder, or DVC is not installed: every stage runs, nothing is skipped "
                 "or versioned. `dvc init` turns that on.",
                 self.root,
             )
@@ -211,7 +211,7 @@ def _record(repo: Any, pipeline: str, stage: StageDefinition, before: Snapshot) 
     """The same calls as at the end of DVC's own `Stage.run`, with checks between them.
 
     DVC's `commit` only prints that a file did not get into the cache (a full disk), and dvc.lock
-    would vouch for a result that nobody can bring back.
+    would name a result that cannot be restored.
     """
     from dvc.dependency.base import DependencyDoesNotExistError
 
@@ -240,7 +240,7 @@ def _record(repo: Any, pipeline: str, stage: StageDefinition, before: Snapshot) 
 
 
 def is_repository(root: Path) -> bool:
-    """Whether git knows this folder; DVC then needs its configuration told otherwise when it does
+    """Whether git knows this folder; DVC then needs its configuration set otherwise when it does
     not.
     """
     return any((folder / ".git").exists() for folder in (root, *root.parents))

@@ -180,5 +180,5 @@ def check_unchanged(root: Path, stage: StageDefinition, before: Snapshot) -> Non
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise WorkspaceError(
             f"stage {stage.name}: its inputs changed while it ran ({shown}), so its results were "
-            "not recorded: nobody could say what they were made from. Run it again."
+            "not recorded: it is unknown what they were made from. Run it again."
         )

@@ -352,7 +352,7 @@ def uneven_seed() -> int:
     )
 
 
-def test_a_class_far_from_its_share_is_reported_and_by_policy_mended():
+def test_a_class_far_from_its_fraction_is_reported_and_by_policy_repaired():
     images, seed = skewed(), uneven_seed()
     sides, findings = assign(images, seed=seed, names=["common", "rare"])
     assert "class 'rare':" in str(findings.examples["uneven_split"][0])

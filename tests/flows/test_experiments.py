@@ -72,7 +72,7 @@ def nothing_to_redo(root):
 
     told = dvc(root, "repro").replace("Running stage 'code'", "")  # it always runs
     assert "Running stage" not in told and told.count("didn't change") == len(STAGES)
-    return {row.stage: row.how for row in pipeline(str(root)).rows}
+    return {row.stage: row.status for row in pipeline(str(root)).rows}
 
 
 def test_one_in_a_copy_needs_no_free_workspace_leaves_it_alone_and_is_told_to_its_mlflow(workspace):

@@ -102,7 +102,7 @@ def run(project, stages):
 
 
 def hows(summary):
-    return [row.how for row in summary.rows]
+    return [row.status for row in summary.rows]
 
 
 def test_what_is_up_to_date_is_skipped(run, stages):

@@ -54,7 +54,7 @@ def run(workspace, prefect_server, own_environment, monkeypatch):
 
     monkeypatch.chdir(workspace)
     return lambda overrides=None: {
-        row.stage: row.how for row in pipeline(str(workspace), overrides or {}).rows
+        row.stage: row.status for row in pipeline(str(workspace), overrides or {}).rows
     }
 
 

@@ -284,9 +284,7 @@ class TestFaults:
         use(project, "ssh://127.0.0.1:9/store")
         error = push()
         assert isinstance(error, RemoteUnreachable)
-        assert "store ssh://127.0.0.1:9/store" in str(
-            error
-        ) and "Look whether its address is right" in str(error)
+        assert "store ssh://127.0.0.1:9/store" in str(error) and "Check its address" in str(error)
 
     def test_a_wrong_key_is_not_tried_again(self, project, push, ssh, tmp_path):
         from flows.pipeline_in_clone import RemoteUnreachable

@@ -62,7 +62,7 @@ def stream_json(chunks: Iterable[bytes]) -> Iterator[Item]:
 
 
 class ChangedFile(ValueError):
-    """A file that was whole when it was looked through, and no longer is."""
+    """A file that was whole when it was scanned, and no longer is."""
 
 
 def stream_json_again(chunks: Iterable[bytes]) -> Iterator[Item]:

@@ -38,7 +38,7 @@ class ReadRequest:
 
 
 class AnnotationReader:
-    """What the readers of folders share; see `base.Reader`.
+    """What the readers of folders have in common; see `base.Reader`.
 
     lists: split -> list files that the format itself brings; lists of the request replace them.
     """

@@ -165,7 +165,7 @@ class LabelStudioReader(AnnotationReader):
 
         `to_name` is the name of a control, and the export does not say which image that shows. It
         often has the name of the image in the data; where a task has one image and one control,
-        there is nothing to tell apart.
+        there is nothing to distinguish.
         """
         shapes = [
             region for region in result if isinstance(region, dict) and _kind_of(region) in SHAPES

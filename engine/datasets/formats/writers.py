@@ -1,4 +1,4 @@
-"""What the writers of all formats share: the image to write, file names, numbers as text.
+"""What the writers of all formats have in common: the image to write, file names, numbers as text.
 
 A writer fills an empty folder, and its format's reader reads it back as it was. Boxes are written
 in pixels of the image as shown, or in fractions of it, with more decimals than anybody can draw.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 NORM_EPS = 1e-3
 # The family's published 0.03 keeps the statistics of fresh weights for a hundred steps, so that a
-# short run is judged on them; the average of the weights (EMA) smooths the statistics anyway.
+# short run is measured with them; the average of the weights (EMA) smooths the statistics anyway.
 # Measured: benchmarks/LOG.md.
 NORM_MOMENTUM = 0.1
 

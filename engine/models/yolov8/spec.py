@@ -16,7 +16,7 @@ from engine.config.base import load_yaml
 from engine.errors import ConfigError, nearest
 
 BASE_CHANNELS = (64, 128, 256, 512, 1024)  # P1 .. P5
-STRIDES = (8, 16, 32)  # of the three maps the head looks at
+STRIDES = (8, 16, 32)  # of the three maps the head reads
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,6 @@ def is_measured(candidate: Measured, champion: Measured | None) -> Verdict:
         return Verdict(
             False,
             f"{candidate.text}: a model with metric 0 is never promoted. Train it longer, or "
-            "look at the curves in reports/train",
+            "check the curves in reports/train",
         )
     return Verdict(True)
