@@ -1,7 +1,7 @@
 """How much memory and time large annotation files take: a COCO file and a Label Studio export,
 written here, read through.
 
-Run: `python benchmarks/annotations.py [boxes, 200000]`. Each figure comes from a process of its
+Run: `python benchmarks/annotations.py [boxes, 200000]`. Each number comes from a process of its
 own. Beside each reader stands `json.load` of the same file, which is what reading it whole would
 cost before anything was done with it.
 """

@@ -75,7 +75,7 @@ def measure(images: int, packed: bool, links: str) -> str:
         assert DvcStages(root).run("prepare", lambda: None).status == "skipped"
         seconds.append(time.perf_counter() - started)
         seconds.append(run(root, "push"))
-        if not packed:  # one picture more: what must be hashed, stored and sent again
+        if not packed:  # one image more: what must be hashed, stored and sent again
             (root / "prepared" / "images" / "new.jpg").write_bytes(os.urandom(IMAGE_BYTES))
         else:
             with tarfile.open(root / "prepared" / "images.tar.new", "w") as tar:

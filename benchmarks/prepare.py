@@ -151,7 +151,7 @@ def measured():
 
 
 def measure(source: Path, target: Path, workers: int, script: str) -> dict:
-    """One prepare in a process of its own; its figures, with the largest memory of it and of one of
+    """One prepare in a process of its own; its numbers, with the largest memory of it and of one of
     its workers.
     """
     command = [sys.executable, "-c", MEASURED + script, str(source), str(target), str(workers)]

@@ -31,7 +31,7 @@ logger = logging.getLogger("detectflow")
 
 REMOTE_RETRIES = {"retries": 3, "retry_delay_seconds": [5, 30, 120]}
 # What a remote that is out of reach says; everything else would say the same again.
-NETWORK_WORDS = (
+NETWORK_SIGNS = (
     "timed out",
     "timeout",
     "connection",
@@ -52,7 +52,7 @@ NETWORK_WORDS = (
 )
 # What one says that is there and does not want us: it says so every time, whatever else stands
 # beside it.
-REFUSAL_WORDS = (
+REFUSAL_SIGNS = (
     "permission denied",
     "access denied",
     "accessdenied",
@@ -107,7 +107,7 @@ def pipeline_in_clone(
 
 def require_remote(root: Path) -> None:
     """WorkspaceError unless a default DVC remote is configured."""
-    if not words_of(root, [sys.executable, "-m", "dvc", "config", "core.remote"]).strip():
+    if not output_of(root, [sys.executable, "-m", "dvc", "config", "core.remote"]).strip():
         raise WorkspaceError(
             "this repository has no default DVC remote, so the weights would be gone with the "
             "clone. `dvc remote add --default NAME ADDRESS`, commit .dvc/config, and run again."
@@ -123,7 +123,7 @@ def require_remote(root: Path) -> None:
 )
 def pull(root: str) -> None:
     """Bring what dvc.lock names; what the remote does not have is made again by its stage."""
-    said = words_of(
+    said = output_of(
         Path(root), [sys.executable, "-m", "dvc", "pull", "--allow-missing", "--run-cache"]
     )
     logger.info("dvc pull: %s", last_line(said) or "nothing to bring")
@@ -138,7 +138,7 @@ def pull(root: str) -> None:
 )
 def push(root: str) -> None:
     """Send data, weights and exports to the remote."""
-    said = words_of(Path(root), [sys.executable, "-m", "dvc", "push", "--run-cache"])
+    said = output_of(Path(root), [sys.executable, "-m", "dvc", "push", "--run-cache"])
     logger.info("dvc push: %s", last_line(said) or "nothing to send")
 
 
@@ -154,17 +154,17 @@ def publish(root: str, branch: str, what: str) -> str | None:
     has changed.
     """
     folder = Path(root)
-    words_of(folder, ["git", "checkout", "--quiet", "-B", branch])
-    words_of(folder, ["git", "add", "--all"])
-    if words_of(folder, ["git", "status", "--porcelain"]).strip():
-        words_of(folder, ["git", *identity(folder), "commit", "--quiet", "-m", f"Results: {what}"])
-    elif not words_of(
+    output_of(folder, ["git", "checkout", "--quiet", "-B", branch])
+    output_of(folder, ["git", "add", "--all"])
+    if output_of(folder, ["git", "status", "--porcelain"]).strip():
+        output_of(folder, ["git", *identity(folder), "commit", "--quiet", "-m", f"Results: {what}"])
+    elif not output_of(
         folder, ["git", "log", "--oneline", "HEAD", "--not", "--remotes"]
     ).strip():  # else: an earlier try's
         logger.info("nothing has changed: no commit")
         return None
-    words_of(folder, ["git", "push", "--quiet", "--force-with-lease", "origin", branch])
-    commit = words_of(folder, ["git", "rev-parse", "--short", "HEAD"]).strip()
+    output_of(folder, ["git", "push", "--quiet", "--force-with-lease", "origin", branch])
+    commit = output_of(folder, ["git", "rev-parse", "--short", "HEAD"]).strip()
     logger.info("results are commit %s on branch %s", commit, branch)
     return commit
 
@@ -182,12 +182,12 @@ def identity(root: Path) -> list[str]:
     )
 
 
-def words_of(root: Path, command: Sequence[str]) -> str:
+def output_of(root: Path, command: Sequence[str]) -> str:
     """What a command prints.
 
     Raises:
         RemoteUnreachable: it failed for want of a network. WorkspaceError: it failed; both with its
-            last words.
+            last lines.
     """
     done = subprocess.run(
         command,
@@ -202,7 +202,7 @@ def words_of(root: Path, command: Sequence[str]) -> str:
 
 
 def failure(root: Path, command: Sequence[str], said: str) -> WorkspaceError:
-    """The error of a command that failed: its last words, the remotes it may have asked, and what
+    """The error of a command that failed: its last lines, the remotes it may have asked, and what
     to do.
     """
     ours = command[0] == sys.executable
@@ -213,8 +213,8 @@ def failure(root: Path, command: Sequence[str], said: str) -> WorkspaceError:
         if line.strip() and not line.strip().lower().startswith(NOISE)
     ]
     message = " ".join(line.removeprefix("ERROR: ") for line in lines[-3:])
-    refused = any(sign in said.lower() for sign in REFUSAL_WORDS)
-    unreachable = not refused and any(sign in said.lower() for sign in NETWORK_WORDS)
+    refused = any(sign in said.lower() for sign in REFUSAL_SIGNS)
+    unreachable = not refused and any(sign in said.lower() for sign in NETWORK_SIGNS)
     advice = ""
     if refused or unreachable:
         asking = (

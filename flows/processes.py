@@ -76,16 +76,16 @@ class Child:
             if not self.is_alive:
                 raise WorkspaceError(
                     f"{self.name} ended at start with exit code "
-                    f"{self.process.returncode}.{self.last_words()}"
+                    f"{self.process.returncode}.{self.last_lines()}"
                 )
             if time.monotonic() > deadline:
                 raise WorkspaceError(
                     f"{self.name} did not answer at {url} within {timeout_s:.0f} "
-                    f"s.{self.last_words()}"
+                    f"s.{self.last_lines()}"
                 )
             time.sleep(POLL_S)
 
-    def last_words(self, lines: int = 8) -> str:
+    def last_lines(self, lines: int = 8) -> str:
         """The end of its output, made to be appended to a message."""
         with contextlib.suppress(OSError):
             text = self.log.read_text(encoding="utf-8", errors="replace").strip()

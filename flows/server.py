@@ -64,7 +64,7 @@ class Server:
             self.child.wait_until_it_answers(f"{self.api_url}/health", timeout_s)
         except WorkspaceError:
             if (
-                LOCKED not in self.child.last_words(lines=100)
+                LOCKED not in self.child.last_lines(lines=100)
                 or "PREFECT_SERVER_DATABASE_CONNECTION_URL" in os.environ
             ):
                 raise

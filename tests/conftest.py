@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Under xdist a file runs whole in one process (some are a story told in order). These take longest
+# Under xdist a file runs whole in one process (some are one sequence of steps). These take longest
 # and come first: begun last, one of them would keep one core busy while the other has nothing left
 # to do. Those with a Prefect server take turns with others: two at once would slow each other down
 # until a test loses its patience.
@@ -34,7 +34,7 @@ LONGEST_FIRST = (
     "flows/test_prepare_on_dask.py",
     "versioning/test_remotes.py",
     "flows/test_restart.py",
-    "tracking/test_training_told.py",
+    "tracking/test_training_recorded.py",
     "detect/test_detection_trainer.py",
     "detect/test_validator.py",
     "detect/test_class_hash.py",

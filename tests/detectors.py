@@ -29,7 +29,7 @@ def random_detector(nc: int = 2, seed: int = 0) -> nn.Module:
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.normal_(norm.bias, 0, 0.2)
-        norm.momentum = None  # statistics are plain means over the pictures
+        norm.momentum = None  # statistics are plain means over the images
     images = torch.cat(list(batches(None, 16, SIZE)))
     model.train()(images)
     model.eval()

@@ -1,5 +1,5 @@
 """benchmarks/loader.py: every combination that was asked for is measured, nothing is left behind, wrong
-words are told.
+arguments are reported.
 """
 
 import importlib.util
@@ -43,13 +43,18 @@ def project(tmp_path, monkeypatch):
 def test_each_combination_is_a_row_and_the_disk_cache_is_gone_afterwards(project, capsys):
     words = ["data=data/tiny.yaml", "workers=0,1", "cache=ram,disk", "epochs=2", "format=json"]
     assert loader.main(words) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["images"], told["imgsz"], told["batch"], told["device"]) == (6, [64, 64], 4, "cpu")
+    reported = json.loads(capsys.readouterr().out)
+    assert (reported["images"], reported["imgsz"], reported["batch"], reported["device"]) == (
+        6,
+        [64, 64],
+        4,
+        "cpu",
+    )
     asked = [(c, w, a) for c in ("ram", "disk") for w in (0, 1) for a in (True, False)]
-    assert [(row["cache"], row["workers"], row["augment"]) for row in told["rows"]] == asked
+    assert [(row["cache"], row["workers"], row["augment"]) for row in reported["rows"]] == asked
     assert all(
         row["first_epoch"] > 0 and row["later_epochs"] > 0 and row["first_batch_s"] > 0
-        for row in told["rows"]
+        for row in reported["rows"]
     )
     assert not list(project.rglob("benchmark-*")) and not list(project.rglob("*.bin"))
 

@@ -83,7 +83,7 @@ def test_code_on_the_command_line(tmp_path):
     assert warm.stderr.splitlines()[-1] == anew.stderr.splitlines()[-1]
 
 
-def test_a_mistake_in_the_command_line_is_told_in_the_same_words(tmp_path):
+def test_a_mistake_in_the_command_line_is_reported_in_the_same_words(tmp_path):
     warm, anew = answers([sys.executable, "-m", "engine", "trian"], tmp_path)
     assert (warm.returncode, warm.stdout, warm.stderr) == (2, anew.stdout, anew.stderr)
 

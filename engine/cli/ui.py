@@ -258,7 +258,7 @@ class SupervisedServer:
             self.child.stop()
 
     def _has_failed(self, reason: str) -> None:
-        said = self.child.last_words()
+        said = self.child.last_lines()
         # also what a dead one has left: MLflow's web server is a process of its own, and has the
         # port
         self.child.stop()

@@ -54,10 +54,10 @@ def test_ctrl_c_says_what_is_kept_and_the_command_it_names_goes_on(folder):
     wait_for(process, log, "epoch 2/300")
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130
-    told = log.read_text()
-    assert "Traceback" not in told and "epochs are kept in runs/train/" in told
+    reported = log.read_text()
+    assert "Traceback" not in reported and "epochs are kept in runs/train/" in reported
     assert (
-        told.rsplit("Go on with: ", 1)[1].strip()
+        reported.rsplit("Go on with: ", 1)[1].strip()
         == "detectflow train project=runs name=train resume=true"
     )
     assert (folder / "runs" / "train" / "weights" / "last.pt").is_file()
@@ -67,9 +67,9 @@ def test_train_then_val_name_what_they_made(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     assert main(["train", "data=digits.yaml", "epochs=1", "imgsz=64", "plots=false"]) == 0
-    told = capsys.readouterr().out
-    assert "weights runs/train/weights/best.pt" in told and "best epoch 1 of 1" in told
-    command = told.rsplit("next: detectflow ", 1)[1].split()
+    reported = capsys.readouterr().out
+    assert "weights runs/train/weights/best.pt" in reported and "best epoch 1 of 1" in reported
+    command = reported.rsplit("next: detectflow ", 1)[1].split()
     assert main([*command, "plots=false"]) == 0
     assert (
         "metrics/mAP50-95" in capsys.readouterr().out

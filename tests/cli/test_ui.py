@@ -44,8 +44,8 @@ def test_a_taken_port_is_passed_over_saying_by_whom(taken, monkeypatch, capsys):
         command.Service("mlflow", "MLflow", "MLFLOW_PORT", taken, "/health")
     )
     assert chosen > taken and is_free(chosen)
-    told = capsys.readouterr().out
-    assert f"Port {taken} is taken" in told and f"MLflow goes to {chosen}" in told
+    reported = capsys.readouterr().out
+    assert f"Port {taken} is taken" in reported and f"MLflow goes to {chosen}" in reported
     assert f"process {os.getpid()}" in command.owner_of(taken)
 
 
@@ -120,15 +120,15 @@ def test_a_server_that_is_killed_comes_back_on_its_port_and_the_other_stays(keep
         and mlflow.child.is_alive
         and answers(mlflow.address + "/health")
     )
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     assert (
-        "MLflow ended by itself with exit code -9; it is started again in 0 s (1 of 3). It said "
-        "last" in told
+        "MLflow ended by itself with exit code -9; restart 1 of 3 in 0 s. It said "
+        "last" in reported
     )
     assert (
-        "listening" in told
-        and f"MLflow answers again: {mlflow.address}" in told
-        and "Prefect" not in told
+        "listening" in reported
+        and f"MLflow answers again: {mlflow.address}" in reported
+        and "Prefect" not in reported
     )
 
 
@@ -137,12 +137,12 @@ def test_one_that_keeps_dying_is_given_up_alone(keep, capsys):
     prefect.wait()
     look_until(lambda: mlflow.is_given_up, mlflow, prefect)
     assert prefect.child.is_alive and prefect.starts == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     assert (
-        told.count("MLflow ended by itself with exit code 1") == 4
-        and told.count("database is locked") == 4
+        reported.count("MLflow ended by itself with exit code 1") == 4
+        and reported.count("database is locked") == 4
     )
-    assert "exit code 1, after 3 new starts: it is given up." in told
+    assert "exit code 1, after 3 restarts: giving up." in reported
 
 
 def test_one_that_ran_well_has_its_new_starts_again(keep):
@@ -160,7 +160,7 @@ def test_one_that_comes_back_without_a_word_counts_as_ended(keep, monkeypatch, c
     mlflow.answers = False
     monkeypatch.setattr(command, "START_TIMEOUT_S", 0.0)
     look_until(lambda: mlflow.starts, mlflow)
-    assert "MLflow did not answer within 0 s; it is started again" in capsys.readouterr().out
+    assert "MLflow did not answer within 0 s; restart" in capsys.readouterr().out
     assert not mlflow.child.is_alive
 
 
@@ -189,10 +189,10 @@ def test_servers_of_a_team_are_shown_and_not_started(tmp_path, monkeypatch, caps
     monkeypatch.setenv("MLFLOW_TRACKING_URI", nobody)
     monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4200/api")
     assert command.ui([]) == 0
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     assert (
-        f"MLflow    {nobody}/#/experiments" in told
-        and "Prefect   http://prefect.example:4200" in told
+        f"MLflow    {nobody}/#/experiments" in reported
+        and "Prefect   http://prefect.example:4200" in reported
     )
 
 

@@ -27,10 +27,10 @@ BASE = '''
         """Pixels."""
         if width < 0:
             log.warning("width %s", width)
-            raise DataError(f"width {width}: {_told(width)}{nearest(str(width), ['1'])}")
+            raise DataError(f"width {width}: {_reported(width)}{nearest(str(width), ['1'])}")
         return width * height
 
-    def _told(width):
+    def _reported(width):
         lines = []
         for number in range(_SHOWN):
             lines.append(str(number))
@@ -86,7 +86,7 @@ OTHER = {
     "an imported function": ("import math", "import cmath as math"),
     "a new function": ("_SHOWN = 5", "_SHOWN = 5\n    def more(): return 1"),
     "a call": ("return math.sqrt", "print(1, file=open('x'))\n            return math.sqrt"),
-    "a use of the helper": ("return width * height", "return width * height * len(_told(1))"),
+    "a use of the helper": ("return width * height", "return width * height * len(_reported(1))"),
 }
 
 
@@ -130,7 +130,7 @@ def test_what_may_count_does(text):
 
 def test_what_only_messages_use_is_named_and_the_whole_still_has_it():
     one, other = read(BASE), read(BASE.replace('", ".join', '"; ".join'))
-    assert set(one.left_out) == {"_told", "_SHOWN", "_problem"}
+    assert set(one.left_out) == {"_reported", "_SHOWN", "_problem"}
     assert one.digest == other.digest and one.whole != other.whole
 
 

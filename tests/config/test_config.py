@@ -100,7 +100,7 @@ def test_paths_are_taken_as_text():
     assert (config.model, config.data, config.project) == ("a.pt", "d", "p")
 
 
-def test_all_mistakes_are_told_at_once_each_in_a_line():
+def test_all_mistakes_are_reported_at_once_each_in_a_line():
     with pytest.raises(ConfigError) as error:
         Params.build(
             {
@@ -183,7 +183,7 @@ def test_an_unknown_key_says_what_to_do_whether_one_is_near_or_not(tmp_path, tex
     assert [line for line in str(error.value).splitlines() if line.endswith(said)]
 
 
-def test_help_tells_type_range_and_default():
+def test_help_shows_type_range_and_default():
     text = describe_groups(DetectionTrainConfig)
     assert (
         "epochs=100" in text
@@ -236,7 +236,7 @@ def test_every_field_has_a_group_and_a_sentence():
 @pytest.mark.parametrize(
     ("epochs", "close", "first_without"), [(100, 10, 90), (10, 0.1, 9), (3, 10, 0), (5, 0, 5)]
 )
-def test_close_mosaic_counts_epochs_or_a_share(epochs, close, first_without):
+def test_close_mosaic_counts_epochs_or_a_fraction(epochs, close, first_without):
     config = DetectionTrainConfig.build({"epochs": epochs, "close_mosaic": close})
     assert config.mosaic_until_epoch == first_without
 
@@ -324,7 +324,7 @@ def test_processes_that_a_slip_of_the_hand_asks_for_are_not_started(values):
         Params.build(values)
 
 
-def test_the_line_of_every_mistake_in_a_file_is_told(tmp_path):
+def test_the_line_of_every_mistake_in_a_file_is_reported(tmp_path):
     file = tmp_path / "params.yaml"
     train = "train:\n  lr0: -1\n  class_weights:\n    a: x\n\n  epochz: 3\n"
     file.write_text(f"# a comment\n{train}export:\n  formats:\n    - onnx\n    - tflite\n")

@@ -1,4 +1,4 @@
-"""The smallest things a contract can be kept on: a few pictures with one coloured square each,
+"""The smallest things a contract can be kept on: a few images with one coloured square each,
 trivially easy to learn.
 """
 

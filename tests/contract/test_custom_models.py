@@ -206,7 +206,7 @@ def test_the_code_of_ones_own_is_missed_in_words(project, way, monkeypatch):
         (lambda loss, items: (items, items), r"shapes \(3,\) and \(3,\)"),
     ],
 )
-def test_a_criterion_that_answers_otherwise_is_told_what_is_wanted(tiny, answer, said):
+def test_a_criterion_that_answers_otherwise_gets_an_error_with_what_is_wanted(tiny, answer, said):
     class Mistaken(DetectionTrainer):
         def criterion(self, preds, batch):
             return answer(*super().criterion(preds, batch))

@@ -75,12 +75,12 @@ def test_class_rows_are_found_by_name(
             source = old[name][moved[number]] if number in moved else fresh[name][number]
             assert torch.equal(mine[name][number], source), (name, number)
     assert all(torch.equal(mine[name], old[name]) for name in mine if name not in ROWS)
-    told = [record.message for record in caplog.records if "starting from" in record.message]
-    assert len(told) == 1 and re.search(said, told[0]), told
+    reported = [record.message for record in caplog.records if "starting from" in record.message]
+    assert len(reported) == 1 and re.search(said, reported[0]), reported
 
 
 def test_a_run_from_a_checkpoint_goes_on_where_it_was(trained, tiny):
-    """With a rate of almost nothing the figures stay those of the checkpoint."""
+    """With a rate of almost nothing the metrics stay those of the checkpoint."""
     result = DetectionTrainer(overrides=tiny(model=str(trained.best), lr0=1e-9)).train()
     assert result.metrics["metrics/mAP50"] == pytest.approx(
         trained.metrics["metrics/mAP50"], abs=0.02
@@ -230,7 +230,7 @@ def test_what_was_downloaded_once_needs_no_network(tiny, tmp_path, monkeypatch, 
     ],
     ids=["another network", "another width", "a checkpoint", "a list", "no weights", "missing"],
 )
-def test_a_wrong_file_is_told_apart(tmp_path, write, said):
+def test_a_wrong_file_is_distinguished(tmp_path, write, said):
     file = tmp_path / "weights.pth"
     write(file)
     with pytest.raises(CheckpointError, match=said):
@@ -298,7 +298,7 @@ def test_single_cls_makes_one_class_of_all(tiny, squares):
 
 
 @pytest.mark.parametrize(("fraction", "images"), [(1.0, 8), (0.5, 4), (0.25, 2), (0.01, 1)])
-def test_fraction_takes_the_same_share_of_the_training_images(tiny, fraction, images):
+def test_fraction_takes_the_same_fraction_of_the_training_images(tiny, fraction, images):
     seen = []
     for seed in (0, 1):
         trainer, files = DetectionTrainer(overrides=tiny(fraction=fraction, seed=seed)), set()

@@ -131,7 +131,7 @@ def test_the_command_refuses_what_it_does_not_know(project):
 # The second script: a class with every `...` filled in --------------------------------------------
 
 
-class Pictures:
+class Images:
     """A dataset of one's own, in plain torch: the images and boxes that a manifest lists."""
 
     def __init__(self, manifest):
@@ -178,11 +178,11 @@ class CustomTrainer(DetectionTrainer):
     def get_dataloader(self, dataset_path, batch_size, mode="train", rank=0):
         order = torch.Generator().manual_seed(self.args.seed)
         return DataLoader(
-            Pictures(dataset_path),
+            Images(dataset_path),
             batch_size,
             shuffle=mode == "train",
             generator=order,
-            collate_fn=Pictures.collate,
+            collate_fn=Images.collate,
         )
 
     def criterion(self, preds, batch):
@@ -240,5 +240,5 @@ def test_the_custom_trainer(tiny, tmp_path, spelling):
         assert all(torch.equal(copied[name], tensor) for name, tensor in weights.items())
     assert isinstance(trainer.best_model(), DetectionModel)
     assert isinstance(trainer.train_loader, DataLoader) and isinstance(
-        trainer.train_loader.dataset, Pictures
+        trainer.train_loader.dataset, Images
     )

@@ -254,7 +254,7 @@ def test_a_monitor_that_will_not_be_measured_is_refused_before_training(tmp_path
         assert with_monitor(name).train().stop_reason == "done"
 
 
-def test_where_code_of_the_users_own_may_measure_more_the_first_validation_tells(tmp_path):
+def test_where_code_of_the_users_own_may_measure_more_the_first_validation_shows(tmp_path):
     class Margin(Declaring):
         validator_class = WithMargin
 

@@ -248,7 +248,7 @@ def test_boxes_are_those_of_the_image_as_shown(suffix, orientation, tmp_path):
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-def test_a_stated_size_that_is_the_stored_one_tells_that_boxes_were_not_turned(
+def test_a_stated_size_that_is_the_stored_one_shows_that_boxes_were_not_turned(
     suffix, orientation, tmp_path
 ):
     root = one_image_set(tmp_path / "set", suffix, orientation, BLOCK, (H, W))

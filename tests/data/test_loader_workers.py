@@ -85,7 +85,7 @@ def test_killed_workers_are_replaced_and_the_batches_are_the_same(records, caplo
     loader.close()
 
 
-def test_a_worker_that_dies_again_and_again_is_told(records, monkeypatch):
+def test_a_worker_that_dies_again_and_again_is_reported(records, monkeypatch):
     monkeypatch.setattr(module, "MOST_DEATHS", 1)
     monkeypatch.setattr(module, "NOTICE_S", 5.0)
     loader = make(records, 2, prefetch_batches=1)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broken import A_TXT, A_XML, TRAIN_JSON, case, edit
-from dataset_builders import make_coco, make_voc, make_yolo, picture, put, voc_xml
+from dataset_builders import image_bytes, make_coco, make_voc, make_yolo, put, voc_xml
 
 # --- Pascal VOC -----------------------------------------------------------------------------------
 
@@ -133,7 +133,7 @@ def filename_of_another_image(root):
     "in a folder called Annotations; there is one, so extra/z.xml is not read",
 )
 def annotation_beside_its_image(root):
-    put(root / "extra/z.png", picture("z"))
+    put(root / "extra/z.png", image_bytes("z"))
     put(root / "extra/z.xml", voc_xml("z", [("cat", (1, 1, 9, 9))]))
 
 
@@ -145,7 +145,7 @@ def annotation_beside_its_image(root):
 )
 def line_of_a_list_for_two_images(root):
     for place in ("left", "right"):
-        put(root / f"JPEGImages/{place}/x.png", picture(place))
+        put(root / f"JPEGImages/{place}/x.png", image_bytes(place))
         put(root / f"Annotations/{place}/x.xml", voc_xml("x", [("cat", (1, 1, 9, 9))]))
     edit(root / "ImageSets/Main/train.txt", "f\n", "f\nx\n")
 
@@ -296,7 +296,7 @@ def coco_image_without_file_name(root):
 
 @case(make_coco, "ambiguous_image", "fits")
 def coco_two_images_of_that_name(root):
-    put(root / "more/a.png", picture("other"))
+    put(root / "more/a.png", image_bytes("other"))
 
 
 @case(make_coco, "zero_area", "annotation 1: 'cat' [4, 2, 4, 30] has no area")
@@ -431,9 +431,9 @@ def yolo_image_in_another_folder(root):
 
 @case(make_yolo, "ambiguous_image", A_TXT)
 def yolo_two_images_for_one_label(root):
-    put(root / "images/train/a.jpg", picture("other", suffix=".jpg"))
+    put(root / "images/train/a.jpg", image_bytes("other", suffix=".jpg"))
 
 
 @case(make_yolo, "unlabelled_image", "images/train/new.png", "has no label file")
 def yolo_image_without_label(root):
-    put(root / "images/train/new.png", picture("new"))
+    put(root / "images/train/new.png", image_bytes("new"))

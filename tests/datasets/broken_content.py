@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from broken import A_PNG, A_XML, case, edit
-from dataset_builders import H, W, make_voc, picture, put, voc_xml
+from dataset_builders import H, W, image_bytes, make_voc, put, voc_xml
 from PIL import Image
 
 # --- images ---------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def image_of_zero_bytes(root):
 
 @case(make_voc, "unreadable_image", A_PNG, "truncated")
 def truncated_jpeg(root):
-    put(root / A_PNG, picture("a", suffix=".jpg")[:-200])
+    put(root / A_PNG, image_bytes("a", suffix=".jpg")[:-200])
 
 
 @case(make_voc, "unreadable_image", "JPEGImages/a.jpg", "the file is empty")
@@ -69,7 +69,7 @@ def folder_called_jpg(root):
 
 @case(make_voc, "unreadable_image", A_PNG)
 def truncated_png(root):
-    put(root / A_PNG, picture("a")[:-500])
+    put(root / A_PNG, image_bytes("a")[:-500])
 
 
 @case(make_voc, "unreadable_image", A_PNG, "no known image format")
@@ -79,7 +79,7 @@ def text_called_png(root):
 
 @case(make_voc, "unreadable_image", A_PNG, "more than 179 million pixels; cut it into tiles")
 def image_that_claims_to_be_huge(root):
-    data = bytearray(picture("a"))
+    data = bytearray(image_bytes("a"))
     data[16:24] = (60_000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     put(root / A_PNG, bytes(data))
@@ -147,7 +147,7 @@ def image_that_links_out_of_the_folder(root):
 
 @case(make_voc, "link_outside", "JPEGImages/more", "leads out of the dataset folder")
 def folder_that_links_out_of_the_folder(root):
-    put(root.parent / "elsewhere/x.png", picture("x"))
+    put(root.parent / "elsewhere/x.png", image_bytes("x"))
     (root / "JPEGImages/more").symlink_to(root.parent / "elsewhere")
 
 
@@ -180,12 +180,12 @@ def annotation_made_before_the_exif_rotation(root):
 
 @case(make_voc, "unlabelled_image", "JPEGImages/new.png", "has no XML file")
 def image_without_annotation(root):
-    put(root / "JPEGImages/new.png", picture("new"))
+    put(root / "JPEGImages/new.png", image_bytes("new"))
 
 
 @case(make_voc, "duplicate_image", "JPEGImages/c.png", "is the same as JPEGImages/a.png")
 def same_image_twice_in_a_split(root):
-    put(root / "JPEGImages/c.png", picture("a"))
+    put(root / "JPEGImages/c.png", image_bytes("a"))
 
 
 @case(make_voc, "empty_image", "JPEGImages/f.png", "has no boxes")
@@ -277,7 +277,7 @@ def image_in_two_lists(root):
     "(in train) is the same image as JPEGImages/e.png (in test)",
 )
 def same_bytes_in_two_splits(root):
-    put(root / "JPEGImages/e.png", picture("a"))
+    put(root / "JPEGImages/e.png", image_bytes("a"))
 
 
 @case(make_voc, "outside_folder", "ImageSets/Main/val.txt, line 2")

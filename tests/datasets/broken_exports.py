@@ -7,7 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from broken import case, edit
-from dataset_builders import H, W, cvat_xml, make_cvat, make_labelstudio, picture, put, studio_task
+from dataset_builders import (
+    H,
+    W,
+    cvat_xml,
+    image_bytes,
+    make_cvat,
+    make_labelstudio,
+    put,
+    studio_task,
+)
 
 CVAT, STUDIO = "annotations.xml", "export.json"
 A_BOX = 'xtl="4" ytl="2" xbr="20" ybr="30"'  # of image `a`
@@ -133,7 +142,7 @@ def cvat_image_twice(root):
 @case(make_cvat, "bad_entry", CVAT, "track 0 'cat' says nothing about frame 1, between 0 and 2")
 def cvat_track_of_keyframes(root):
     for frame in range(3):
-        put(root / f"images/frame_{frame:06d}.png", picture(f"{frame}"))
+        put(root / f"images/frame_{frame:06d}.png", image_bytes(f"{frame}"))
     boxes = "".join(f'<box frame="{frame}" outside="0" {A_BOX}/>' for frame in (0, 2))
     edit(root / CVAT, "</annotations>", f'<track id="0" label="cat">{boxes}</track></annotations>')
 

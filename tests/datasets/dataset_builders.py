@@ -27,7 +27,7 @@ SPLIT_OF = {"a": "train", "b": "train", "c": "train", "f": "train", "d": "val", 
 NAMES = ["cat", "dog"]
 
 
-def picture(name: str, h: int = H, w: int = W, suffix: str = ".png") -> bytes:
+def image_bytes(name: str, h: int = H, w: int = W, suffix: str = ".png") -> bytes:
     """An image that differs for every name, and is the same every time."""
     rng = np.random.default_rng(list(name.encode()))
     image = rng.integers(0, 256, (h, w, 3), np.uint8)
@@ -56,7 +56,7 @@ def voc_xml(name: str, boxes: list[Box], size: tuple[int, int] | None = (H, W)) 
 def make_voc(root: Path, content: dict[str, list[Box]] | None = None, lists: bool = True) -> Path:
     content = CONTENT if content is None else content
     for name, boxes in content.items():
-        put(root / "JPEGImages" / f"{name}.png", picture(name))
+        put(root / "JPEGImages" / f"{name}.png", image_bytes(name))
         put(root / "Annotations" / f"{name}.xml", voc_xml(name, boxes))
     if lists:
         for split in ("train", "val", "test"):
@@ -89,7 +89,7 @@ def make_coco(root: Path, content: dict[str, list[Box]] | None = None) -> Path:
     """One JSON file for each split."""
     content = CONTENT if content is None else content
     for name in content:
-        put(root / "images" / f"{name}.png", picture(name))
+        put(root / "images" / f"{name}.png", image_bytes(name))
     for split in ("train", "val", "test"):
         part = {name: boxes for name, boxes in content.items() if SPLIT_OF[name] == split}
         put(root / "annotations" / f"instances_{split}2017.json", json.dumps(coco_json(part)))
@@ -109,7 +109,7 @@ def yolo_text(boxes: list[Box]) -> str:
 def make_yolo(root: Path, content: dict[str, list[Box]] | None = None) -> Path:
     content = CONTENT if content is None else content
     for name, boxes in content.items():
-        put(root / "images" / SPLIT_OF[name] / f"{name}.png", picture(name))
+        put(root / "images" / SPLIT_OF[name] / f"{name}.png", image_bytes(name))
         put(root / "labels" / SPLIT_OF[name] / f"{name}.txt", yolo_text(boxes))
     paths = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "test"))
     put(root / "data.yaml", f"path: ../anywhere/else\n{paths}nc: 2\nnames: [cat, dog]\n")
@@ -140,7 +140,7 @@ def make_cvat(root: Path, content: dict[str, list[Box]] | None = None) -> Path:
     content = CONTENT if content is None else content
     images = ""
     for name, boxes in content.items():
-        put(root / "images" / f"{name}.png", picture(name))
+        put(root / "images" / f"{name}.png", image_bytes(name))
         images += cvat_image(
             f"{name}.png", "".join(cvat_box(*box) for box in boxes), SPLIT_OF[name]
         )
@@ -187,7 +187,7 @@ def make_labelstudio(root: Path, content: dict[str, list[Box]] | None = None) ->
     tasks = []
     for number, (name, boxes) in enumerate(content.items(), 1):
         file = f"images/{SPLIT_OF[name]}/{name}.png"
-        put(root / file, picture(name))
+        put(root / file, image_bytes(name))
         tasks.append(
             studio_task(
                 number,

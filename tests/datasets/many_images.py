@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dataset_builders import make_voc, picture, put, voc_xml
+from dataset_builders import image_bytes, make_voc, put, voc_xml
 
 from engine.config import DataConfig
 from engine.datasets import workers
@@ -49,7 +49,7 @@ def damaged(root: Path) -> Path:
             put(xml, xml.read_text().replace(">4<", ">four<"))
         elif k % 3 == 0:
             put(xml, voc_xml(f"i{k:03d}", [("cat", (-4, 2, 20, 30)), ("dog", (1, 1, 1, 9))]))
-    put(root / "JPEGImages/i091.png", picture("i001"))
+    put(root / "JPEGImages/i091.png", image_bytes("i001"))
     put(root / "Annotations/i091.xml", voc_xml("i091", []))
     return root
 

@@ -23,9 +23,9 @@ from dataset_builders import (
     H,
     W,
     coco_json,
+    image_bytes,
     make_voc,
     make_yolo,
-    picture,
     put,
     tree,
     voc_xml,
@@ -53,7 +53,7 @@ def odd_names(root: Path) -> None:
     for i, name in enumerate(
         ["with space", "Blutkörper", "quote'\"s", "semi;colon", "血球", "-dash", "x.y.z", "a" * 120]
     ):
-        put(root / "JPEGImages" / f"{name}.png", picture(f"{i}"))
+        put(root / "JPEGImages" / f"{name}.png", image_bytes(f"{i}"))
         put(root / "Annotations" / f"{name}.xml", voc_xml(name.replace("<", ""), boxes))
         with open(root / "ImageSets/Main/train.txt", "a", encoding="utf-8") as file:
             file.write(f"{name}\n")
@@ -61,7 +61,7 @@ def odd_names(root: Path) -> None:
 
 def same_name_in_two_folders(root: Path) -> None:
     for place in ("left", "right"):
-        put(root / f"JPEGImages/{place}/x.png", picture(place))
+        put(root / f"JPEGImages/{place}/x.png", image_bytes(place))
         put(root / f"Annotations/{place}/x.xml", voc_xml("x", [("cat", (1, 1, 9, 9))]))
         with open(root / "ImageSets/Main/train.txt", "a") as file:
             file.write(f"{place}/x\n")
@@ -77,7 +77,7 @@ def byte_order_mark_and_crlf(root: Path) -> None:
 def names_that_are_not_utf8(root: Path) -> None:
     folder = os.fsencode(root / "JPEGImages")
     with open(folder + b"/caf\xe9.png", "wb") as file:
-        file.write(picture("cafe"))
+        file.write(image_bytes("cafe"))
     with open(os.fsencode(root / "Annotations") + b"/caf\xe9.xml", "wb") as file:
         file.write(voc_xml("", [("cat", (1, 1, 9, 9))]).replace(".png", "").encode())
     put(root / "ImageSets/Main/train.txt", "a\nb\nc\nf\ncaf\ufffd\n")
@@ -142,7 +142,7 @@ def test_no_dataset_at_all(make, message, tmp_path):
 
 
 def test_the_corpus_is_whole():
-    """Each case is there once, under a name of its own, and every format takes its share."""
+    """Each case is there once, under a name of its own, and every format takes its part."""
     assert {case.values[1].__module__ for case in CASES} == {
         m.__name__ for m in (broken_annotations, broken_content, broken_exports)
     }

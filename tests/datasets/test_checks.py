@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from dataset_builders import CONTENT, coco_json, make_voc, picture, put, tree, voc_xml
+from dataset_builders import CONTENT, coco_json, image_bytes, make_voc, put, tree, voc_xml
 from detectors import save_detector
 from test_duplicates import scene
 
@@ -175,10 +175,10 @@ def test_the_page_is_one_file_with_the_pictures_of_the_findings(twins):
     text = report_page("<twins> & co", found, findings)
     page = Reader(text)
     assert page.open == [] and "<twins>" not in text and "&lt;twins&gt; &amp; co" in text
-    pictures = [source for source in page.sources if not source.startswith("#")]
-    assert all(source.startswith("data:image/jpeg;base64,") for source in pictures)
+    shown = [source for source in page.sources if not source.startswith("#")]
+    assert all(source.startswith("data:image/jpeg;base64,") for source in shown)
     expected = {"zero_area": 1, "near_leak": 2, "near_duplicate": 2, "empty_image": 1}
-    assert expected.keys() <= findings.counts.keys() and len(pictures) == sum(expected.values())
+    assert expected.keys() <= findings.counts.keys() and len(shown) == sum(expected.values())
     assert {source[1:] for source in page.sources if source.startswith("#")} == set(findings.counts)
     assert "http" not in text and "prefers-color-scheme:dark" in text and 'name="viewport"' in text
 
@@ -258,12 +258,12 @@ def test_a_name_with_a_line_end_stays_on_its_line():
 @pytest.mark.parametrize(
     ("content", "said"), [("c", ", and their labels differ: 1 and 2 boxes"), ("b", "")]
 )
-def test_copies_whose_labels_differ_are_told(content, said, tmp_path):
+def test_copies_whose_labels_differ_are_reported(content, said, tmp_path):
     root = make_voc(
         tmp_path / "voc", {"a": CONTENT["b"], "b": CONTENT[content], "d": CONTENT["d"]}, lists=False
     )
     for name in "ab":
-        put(root / f"JPEGImages/{name}.png", picture("a"))
+        put(root / f"JPEGImages/{name}.png", image_bytes("a"))
     _, findings = checked(root)
     assert (
         str(findings.examples["duplicate_image"][0])
@@ -581,7 +581,7 @@ def test_names_with_anything_in_them_do_no_harm(tmp_path, monkeypatch):
             voc_xml("x", [("<b>cat</b>".replace("<", "&lt;").replace(">", "&gt;"), (5, 5, 5, 5))]),
         )
         file.rename(file.with_name("x.xml"))
-    put(root / "JPEGImages/x.png", picture("a"))
+    put(root / "JPEGImages/x.png", image_bytes("a"))
     check(tmp_path, f"data={root}")
     text = (tmp_path / "report/report.html").read_text()
     assert "<script" not in text and "<b>cat" not in text and Reader(text).open == []

@@ -22,10 +22,10 @@ from dataset_builders import (
     SPLIT_OF,
     H,
     W,
+    image_bytes,
     make_coco,
     make_voc,
     make_yolo,
-    picture,
     put,
     tree,
     voc_xml,
@@ -399,7 +399,7 @@ def test_images_of_one_name_get_names_of_their_own(tmp_path):
         for suffix in (".png", ".jpg"):
             put(
                 tmp_path / f"set/JPEGImages/{place}{suffix[1:]}/x{suffix}",
-                picture(place, suffix=suffix),
+                image_bytes(place, suffix=suffix),
             )
             text = voc_xml("x", [("cat", (1, 1, 9, 9))]).replace(".png", suffix)
             put(tmp_path / f"set/Annotations/{place}{suffix[1:]}/x.xml", text)
@@ -485,7 +485,7 @@ def test_what_cannot_be_written_is_said(tmp_path):
 
 def test_the_command_says_what_it_did(tmp_path, monkeypatch, capsys):
     flagged(tmp_path / "set")
-    put(tmp_path / "set/images/new.png", picture("new"))
+    put(tmp_path / "set/images/new.png", image_bytes("new"))
     monkeypatch.chdir(tmp_path)
     assert main(["convert", "data=set", "format=yolo", "out=out"]) == 0
     assert capsys.readouterr().out.splitlines() == [

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_builders import CONTENT, NAMES, make_coco, make_voc, make_yolo, picture, put
+from dataset_builders import CONTENT, NAMES, image_bytes, make_coco, make_voc, make_yolo, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -317,7 +317,7 @@ def changed(root: Path) -> Path:
     }
     del content["d"]
     make_voc(root, content)
-    put(root / "JPEGImages/e.png", picture("another"))
+    put(root / "JPEGImages/e.png", image_bytes("another"))
     put(root / "ImageSets/Main/train.txt", "a\nb\nf\ng\n")
     put(root / "ImageSets/Main/val.txt", "c\n")
     return root
@@ -446,8 +446,8 @@ def test_revisions_of_a_project(project, tmp_path, capsys):
             found["before"]["label"] == words[0]
             and found["before"]["digest"] == expected["before"]["digest"]
         )
-        pictures = (tmp_path / "report/diff.html").read_text().count("data:image/jpeg")
-        assert pictures == page.count("data:image/jpeg"), "also of images that are in no workspace"
+        shown = (tmp_path / "report/diff.html").read_text().count("data:image/jpeg")
+        assert shown == page.count("data:image/jpeg"), "also of images that are in no workspace"
     assert sorted(p.relative_to(project) for p in (project / "data").rglob("*")) == before, (
         "nothing was checked out"
     )

@@ -119,7 +119,7 @@ def test_the_box_is_that_of_the_ink():
 
 
 def test_ink_stands_out_from_what_is_under_it():
-    """On a plain background the ink of every picture differs from it by a good part of the grey
+    """On a plain background the ink of every image differs from it by a good part of the grey
     scale.
     """
     for level in (0, 60, 128, 200, 255):

@@ -27,7 +27,7 @@ THRESHOLD = 45
 
 
 def scene(seed: int, size: int = 96) -> np.ndarray:
-    """A smooth picture, uint8 BGR, as different from another seed's as two photographs."""
+    """A smooth image, uint8 BGR, as different from another seed's as two photographs."""
     small = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8)
     return cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC)
 
@@ -65,7 +65,7 @@ def test_strangers_and_mirror_images_are_apart():
 
 
 def test_an_image_with_too_little_shape_has_no_hash():
-    """Otherwise all pictures of small things on a blank ground would be one family, and on one side
+    """Otherwise all images of small things on a blank ground would be one family, and on one side
     of the split.
     """
     blank = np.full((64, 64, 3), 200, np.uint8)

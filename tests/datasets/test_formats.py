@@ -15,10 +15,10 @@ from dataset_builders import (
     H,
     W,
     coco_json,
+    image_bytes,
     make_coco,
     make_voc,
     make_yolo,
-    picture,
     put,
     voc_xml,
 )
@@ -50,7 +50,7 @@ def test_what_was_written_is_read(format, tmp_path):
             for row in images[name].rows
         ]
         assert found == boxes
-        assert images[name].read() == picture(name)
+        assert images[name].read() == image_bytes(name)
 
 
 @pytest.mark.parametrize("format", MAKERS)
@@ -71,11 +71,11 @@ def test_images_come_in_an_order_that_is_not_the_file_systems(tmp_path):
 
 def test_voc_finds_the_image_by_its_filename_then_by_its_own_name(tmp_path):
     put(tmp_path / "Annotations/one.xml", voc_xml("renamed", []))
-    put(tmp_path / "JPEGImages/renamed.png", picture("a"))
+    put(tmp_path / "JPEGImages/renamed.png", image_bytes("a"))
     put(tmp_path / "Annotations/two.xml", voc_xml("gone", []))
-    put(tmp_path / "JPEGImages/two.jpeg", picture("b", suffix=".jpg"))
+    put(tmp_path / "JPEGImages/two.jpeg", image_bytes("b", suffix=".jpg"))
     put(tmp_path / "Annotations/three.xml", "<annotation><filename>three</filename></annotation>")
-    put(tmp_path / "JPEGImages/three.bmp", picture("c", suffix=".bmp"))
+    put(tmp_path / "JPEGImages/three.bmp", image_bytes("c", suffix=".bmp"))
     images, findings = read(tmp_path)
     assert sorted(images) == ["renamed", "three", "two"] and findings == {}
 
@@ -83,7 +83,7 @@ def test_voc_finds_the_image_by_its_filename_then_by_its_own_name(tmp_path):
 def test_voc_equal_names_in_several_folders_find_their_own_image(tmp_path):
     for place in ("left", "right"):
         put(tmp_path / f"Annotations/{place}/x.xml", voc_xml("x", [(place, (0, 0, 8, 8))]))
-        put(tmp_path / f"JPEGImages/{place}/x.png", picture(place))
+        put(tmp_path / f"JPEGImages/{place}/x.png", image_bytes(place))
     reader = open_reader(Folder(tmp_path), "voc", Findings.with_policies({}))
     assert {image.name: image.rows[0].name for image in reader} == {
         "JPEGImages/left/x.png": "left",
@@ -97,7 +97,7 @@ def test_voc_lines_are_those_of_the_file(tmp_path):
         tmp_path / "a.xml",
         f"<annotation>\n<filename>a.png</filename>\n<object><name>cat</name>\n{box}</object></annotation>",
     )
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     assert read(tmp_path)[1] == {"bad_entry": ["a.xml, line 4: <ymin> of 'cat' is missing"]}
 
 
@@ -117,7 +117,7 @@ def test_voc_split_lists_with_flags_spaces_and_suffixes(tmp_path):
 
 
 def test_voc_parts_of_objects_and_paths_are_not_used(tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     put(
         tmp_path / "a.xml",
         "<annotation><path>/etc/passwd</path><filename>a.png</filename><object><name>man</name>"
@@ -145,7 +145,7 @@ def test_voc_names_that_a_tool_wrapped_are_one_name(tmp_path):
 
 def test_a_line_of_a_list_is_for_one_image(tmp_path):
     for place in ("left", "right"):
-        put(tmp_path / place / "x.png", picture(place))
+        put(tmp_path / place / "x.png", image_bytes(place))
         put(tmp_path / place / "x.xml", voc_xml("x", [(place, (0, 0, 8, 8))]))
     put(tmp_path / "train.txt", "x.png\n")
 
@@ -163,7 +163,7 @@ def test_a_line_of_a_list_is_for_one_image(tmp_path):
         "right/x.png": "train",
         "ambiguous_image": 1,
     }
-    put(tmp_path / "x.png", picture("x"))  # which the line names with its whole path
+    put(tmp_path / "x.png", image_bytes("x"))  # which the line names with its whole path
     given = GivenSplits(Folder(tmp_path), {"train": ["train.txt"]}, Findings.with_policies({}))
     assert [given.of(name) for name in ("left/x.png", "x.png", "right/x.png")] == ["", "train", ""]
 
@@ -192,7 +192,7 @@ def test_coco_ignores_files_for_other_tasks(tmp_path):
 def test_coco_one_file_beside_each_splits_images(tmp_path):
     """As Roboflow exports: the same file name may stand in two folders."""
     for split in ("train", "valid", "test"):
-        put(tmp_path / split / "x.png", picture(split))
+        put(tmp_path / split / "x.png", image_bytes(split))
         put(
             tmp_path / split / "_annotations.coco.json",
             json.dumps(coco_json({"x": [("cat", (0, 0, 8, 8))]})),
@@ -207,7 +207,7 @@ def test_coco_one_file_beside_each_splits_images(tmp_path):
 
 def test_coco_a_single_box_of_a_pixel_is_one(tmp_path):
     boxes = {"a": [("cat", (0, 0, 1, 1)), ("dog", (0, 0, 8, 8))]}
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     put(tmp_path / "labels.json", json.dumps(coco_json(boxes)))
     images, findings = read(tmp_path)
     assert len(images["a"].rows) == 2 and findings == {}
@@ -227,7 +227,7 @@ def test_coco_a_single_box_of_a_pixel_is_one(tmp_path):
 
 
 def test_coco_in_one_file_has_no_splits(tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     put(tmp_path / "labels.json", json.dumps(coco_json({"a": []})))
     reader = open_reader(Folder(tmp_path), None, Findings.with_policies({}))
     assert not reader.gives_splits and [image.split for image in reader] == [""]
@@ -237,7 +237,7 @@ def test_coco_in_one_file_has_no_splits(tmp_path):
 
 
 def test_yolo_polygons_become_boxes_and_names_may_be_numbered(tmp_path):
-    put(tmp_path / "images/a.png", picture("a"))
+    put(tmp_path / "images/a.png", image_bytes("a"))
     put(tmp_path / "labels/a.txt", "1 0.25 0.5 0.75 0.25 0.5 1\r\n")
     put(tmp_path / "data.yaml", "names: {0: cat, 1: dog}\ntrain: images\n")
     images, findings = read(tmp_path)
@@ -247,7 +247,7 @@ def test_yolo_polygons_become_boxes_and_names_may_be_numbered(tmp_path):
 
 
 def test_yolo_beside_the_images_with_classes_txt(tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     put(tmp_path / "a.txt", "0 0.5 0.5 1 1\n")
     put(tmp_path / "classes.txt", "cat\ndog\n")
     put(tmp_path / "notes.txt", "taken in May\n")
@@ -267,7 +267,7 @@ def test_yolo_paths_that_climb_out_mean_the_folder_of_that_name(tmp_path):
     ]
 
 
-def test_what_is_wrong_in_data_yaml_is_told_with_its_line(tmp_path):
+def test_what_is_wrong_in_data_yaml_is_reported_with_its_line(tmp_path):
     make_yolo(tmp_path)
     put(
         tmp_path / "data.yaml",
@@ -440,7 +440,7 @@ def test_a_yaml_with_names_that_cannot_be_read_is_not_passed_over(tmp_path):
 
 
 def test_no_or_two_formats_are_errors_that_say_what_was_looked_for(tmp_path):
-    put(tmp_path / "one/a.png", picture("a"))
+    put(tmp_path / "one/a.png", image_bytes("a"))
     with pytest.raises(DataError, match=r"no annotations found.*\*\.xml.*there are 1 images"):
         detect_format(Folder(tmp_path / "one"))
     make_voc(tmp_path / "two")

@@ -8,7 +8,17 @@ import tracemalloc
 from itertools import chain, repeat
 
 import pytest
-from dataset_builders import H, W, cvat_box, cvat_image, cvat_xml, make_cvat, make_voc, picture, put
+from dataset_builders import (
+    H,
+    W,
+    cvat_box,
+    cvat_image,
+    cvat_xml,
+    image_bytes,
+    make_cvat,
+    make_voc,
+    put,
+)
 from reading import read, rows
 
 from engine.datasets.findings import Findings
@@ -19,7 +29,7 @@ from engine.errors import DataError
 
 
 def one_image(root, shapes: str, **options) -> None:
-    put(root / "a.png", picture("a"))
+    put(root / "a.png", image_bytes("a"))
     put(root / "annotations.xml", cvat_xml(cvat_image("a.png", shapes, **options)))
 
 
@@ -121,7 +131,7 @@ def test_shapes_that_make_no_sense_are_named_with_their_line(shape, message, tmp
 
 
 def test_labels_come_from_the_task_without_those_of_skeletons(tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     labels = "<label><name>dog</name></label><label><name>knee</name><parent>dog</parent></label><label><name>cat</name></label>"
     put(
         tmp_path / "x.xml",
@@ -132,7 +142,7 @@ def test_labels_come_from_the_task_without_those_of_skeletons(tmp_path):
 
 def test_a_subset_of_the_whole_task_is_the_split_of_its_images(tmp_path):
     for split in ("Train", "Validation"):
-        put(tmp_path / split / "images/x.png", picture(split))
+        put(tmp_path / split / "images/x.png", image_bytes(split))
         image = cvat_image(f"{split}/images/x.png", "")
         put(tmp_path / split / "annotations.xml", cvat_xml(image, task=f"<subset>{split}</subset>"))
     reader = open_reader(Folder(tmp_path), None, Findings.with_policies({}))
@@ -147,7 +157,7 @@ def test_equal_names_in_the_folders_of_two_subsets(tmp_path):
     """As CVAT exports a project: images/<subset>/<name>."""
     images = ""
     for subset in ("train", "test"):
-        put(tmp_path / "images" / subset / "x.png", picture(subset))
+        put(tmp_path / "images" / subset / "x.png", image_bytes(subset))
         images += cvat_image("x.png", cvat_box(subset, (0, 0, 8, 8)), subset)
     put(
         tmp_path / "annotations.xml",
@@ -172,7 +182,7 @@ def test_given_lists_or_none_replace_the_subsets(tmp_path):
 
 
 def test_an_image_described_twice_and_one_that_leaves_the_folder(tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     images = (
         cvat_image("a.png", "")
         + cvat_image("a.png", "")
@@ -191,7 +201,7 @@ def test_an_image_described_twice_and_one_that_leaves_the_folder(tmp_path):
 
 
 def test_frames_of_a_video_exported_as_images_have_no_suffix(tmp_path):
-    put(tmp_path / "images/frame_000000.PNG", picture("0"))
+    put(tmp_path / "images/frame_000000.PNG", image_bytes("0"))
     put(
         tmp_path / "annotations.xml",
         cvat_xml(cvat_image("frame_000000", cvat_box("cat", (1, 1, 9, 9)))),
@@ -205,7 +215,7 @@ def test_frames_of_a_video_exported_as_images_have_no_suffix(tmp_path):
 
 def video(root, tracks: str, frames=range(4), folder: str = "images") -> None:
     for frame in frames:
-        put(root / folder / f"frame_{frame:06d}.PNG", picture(f"{frame}"))
+        put(root / folder / f"frame_{frame:06d}.PNG", image_bytes(f"{frame}"))
     size = f"<original_size><width>{W}</width><height>{H}</height></original_size>"
     put(root / "annotations.xml", cvat_xml(tracks, task=size))
 
@@ -227,7 +237,7 @@ def test_tracks_become_the_boxes_of_every_frame(tmp_path):
         "frame_000000": [("cat", (1, 1, 9, 9))],
         "frame_000001": [("cat", (2, 1, 10, 9)), ("dog", (20, 2, 40, 30))],
         "frame_000002": [],
-        "frame_000003": [],  # nobody is in the picture, and that is an annotation too
+        "frame_000003": [],  # nobody is in the image, and that is an annotation too
     }
     assert findings == {} and {image.size for image in images.values()} == {(H, W)}
 
@@ -283,7 +293,7 @@ def test_frame_numbers_that_make_no_sense(tmp_path):
 # --- telling it from others -----------------------------------------------------------------------
 
 
-def test_it_is_told_from_voc_and_both_together_are_named(tmp_path):
+def test_it_is_distinguished_from_voc_and_both_together_are_named(tmp_path):
     make_cvat(tmp_path / "cvat")
     assert detect_format(Folder(tmp_path / "cvat")) == "cvat"
     make_voc(tmp_path / "both")
@@ -301,7 +311,7 @@ def test_files_of_another_kind_are_named_where_the_format_was_given(tmp_path):
 
 def test_a_large_file_is_read_piece_by_piece(tmp_path):
     """A fault far down does not hide what stands before it, and is found with its line."""
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     shapes = cvat_box("cat", (1, 1, 9, 9)) * 2000
     put(
         tmp_path / "annotations.xml",

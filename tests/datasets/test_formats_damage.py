@@ -8,7 +8,7 @@ import random
 import re
 
 import pytest
-from dataset_builders import MAKERS, cvat_box, make_cvat, picture, put
+from dataset_builders import MAKERS, cvat_box, image_bytes, make_cvat, put
 
 from engine.datasets.findings import KINDS, Findings
 from engine.datasets.formats import open_reader
@@ -54,7 +54,7 @@ def with_video(root):
     """The CVAT set with a track of shapes besides its images."""
     make_cvat(root)
     for frame in range(3):
-        put(root / f"images/frame_{frame:06d}.png", picture(f"{frame}"))
+        put(root / f"images/frame_{frame:06d}.png", image_bytes(f"{frame}"))
     box = cvat_box("cat", (1, 1, 9, 9), 'frame="0" outside="0"')
     more = (
         '<polygon frame="1" points="1,1;2,2;3,9"/><ellipse frame="2" cx="1" cy="2" rx="3" ry="4"/>'

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from dataset_builders import CONTENT, MAKERS, SPLIT_OF, H, W, picture, put
+from dataset_builders import CONTENT, MAKERS, SPLIT_OF, H, W, image_bytes, put
 from reading import read, rows
 
 from engine.cli import main
@@ -60,7 +60,7 @@ IMAGES = f"""  <image id="0" name="one.png" width="{W}" height="{H}">
 
 def test_cvat_for_images(tmp_path):
     for name in ("one", "two"):
-        put(tmp_path / f"images/{name}.png", picture(name))
+        put(tmp_path / f"images/{name}.png", image_bytes(name))
     put(
         tmp_path / "annotations.xml",
         cvat(f"<task>{TASK.format(mode='annotation', subset='Train')}</task>", IMAGES),
@@ -76,8 +76,8 @@ def test_cvat_for_images(tmp_path):
 
 
 def test_cvat_lines_and_points_are_named(tmp_path):
-    put(tmp_path / "images/one.png", picture("one"))
-    put(tmp_path / "images/two.png", picture("two"))
+    put(tmp_path / "images/one.png", image_bytes("one"))
+    put(tmp_path / "images/two.png", image_bytes("two"))
     shapes = '<polyline label="lane" points="4.00,0.00;1.00,9.00"/>\n<points label="car" points="5.00,9.00;7.00,8.00"/>\n'
     body = IMAGES.replace("    <tag", shapes + "    <tag")
     put(
@@ -97,7 +97,7 @@ def test_cvat_of_a_whole_project_with_its_subsets(tmp_path):
     their subset.
     """
     for subset, name in (("Train", "one"), ("Validation", "two")):
-        put(tmp_path / f"images/{subset}/{name}.png", picture(name))
+        put(tmp_path / f"images/{subset}/{name}.png", image_bytes(name))
     tasks = "".join(
         f"<task>{TASK.format(mode='annotation', subset=subset)}</task>"
         for subset in ("Train", "Validation")
@@ -118,7 +118,7 @@ def test_cvat_for_video(tmp_path):
     show it nowhere.
     """
     for frame in range(8):
-        put(tmp_path / f"images/frame_{frame:06d}.PNG", picture(f"{frame}"))
+        put(tmp_path / f"images/frame_{frame:06d}.PNG", image_bytes(f"{frame}"))
     size = f"<original_size><width>{W}</width><height>{H}</height></original_size><source>street.mp4</source>"
     task = f"<task>{TASK.format(mode='interpolation', subset='')}{size}</task>"
 
@@ -255,8 +255,8 @@ def test_label_studio_with_answers_of_every_kind(tmp_path):
         "polygonlabels": ["dog"],
     }
     shape = {**IMAGE, "value": polygon, "id": "r2", "from_name": "outline", "type": "polygonlabels"}
-    put(tmp_path / "one.png", picture("one"))
-    put(tmp_path / "two.png", picture("two"))
+    put(tmp_path / "one.png", image_bytes("one"))
+    put(tmp_path / "two.png", image_bytes("two"))
     result = [rectangle("r1", "cat", meta={"text": ["sure"]}), shape, *others]
     put(
         tmp_path / "project-83.json",
@@ -272,7 +272,7 @@ def test_label_studio_with_answers_of_every_kind(tmp_path):
     ["/data/local-files/?d=set%5Cimages%5Cone.png", "/data/local-files/?d=set/images/one.png"],
 )
 def test_label_studio_local_files_of_windows_and_of_others(address, tmp_path):
-    put(tmp_path / "set/images/one.png", picture("one"))
+    put(tmp_path / "set/images/one.png", image_bytes("one"))
     put(
         tmp_path / "export.json",
         json.dumps([{**task(1, "one.png", [rectangle("r", "cat")]), "data": {"image": address}}]),
@@ -283,7 +283,7 @@ def test_label_studio_local_files_of_windows_and_of_others(address, tmp_path):
 
 def test_label_studio_json_min_says_which_export_to_take(tmp_path):
     """It lacks what decides between several annotators, and whether an answer was cancelled."""
-    put(tmp_path / "one.png", picture("one"))
+    put(tmp_path / "one.png", image_bytes("one"))
     label = {
         "x": 12.5,
         "y": 25,

@@ -11,8 +11,8 @@ from dataset_builders import (
     H,
     W,
     coco_json,
+    image_bytes,
     make_labelstudio,
-    picture,
     put,
     studio_region,
     studio_task,
@@ -29,7 +29,7 @@ def export(root, *tasks: dict) -> None:
 
 
 def one_image(root, *regions: dict) -> None:
-    put(root / "a.png", picture("a"))
+    put(root / "a.png", image_bytes("a"))
     export(root, studio_task(1, "/data/upload/1/a.png", list(regions)))
 
 
@@ -77,7 +77,7 @@ def test_polygons_and_regions_whose_label_stands_apart(tmp_path):
     )
 
 
-def test_without_original_size_percents_are_shares(tmp_path):
+def test_without_original_size_percents_are_fractions(tmp_path):
     plain = studio_region("cat", (16, 8, 48, 24))
     del plain["original_width"], plain["original_height"]
     one_image(tmp_path, plain)
@@ -194,8 +194,8 @@ def test_two_labels_of_one_region_from_two_controls_are_two_labels(tmp_path):
     one_image(tmp_path, cat, red, studio_region("dog", (1, 1, 9, 9)))
     images, findings = read(tmp_path)
     assert [row.name for row in images["a"].rows] == ["dog"]
-    told = "export.json, line 1: task 1, region r: 2 labels ('cat, red'), expected 1"
-    assert findings == {"bad_entry": [told, told]}
+    reported = "export.json, line 1: task 1, region r: 2 labels ('cat, red'), expected 1"
+    assert findings == {"bad_entry": [reported, reported]}
     elsewhere = {**box, "x": 30, "rectanglelabels": ["dog"]}  # of somebody who calls all regions r
     one_image(tmp_path, cat, region("rectangle", box), region("rectanglelabels", elsewhere))
     images, findings = read(tmp_path)
@@ -213,7 +213,7 @@ def two_images(root, data: dict, *controls: str | None) -> tuple:
     if len(regions) > 1:
         regions[1].update(original_width=640, original_height=480)  # of its own image
     for name in "ab":
-        put(root / f"{name}.png", picture(name))
+        put(root / f"{name}.png", image_bytes(name))
     export(root, {**studio_task(1, "a.png", regions), "data": data})
     images, findings = read(root, policies={"unlabelled_image": "warn"})
     findings.pop("unlabelled_image", None)
@@ -262,7 +262,7 @@ def answer(label: str, updated: str, **more) -> dict:
 
 
 def test_the_latest_annotation_that_was_not_cancelled_counts_and_predictions_never(tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     task = answers(
         answer("new", "2026-02-01T10:00:00.5Z"),
         answer("old", "2026-01-01T10:00:00Z"),
@@ -281,7 +281,7 @@ def test_the_latest_annotation_that_was_not_cancelled_counts_and_predictions_nev
 
 
 def test_a_task_without_a_finished_annotation_is_not_an_image_without_objects(tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     export(tmp_path, answers(answer("cat", "", was_cancelled=True)))
     images, findings = read(tmp_path)
     assert images == {} and findings == {
@@ -311,7 +311,7 @@ def test_a_task_without_a_finished_annotation_is_not_an_image_without_objects(tm
     ],
 )
 def test_where_the_image_is(address, file, tmp_path):
-    put(tmp_path / file, picture("a"))
+    put(tmp_path / file, image_bytes("a"))
     export(tmp_path, studio_task(1, address, [studio_region("cat", (1, 1, 9, 9))]))
     images, findings = read(tmp_path)
     assert [image.name for image in images.values()] == [file] and findings == {}
@@ -319,7 +319,7 @@ def test_where_the_image_is(address, file, tmp_path):
 
 def test_the_longer_end_of_the_path_decides(tmp_path):
     for folder in ("left", "right"):
-        put(tmp_path / folder / "x.png", picture(folder))
+        put(tmp_path / folder / "x.png", image_bytes(folder))
     tasks = [studio_task(i, f"s3://b/{name}/x.png", []) for i, name in enumerate(("left", "right"))]
     export(tmp_path, *tasks)
     assert read(tmp_path)[1] == {}
@@ -350,7 +350,7 @@ def test_the_longer_end_of_the_path_decides(tmp_path):
     ],
 )
 def test_images_that_are_not_found(data, kind, message, tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     export(tmp_path, {**answers({"result": []}), "data": data})
     images, findings = read(tmp_path)
     assert images == {} and message in findings[kind][0]
@@ -373,15 +373,15 @@ def test_images_that_are_not_found(data, kind, message, tmp_path):
     ],
 )
 def test_other_exports_are_refused_with_the_one_to_use(content, message, tmp_path):
-    put(tmp_path / "a.png", picture("a"))
+    put(tmp_path / "a.png", image_bytes("a"))
     put(tmp_path / "export.json", json.dumps(content))
     assert detect_format(Folder(tmp_path)) == "labelstudio"
     assert message in read(tmp_path)[1]["unreadable_annotation"][0]
 
 
 def test_tasks_that_are_there_twice(tmp_path):
-    put(tmp_path / "a.png", picture("a"))
-    put(tmp_path / "b.png", picture("b"))
+    put(tmp_path / "a.png", image_bytes("a"))
+    put(tmp_path / "b.png", image_bytes("b"))
     export(
         tmp_path,
         studio_task(1, "a.png", []),
@@ -394,7 +394,7 @@ def test_tasks_that_are_there_twice(tmp_path):
     ]
 
 
-def test_it_is_told_from_coco_and_both_together_are_named(tmp_path):
+def test_it_is_distinguished_from_coco_and_both_together_are_named(tmp_path):
     make_labelstudio(tmp_path)
     assert detect_format(Folder(tmp_path)) == "labelstudio"
     put(tmp_path / "coco.json", json.dumps(coco_json({})))

@@ -1,4 +1,4 @@
-"""Boxes that are there twice: what is found, told once each, and that one image may have
+"""Boxes that are there twice: what is found, reported once each, and that one image may have
 very many.
 """
 
@@ -56,7 +56,7 @@ def by_all_pairs(
 
 
 @pytest.mark.parametrize("policy", ["warn", "drop"])
-def test_each_box_that_repeats_one_is_told_as_a_look_at_all_pairs_tells_it(policy):
+def test_each_box_that_repeats_one_is_reported_as_by_a_comparison_of_all_pairs(policy):
     rng = np.random.default_rng(0)
     some = 0
     for _ in range(20):
@@ -81,7 +81,7 @@ def test_an_image_without_and_with_one_box():
     assert repeats(np.array([[1, 1, 9, 9.0]] * 2), crowd=(0, 1)) == ([], 2)
 
 
-def test_a_thousand_equal_boxes_are_told_once_each():
+def test_a_thousand_equal_boxes_are_reported_once_each():
     found, _ = repeats(np.array([[1, 1, 9, 9.0]] * 1000))
     assert found == [(0, n) for n in range(1, 1000)]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from dataset_builders import CONTENT, SPLIT_OF, make_voc, picture, put
+from dataset_builders import CONTENT, SPLIT_OF, image_bytes, make_voc, put
 
 from engine.cli import main
 from engine.config import DataConfig
@@ -77,7 +77,7 @@ def _one_place(monkeypatch):
 def make_csv(root: Path) -> Path:
     lines = []
     for name, boxes in CONTENT.items():
-        put(root / SPLIT_OF[name] / f"{name}.png", picture(name))
+        put(root / SPLIT_OF[name] / f"{name}.png", image_bytes(name))
         image = f"{SPLIT_OF[name]}/{name}.png"
         lines += [f"{image},{label},{','.join(map(str, box))}" for label, box in boxes]
     put(root / "boxes.csv", "\n".join(lines))
@@ -121,7 +121,7 @@ def test_it_is_checked_and_converted_both_ways(tmp_path, capsys):
 def test_help_and_errors_name_it(tmp_path, capsys):
     assert main(["help", "convert"]) == 0
     assert "csv          Boxes in a table, read and written" in capsys.readouterr().out
-    put(tmp_path / "empty/a.png", picture("a"))
+    put(tmp_path / "empty/a.png", image_bytes("a"))
     with pytest.raises(DataError, match=r"Boxes in a table \(boxes.csv\)"):
         detect_format(Folder(tmp_path / "empty"))
     with pytest.raises(ConfigError, match="'labelstudio', 'csv' or 'generated', got 'cvs'"):

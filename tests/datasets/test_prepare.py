@@ -23,9 +23,9 @@ from dataset_builders import (
     SPLIT_OF,
     H,
     W,
+    image_bytes,
     make_voc,
     make_yolo,
-    picture,
     put,
     tree,
     voc_xml,
@@ -83,7 +83,7 @@ def test_the_prepared_folder(voc, tmp_path):
         assert (
             record.size == (H, W)
             and record.file.is_absolute()
-            and record.file.read_bytes() == picture(name)
+            and record.file.read_bytes() == image_bytes(name)
         )
         assert (
             not record.file.is_symlink()
@@ -147,7 +147,7 @@ def test_the_digest_does_not_depend_on_format_names_or_folders(tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda root: put(root / "JPEGImages/a.png", picture("other")),
+        lambda root: put(root / "JPEGImages/a.png", image_bytes("other")),
         lambda root: put(root / "Annotations/a.xml", voc_xml("a", [("cat", (4, 2, 20, 29))])),
         lambda root: put(root / "Annotations/a.xml", voc_xml("a", [("dog", (4, 2, 20, 30))])),
         lambda root: (
@@ -328,8 +328,14 @@ def test_any_finding_can_be_made_an_error(voc, tmp_path):
             4,
         ),
         ("unlabelled_image", lambda v: (v / "Annotations/a.xml").unlink(), "warn", "abcf", 3),
-        ("split_leak", lambda v: put(v / "JPEGImages/e.png", picture("a")), "drop", "bcf", 3),
-        ("duplicate_image", lambda v: put(v / "JPEGImages/c.png", picture("a")), "drop", "abf", 3),
+        ("split_leak", lambda v: put(v / "JPEGImages/e.png", image_bytes("a")), "drop", "bcf", 3),
+        (
+            "duplicate_image",
+            lambda v: put(v / "JPEGImages/c.png", image_bytes("a")),
+            "drop",
+            "abf",
+            3,
+        ),
         (
             "outside_folder",
             lambda v: put(v / "Annotations/a.xml", voc_xml("/x/a", CONTENT["a"])),

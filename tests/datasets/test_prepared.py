@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dataset_builders import CONTENT, make_voc, picture, put, tree, voc_xml
+from dataset_builders import CONTENT, image_bytes, make_voc, put, tree, voc_xml
 
 from engine.config import DataConfig
 from engine.data.manifest import class_hash, load_prepared, read_manifest, write_manifest
@@ -272,7 +272,7 @@ def test_an_index_is_believed_only_about_files_older_than_itself(voc, tmp_path):
     later = Snapshot(now.digest, now.newest_ns, now.newest_ns + RACY_NS + 1)
     remember(tmp_path / "index", later, {"x": 1})
     assert recall(tmp_path / "index", voc) == {"x": 1}
-    put(voc / "JPEGImages/new.png", picture("new"))
+    put(voc / "JPEGImages/new.png", image_bytes("new"))
     assert recall(tmp_path / "index", voc) is None
     put(tmp_path / "index", json.dumps({"snapshot": 3}))
     assert recall(tmp_path / "index", voc) is None

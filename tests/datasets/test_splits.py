@@ -41,7 +41,7 @@ def assign(candidates, **options) -> tuple[list[str], Findings]:
     return assign_splits(candidates, findings, **values), findings
 
 
-def test_shares_are_those_asked_for_to_within_chance():
+def test_fractions_are_those_asked_for_to_within_chance():
     sides, findings = assign([image(i) for i in range(4000)])
     assert (
         abs(sides.count("val") / 4000 - 0.2) < 0.025
@@ -301,7 +301,7 @@ def test_kept_splits_are_read_back(tmp_path):
     assert read_kept_splits(file) == sides, "an editor put a byte order mark before it"
 
 
-def test_a_list_of_another_dataset_is_told():
+def test_a_list_of_another_dataset_is_reported():
     _, findings = assign([image(i) for i in range(40)], kept={sha(99): "train", sha(98): "val"})
     assert (
         str(findings.examples["foreign_splits"][0])

@@ -68,7 +68,7 @@ def test_images_that_are_made_travel_to_the_workers(tmp_path, at_once):
     assert one.info == two.info and tree(tmp_path / "out1") == tree(tmp_path / "out2")
 
 
-def test_progress_is_told_at_each_images_turn(tmp_path, at_once):
+def test_progress_is_reported_at_each_images_turn(tmp_path, at_once):
     calls = []
     run(damaged(tmp_path / "voc"), tmp_path / "out", LocalWorkers(2), calls.append)
     assert [call["done"] for call in calls] == sorted(call["done"] for call in calls)
@@ -187,7 +187,7 @@ def test_no_worker_outlives_its_block():
         ("__import__('os')._exit(3)", "3"),
     ],
 )
-def test_one_that_dies_is_told_by_its_signal_or_exit_code(code, said, tmp_path, at_once):
+def test_one_that_dies_is_reported_by_its_signal_or_exit_code(code, said, tmp_path, at_once):
     asked = ScanRequest(code, None)
     with pytest.raises(WorkspaceError, match=rf"unexpectedly \(.*{said}.*\) while .* scanned"):
         list(LocalWorkers(2).map(evaluated, [[ScanRequest("1", None)], [asked], [asked]]))

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from dataset_builders import make_voc, picture, put, tree, voc_xml
+from dataset_builders import image_bytes, make_voc, put, tree, voc_xml
 from many_images import at_once, run
 
 from engine.config import DataConfig
@@ -59,11 +59,11 @@ def test_a_killed_worker_ends_prepare_and_leaves_the_old_result(tmp_path, at_onc
     assert started and all(is_gone(pid, 1) for pid in started)
 
 
-def test_a_full_disk_in_a_worker_is_told_as_such(tmp_path, at_once):
+def test_a_full_disk_in_a_worker_is_reported_as_such(tmp_path, at_once):
     source = make_voc(
         tmp_path / "voc", {f"i{k:03d}": [("cat", (4, 2, 20, 30))] for k in range(40)}, lists=False
     )
-    put(source / "JPEGImages/i035.png", picture("big", 320, 640))
+    put(source / "JPEGImages/i035.png", image_bytes("big", 320, 640))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
@@ -222,11 +222,11 @@ from engine.datasets.description import load_description
 from engine.datasets.prepare import prepare
 
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
-def told(values):
+def reported(values):
     if values["done"] == 3:
         print("at work", flush=True)
         input()
-prepare(load_description(sys.argv[1]), Path(sys.argv[2]), DataConfig(), told)
+prepare(load_description(sys.argv[1]), Path(sys.argv[2]), DataConfig(), reported)
 print("done")
 """
 

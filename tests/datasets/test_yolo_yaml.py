@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from dataset_builders import CONTENT, NAMES, SPLIT_OF, make_yolo, picture, put, tree
+from dataset_builders import CONTENT, NAMES, SPLIT_OF, image_bytes, make_yolo, put, tree
 
 from engine.cli import main
 from engine.config import DataConfig
@@ -144,7 +144,7 @@ def test_splits_outside_the_files_folder_need_a_path(pictures, tmp_path):
 
 
 def test_a_split_cannot_climb_out_of_path(pictures, tmp_path):
-    put(tmp_path / "datasets/secret/x.png", picture("x"))
+    put(tmp_path / "datasets/secret/x.png", image_bytes("x"))
     put(tmp_path / "datasets/secret/x.txt", "0 0.5 0.5 0.5 0.5\n")
     text = f"path: ../datasets/pictures\n{SPLITS}{TAIL}".replace(
         "test: images/test", "test: ../secret"

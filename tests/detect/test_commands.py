@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def here(weights, tmp_path, monkeypatch):
-    """A working directory with weights and a folder of four pictures."""
+    """A working directory with weights and a folder of four images."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path))
     (tmp_path / "best.pt").write_bytes(weights.read_bytes())
@@ -68,7 +68,7 @@ def test_predict_says_what_it_found_and_each_run_has_its_folder(here, capsys, ca
     assert len(list((here / "runs/predict").iterdir())) == 5
 
 
-def test_a_broken_image_is_named_counted_and_told_by_the_exit_code(here, capsys, caplog):
+def test_a_broken_image_is_named_counted_and_reported_by_the_exit_code(here, capsys, caplog):
     (here / "images" / "1.png").write_bytes(b"not a picture")
     with caplog.at_level("WARNING"):
         assert (
@@ -208,7 +208,7 @@ def test_commands_at_once_have_a_folder_each_and_leave_none_empty(tmp_path):
         with _own(tmp_path / "a/b/val") as folder:
             together.wait()
             if number:
-                (folder / "figures").touch()
+                (folder / "notes").touch()
         return folder.name
 
     with ThreadPoolExecutor(8) as pool:

@@ -210,7 +210,7 @@ def test_the_short_way_resumes_by_a_checkpoint(shapes, tmp_path):
 
 
 def test_mosaic_ends_when_it_should(shapes, tmp_path):
-    """The last epoch of a run that closes mosaic shows single pictures: less is filled with
+    """The last epoch of a run that closes mosaic shows single images: less is filled with
     others.
     """
     shown = {}
@@ -299,7 +299,7 @@ def test_a_rate_far_too_high_ends_in_a_sentence_with_the_images(shapes, tmp_path
     assert len(written["images"]) == 4 and all(Path(file).is_file() for file in written["images"])
 
 
-def test_a_wrong_monitor_is_told_before_anything_is_trained(shapes, tmp_path):
+def test_a_wrong_monitor_is_reported_before_anything_is_trained(shapes, tmp_path):
     trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, monitor="metrics/mAP"))
     trainer.add_callback("on_train_start", lambda t: pytest.fail("it trains"))
     said = r"Did you mean 'metrics/mAP50'\? There are: metrics/precision, .*val/box_loss, .*lr/bias"
@@ -308,7 +308,7 @@ def test_a_wrong_monitor_is_told_before_anything_is_trained(shapes, tmp_path):
     assert not trainer.save_dir.exists()
 
 
-def test_the_figures_that_are_declared_are_those_that_come(trained):
+def test_the_metrics_that_are_declared_are_those_that_come(trained):
     trainer, _ = trained
     assert set(trainer.validator.metric_names) == set(trainer.validator.metrics)
 

@@ -52,14 +52,14 @@ def test_whoever_sums_up_a_model_shows_it(tmp_path):
     assert summarize(tmp_path, "run", [], 1.0).metrics == {"mAP50-95": 0.25, "AR-toy": 0.5}
     news = {"stage": "train", "done": 1, "total": 2, "metrics": metrics}
     assert describe_progress(news) == "epoch 1 of 2 · mAP50-95 0.250 · AR-toy 0.500"
-    told = {"test/mAP50-95": 0.25, "test/AR-toy": 0.5}
-    assert "| AR-toy | 0.500 |" in describe({}, told, {})
+    by_name = {"test/mAP50-95": 0.25, "test/AR-toy": 0.5}
+    assert "| AR-toy | 0.500 |" in describe({}, by_name, {})
     candidate = Candidate(
         name="detector",
         onnx=tmp_path / "best.onnx",
         onnx_sha256="",
         measured=Measured("metrics/mAP50-95", 0.25, "test", ""),
-        metrics=told,
+        metrics=by_name,
     )
     page = describe_version(candidate, "", {})
     assert page.startswith("On test: mAP50-95 0.250, AR-toy 0.500.")

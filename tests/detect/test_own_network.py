@@ -86,7 +86,7 @@ def test_a_stock_detector_of_torchvision_needs_no_more_code(shapes, tmp_path):
     assert boxes.shape == (*scores.shape[:2], 4) and scores.shape[-1] == 2
 
 
-def test_losses_of_other_names_are_told_as_they_are_to_be_written(shapes, tmp_path):
+def test_losses_of_other_names_are_named_as_they_are_to_be_written(shapes, tmp_path):
     with pytest.raises(TrainingError) as caught:
         UntoldTrainer(overrides=settings(shapes, tmp_path)).train()
     assert str(caught.value).endswith("loss_names = ('bbox_regression', 'classification')")

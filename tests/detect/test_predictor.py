@@ -303,11 +303,11 @@ class BlobFinder(DetectionPredictor):
 
 
 def blobs(size, *boxes):
-    """A black picture with white boxes x1, y1, x2, y2."""
-    picture = np.zeros((*size, 3), np.uint8)
+    """A black image with white boxes x1, y1, x2, y2."""
+    array = np.zeros((*size, 3), np.uint8)
     for x1, y1, x2, y2 in boxes:
-        picture[y1:y2, x1:x2] = 255
-    return picture
+        array[y1:y2, x1:x2] = 255
+    return array
 
 
 def sorted_boxes(result):
@@ -328,11 +328,11 @@ def test_boxes_are_mapped_back_to_the_pixels_of_the_original(size, px):
 
 def test_tiles_find_what_is_too_small_for_the_whole_picture():
     small = [[100, 100, 104, 104], [250, 30, 254, 34], [300, 380, 303, 383]]
-    picture = blobs((400, 500), *small)
+    array = blobs((400, 500), *small)
     settings = {"save": False, "verbose": False, "batch": 3}
     (whole,), (tiled,) = (
-        BlobFinder(settings)(picture),
-        BlobFinder({**settings, "tile": 96})(picture),
+        BlobFinder(settings)(array),
+        BlobFinder({**settings, "tile": 96})(array),
     )
     np.testing.assert_allclose(sorted_boxes(tiled), small, atol=0.01)
     assert len(whole) < 3 or np.abs(sorted_boxes(whole) - small).max() > 1
@@ -342,26 +342,24 @@ def test_an_object_on_a_seam_is_one_object():
     # Tiles of 96 with a fifth of overlap begin at 0, 75, 149, 224, .. in x: the boxes lie across
     # their borders.
     crossing = [[60, 40, 100, 60], [140, 140, 165, 180], [200, 20, 260, 44]]
-    picture = blobs((300, 320), *crossing)
-    (result,) = BlobFinder({"save": False, "verbose": False, "tile": 96})(picture)
+    array = blobs((300, 320), *crossing)
+    (result,) = BlobFinder({"save": False, "verbose": False, "tile": 96})(array)
     np.testing.assert_allclose(sorted_boxes(result), crossing, atol=2.2)
 
 
 def test_a_tile_as_large_as_the_picture_is_no_tile():
-    picture = blobs((96, 90), [10, 10, 30, 30])
+    array = blobs((96, 90), [10, 10, 30, 30])
     task = BlobFinder({"save": False, "verbose": False, "tile": 96})
     views = []
     task.add_callback("on_predict_batch_start", lambda p: views.extend(p.batch))
-    task(picture)
+    task(array)
     assert len(views) == 1 and not views[0].is_tile
 
 
 def test_frames_and_their_tiles_stay_together_over_batches():
-    pictures = [blobs((200, 200), [20 * i, 30, 20 * i + 8, 50]) for i in range(1, 6)]
+    arrays = [blobs((200, 200), [20 * i, 30, 20 * i + 8, 50]) for i in range(1, 6)]
     for batch in (1, 4, 64):
-        results = BlobFinder({"save": False, "verbose": False, "tile": 96, "batch": batch})(
-            pictures
-        )
+        results = BlobFinder({"save": False, "verbose": False, "tile": 96, "batch": batch})(arrays)
         assert [len(r) for r in results] == [1] * 5
         for i, result in enumerate(results, 1):
             np.testing.assert_allclose(

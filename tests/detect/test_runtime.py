@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def means(images):
-    """Boxes (B, 1, 4), scores (B, 1, 1): a "detector" whose boxes tell which images it saw, and
+    """Boxes (B, 1, 4), scores (B, 1, 1): a "detector" whose boxes say which images it saw, and
     whose scores how many at once.
     """
     flat = images.mean((1, 2, 3))[:, None, None]

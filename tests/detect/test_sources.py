@@ -1,4 +1,4 @@
-"""Everything a person may call a picture becomes frames; what is not there is named, what is broken
+"""Everything that can be read as an image becomes frames; what is not there is named, what is broken
 is left out.
 """
 
@@ -17,14 +17,14 @@ from engine.errors import DataError
 
 
 @pytest.fixture
-def picture():
+def pixels():
     return np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 
 
 @pytest.fixture
-def folder(tmp_path, picture):
+def folder(tmp_path, pixels):
     for name in ("b.png", "a.png", "c d ü.png"):
-        Image.fromarray(picture[..., ::-1]).save(tmp_path / name)
+        Image.fromarray(pixels[..., ::-1]).save(tmp_path / name)
     (tmp_path / "notes.md").write_text("no image")
     return tmp_path
 
@@ -33,10 +33,10 @@ def names_of(source):
     return [item.name.rsplit("/", 1)[-1] for item in open_source(source)]
 
 
-def test_a_file_is_one_frame_with_its_pixels(folder, picture):
+def test_a_file_is_one_frame_with_its_pixels(folder, pixels):
     (frame,) = open_source(folder / "a.png")
     assert isinstance(frame, Frame) and frame.path == folder / "a.png" and frame.index == 0
-    np.testing.assert_array_equal(frame.image, picture)
+    np.testing.assert_array_equal(frame.image, pixels)
 
 
 def test_a_directory_gives_its_images_in_order_and_nothing_else(folder):
@@ -81,24 +81,24 @@ def test_a_file_whose_name_looks_like_a_pattern_is_the_file(folder):
     ],
     ids=["bgr", "grey", "one channel", "alpha", "reversed view"],
 )
-def test_arrays_become_bgr(picture, convert, equals):
-    (frame,) = open_source(convert(picture))
-    np.testing.assert_array_equal(frame.image, equals(picture))
+def test_arrays_become_bgr(pixels, convert, equals):
+    (frame,) = open_source(convert(pixels))
+    np.testing.assert_array_equal(frame.image, equals(pixels))
     assert frame.image.flags.c_contiguous
 
 
-def test_a_batch_array_is_many_frames(picture):
-    frames = list(open_source(np.stack((picture, picture[::-1]))))
+def test_a_batch_array_is_many_frames(pixels):
+    frames = list(open_source(np.stack((pixels, pixels[::-1]))))
     assert [frame.name for frame in frames] == ["array 0", "array 1"]
 
 
-def test_a_pil_image_is_turned_as_its_exif_says(picture):
-    image = Image.fromarray(picture[..., ::-1])
+def test_a_pil_image_is_turned_as_its_exif_says(pixels):
+    image = Image.fromarray(pixels[..., ::-1])
     (frame,) = open_source(image)
-    np.testing.assert_array_equal(frame.image, picture)
+    np.testing.assert_array_equal(frame.image, pixels)
     image.getexif()[0x0112] = 6  # shown rotated by a quarter
     (turned,) = open_source(image)
-    np.testing.assert_array_equal(turned.image, np.rot90(picture, -1))
+    np.testing.assert_array_equal(turned.image, np.rot90(pixels, -1))
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_other_arrays_are_refused_with_their_shape(array):
         open_source(array)
 
 
-def test_a_video_is_a_stream_of_numbered_frames(tmp_path, picture):
+def test_a_video_is_a_stream_of_numbered_frames(tmp_path, pixels):
     video = tmp_path / "video.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
     assert writer.isOpened()
     for _ in range(5):
-        writer.write(picture)
+        writer.write(pixels)
     writer.release()
     source = open_source(video)
     assert source.len_hint is None and not source.live
@@ -130,9 +130,9 @@ def test_a_video_is_a_stream_of_numbered_frames(tmp_path, picture):
     assert frames[3].name.endswith("video.avi frame 3") and frames[3].image.shape == (24, 32, 3)
 
 
-def test_videos_are_opened_one_at_a_time_when_their_turn_comes(tmp_path, picture):
+def test_videos_are_opened_one_at_a_time_when_their_turn_comes(tmp_path, pixels):
     (tmp_path / "broken.avi").write_bytes(b"RIFFnothing")
-    cv2.imwrite(str(tmp_path / "z.png"), picture)
+    cv2.imwrite(str(tmp_path / "z.png"), pixels)
     first, second = open_source(tmp_path)
     assert isinstance(first, Skipped) and "video" in first.reason
     assert isinstance(second, Frame)
@@ -145,10 +145,10 @@ def test_a_camera_that_is_not_there_is_skipped_with_its_number():
     assert isinstance(item, Skipped) and item.name == "camera 97"
 
 
-def test_broken_images_are_left_out_and_say_why(folder, picture):
+def test_broken_images_are_left_out_and_say_why(folder, pixels):
     (folder / "a.png").write_bytes(b"")
     (folder / "b.png").write_bytes(b"not an image at all")
-    (folder / "cut.jpg").write_bytes(cv2.imencode(".jpg", picture)[1].tobytes()[:-200])
+    (folder / "cut.jpg").write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes()[:-200])
     (folder / "folder.jpg").mkdir()
     items = list(open_source(folder))
     reasons = {
@@ -198,7 +198,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_an_address_is_fetched_and_a_dead_one_skipped(folder, picture):
+def test_an_address_is_fetched_and_a_dead_one_skipped(folder, pixels):
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))
     )
@@ -211,6 +211,6 @@ def test_an_address_is_fetched_and_a_dead_one_skipped(folder, picture):
     finally:
         server.shutdown()
         server.server_close()
-    np.testing.assert_array_equal(good.image, picture)
+    np.testing.assert_array_equal(good.image, pixels)
     assert isinstance(missing, Skipped) and "404" in missing.reason
     assert isinstance(text, Skipped)

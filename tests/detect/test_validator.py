@@ -1,5 +1,5 @@
-"""The same figures alone and in training, whatever the batch size and the file; tables and
-pictures; classes that must agree; a split without boxes says nothing rather than 0.
+"""The same metrics alone and in training, whatever the batch size and the file; tables and
+plots; classes that must agree; a split without boxes says nothing rather than 0.
 """
 
 import csv
@@ -24,7 +24,7 @@ from engine.models.yolov8.family import YOLOv8Family
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 16])
-def test_alone_and_in_training_the_figures_are_the_same(trained, shapes, batch):
+def test_alone_and_in_training_the_metrics_are_the_same(trained, shapes, batch):
     _, result = trained
     alone = DetectionValidator(overrides={"split": "val", "batch": batch})(
         model=result.best, data=shapes
@@ -39,7 +39,7 @@ def test_alone_and_in_training_the_figures_are_the_same(trained, shapes, batch):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (128, 64)])
-def test_neither_batch_size_nor_a_rectangular_input_changes_the_figures(
+def test_neither_batch_size_nor_a_rectangular_input_changes_the_metrics(
     trained, shapes, tmp_path, size
 ):
     weights = save_detector(tmp_path / "best.pt", load_model(trained[1].best).module, size=size)
@@ -53,7 +53,7 @@ def test_neither_batch_size_nor_a_rectangular_input_changes_the_figures(
         assert by_batch[batch] == pytest.approx(by_batch[1], abs=1e-6)
 
 
-def test_an_exported_file_has_the_figures_of_its_weights(trained, shapes, tmp_path):
+def test_an_exported_file_has_the_metrics_of_its_weights(trained, shapes, tmp_path):
     weights = trained[1].best
     settings = {"split": "test", "batch": 4}
     truth = DetectionValidator(overrides=settings)(model=weights, data=shapes)
@@ -80,7 +80,7 @@ def test_the_truth_of_a_batch_is_that_of_the_file(trained):
 
 def test_tables_and_pictures_are_written(trained, shapes, tmp_path):
     validator = DetectionValidator(overrides={"split": "test"}, save_dir=tmp_path / "new")
-    figures = validator(model=trained[1].best, data=shapes)
+    metrics = validator(model=trained[1].best, data=shapes)
     assert {p.name for p in (tmp_path / "new").iterdir()} == {
         "per_class.csv",
         "per_image.csv",
@@ -97,7 +97,7 @@ def test_tables_and_pictures_are_written(trained, shapes, tmp_path):
         rows = list(csv.DictReader(stream))
     assert [row["name"] for row in rows] == ["square", "disc"]
     assert sum(float(row["ap"]) for row in rows) / 2 == pytest.approx(
-        figures["metrics/mAP50-95"], abs=1e-5
+        metrics["metrics/mAP50-95"], abs=1e-5
     )
     assert validator.scores.images == 6
     assert (
@@ -109,7 +109,7 @@ def test_tables_and_pictures_are_written(trained, shapes, tmp_path):
     assert list(rows[0]) == ["name", "n_gt", "n_pred", "tp", "fp", "fn", "ap50"]
     assert len(rows) == 6 and all(int(r["tp"]) + int(r["fn"]) == int(r["n_gt"]) == 3 for r in rows)
     table = MatchTable.load(tmp_path / "new" / "matches.npz")
-    assert table.mean_ap() == pytest.approx(figures["metrics/mAP50-95"], abs=1e-12)
+    assert table.mean_ap() == pytest.approx(metrics["metrics/mAP50-95"], abs=1e-12)
     assert [r["name"] for r in rows] == list(table.images) and table.names == ("square", "disc")
     first = np.arange(6) == 0
     assert float(rows[0]["ap50"]) == pytest.approx(table.mean_ap(first, iou=0.5), abs=1e-5)
@@ -129,26 +129,24 @@ def unlabelled(make_shapes, tmp_path):
 
 def test_nothing_to_find_is_none_and_a_sentence_never_zero(trained, unlabelled, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        figures = DetectionValidator(overrides={"split": "test"}, save_dir=tmp_path / "out")(
+        metrics = DetectionValidator(overrides={"split": "test"}, save_dir=tmp_path / "out")(
             model=trained[1].best, data=unlabelled
         )
-    assert set(figures.values()) == {None} and {
+    assert set(metrics.values()) == {None} and {
         "metrics/mAP50",
         "metrics/mAP50-95",
         "metrics/F1",
-    } <= set(figures)
+    } <= set(metrics)
     assert "split 'test': no boxes to find in its 3 images" in caplog.text
     with open(tmp_path / "out" / "per_image.csv") as stream:
         assert {(row["n_gt"], row["ap50"]) for row in csv.DictReader(stream)} == {("0", "")}
-    pictures = {
-        file.name for file in (tmp_path / "out").iterdir() if file.suffix in {".png", ".jpg"}
-    }
+    plots = {file.name for file in (tmp_path / "out").iterdir() if file.suffix in {".png", ".jpg"}}
     assert {
         "PR_curve.png",
         "F1_curve.png",
         "confusion_matrix.png",
         "val_batch0_pred.jpg",
-    } <= pictures
+    } <= plots
     assert {
         row["ap"]
         for row in csv.DictReader((tmp_path / "out" / "per_class.csv").read_text().splitlines())
@@ -228,11 +226,11 @@ def test_the_weights_of_a_run_under_way_can_be_validated(shapes, tmp_path):
             "verbose": False,
         }
     )
-    figures = []
+    metrics = []
 
     def validate(t):
         before = sorted(t.save_dir.rglob("*"))
-        figures.append(
+        metrics.append(
             DetectionValidator(overrides={"split": "val"})(model=t.best, data=shapes)[
                 "metrics/mAP50"
             ]
@@ -240,7 +238,7 @@ def test_the_weights_of_a_run_under_way_can_be_validated(shapes, tmp_path):
         assert (t.save_dir / LOCK_FILE).exists() and sorted(t.save_dir.rglob("*")) == before
 
     trainer.add_callback("on_fit_epoch_end", validate)
-    assert figures == [trainer.train().metrics["metrics/mAP50"]]
+    assert metrics == [trainer.train().metrics["metrics/mAP50"]]
 
 
 def test_mistakes_are_explained(tmp_path, shapes):

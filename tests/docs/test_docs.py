@@ -183,7 +183,7 @@ def test_every_example_is_python():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A folder as a user has it: a small version of the demo dataset, two pictures to look at."""
+    """A folder as a user has it: a small version of the demo dataset, two images to try."""
     content = yaml.safe_load((ROOT / "data" / "digits.yaml").read_text())
     content["options"] = {"train": 8, "val": 4, "test": 4, "size": 160}
     (tmp_path / "data").mkdir()

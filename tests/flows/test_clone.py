@@ -8,20 +8,20 @@ from prefect.states import Failed
 
 from engine.errors import WorkspaceError
 from flows import pipeline_in_clone
-from flows.pipeline_in_clone import RemoteUnreachable, may_answer_later, require_remote, words_of
+from flows.pipeline_in_clone import RemoteUnreachable, may_answer_later, output_of, require_remote
 
 
 def test_a_remote_out_of_reach_may_answer_later(project):
     with pytest.raises(
         RemoteUnreachable, match="`git ls-remote http://127.0.0.1:9/x.git` failed in"
     ) as lost:
-        words_of(project, ["git", "ls-remote", "http://127.0.0.1:9/x.git"])
+        output_of(project, ["git", "ls-remote", "http://127.0.0.1:9/x.git"])
     assert may_answer_later(None, None, Failed(data=lost.value))
 
 
 def test_a_remote_that_is_none_will_not(project):
     with pytest.raises(WorkspaceError, match="does not appear to be a git repository") as refused:
-        words_of(project, ["git", "ls-remote", str(project / "nowhere.git")])
+        output_of(project, ["git", "ls-remote", str(project / "nowhere.git")])
     assert not may_answer_later(None, None, Failed(data=refused.value))
 
 
@@ -45,9 +45,9 @@ def test_the_task_is_tried_again_only_for_a_remote_out_of_reach(
 
         def asked(root, command, address=address):
             tries.append(command)
-            return words_of(root, ["git", "ls-remote", address])
+            return output_of(root, ["git", "ls-remote", address])
 
-        monkeypatch.setattr(pipeline_in_clone, "words_of", asked)
+        monkeypatch.setattr(pipeline_in_clone, "output_of", asked)
         tries.clear()
         with pytest.raises(WorkspaceError):
             bring()

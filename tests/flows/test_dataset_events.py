@@ -41,15 +41,17 @@ def diff(root, api, *words):
     )
 
 
-def test_the_server_is_told_of_a_difference_and_of_nothing_else(tmp_path, prefect_server):
+def test_the_server_gets_an_event_for_a_difference_and_for_nothing_else(tmp_path, prefect_server):
     root, api = copy_project(tmp_path / "project"), Api(prefect_server)
     make_dataset(tmp_path / "a", last_class=0)
     make_dataset(tmp_path / "b", last_class=1)
 
     same = diff(root, api, str(tmp_path / "a"), str(tmp_path / "a"), "notify=true")
-    assert same.returncode == 0 and "was told" not in same.stdout, same.stderr
+    assert same.returncode == 0 and "sent to the Prefect server" not in same.stdout, same.stderr
     changed = diff(root, api, str(tmp_path / "a"), str(tmp_path / "b"), "notify=true")
-    assert changed.returncode == 0 and "was told" in changed.stdout, changed.stderr
+    assert changed.returncode == 0 and "sent to the Prefect server" in changed.stdout, (
+        changed.stderr
+    )
 
     def heard():
         found = api(

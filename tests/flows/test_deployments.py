@@ -1,7 +1,7 @@
 """Deployments for real: a server, a worker process, runs over REST, cancellation, a killed worker,
 a fresh clone.
 
-One story in one workspace, told in order, because every step of it is paid for with starts of
+One sequence in one workspace, run in order, because every step of it is paid for with starts of
 processes.
 """
 
@@ -258,10 +258,10 @@ def test_cancelled_killed_and_gone_on_with(workspace, api, webhook):
         wait_until(lambda: api.said(run, "resuming after epoch"), second.log)
         assert json.loads((workspace / "reports/train/metrics.json").read_text())["epochs"] == 14
         assert not list((workspace / "runs" / "ckpt").glob("*")), "what is done is cleared away"
-        told = json.loads((workspace / "reports/registration.json").read_text())
-        assert told["decision"] == "challenger", "so short a training finds nothing"
+        reported = json.loads((workspace / "reports/registration.json").read_text())
+        assert reported["decision"] == "challenger", "so short a training finds nothing"
         wait_until(lambda: webhook.posts, second.log)
-        assert webhook.posts[0]["text"] == f"detector version 1: {told['reason']}"
+        assert webhook.posts[0]["text"] == f"detector version 1: {reported['reason']}"
 
 
 def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):

@@ -1,7 +1,7 @@
 """Experiments of DVC with the real pipeline, small: in a copy of the workspace, queued two at once,
 applied, as a branch; and the whole pipeline in another clone.
 
-One story in one workspace, told in order. An experiment in the workspace itself is in
+One sequence in one workspace, run in order. An experiment in the workspace itself is in
 test_pipeline.py.
 """
 
@@ -70,12 +70,14 @@ def nothing_to_redo(root):
     """By `dvc repro`; and by the flow, whose answer is returned."""
     from flows.pipeline import pipeline
 
-    told = dvc(root, "repro").replace("Running stage 'code'", "")  # it always runs
-    assert "Running stage" not in told and told.count("didn't change") == len(STAGES)
+    reported = dvc(root, "repro").replace("Running stage 'code'", "")  # it always runs
+    assert "Running stage" not in reported and reported.count("didn't change") == len(STAGES)
     return {row.stage: row.status for row in pipeline(str(root)).rows}
 
 
-def test_one_in_a_copy_needs_no_free_workspace_leaves_it_alone_and_is_told_to_its_mlflow(workspace):
+def test_one_in_a_copy_needs_no_free_workspace_leaves_it_alone_and_is_recorded_in_its_mlflow(
+    workspace,
+):
     before = {
         file: file.read_bytes() for file in (workspace / "params.yaml", workspace / "dvc.lock")
     }
@@ -86,11 +88,11 @@ def test_one_in_a_copy_needs_no_free_workspace_leaves_it_alone_and_is_told_to_it
     ).exists()
     assert shell(workspace, "git", "status", "--porcelain").stdout == ""
 
-    (told,) = experiments(workspace).values()
+    (reported,) = experiments(workspace).values()
     assert (
-        told["name"] == "two-epochs"
-        and metrics(told)["epochs"] == 2
-        and parameters(told)["train"]["epochs"] == 2
+        reported["name"] == "two-epochs"
+        and metrics(reported)["epochs"] == 2
+        and parameters(reported)["train"]["epochs"] == 2
     )
     runs = mlflow_runs(workspace)
     assert list(runs) == ["two-epochs"] and runs["two-epochs"].info.status == "FINISHED"
@@ -109,7 +111,7 @@ def test_an_applied_one_leaves_nothing_to_redo(
     commit(workspace)
 
 
-def test_queued_ones_run_two_at_once_and_a_mistake_in_one_is_told_in_its_log(workspace):
+def test_queued_ones_run_two_at_once_and_a_mistake_in_one_is_reported_in_its_log(workspace):
     for name, setting in (
         ("loose", "+validate.conf=0.002"),
         ("strict", "+validate.conf=0.5"),
@@ -119,19 +121,20 @@ def test_queued_ones_run_two_at_once_and_a_mistake_in_one_is_told_in_its_log(wor
     try:
         deadline = time.monotonic() + 400
         while any(
-            word in (told := dvc(workspace, "queue", "status")) for word in ("Queued", "Running")
+            word in (reported := dvc(workspace, "queue", "status"))
+            for word in ("Queued", "Running")
         ):
-            assert time.monotonic() < deadline, told
+            assert time.monotonic() < deadline, reported
             if (
-                "Queued" in told and "0 active, 0 idle" in told
+                "Queued" in reported and "0 active, 0 idle" in reported
             ):  # at first; and where DVC's workers ended a moment too soon
                 dvc(workspace, "queue", "start", "--jobs", "2")
             time.sleep(1)
     finally:
         dvc(workspace, "queue", "stop", "--kill")
-    rows = [row.split() for row in told.splitlines()]
-    assert {row[-1] for row in rows if "loose" in row or "strict" in row} == {"Success"}, told
-    assert [row[-1] for row in rows if "wrong" in row] == ["Failed"], told
+    rows = [row.split() for row in reported.splitlines()]
+    assert {row[-1] for row in rows if "loose" in row or "strict" in row} == {"Success"}, reported
+    assert [row[-1] for row in rows if "wrong" in row] == ["Failed"], reported
     log = dvc(workspace, "queue", "logs", "wrong")
     assert "unknown key 'validate.cnf'. Did you mean 'conf'?" in log and "Traceback" not in log
 

@@ -211,13 +211,13 @@ def test_other_bytes_in_the_start_file_train_again_and_the_first_ones_are_no_exc
     assert sha256_file(file) in (project / "weights" / "best.pt").read_text()
 
 
-def test_a_mistake_is_told_once_without_traceback_and_the_next_run_goes_on(run, stages, caplog):
+def test_a_mistake_is_reported_once_without_traceback_and_the_next_run_goes_on(run, stages, caplog):
     stages.fail["train"] = DataError("a.jpg cannot be read")
     with pytest.raises(DataError, match="a.jpg"):
         run()
-    told = [record for record in caplog.records if "a.jpg" in record.getMessage()]
-    assert len(told) == 1 and told[0].exc_info is None
-    assert told[0].getMessage() == "DataError: a.jpg cannot be read"
+    reported = [record for record in caplog.records if "a.jpg" in record.getMessage()]
+    assert len(reported) == 1 and reported[0].exc_info is None
+    assert reported[0].getMessage() == "DataError: a.jpg cannot be read"
     stages.fail.clear()
     assert hows(run()) == ["skipped", "ran", "ran", "ran", "ran"]
 

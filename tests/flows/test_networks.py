@@ -71,7 +71,7 @@ def run(root: Path, **changes: str):
         ({"train__imgsz": "80"}, "try 64 or 96"),
     ],
 )
-def test_a_wrong_name_is_told_before_anything_is_written_or_run(workspace, changes, said):
+def test_a_wrong_name_is_reported_before_anything_is_written_or_run(workspace, changes, said):
     before = (workspace / "params.yaml").read_bytes()
     done = run(workspace, **changes)
     assert done.returncode == 2 and said in done.stderr, done.stderr

@@ -67,10 +67,10 @@ def test_a_comment_runs_nothing_under_either_driver(workspace, prefect_server):
 
 def test_a_real_change_of_the_exporter_runs_it_and_what_follows(workspace, prefect_server):
     edit(workspace, "model_formats/onnx.py", '"opset": str(', '"made_again": "1", "opset": str(')
-    status, told = flow(workspace, prefect_server)
+    status, reported = flow(workspace, prefect_server)
     before_it = dict.fromkeys(("prepare", "train", "validate"), "skipped")
     assert status == before_it | {"export": "ran", "register": "ran"}
-    assert "code changed: engine.model_formats.onnx" in told
+    assert "code changed: engine.model_formats.onnx" in reported
     assert repro(workspace) == []  # the other driver knows
     edit(workspace, "model_formats/onnx.py", '"made_again": "1"', '"made_again": "2"')
     assert repro(workspace) == ["export", "register"]
@@ -132,12 +132,14 @@ except Stop:
     (first,) = [folder.name for folder in ckpt.iterdir() if (folder / "inputs.json").is_file()]
     with (workspace / "engine" / "models" / "yolov8" / "loss.py").open("a") as file:
         file.write("# another\n")
-    told = train_an_epoch()
-    assert "resuming after epoch 1" in told and "starts anew" not in told
+    reported = train_an_epoch()
+    assert "resuming after epoch 1" in reported and "starts anew" not in reported
     with (workspace / "engine" / "core" / "optim.py").open("a") as file:
         file.write("def what_is_new(): return 1\n")
-    told = train_an_epoch()
-    assert "resuming" not in told and "engine.core.optim" in told and "starts anew" in told
-    assert f"project=runs/ckpt name={first} resume=true" in told
+    reported = train_an_epoch()
+    assert (
+        "resuming" not in reported and "engine.core.optim" in reported and "starts anew" in reported
+    )
+    assert f"project=runs/ckpt name={first} resume=true" in reported
     assert (ckpt / first / "weights" / "last.pt").is_file()
     assert json.loads((ckpt / first / "inputs.json").read_text())["code"]["modules"]

@@ -79,14 +79,14 @@ def test_a_first_run_makes_everything_and_says_so(workspace):
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
     assert {line[0]: line[1] for line in lines if line[0] in STAGES} == all_of("ran")
-    for told in (
+    for reported in (
         "mAP50-95",
         "detector version 1 (challenger)",
         "weights/best.pt",
         "export/best.onnx",
         "make ui",
     ):
-        assert told in done.stdout
+        assert reported in done.stdout
     assert done.stderr.count("epoch 1/1") == 1  # a line of the engine is on the console once
     assert "View at" not in done.stderr and "Traceback" not in done.stderr
     # One epoch on eight images finds nothing, and a model that finds nothing is no champion.

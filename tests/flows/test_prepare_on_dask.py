@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dataset_builders import make_voc, picture, put, tree, voc_xml
+from dataset_builders import image_bytes, make_voc, put, tree, voc_xml
 
 from engine.config import Params
 from engine.errors import ConfigError, DataError, WorkspaceError
@@ -54,7 +54,7 @@ def workspace(project, prefect_server, monkeypatch):
             voc_xml(f"i{k:03d}", [("cat", (-4, 2, 20, 30)), ("dog", (1, 1, 1, 9))]),
         )
     for k in range(0, IMAGES, 5):
-        put(root / f"JPEGImages/i{k:03d}.png", picture(f"i{k:03d}")[: 100 + k])
+        put(root / f"JPEGImages/i{k:03d}.png", image_bytes(f"i{k:03d}")[: 100 + k])
     put(project / "data/d.yaml", "name: d\npath: raw/voc\n")
     return project
 
@@ -356,7 +356,7 @@ def cluster_of_commands(folder: Path, *before: str):
         scheduler.stop()
 
 
-def test_a_scheduler_that_goes_away_is_told_in_words(workspace, tmp_path, monkeypatch):
+def test_a_scheduler_that_goes_away_is_reported_in_words(workspace, tmp_path, monkeypatch):
     import dask
 
     monkeypatch.setattr("flows.prepare.LEAVE_S", 2.0)

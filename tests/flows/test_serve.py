@@ -99,8 +99,8 @@ def test_a_served_run_and_what_the_ui_shows_of_it(served, api):
     )
     assert [title for title, _ in urls] == ["Found", "Labelled"]
     for _, content in urls:
-        picture = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
-        assert picture.shape[0] >= 64 and len(content) < 200_000
+        image = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
+        assert image.shape[0] >= 64 and len(content) < 200_000
     assert "epoch 1 of 1" in shown["train-progress"]["description"]
 
 
@@ -138,10 +138,10 @@ def test_a_picture_is_made_small_enough_and_one_that_is_none_is_left_out(tmp_pat
     noise = np.random.default_rng(0).integers(0, 255, (900, 1600, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "noise.png"), noise)
     url = data_url(tmp_path / "noise.png", limit_bytes=150_000)
-    picture = cv2.imdecode(
+    image = cv2.imdecode(
         np.frombuffer(base64.b64decode(url.partition(",")[2]), np.uint8), cv2.IMREAD_COLOR
     )
-    assert len(url) < 200_100 and abs(picture.shape[1] / picture.shape[0] - 16 / 9) < 0.02
+    assert len(url) < 200_100 and abs(image.shape[1] / image.shape[0] - 16 / 9) < 0.02
     assert data_url(tmp_path / "noise.png", limit_bytes=100) is None
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     assert data_url(tmp_path / "broken.jpg") is None and data_url(tmp_path / "missing.jpg") is None

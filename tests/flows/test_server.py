@@ -127,7 +127,7 @@ def certified(stand_in, tmp_path):
     return stand_in.url.replace("http:", "https:"), file
 
 
-def test_a_certificate_is_trusted_by_one_variable_and_else_the_reason_is_told(
+def test_a_certificate_is_trusted_by_one_variable_and_else_the_reason_is_reported(
     certified, tmp_path, monkeypatch
 ):
     url, file = certified
@@ -169,7 +169,7 @@ def test_an_address_that_is_nearly_right_is_corrected(stand_in, tmp_path, monkey
         ("127.0.0.1:4200/api", "missing an 'http"),
     ],
 )
-def test_why_a_configured_server_does_not_answer_is_told(tmp_path, monkeypatch, url, reason):
+def test_why_a_configured_server_does_not_answer_is_reported(tmp_path, monkeypatch, url, reason):
     for name in ("http_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY"):  # would answer in its place
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PREFECT_API_URL", url)

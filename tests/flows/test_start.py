@@ -49,7 +49,7 @@ def test_kinds_of_network_are_no_files_and_names_are_seen_from_the_workspace(pro
     "inside",
     ["weights/best.pt", "export/best.safetensors", "data/prepared/x.pt", "reports/train/x.pt"],
 )
-def test_the_output_of_a_stage_is_no_start_and_the_way_out_is_told(project, inside):
+def test_the_output_of_a_stage_is_no_start_and_the_way_out_is_reported(project, inside):
     with pytest.raises(
         ConfigError,
         match=r"which stage \w+ makes anew.*dvc checkout.*detectflow run -S train.model=",

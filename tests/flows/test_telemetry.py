@@ -112,9 +112,9 @@ def test_telemetry_is_off_before_any_tool_is_imported(tmp_path, health, entry):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
-    told = read(seen)
-    assert tools <= {each["tool"] for each in told}, log.read_text()[-2000:]
-    for each in told:
+    reported = read(seen)
+    assert tools <= {each["tool"] for each in reported}, log.read_text()[-2000:]
+    for each in reported:
         assert {name: each[name] for name in OFF} == OFF, each
 
 
@@ -122,7 +122,7 @@ def read(file):
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def test_dvc_typed_by_hand_tells_nobody_either():
+def test_dvc_typed_by_hand_sends_nothing_either():
     """Under `dvc repro` DVC is there before us; the project's own configuration speaks to it."""
     config = configparser.ConfigParser()
     config.read_string((ROOT / ".dvc" / "config").read_text().replace("    ", ""))

@@ -46,11 +46,11 @@ def project(tmp_path_factory):
     }
     for name, copy in kept.items():
         shutil.copy(root / name, root / "old" / copy)
-    pictures = sorted((root / "data/prepared/images/train").iterdir())
+    images = sorted((root / "data/prepared/images/train").iterdir())
     edit(root, {"train: 6": "train: 4", "model: yolov8n": "model: models/start/first.pt"})
-    hashes = {sha256_file(picture): picture for picture in pictures}
-    for sha256, picture in hashes.items():
-        shutil.copy(picture, root / "old" / f"{sha256[:8]}.png")
+    hashes = {sha256_file(image): image for image in images}
+    for sha256, image in hashes.items():
+        shutil.copy(image, root / "old" / f"{sha256[:8]}.png")
     make(root, "second", "train")
     second = json.loads((root / "reports/train/origin.json").read_text())
     now = {sha256_file(p) for p in (root / "data/prepared/images/train").iterdir()}
@@ -206,9 +206,11 @@ def test_what_a_file_says_of_itself_in_an_empty_folder(project, tmp_path):
     root, first, _, _ = project
     for name in ("moved.pt", "moved.onnx", "moved.safetensors"):
         found = ask(None, shutil.copy(root / "old" / name, tmp_path))
-        told = nodes(found["made_from"])
-        assert [node["key"] for node in told["trained on", "data"]] == [first["data_digest"]]
-        weights = found["subject"] if name.endswith(".pt") else told["exported from", "weights"][0]
+        reported = nodes(found["made_from"])
+        assert [node["key"] for node in reported["trained on", "data"]] == [first["data_digest"]]
+        weights = (
+            found["subject"] if name.endswith(".pt") else reported["exported from", "weights"][0]
+        )
         assert weights["key"] == first["weights_sha256"]
         assert facts(weights)["settings"]["train.imgsz"] == 64 and facts(weights)["class_hash"]
         assert found["not_asked"] == [
@@ -243,7 +245,7 @@ def test_without_a_registry_and_git_the_files_still_know(project):
     }
     assert [sentence.split(":")[0] for sentence in found["not_asked"]] == ["git", "MLflow"]
     assert facts(back["trained on", "data"][0])["params.yaml"]["data.source"] == "data/digits.yaml"
-    # The run cache remembers the first training, which no commit tells of any more.
+    # The run cache remembers the first training, which no commit names any more.
     (saw,) = ask(root, f"old/{gone[:8]}.png")["summary"]
     assert all(each["weights_sha256"][:12] in saw for each in (first, second))
     assert (

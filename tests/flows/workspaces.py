@@ -1,4 +1,4 @@
-"""What the flow tests share: a copy of the project, and a user's shell in it."""
+"""What the flow tests have in common: a copy of the project, and a user's shell in it."""
 
 import os
 import shutil

@@ -127,7 +127,7 @@ def test_what_kills_its_process_every_time_is_given_up(project):
         with studies.driving(plan) as (study, _):
             study.ask(
                 {each.name: each.distribution() for each in plan.dimensions}
-            )  # and nothing is told
+            )  # and nothing is reported
             assert study.trials[-1].user_attrs.get("attempt", 1) == attempt + 1
             assert study.trials[-1].user_attrs["start"], "it stays the one to compare with"
     assert {trial.state.name for trial in study.trials} == {"FAIL"}
@@ -214,7 +214,7 @@ def test_without_data_the_prepared_ones_are_meant(project):
         ("sqlite:////proc/nowhere/s.db", WorkspaceError, "cannot be used"),
     ],
 )
-def test_a_wrong_storage_is_told_without_its_password(project, url, error, said):
+def test_a_wrong_storage_is_reported_without_its_password(project, url, error, said):
     with pytest.raises(error, match=said) as found:
         run_some(make_sweep({**WORDS, "storage": url}, project), 1)
     assert "secret" not in str(found.value)

@@ -165,7 +165,7 @@ def test_what_is_known_by_dvcs_hash_only_joins_whoever_knows_both():
     assert list(Evidence([lock]).things()) == []
 
 
-def test_sources_that_disagree_are_told():
+def test_sources_that_disagree_are_reported():
     things = Evidence(
         [*STATEMENTS, Statement("weights", W1, "a liar", {"data_digest": D2})]
     ).things()

@@ -79,7 +79,7 @@ def random_case(
 
 
 def pycocotools_scores(found, records, num_classes):
-    """The twelve COCO figures and a table per class, by the reference implementation, from its own
+    """The twelve COCO metrics and a table per class, by the reference implementation, from its own
     JSON-like input.
     """
 
@@ -131,7 +131,7 @@ def pycocotools_scores(found, records, num_classes):
 
 
 def difference_from_pycocotools(found, records, num_classes):
-    """Our scores, and the largest difference of the twelve figures and of every figure per class;
+    """Our scores, and the largest difference of the twelve metrics and of every metric per class;
     None counts as -1.
     """
     scores = coco_ap(found, records, [f"c{i}" for i in range(num_classes)])
@@ -410,15 +410,15 @@ def test_no_images_at_all_is_none_everywhere_and_valid_json():
 
 def test_canonical_names():
     scores = coco_ap([detections([BOX], [0.9], [0])], [record([BOX], [0])], ["cell"])
-    figures = scores.to_dict()
-    assert list(figures)[:4] == [
+    found = scores.to_dict()
+    assert list(found)[:4] == [
         "metrics/precision",
         "metrics/recall",
         "metrics/mAP50",
         "metrics/mAP50-95",
     ]
-    assert figures["metrics/mAP50-95"] == 1.0 == scores.fitness
-    assert (figures["metrics/mAP-small"], figures["metrics/mAP-medium"]) == (
+    assert found["metrics/mAP50-95"] == 1.0 == scores.fitness
+    assert (found["metrics/mAP-small"], found["metrics/mAP-medium"]) == (
         None,
         1.0,
     )  # 40 x 40 pixels is medium

@@ -120,7 +120,7 @@ def test_a_torchvision_name_that_is_misspelt():
         ("def f(:", "raised SyntaxError: "),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_told_in_one_sentence(
+def test_a_module_that_cannot_be_imported_is_reported_in_one_sentence(
     tmp_path, monkeypatch, text, said
 ):
     name = f"broken_{len(text) % 10}"

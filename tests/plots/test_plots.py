@@ -1,4 +1,4 @@
-"""Pictures: drawn where they should be, whole, stable, and quiet about odd input. How they look is
+"""Plots: drawn where they should be, whole, stable, and quiet about odd input. How they look is
 for eyes.
 """
 
@@ -89,8 +89,8 @@ def test_a_grid_of_images_of_several_sizes(tmp_path, suffix):
         tmp_path / f"new/batch{suffix}",
         titles=["a.jpg"] * 21,
     )
-    picture = cv2.imread(str(path))
-    assert picture.shape[1] == 4 * 500 + 5 * 6 and [p.name for p in path.parent.iterdir()] == [
+    sheet = cv2.imread(str(path))
+    assert sheet.shape[1] == 4 * 500 + 5 * 6 and [p.name for p in path.parent.iterdir()] == [
         path.name
     ]
     again = plot_images(

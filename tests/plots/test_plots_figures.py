@@ -64,9 +64,9 @@ def scored(classes, names=None, **more):
     return coco_ap(found, records, names or [f"kind {i}" for i in range(classes)])
 
 
-def picture(path):
+def read_image(path):
     image = cv2.imread(str(path))
-    assert image is not None, f"{path} is no picture"
+    assert image is not None, f"{path} is no image"
     return image
 
 
@@ -81,7 +81,7 @@ def test_four_curves_are_written_whole_for_any_number_of_classes(tmp_path, class
     assert [p.name for p in paths] == CURVES
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(CURVES)
     for path in paths:
-        assert picture(path).shape == (672, 1140, 3) and inked(picture(path)) > 0.02
+        assert read_image(path).shape == (672, 1140, 3) and inked(read_image(path)) > 0.02
 
 
 def test_curves_without_ground_truth_or_images_say_so(tmp_path):
@@ -92,7 +92,7 @@ def test_curves_without_ground_truth_or_images_say_so(tmp_path):
         "none": coco_ap([], [], ["a", "b"]),
     }.items():
         for path in plot_curves(scores, tmp_path / name):
-            assert 0 < inked(picture(path)) < 0.02
+            assert 0 < inked(read_image(path)) < 0.02
 
 
 def test_classes_without_ground_truth_are_left_out_of_the_mean():
@@ -116,7 +116,7 @@ def test_the_same_scores_give_the_same_bytes(tmp_path):
 @pytest.mark.parametrize("classes", [0, 1, 80])
 def test_confusion_of_any_size_is_bounded_and_not_empty(tmp_path, classes):
     counts = np.diag(np.arange(classes + 1)) * 3
-    image = picture(
+    image = read_image(
         plot_confusion(counts, [f"kind {i}" for i in range(classes)], tmp_path / "new" / "c.png")
     )
     assert 400 < image.shape[0] <= 2400 and 400 < image.shape[1] <= 2400 and inked(image) > 0.1
@@ -125,16 +125,16 @@ def test_confusion_of_any_size_is_bounded_and_not_empty(tmp_path, classes):
 @pytest.mark.parametrize("classes", [1, 5, 12])
 def test_confusion_with_long_names_is_not_cut_at_an_edge(tmp_path, classes):
     names = [f"{'long ' * 6}{i}" for i in range(classes)]
-    image = picture(plot_confusion(np.eye(classes + 1, dtype=int), names, tmp_path / "c.png"))
+    image = read_image(plot_confusion(np.eye(classes + 1, dtype=int), names, tmp_path / "c.png"))
     for edge in (image[:3], image[-3:], image[:, :3], image[:, -3:]):
         assert inked(edge) == 0
 
 
-def test_confusion_is_coloured_by_row_shares_and_written_with_counts(tmp_path):
+def test_confusion_is_coloured_by_row_fractions_and_written_with_counts(tmp_path):
     names = ["a", "b"]
     base = np.array([[8, 1, 1], [0, 5, 5], [3, 2, 0]])
     same, tenfold, other = (
-        picture(plot_confusion(c, names, tmp_path / f"{i}.png"))
+        read_image(plot_confusion(c, names, tmp_path / f"{i}.png"))
         for i, c in enumerate((base, base * 10, np.array([[8, 1, 1], [0, 9, 1], [3, 2, 0]])))
     )
     text, colour = (same != tenfold).any(-1).mean(), (same != other).any(-1).mean()
@@ -173,7 +173,7 @@ def history(epochs, every=1):
     return rows
 
 
-def test_columns_that_belong_together_share_a_panel():
+def test_columns_that_belong_together_are_in_one_panel():
     columns = [
         "epoch",
         "time_s",
@@ -206,7 +206,7 @@ def test_columns_that_belong_together_share_a_panel():
     "rows", [[], history(1), history(60, every=7), [{"epoch": 0, "train/a": 1}]]
 )
 def test_results_of_any_length(tmp_path, rows):
-    image = picture(plot_results(rows, tmp_path / "results.png"))
+    image = read_image(plot_results(rows, tmp_path / "results.png"))
     assert image.shape[0] >= 300 and inked(image) > 0.001
 
 
@@ -249,7 +249,7 @@ def test_relative_boxes_by_hand():
 @pytest.mark.parametrize("classes", [1, 300])
 def test_labels_of_any_number_of_classes(tmp_path, classes):
     records, _ = scene(classes)
-    image = picture(
+    image = read_image(
         plot_labels(records, [f"kind {i}" for i in range(classes)], tmp_path / "labels.png")
     )
     assert image.shape == (912, 1440, 3) and inked(image) > 0.02
@@ -268,7 +268,7 @@ def test_labels_do_not_depend_on_the_resolution_of_the_images(tmp_path):
 def test_labels_of_nothing_and_of_images_without_boxes(tmp_path):
     empty = ImageRecord(Path("a"), "", (10, 10), np.zeros((0, 4)), np.zeros(0, int))
     for number, (records, names) in enumerate((([], []), ([empty], ["a"]), ([], ["a", "b"]))):
-        picture(plot_labels(records, names, tmp_path / f"{number}.png"))
+        read_image(plot_labels(records, names, tmp_path / f"{number}.png"))
 
 
 def test_odd_names_are_drawn_everywhere(tmp_path):
@@ -283,7 +283,7 @@ def test_odd_names_are_drawn_everywhere(tmp_path):
             tmp_path / "results.png",
         ),
     ):
-        assert inked(picture(path)) > 0.001
+        assert inked(read_image(path)) > 0.001
 
 
 def test_names_stay_distinct_when_they_are_shortened():

@@ -73,7 +73,7 @@ def test_without_a_font_the_number_stands_for_the_name_and_one_warning_says_so(b
     assert fonts.drawable("红 1.jpg") == "\\u7ea2 1.jpg"
 
 
-def test_pictures_and_figures_show_the_number_where_there_is_no_font(bare_system, tmp_path):
+def test_images_and_figures_show_the_number_where_there_is_no_font(bare_system, tmp_path):
     found = Detections(
         np.array([[20, 40, 150, 90]], np.float32), np.array([0.9], np.float32), np.array([0])
     )
@@ -84,7 +84,7 @@ def test_pictures_and_figures_show_the_number_where_there_is_no_font(bare_system
     assert chinese.read_bytes() == number.read_bytes()
 
 
-def test_a_font_of_the_system_is_found_and_used_in_pictures_and_figures(tmp_path):
+def test_a_font_of_the_system_is_found_and_used_in_images_and_figures(tmp_path):
     """In a process of its own: which fonts there are is asked once."""
     (tmp_path / "fonts").mkdir()
     make_font(tmp_path / "fonts" / "squares.ttf", CELL)

@@ -32,7 +32,7 @@ def elsewhere(tmp_path, monkeypatch):
     other.wait()
 
 
-def test_the_second_waits_and_is_told_for_whom(elsewhere):
+def test_the_second_waits_and_reports_for_whom(elsewhere):
     with pytest.raises(
         WorkspaceError,
         match=rf"the GPU {GPU} is held by process {elsewhere.pid} \(stage train of /elsewhere\)",

@@ -86,8 +86,8 @@ def test_the_tracker_never_sees_the_password_of_a_data_source(tmp_path):
     (prepared / "dataset.json").write_text(
         json.dumps({"digest": "d", "counts": {"train": {"images": 1, "boxes": 1}}})
     )
-    told = run_metadata.dataset_inputs(tmp_path, params)
-    assert "anna:***@host" in told[0]["source"] and PASSWORD not in json.dumps(told)
+    reported = run_metadata.dataset_inputs(tmp_path, params)
+    assert "anna:***@host" in reported[0]["source"] and PASSWORD not in json.dumps(reported)
 
 
 @pytest.fixture

@@ -49,11 +49,11 @@ def test_no_wait_names_the_holder(tmp_path):
 
 def test_waiting_says_so_once_and_gets_the_lock(tmp_path):
     process = other(tmp_path, 1.0)
-    told = []
-    with workspace_lock(tmp_path, emit=told.append):
+    reported = []
+    with workspace_lock(tmp_path, emit=reported.append):
         pass
     process.wait()
-    assert len(told) == 1 and "the other one" in told[0]
+    assert len(reported) == 1 and "the other one" in reported[0]
 
 
 def test_a_holder_killed_without_mercy_leaves_no_lock(tmp_path):
@@ -120,18 +120,18 @@ class TestTwoUsers:
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
             try:
-                told = str(action())
+                reported = str(action())
             except WorkspaceError as error:
-                told = f"WorkspaceError: {error}"
+                reported = f"WorkspaceError: {error}"
             except BaseException as error:
-                told = repr(error)
-            os.write(writer, told.encode())
+                reported = repr(error)
+            os.write(writer, reported.encode())
             os._exit(0)
         os.close(writer)
         with os.fdopen(reader) as said:
-            told = said.read()
+            reported = said.read()
         os.waitpid(child, 0)
-        return told
+        return reported
 
     def locked(self, lock):
         with lock:
@@ -146,19 +146,22 @@ class TestTwoUsers:
         assert f"{folder}: {wanted}" in self.as_nobody(lambda: require_writable(folder))
         with workspace_lock(folder):
             pass
-        told = self.as_nobody(lambda: self.locked(workspace_lock(folder)))
+        reported = self.as_nobody(lambda: self.locked(workspace_lock(folder)))
         assert (
-            told.startswith("WorkspaceError: ")
-            and "the workspace cannot be locked" in told
-            and wanted in told
+            reported.startswith("WorkspaceError: ")
+            and "the workspace cannot be locked" in reported
+            and wanted in reported
         )
 
     def test_in_a_folder_for_all_a_gpu_is_held_for_all(self, folder, monkeypatch):
         folder.chmod(0o1777)
         monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
         with gpu_lock("GPU-1", "stage train of root's"):
-            told = self.as_nobody(lambda: self.locked(gpu_lock("GPU-1", "mine", timeout_s=0.3)))
-            assert "the GPU GPU-1 is held by process" in told and "stage train of root's" in told
+            reported = self.as_nobody(lambda: self.locked(gpu_lock("GPU-1", "mine", timeout_s=0.3)))
+            assert (
+                "the GPU GPU-1 is held by process" in reported
+                and "stage train of root's" in reported
+            )
         assert self.as_nobody(lambda: self.locked(gpu_lock("GPU-1", "mine"))) == "had it"
         assert self.as_nobody(lambda: self.locked(gpu_lock("GPU-2", "mine"))) == "had it"
         with gpu_lock("GPU-2", "root's", timeout_s=1):

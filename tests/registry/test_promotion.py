@@ -42,7 +42,7 @@ def test_worse_and_equal_do_not(value):
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), 0.0, -0.1])
 @pytest.mark.parametrize("champion", [None, OLD])
-def test_what_finds_nothing_or_was_not_measured_is_nobodys_champion_and_the_reason_is_told(
+def test_what_finds_nothing_or_was_not_measured_is_never_champion_and_the_reason_is_reported(
     value, champion
 ):
     decision = decide(replace(NEW, value=value), champion)
@@ -90,7 +90,7 @@ def test_a_champion_presented_again_stays():
 
 
 @pytest.mark.parametrize(
-    "now, told",
+    "now, reported",
     [
         (0.50, ""),
         (0.500001, ""),
@@ -98,10 +98,12 @@ def test_a_champion_presented_again_stays():
         (None, ", but was promoted with 0.5000"),
     ],
 )
-def test_a_champion_measured_again_stays_and_the_figure_it_was_promoted_with_is_told(now, told):
+def test_a_champion_measured_again_stays_and_the_value_it_was_promoted_with_is_reported(
+    now, reported
+):
     again = replace(OLD, value=now)
     decision = decide(again, replace(again, promoted_value=0.50))
-    assert decision.promote and decision.reason.endswith(f"it is champion already{told}")
+    assert decision.promote and decision.reason.endswith(f"it is champion already{reported}")
 
 
 def test_the_champions_weights_in_another_file_are_no_better():

@@ -1,4 +1,4 @@
-"""Stage register: one version for one set of weights, aliases by the figures, a model that can be
+"""Stage register: one version for one set of weights, aliases by the metrics, a model that can be
 used.
 """
 
@@ -232,15 +232,15 @@ def test_the_champion_predicts_by_its_alias(workspace):
         loaded = mlflow.pyfunc.load_model("models:/detector@champion")
     finally:
         mlflow.set_tracking_uri(None)
-    picture = next((workspace / "data" / "prepared" / "images" / "test").iterdir()).read_bytes()
+    content = next((workspace / "data" / "prepared" / "images" / "test").iterdir()).read_bytes()
     found = json.loads(
-        loaded.predict(pandas.DataFrame({"image": [base64.b64encode(picture).decode()]}))[
+        loaded.predict(pandas.DataFrame({"image": [base64.b64encode(content).decode()]}))[
             "detections"
         ][0]
     )
     assert found[0]["name"] == "bright" and found[0]["score"] > 0.8
     example = loaded.input_example
-    assert base64.b64decode(example["image"][0]) == picture
+    assert base64.b64decode(example["image"][0]) == content
 
 
 def test_without_tracking_it_still_registers_and_makes_no_run(workspace, store, monkeypatch):
@@ -286,8 +286,8 @@ def test_over_a_server_the_model_is_uploaded_and_can_be_loaded(workspace, server
     assert mlflow_links.experiment_url("detectflow", server.uri, workspace).startswith(
         f"{server.uri}/#/experiments/1/runs"
     )
-    told = json.loads((workspace / "reports" / "registration.json").read_text())
-    (workspace / "reports" / "registration.json").write_text(json.dumps({**told, "version": 9}))
+    reported = json.loads((workspace / "reports" / "registration.json").read_text())
+    (workspace / "reports" / "registration.json").write_text(json.dumps({**reported, "version": 9}))
     assert not mlflow_links.registered(workspace, params)
 
 
@@ -358,9 +358,9 @@ def test_a_model_of_other_classes_than_the_data_is_refused_and_the_models_own_ha
         model.metadata_props.extend(kept)
         model.metadata_props.add(key="class_hash", value=class_hash)
         onnx.save(model, file)
-        told = json.loads(report.read_text())
-        told["files"]["onnx"]["sha256"] = sha256_file(file)
-        report.write_text(json.dumps(told))
+        reported = json.loads(report.read_text())
+        reported["files"]["onnx"]["sha256"] = sha256_file(file)
+        report.write_text(json.dumps(reported))
 
     say("0ther")
     with pytest.raises(

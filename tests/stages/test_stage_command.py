@@ -24,7 +24,7 @@ def project(tmp_path):
 
 
 @pytest.mark.parametrize("sent, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_exit_code_tells_the_signal(project, sent, code):
+def test_the_exit_code_shows_the_signal(project, sent, code):
     command = [sys.executable, "-m", "engine.stages", "prepare"]
     with workspace_lock(project, "the test"):  # it waits, which is when the signal comes
         stage = subprocess.Popen(
@@ -38,11 +38,11 @@ def test_the_exit_code_tells_the_signal(project, sent, code):
         while "Waiting" not in stage.stderr.readline():
             assert stage.poll() is None
         stage.send_signal(sent)
-        told = stage.communicate(timeout=30)[1]
+        reported = stage.communicate(timeout=30)[1]
     assert stage.returncode == code
     assert (
-        "was interrupted; what was prepared before is kept, run it again" in told
-        and "Traceback" not in told
+        "was interrupted; what was prepared before is kept, run it again" in reported
+        and "Traceback" not in reported
     )
 
 

@@ -343,7 +343,7 @@ def restart_under_a_run(stack: Stack) -> None:
     before = stack.postgres.ask("mlflow", metrics)[0][0]
     wait_until(
         lambda: stack.postgres.ask("mlflow", metrics)[0][0] > before or stack.prefect.over(run),
-        "its first figures",
+        "its first metrics",
     )
     check(not stack.prefect.over(run), "a second run trains, and PostgreSQL is restarted under it")
     stack.restart_postgres()
@@ -358,8 +358,8 @@ def restart_under_a_run(stack: Stack) -> None:
         "SELECT count(DISTINCT step) FROM metrics WHERE key = 'train/box_loss' GROUP BY run_uuid "
         "ORDER BY 1 DESC LIMIT 1"
     )
-    wait_until(lambda: stack.postgres.ask("mlflow", epochs)[0][0] == 12, "the figures of 12 epochs")
-    say("MLflow has the figures of all 12 epochs: nothing was lost")
+    wait_until(lambda: stack.postgres.ask("mlflow", epochs)[0][0] == 12, "the metrics of 12 epochs")
+    say("MLflow has the metrics of all 12 epochs: nothing was lost")
 
 
 def by_sweep(stack: Stack) -> None:
@@ -408,7 +408,7 @@ def maintenance(stack: Stack) -> None:
     saved, restored = (stack.postgres.ask(name, query) for name in ("mlflow", "mlflow_restored"))
     check(
         saved == restored,
-        f"a restored back-up of MLflow's database has the same figures: {saved[0]}",
+        f"a restored back-up of MLflow's database has the same metrics: {saved[0]}",
     )
     python = [sys.executable, "-m"]
     stack.run(*python, "mlflow", "db", "upgrade", stack.postgres.url("mlflow_restored"))

@@ -1,4 +1,4 @@
-"""What is told of a run: names that MLflow takes, settings as they came to be, code and data by
+"""What is reported of a run: names that MLflow takes, settings as they came to be, code and data by
 their hashes.
 """
 
@@ -71,7 +71,7 @@ def test_a_long_value_is_cut_at_what_mlflow_takes():
     assert len(run_metadata.flat_params(params)["train.freeze"]) == 6000
 
 
-def test_figures_take_the_stages_prefix():
+def test_metrics_take_the_stages_prefix():
     summary = {"metrics/mAP50-95": 0.5, "val/box_loss": 1, "split": "test", "ok": True}
     assert run_metadata.metrics_of(summary, "test") == {
         "test/mAP50-95": 0.5,
@@ -91,7 +91,7 @@ def test_a_split_is_known_by_its_images_and_boxes(tmp_path):
     )
 
 
-def test_git_tells_the_commit_and_whether_files_differ_from_it(tmp_path):
+def test_git_gives_the_commit_and_whether_files_differ_from_it(tmp_path):
     def git(*words):
         settings = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
         done = subprocess.run(
@@ -120,7 +120,7 @@ def test_git_tells_the_commit_and_whether_files_differ_from_it(tmp_path):
     assert run_metadata.git_tags(tmp_path, Params())["mlflow.source.git.dirty"] == "True"
 
 
-def test_dvc_tells_its_hashes_and_a_damaged_lock_nothing(tmp_path):
+def test_dvc_gives_its_hashes_and_a_damaged_lock_nothing(tmp_path):
     stages = {
         "prepare": {
             "deps": [{"path": "data/raw", "md5": "dd.dir"}],
@@ -162,7 +162,7 @@ def test_dvc_tells_its_hashes_and_a_damaged_lock_nothing(tmp_path):
         ),
     ],
 )
-def test_the_flow_run_and_its_page_are_told_where_there_is_one(
+def test_the_flow_run_and_its_page_are_reported_where_there_is_one(
     clean_environment, monkeypatch, environment, page
 ):
     for name, value in environment.items():

@@ -89,12 +89,13 @@ def test_register_says_what_is_locked_and_registers_once_it_is_free(workspace, s
     named = rf"Another program has {lock.file} locked: process {other.pid} \(tail -f .*Wait until it is done, or end it"
     with pytest.raises(
         WorkspaceError, match=rf"(?s)mlflow\.db.*database is locked.*{named}"
-    ) as told:
+    ) as reported:
         register.run(toys.params_of(workspace), workspace)
     other.kill()
     other.wait()
     assert (
-        "\n" not in str(told.value) and not (workspace / "reports" / "registration.json").exists()
+        "\n" not in str(reported.value)
+        and not (workspace / "reports" / "registration.json").exists()
     )
     lock.free()
     assert register.run(toys.params_of(workspace), workspace)["version"] == 1

@@ -1,4 +1,4 @@
-"""A tracker that is slow, silent, or whose answers get lost: nothing is lost, nothing is told
+"""A tracker that is slow, silent, or whose answers get lost: nothing is lost, nothing is reported
 twice, training does not wait.
 """
 

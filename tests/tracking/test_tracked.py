@@ -1,4 +1,4 @@
-"""One MLflow run tells of one trained model, whatever happens to the training or to the tracker."""
+"""One MLflow run describes one trained model, whatever happens to the training or to the tracker."""
 
 import os
 import shutil
@@ -64,13 +64,13 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
     run = the_run(store)
     assert run.info.status == "FINISHED" and run.info.run_name == "squares yolov8n 160px"
     assert_every_epoch_once(store, run, workspace)
-    figures = run.data.metrics
-    assert figures["test/mAP50-95"] == 0.625 and figures[
+    metrics = run.data.metrics
+    assert metrics["test/mAP50-95"] == 0.625 and metrics[
         "verify export/onnx_max_abs_diff"
     ] == pytest.approx(1e-6)
     assert (
-        figures["val best/mAP50-95"] == summary["metrics/mAP50-95"]
-        and figures["val best/epoch"] == summary["best_epoch"]
+        metrics["val best/mAP50-95"] == summary["metrics/mAP50-95"]
+        and metrics["val best/epoch"] == summary["best_epoch"]
     )
     assert (
         run.data.params["train.epochs"] == "3" and run.data.params["register.model"] == "detector"
@@ -96,11 +96,11 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
     assert "PR_curve.png" in artifacts(store, run, "validate")
     assert artifacts(store, run, "export") == {"export.json"}
     assert left_behind(journal_home(workspace)) == []
-    told = "".join(p.read_text() for p in (workspace / "reports").rglob("*.json"))
-    assert run.info.run_id not in told  # equal results must have equal hashes
+    reported = "".join(p.read_text() for p in (workspace / "reports").rglob("*.json"))
+    assert run.info.run_id not in reported  # equal results must have equal hashes
 
 
-def test_prepare_tells_nothing(workspace, store):
+def test_prepare_records_nothing(workspace, store):
     from engine.tracking.stage_runs import tracked
 
     with tracked("prepare", toys.params_of(workspace), workspace) as run:
@@ -195,7 +195,7 @@ def test_a_database_deleted_under_a_living_process_is_made_again(workspace, stor
     assert_every_epoch_once(store, run, workspace)
 
 
-def test_a_run_that_the_tracker_forgets_in_the_middle_is_told_from_the_beginning(
+def test_a_run_that_the_tracker_forgets_in_the_middle_is_reported_from_the_beginning(
     workspace, store, fresh_database
 ):
     def forget(trainer):

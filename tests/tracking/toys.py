@@ -34,10 +34,10 @@ SIZE = 64  # network input of the hand-made detector, cells of 8 px
 def image(seed: int, size=(64, 64)) -> np.ndarray:
     """Noise with one bright square."""
     rng = np.random.default_rng(seed)
-    picture = rng.integers(0, 60, (*size, 3), dtype=np.uint8)
+    pixels = rng.integers(0, 60, (*size, 3), dtype=np.uint8)
     y, x = rng.integers(0, 6, 2) * 8
-    picture[y : y + 16, x : x + 16] = 230
-    return picture
+    pixels[y : y + 16, x : x + 16] = 230
+    return pixels
 
 
 def make_workspace(root: Path) -> Path:

@@ -200,7 +200,7 @@ def test_a_step_that_fails_records_nothing_and_runs_again(project):
     assert project.flow() == ["ran", "ran"] and project.total == 6
 
 
-def test_an_input_that_is_missing_though_no_step_needs_it_is_told_in_words(project):
+def test_an_input_that_is_missing_though_no_step_needs_it_is_reported_in_words(project):
     text = (project.root / "dvc.yaml").read_text()
     (project.root / "dvc.yaml").write_text(
         text.replace("[raw, stub.py]", "[raw, stub.py, notes.txt]")
@@ -245,7 +245,7 @@ def test_without_dvc_every_step_runs_and_one_warning_is_given(tmp_path, monkeypa
     assert made.total == 6
 
 
-def test_the_reason_for_a_run_is_told_in_words(project):
+def test_the_reason_for_a_run_is_reported_in_words(project):
     project.flow()
     project.params(factor=3)
     (project.root / "raw" / "b").write_text("3")

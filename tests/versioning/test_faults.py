@@ -77,7 +77,7 @@ def outputs(project):
         (".dvc/config", "[core\n", WorkspaceError, r"DVC cannot open the project"),
     ],
 )
-def test_a_damaged_file_is_named_and_mending_it_is_enough(project, file, content, error, words):
+def test_a_damaged_file_is_named_and_repairing_it_is_enough(project, file, content, error, words):
     path = project.root / file
     good, before = (path.read_text() if path.exists() else "{}"), outputs(project)
     if content is None:
@@ -169,10 +169,10 @@ def test_a_dvc_command_at_work_is_named_and_waited_for_or_not(project, busy, mon
             target=process.wait, daemon=True
         ).start()  # a dead child that nobody asks for still has its number
         assert project.flow() == ["ran", "ran"] and project.total == 9
-    told = [line for line in caplog.messages if line.startswith("Waiting: ")]
+    reported = [line for line in caplog.messages if line.startswith("Waiting: ")]
     assert (
-        len(told) == 1
-        and re.search(named, told[0], re.DOTALL)
+        len(reported) == 1
+        and re.search(named, reported[0], re.DOTALL)
         and project.ran() == ["double", "total"]
     )
     assert project.flow() == ["skipped", "skipped"]

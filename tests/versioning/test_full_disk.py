@@ -68,7 +68,7 @@ def step(tmp_path):
     return run
 
 
-def test_a_result_that_cannot_be_recorded_is_told_and_the_next_run_starts_clean(step):
+def test_a_result_that_cannot_be_recorded_is_reported_and_the_next_run_starts_clean(step):
     failed = step("full")
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert (
@@ -82,7 +82,7 @@ def test_a_result_that_cannot_be_recorded_is_told_and_the_next_run_starts_clean(
     assert step().stdout.strip() == "skipped"
 
 
-def test_only_a_full_disk_is_told_as_one(tmp_path):
+def test_only_a_full_disk_is_reported_as_one(tmp_path):
     with pytest.raises(
         WorkspaceError, match=r"stage x: No space left on device \(.*f\)\. Free some disk space"
     ):

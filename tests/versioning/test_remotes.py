@@ -148,7 +148,7 @@ def project(tmp_path_factory, do):
 
 
 def make_raw(folder: Path) -> None:
-    """Eight pictures of one bright square with YOLO labels, split as given."""
+    """Eight images of one bright square with YOLO labels, split as given."""
     import cv2
     import toys
 

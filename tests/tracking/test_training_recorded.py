@@ -1,4 +1,4 @@
-"""What a training tells a real MLflow server besides its figures: classes, pictures, the machine,
+"""What a training records on a real MLflow server besides its metrics: classes, plots, the machine,
 checkpoints, its code.
 """
 
@@ -40,10 +40,10 @@ def set_params(root, **sections):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory, server):
+def recorded(tmp_path_factory, server):
     """A real detector trained, validated: (workspace, store, its run)."""
     before = dict(os.environ)
-    root = tmp_path_factory.mktemp("told") / "project"
+    root = tmp_path_factory.mktemp("recorded") / "project"
     (root / "data").mkdir(parents=True)
     subprocess.run(["git", "init", "-q", str(root)], check=True)
     author = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
@@ -92,20 +92,20 @@ def download(store, run, path, to):
     return Path(store.client.download_artifacts(run.info.run_id, path, str(to)))
 
 
-def test_single_classes_have_a_figure_in_every_epoch_and_on_the_deciding_split(told):
-    _, store, run = told
+def test_single_classes_have_a_metric_in_every_epoch_and_on_the_deciding_split(recorded):
+    _, store, run = recorded
     for split, count in (("val", EPOCHS), ("test", 1)):
         names = [name for name in run.data.metrics if name.startswith(f"{split} class AP50-95/")]
         assert 0 < len(names) <= 3, run.data.metrics
         assert len(store.client.get_metric_history(run.info.run_id, names[0])) == count
-    rows = (told[0] / "reports" / "validate" / "per_class.csv").read_text().splitlines()
+    rows = (recorded[0] / "reports" / "validate" / "per_class.csv").read_text().splitlines()
     column, name = rows[0].split(",").index("ap"), names[0].rpartition("/")[2]
     (row,) = [line.split(",") for line in rows[1:] if line.startswith(f"{name},")]
     assert run.data.metrics[names[0]] == pytest.approx(float(row[column] or 0), rel=1e-4)
 
 
-def test_pictures_of_epochs_are_named_as_the_ui_wants_them(told, tmp_path):
-    _, store, run = told
+def test_plots_of_epochs_are_named_as_the_ui_wants_them(recorded, tmp_path):
+    _, store, run = recorded
     assert run.data.tags["mlflow.loggedImages"] == "True"
     found = files(store, run, "images")
     steps = {}
@@ -128,8 +128,8 @@ def test_pictures_of_epochs_are_named_as_the_ui_wants_them(told, tmp_path):
             assert max(image.size) == (256 if "compressed" in name else 1600)
 
 
-def test_the_machine_is_watched_under_the_names_of_mlflows_own_monitor(told):
-    _, store, run = told
+def test_the_machine_is_watched_under_the_names_of_mlflows_own_monitor(recorded):
+    _, store, run = recorded
     system = {name: value for name, value in run.data.metrics.items() if name.startswith("system/")}
     assert {
         "system/cpu_utilization_percentage",
@@ -149,8 +149,8 @@ def test_the_machine_is_watched_under_the_names_of_mlflows_own_monitor(told):
     assert any(each.value > 5 for each in history)  # a training was going on
 
 
-def test_checkpoints_come_by_policy_and_can_be_used(told, tmp_path):
-    root, store, run = told
+def test_checkpoints_come_by_policy_and_can_be_used(recorded, tmp_path):
+    root, store, run = recorded
     assert set(files(store, run, "checkpoints")) == {"best.pt", "epoch_0002.pt", "epoch_0004.pt"}
     best = download(store, run, "checkpoints/best.pt", tmp_path)
     assert best.read_bytes() == (root / "weights" / "best.pt").read_bytes()
@@ -158,8 +158,8 @@ def test_checkpoints_come_by_policy_and_can_be_used(told, tmp_path):
     assert middle.training["epoch"] == 1 and middle.optimizer is not None
 
 
-def test_every_split_is_an_input_with_a_digest_and_what_it_is_for(told):
-    root, _, run = told
+def test_every_split_is_an_input_with_a_digest_and_what_it_is_for(recorded):
+    root, _, run = recorded
     inputs = {each.tags[0].value: each.dataset for each in run.inputs.dataset_inputs}
     assert set(inputs) == {"train", "val", "test"} and all(
         len(each.digest) == 16 for each in inputs.values()
@@ -167,8 +167,8 @@ def test_every_split_is_an_input_with_a_digest_and_what_it_is_for(told):
     assert '"images": 24' in inputs["train"].profile and "digits" in inputs["train"].source
 
 
-def test_the_code_is_told_by_its_commit_and_what_differs_from_it(told, tmp_path):
-    root, store, run = told
+def test_the_code_is_recorded_by_its_commit_and_what_differs_from_it(recorded, tmp_path):
+    root, store, run = recorded
     tags = run.data.tags
     assert len(tags["mlflow.source.git.commit"]) == 40 and tags["mlflow.source.git.dirty"] == "True"
     text = download(store, run, "code/uncommitted.diff.txt", tmp_path).read_text()
@@ -180,8 +180,8 @@ def test_the_code_is_told_by_its_commit_and_what_differs_from_it(told, tmp_path)
     assert tags["host"] and "torch" in tags["versions"] and "mlflow" in tags["versions"]
 
 
-def test_no_section_of_a_training_costs_the_others_anything(told):
-    root, _, run = told
+def test_no_section_of_a_training_costs_the_others_anything(recorded):
+    root, _, run = recorded
     assert run.info.status == "FINISHED" and left_behind(journal_home(root)) == []
     assert {"time/train_s", "time/validate_s"} <= set(run.data.metrics)
 
@@ -220,16 +220,16 @@ def test_many_classes_are_cut_to_those_with_most_objects_the_same_in_every_epoch
     assert class_metrics(rows, "val", 0) == {} and len(class_metrics(rows, "val", 100)) == 159
 
 
-def test_a_validation_is_told_once_and_one_without_classes_is_nothing():
-    figures = ClassMetrics(5, "val")
+def test_a_validation_is_recorded_once_and_one_without_classes_is_nothing():
+    metrics = ClassMetrics(5, "val")
     rows = [{"name": "a", "instances": 1, "ap": 0.25, "ap50": 0.5}]
-    figures.on_val_end(SimpleNamespace(scores=SimpleNamespace(per_class=rows)))
+    metrics.on_val_end(SimpleNamespace(scores=SimpleNamespace(per_class=rows)))
     assert (
-        figures.take() == {"val class AP50-95/a": 0.25, "val class AP50/a": 0.5}
-        and figures.take() == {}
+        metrics.take() == {"val class AP50-95/a": 0.25, "val class AP50/a": 0.5}
+        and metrics.take() == {}
     )
-    figures.on_val_end(SimpleNamespace())
-    assert figures.take() == {}
+    metrics.on_val_end(SimpleNamespace())
+    assert metrics.take() == {}
 
 
 def test_more_early_epochs_are_drawn_than_late_ones_and_only_validated_ones():
@@ -324,8 +324,8 @@ def test_the_pictured_images_are_the_first_ones_over_small_batches_with_their_ow
                 "cls": numbers[torch.tensor([0, 1, 1, 2, 3])][:, None],
             }
             artist.catch(SimpleNamespace(batch=batch, results=[f"found {n}" for n in numbers]))
-        pictures = artist.take(SimpleNamespace(names=("a",), scores=None))(tmp_path)
-        assert list(pictures) == ["pictures/predictions", "pictures/labels"][: 2 - epoch]
+        plots = artist.take(SimpleNamespace(names=("a",), scores=None))(tmp_path)
+        assert list(plots) == ["pictures/predictions", "pictures/labels"][: 2 - epoch]
         assert drawn["found"] == [f"found {n}" for n in range(6)]
         assert drawn["batch"]["im_file"] == [f"{n}.png" for n in range(6)]
         assert (
@@ -343,7 +343,7 @@ def test_drawing_holds_nobody_up_and_a_mistake_in_it_is_a_warning(tmp_path, capl
 
     from engine.tracking.epoch_images import EpochImages
 
-    go, told = threading.Event(), []
+    go, recorded = threading.Event(), []
     image = Image.new("RGB", (4, 4))
 
     class Slow:
@@ -361,29 +361,27 @@ def test_drawing_holds_nobody_up_and_a_mistake_in_it_is_a_warning(tmp_path, capl
             return draw
 
     journal = Journal.create(tmp_path, "train")
-    pictures = EpochImages(Slow(), 3)
+    plots = EpochImages(Slow(), 3)
     began = time.monotonic()
     for step, validator in enumerate(("fine", "broken", "fine")):
-        pictures.on_train_epoch_end(
+        plots.on_train_epoch_end(
             SimpleNamespace(epoch=step, args=SimpleNamespace(epochs=3, val_period=1))
         )
-        pictures.draw(validator, journal, step, 77, lambda *records: told.extend(records))
-        pictures.draw(
-            validator, journal, step, 77, lambda *records: told.extend(records)
+        plots.draw(validator, journal, step, 77, lambda *records: recorded.extend(records))
+        plots.draw(
+            validator, journal, step, 77, lambda *records: recorded.extend(records)
         )  # once an epoch
-    assert time.monotonic() - began < 1 and not told
+    assert time.monotonic() - began < 1 and not recorded
     go.set()
-    pictures.finish(10)
-    assert [(each["do"], each["key"], each["step"], each["at"]) for each in told] == [
+    plots.finish(10)
+    assert [(each["do"], each["key"], each["step"], each["at"]) for each in recorded] == [
         ("image", "a/b c__", step, 77) for step in (0, 2)
     ]
     assert "epoch 1 is not drawn: RuntimeError: no ink" in caplog.text
     go.clear()
-    pictures.on_train_epoch_end(
-        SimpleNamespace(epoch=0, args=SimpleNamespace(epochs=3, val_period=1))
-    )
-    pictures.draw("fine", journal, 9, 77, lambda *records: told.extend(records))
-    pictures.finish(0.05)  # interrupted: it is not waited for, and comes no more
+    plots.on_train_epoch_end(SimpleNamespace(epoch=0, args=SimpleNamespace(epochs=3, val_period=1)))
+    plots.draw("fine", journal, 9, 77, lambda *records: recorded.extend(records))
+    plots.finish(0.05)  # interrupted: it is not waited for, and comes no more
     go.set()
     time.sleep(0.2)
-    assert len(told) == 2
+    assert len(recorded) == 2
