@@ -266,7 +266,7 @@ class DetectionTrainer(BaseTrainer):
             return None
         if weight is before:  # means over images, or a criterion that did not ask ours
             return items.detach().float() * images, float(images)
-        return items.detach() * weight, weight
+        return items.detach() * weight.clamp(min=1), weight
 
     def default_lr(self, optimizer: str) -> float:
         if self.network is None or isinstance(self.network.family, OwnNetwork):

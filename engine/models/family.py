@@ -32,7 +32,8 @@ Candidates = tuple[Tensor, Tensor]  # boxes (B, N, 4) xyxy px of the input, scor
 class Criterion(ABC):
     """`loss, items = criterion(preds, batch)`: a scalar to be minimised, and its terms detached.
 
-    `weight`, of the last call: what the items are means over; None where that is the images.
+    `weight`, of the last call: what the items are sums divided by, but at least 1 (the sum of
+    target scores, say); None where they are means over images.
     """
 
     weight: Tensor | None = None

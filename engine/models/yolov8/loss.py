@@ -110,7 +110,7 @@ class DetectionLoss(Criterion):
         ranks).
         """
         total = targets.sum()
-        self.weight = total.detach().clamp(min=1)
+        self.weight = total.detach()
         if self._sum_over_ranks is None or not torch.is_grad_enabled():
             return total.clamp(min=1), len(targets)
         total, images = self._sum_over_ranks(
