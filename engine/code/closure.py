@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.code.syntax import RULES, Import, Source, SourceError, read_definitions, read_source
+from engine.code import syntax
+from engine.code.syntax import Import, Source, SourceError, read_definitions, read_source
 from engine.errors import ConfigError
 
 MOST_KEPT = 1000  # what was read of so many versions of files; more are begun anew
@@ -48,7 +49,8 @@ class Sources:
         if cache is not None:
             with contextlib.suppress(OSError, ValueError):
                 kept = json.loads(cache.read_text(encoding="utf-8"))
-                made._kept = kept["sources"] if kept["rules"] == RULES else {}
+                if isinstance(kept, dict) and kept.get("rules") == _rules():
+                    made._kept = kept["sources"] if isinstance(kept.get("sources"), dict) else {}
         return made
 
     def read(self, module: str) -> Source:
@@ -113,7 +115,7 @@ class Sources:
         with contextlib.suppress(OSError):
             self.cache.parent.mkdir(parents=True, exist_ok=True)
             found = self._used if len(self._kept) > MOST_KEPT else self._kept | self._used
-            beside.write_text(json.dumps({"rules": RULES, "sources": found}))
+            beside.write_text(json.dumps({"rules": _rules(), "sources": found}))
             beside.replace(self.cache)
 
     # Names ----------------------------------------------------------------------------------------
@@ -236,3 +238,9 @@ def _unpacked(kept: Any) -> Source:
         tuple(left_out),
         tuple(private),
     )
+
+
+@functools.cache
+def _rules() -> str:
+    """What the cached digests were made by: the source of the rules itself."""
+    return hashlib.sha256(Path(syntax.__file__).read_bytes()).hexdigest()[:16]

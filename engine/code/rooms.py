@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.code.closure import Closure, Sources, closure, digests
 
-EVERYWHERE = {"boxes", "types"}
+EVERYWHERE = {"boxes", "types", "stages.layout"}  # layout rounds the metrics of every report
 DETECTOR = {"core", "data", "models", "metrics", "detect"}
 
 # stage -> rooms (or single modules) below `engine` of which its result follows. Stages after
@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "train": {*DETECTOR, "stages.train", "stages.start_weights", "model_formats.safetensors"},
     "validate": {*DETECTOR, "stages.validate"},
     "export": {*DETECTOR, "export", "model_formats", "stages.export"},
-    "register": {"data", "registry", "stages.register"},
+    "register": {"data", "registry", "tracking.run_metadata", "stages.register"},
 }
 
 # Without influence on any result, also inside the rooms above; why. Of an entry here and one of a
@@ -40,7 +40,6 @@ HARMLESS = {
     "plots": "draws results",
     "project": "environment and locks",
     "stages.code": "writes down what counts here",
-    "stages.layout": "where results lie",
     "stages.runner": "the frame around a stage",
     "tracking": "records results",
     "version": "a name",

@@ -22,7 +22,7 @@ from typing import Any
 
 from engine.code.closure import Sources, closure, differences, digests, module_file
 from engine.code.rooms import code_of_stage, family_folder, package_folder
-from engine.config import DetectionTrainConfig, Params
+from engine.config import DetectionTrainConfig, Params, PredictConfig
 from engine.errors import ConfigError
 from engine.project.environment import state_root
 from engine.stages.layout import STAGES, Layout, write_json
@@ -121,7 +121,10 @@ def settings_of(stage: str, params: Params) -> dict[str, Any]:
         "register": params.register_,
     }[stage]
     values = section.model_dump(mode="json")
-    return {key: values[key] for key in values if key not in NO_RESULT.get(stage, ())}
+    found = {key: values[key] for key in values if key not in NO_RESULT.get(stage, ())}
+    if stage in ("export", "register"):  # what the served model uses where a call names none
+        found["thresholds"] = PredictConfig().thresholds()
+    return found
 
 
 # The user's own code ------------------------------------------------------------------------------

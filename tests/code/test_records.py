@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import DetectionTrainConfig, Params
+from engine.config import DetectionTrainConfig, Params, PredictConfig
 from engine.errors import ConfigError
 from engine.stages import code
 from engine.stages.layout import STAGES, Layout
@@ -109,9 +109,10 @@ def test_settings_count_by_their_values_wherever_those_come_from(project):
         ("sections.py", "0.7, description=", "0.6, description=", {"validate"}),
         ("sections.py", "opset: int | None = Field(\n        None", "opset: int | None = Field(\n        18", {"export"}),
         ("sections.py", "near_duplicate_bits: int = Field(\n        45", "near_duplicate_bits: int = Field(\n        44", {"prepare"}),
+        ("sections.py", "0.25, description=", "0.35, description=", {"export", "register"}),
         ("sections.py", "ONNX operator set; empty", "operators of ONNX; empty", set()),
     ],
-    ids=["train.lrf", "validate.iou", "export.opset", "data.near_duplicate_bits", "a help text"],
+    ids=["train.lrf", "validate.iou", "export.opset", "data.near_duplicate_bits", "predict.conf", "a help text"],
 )  # fmt: skip
 def test_a_changed_default_makes_exactly_its_stage_stale(project, file, old, new, stages):
     shutil.copytree(ROOT / "engine", project / "engine")
@@ -122,7 +123,7 @@ def test_a_changed_default_makes_exactly_its_stage_stale(project, file, old, new
     times = {stage: Layout(project).code(stage).stat().st_mtime_ns for stage in STAGES}
     path = project / "engine" / "config" / file
     assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new))
+    path.write_text(path.read_text().replace(old, new, 1))
     subprocess.run(command, cwd=project, env=env, check=True, capture_output=True)
     changed = {s for s in STAGES if Layout(project).code(s).read_bytes() != before[s]}
     assert changed == stages
@@ -153,3 +154,18 @@ def test_stage_code_imports_neither_torch_nor_mlflow(project):
     )
     subprocess.run([sys.executable, "-c", text], cwd=project, check=True)
     assert Layout(project).code("register").is_file()
+
+
+def test_thresholds_of_the_served_model_count_for_export_and_register(project, monkeypatch):
+    before = {stage: code.stage_code(stage, params(), project) for stage in STAGES}
+    monkeypatch.setattr(PredictConfig, "thresholds", lambda self: {"conf": 0.35})
+    assert stale(project, before, params()) == {"export", "register"}
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"rules": 1}', '{"sources": []}'])
+def test_a_cache_that_cannot_be_used_counts_as_none(project, text):
+    right = code.stage_code("train", params(), project)
+    cache = project / ".cache" / "code.json"
+    assert cache.is_file()
+    cache.write_text(text)
+    assert code.stage_code("train", params(), project) == right

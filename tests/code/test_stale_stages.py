@@ -75,6 +75,18 @@ TABLE = [
     ),
     ("a new format", "model_formats/table.py", added("FORMATS['x'] = ONNX"), {"export"}),
     ("parity with PyTorch", "export/parity.py", number(), {"export"}),
+    (
+        "how metrics are rounded in reports",
+        "stages/layout.py",
+        replaced("round(float(value), 6)", "round(float(value), 2)"),
+        {"prepare", "train", "validate", "export", "register"},
+    ),
+    (
+        "what the gate takes from the records",
+        "tracking/run_metadata.py",
+        number(),
+        {"register"},
+    ),
     ("the gate of the champion", "registry/gates/measured.py", number(), {"register"}),
     ("the served model", "registry/pyfunc_model.py", number(), {"register"}),
     (
