@@ -61,13 +61,23 @@ class LocalWorkers:
         with worker_pool(self.workers) as pool:
             try:
                 for batch in batches:
-                    waiting.append((batch, pool.submit(function, batch)))
+                    waiting.append((batch, _submit(pool, function, batch)))
                     if len(waiting) >= AHEAD * self.workers:
                         yield _result(*waiting.popleft())
                 while waiting:
                     yield _result(*waiting.popleft())
             finally:
                 wait_until_taken([future for _, future in waiting])
+
+
+def _submit(pool: ProcessPoolExecutor, function: ScanFunction, batch: list[ScanRequest]) -> Future:
+    """The future of a batch; a pool that broke since gives one that says so."""
+    try:
+        return pool.submit(function, batch)
+    except BrokenProcessPool as error:
+        future: Future = Future()
+        future.set_exception(error)
+        return future
 
 
 def _result(batch: list[ScanRequest], future: Future) -> list[ScanResult]:
