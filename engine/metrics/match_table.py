@@ -81,6 +81,29 @@ class MatchTable:
             for i in range(len(self.images))
         ]
 
+    def subset(self, images: Sequence[str], names: Sequence[str]) -> MatchTable:
+        """The same matches of these images and classes, in this order.
+
+        Raises:
+            DataError: an image or class that the table does not have.
+        """
+        rows = _places(images, self.images, "image")
+        columns = _places(names, self.names, "class")
+        new_row, new_column = np.full(len(self.images), -1), np.full(len(self.names), -1)
+        new_row[rows], new_column[columns] = np.arange(len(rows)), np.arange(len(columns))
+        image, classes = new_row[self.image], new_column[self.classes]
+        kept = np.flatnonzero((image >= 0) & (classes >= 0))
+        kept = kept[np.argsort(image[kept], kind="stable")]
+        return MatchTable(
+            tuple(names),
+            tuple(images),
+            self.truths[np.ix_(rows, columns)],
+            image[kept].astype(np.int32),
+            classes[kept].astype(np.int32),
+            self.scores[kept],
+            self.outcome[kept],
+        )
+
     def _one(self, i: int, rows: slice) -> MatchTable:
         return MatchTable(
             self.names,
@@ -129,6 +152,16 @@ class MatchTable:
                 "images": tuple(fields["images"].tolist()),
             }
         )
+
+
+def _places(wanted: Sequence[str], present: Sequence[str], what: str) -> np.ndarray:
+    places = {name: place for place, name in enumerate(present)}
+    missing = [name for name in wanted if name not in places]
+    if missing:
+        raise DataError(
+            f"a table of matches without {what} '{missing[0]}' ({len(missing)} missing)."
+        )
+    return np.array([places[name] for name in wanted], np.intp)
 
 
 def make_table(samples: Sequence[Sample], names: Sequence[str]) -> MatchTable:

@@ -1,0 +1,208 @@
+"""Two models on the same images: how much better is one, and how sure is that.
+
+The difference of a metric is computed on the images as they are and on each draw of the bootstrap
+(`bootstrap.py`), both models on the same draw: what makes an image hard for both cancels.
+
+Intervals are expanded percentiles: those of the draws, at levels that allow for a bootstrap's
+spread being too small by (n - 1) / n and for few groups (Student's t). On 20 images the plain
+percentiles cover less than they say (`benchmarks/gate.py` prints both); from 200 on they are equal.
+Source: Hesterberg, What Teachers Should Know About the Bootstrap (2015), 1411.5279.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from engine.errors import DataError
+from engine.metrics.bootstrap import RESAMPLES, ap_of_draws, draw
+from engine.metrics.match_table import MatchTable
+
+LEVEL = 0.95
+AP, AP50 = "AP50-95", "AP50"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one metric, model `b` minus model `a`. None: nothing to find, so nothing to say."""
+
+    metric: str  # AP50-95 or AP50
+    of: str  # a class, or "" for the mean over classes
+    boxes: int  # to find
+    images: int  # that hold any of them
+    a: float | None
+    b: float | None
+    low: float | None = None  # of the 95 % interval of the difference
+    high: float | None = None
+    plain_low: float | None = None  # the same by plain percentiles
+    plain_high: float | None = None
+    better: float | None = None  # share of draws in which b is better; equal ones count half
+    error: float | None = None  # standard error
+    groups: int = 0  # that were drawn
+
+    @property
+    def value(self) -> float | None:
+        return None if self.a is None or self.b is None else self.b - self.a
+
+    def p_worse_than(self, margin: float) -> float:
+        """One-sided p value of "b is not worse than a by `margin`": small where it is worse by
+        more. By Student's t, whose tail does not end where the number of draws does.
+        """
+        from scipy.stats import t
+
+        if self.value is None or self.error is None or self.groups < 2:
+            return 1.0
+        distance = self.value + margin
+        if self.error == 0:
+            return 0.0 if distance < 0 else 1.0
+        return float(t.cdf(distance / self.error, self.groups - 1))
+
+    def groups_to_settle(self, threshold: float) -> int | None:
+        """How many groups (images where none are grouped) the test split needs, in all, for the
+        interval to leave `threshold`, if the difference stays what it is; None where no number
+        would do.
+        """
+        if self.value is None or not self.error or math.isclose(self.value, threshold):
+            return None
+        from scipy.stats import norm
+
+        width = norm.ppf((1 + LEVEL) / 2) * self.error
+        return math.ceil(self.groups * (width / abs(self.value - threshold)) ** 2)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The comparison of two models on S images in G groups."""
+
+    images: int
+    groups: int
+    resamples: int
+    seed: int
+    mean: Mapping[str, Difference]  # by metric
+    classes: Mapping[str, Mapping[str, Difference]]  # by metric, then by class
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return asdict(self)
+
+
+def compare(
+    a: MatchTable,
+    b: MatchTable,
+    groups: Mapping[str, str] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Paired:
+    """Compare model `b` with model `a` on the images and classes of both tables.
+
+    groups: image -> its group; an image that is not named is a group of its own.
+
+    Raises:
+        DataError: the tables are of other images, of other classes, or of other boxes to find.
+    """
+    if sorted(a.images) != sorted(b.images) or sorted(a.names) != sorted(b.names):
+        raise DataError(
+            f"two tables of other images or classes ({len(a.images)} and {len(b.images)} images, "
+            f"{len(a.names)} and {len(b.names)} classes): compare models on the same ones."
+        )
+    b = b.subset(a.images, a.names)
+    if (a.truths != b.truths).any():
+        raise DataError("two tables of the same images with other boxes: measure both models anew.")
+    draws = draw(_group_names(a.images, groups or {}), resamples, seed)
+    count = draws.counts.shape[0]
+    on_draws = [ap_of_draws(table, draws) for table in (a, b)]
+    as_they_are = [table.ap() for table in (a, b)]
+    mean, classes = {}, {}
+    for metric in (AP, AP50):
+        drawn = [getattr(each, "ap" if metric == AP else "ap50") for each in on_draws]
+        whole = [ap.mean(1) if metric == AP else ap[:, 0] for ap in as_they_are]
+        means = [each.map if metric == AP else each.map50 for each in on_draws]
+        boxes, holders = a.truths.sum(0), (a.truths > 0).sum(0)
+        mean[metric] = _difference(
+            metric,
+            "",
+            (int(boxes.sum()), int((a.truths > 0).any(1).sum())),
+            [_mean(each) for each in whole],
+            means[1] - means[0],
+            count,
+        )
+        classes[metric] = {
+            name: _difference(
+                metric,
+                name,
+                (int(boxes[c]), int(holders[c])),
+                [_known(each[c]) for each in whole],
+                drawn[1][c] - drawn[0][c],
+                count,
+            )
+            for c, name in enumerate(a.names)
+        }
+    return Paired(len(a.images), count, resamples, seed, mean, classes)
+
+
+def _group_names(images: Sequence[str], groups: Mapping[str, str]) -> list[str]:
+    return [f"group {groups[name]}" if groups.get(name) else f"image {name}" for name in images]
+
+
+def _difference(
+    metric: str,
+    of: str,
+    about: tuple[int, int],
+    values: Sequence[float | None],
+    drawn: np.ndarray,
+    groups: int,
+) -> Difference:
+    drawn = drawn[~np.isnan(drawn)]
+    if values[0] is None or groups < 2 or len(drawn) < 2:
+        return Difference(metric, of, *about, *values, groups=groups)
+    low, high = np.quantile(drawn, expanded_levels(groups))
+    plain_low, plain_high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Difference(
+        metric,
+        of,
+        *about,
+        *values,
+        low=float(low),
+        high=float(high),
+        plain_low=float(plain_low),
+        plain_high=float(plain_high),
+        better=float((drawn > 0).mean() + (drawn == 0).mean() / 2),
+        error=float(drawn.std() * math.sqrt(groups / (groups - 1))),
+        groups=groups,
+    )
+
+
+def expanded_levels(groups: int, level: float = LEVEL) -> np.ndarray:
+    """(2,) the percentiles, as fractions, that make an interval of `level` of draws of so many
+    groups.
+    """
+    from scipy.stats import norm, t
+
+    inner = t.ppf([(1 - level) / 2, (1 + level) / 2], groups - 1)
+    return norm.cdf(inner * math.sqrt(groups / (groups - 1)))
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    """Which of several hypotheses are rejected when all errors together stay below `alpha`.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure (1979).
+    """
+    rejected = [False] * len(p_values)
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[i] > alpha / (len(p_values) - rank):
+            break
+        rejected[i] = True
+    return rejected
+
+
+def _mean(values: np.ndarray) -> float | None:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else None
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
