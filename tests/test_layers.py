@@ -9,10 +9,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-VOCABULARY = {"errors", "types", "boxes", "files", "locks", "version", "plugins", "code"}
+VOCABULARY = {
+    "errors",
+    "types",
+    "boxes",
+    "files",
+    "locks",
+    "version",
+    "plugins",
+    "code",
+    "difference",
+}
 FLOORS = (  # from the ground up: a room imports its own files and rooms of lower floors
     VOCABULARY,
-    {"model_formats"},  # a table that the configuration checks names against
+    {"settings"},
+    {"model_formats", "gates"},  # tables that the configuration checks names against
     {"config"},
     {"core", "data", "metrics", "models"},
     {"plots", "datasets", "project"},

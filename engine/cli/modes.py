@@ -22,9 +22,9 @@ from engine.config import (
     ValidateConfig,
     parse_overrides,
 )
-from engine.config.base import load_yaml
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, nearest
 from engine.files import make_folder
+from engine.settings.base import load_yaml
 
 # Arguments of a mode that its executor has no settings for, with their defaults; None: see
 # `detectflow help MODE`.

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from engine.config import parse_overrides
-from engine.config.base import load_yaml
 from engine.errors import ConfigError, EngineError, WorkspaceError, nearest
+from engine.settings.base import load_yaml
 
 INTERRUPTED = 130
 

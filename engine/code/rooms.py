@@ -14,6 +14,7 @@ from pathlib import Path
 
 from engine.code.closure import Closure, Sources, closure, digests
 
+SETTINGS = ("engine.config", "engine.settings")  # of these only what is used counts
 EVERYWHERE = {"boxes", "types", "stages.layout"}  # layout rounds the metrics of every report
 DETECTOR = {"core", "data", "models", "metrics", "detect"}
 
@@ -136,11 +137,11 @@ def _is_other_family(module: str, family: str | None, sources: Sources) -> bool:
 
 
 def _of_settings(reached: Closure, sources: Sources) -> dict[str, str]:
-    """What the modules use of `engine.config`: only the named functions, values and methods, for a
+    """What the modules use of the settings: only the named functions, values and methods, for a
     change of another section's settings is none of this stage's.
     """
     wanted: dict[str, set[str]] = {}
-    waiting = [pair for pair in reached.outside if pair[0].module.startswith("engine.config")]
+    waiting = [pair for pair in reached.outside if pair[0].module.startswith(SETTINGS)]
     seen = set()
     while waiting:
         pair = waiting.pop()
@@ -149,7 +150,7 @@ def _of_settings(reached: Closure, sources: Sources) -> dict[str, str]:
         seen.add(pair)
         found, importer = pair
         for module, follow in sources.behind(found, importer):
-            if not follow or not module.startswith("engine.config"):
+            if not follow or not module.startswith(SETTINGS):
                 continue
             wanted.setdefault(module, set()).add(found.name)
             _, imports = sources.definitions(module, {found.name})

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from engine.config.base import Frozen, load_yaml
 from engine.config.trackers import NO_TRACKER, TRACKERS
 from engine.config.train import DetectionTrainConfig, Fraction
 from engine.errors import ConfigError, nearest
 from engine.model_formats.table import FORMATS, find_format
+from engine.settings.base import Frozen, load_yaml
 
 Policy = Literal["error", "drop", "fix", "warn"]
 

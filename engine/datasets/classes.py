@@ -17,12 +17,12 @@ import yaml
 from pydantic import Field, field_validator
 
 from engine.config import Frozen
-from engine.config.base import load_yaml
 from engine.data.manifest import class_hash
 from engine.datasets.description import Description, checked_names
 from engine.datasets.formats.base import SourceImage
 from engine.errors import ConfigError, DataError, nearest
 from engine.files import write_text
+from engine.settings.base import load_yaml
 
 CLASSES_FILE = "data/classes.yaml"  # in a project
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import DetectionTrainConfig, parse_value
-from engine.config.base import load_yaml
 from engine.errors import ConfigError, nearest
+from engine.settings.base import load_yaml
 
 Value = float | int | str | bool
 KEYS = ("low", "high", "log", "step", "choices")

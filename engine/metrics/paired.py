@@ -18,60 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from engine.difference import LEVEL, Difference
 from engine.errors import DataError
 from engine.metrics.bootstrap import RESAMPLES, ap_of_draws, draw
 from engine.metrics.match_table import MatchTable
 
-LEVEL = 0.95
 AP, AP50 = "AP50-95", "AP50"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Of one metric, model `b` minus model `a`. None: nothing to find, so nothing to say."""
-
-    metric: str  # AP50-95 or AP50
-    of: str  # a class, or "" for the mean over classes
-    boxes: int  # to find
-    images: int  # that hold any of them
-    a: float | None
-    b: float | None
-    low: float | None = None  # of the 95 % interval of the difference
-    high: float | None = None
-    plain_low: float | None = None  # the same by plain percentiles
-    plain_high: float | None = None
-    better: float | None = None  # share of draws in which b is better; equal ones count half
-    error: float | None = None  # standard error
-    groups: int = 0  # that were drawn
-
-    @property
-    def value(self) -> float | None:
-        return None if self.a is None or self.b is None else self.b - self.a
-
-    def p_worse_than(self, margin: float) -> float:
-        """One-sided p value of "b is not worse than a by `margin`": small where it is worse by
-        more. By Student's t, whose tail does not end where the number of draws does.
-        """
-        from scipy.stats import t
-
-        if self.value is None or self.error is None or self.groups < 2:
-            return 1.0
-        distance = self.value + margin
-        if self.error == 0:
-            return 0.0 if distance < 0 else 1.0
-        return float(t.cdf(distance / self.error, self.groups - 1))
-
-    def groups_to_settle(self, threshold: float) -> int | None:
-        """How many groups (images where none are grouped) the test split needs, in all, for the
-        interval to leave `threshold`, if the difference stays what it is; None where no number
-        would do.
-        """
-        if self.value is None or not self.error or math.isclose(self.value, threshold):
-            return None
-        from scipy.stats import norm
-
-        width = norm.ppf((1 + LEVEL) / 2) * self.error
-        return math.ceil(self.groups * (width / abs(self.value - threshold)) ** 2)
 
 
 @dataclass(frozen=True)
@@ -184,19 +136,6 @@ def expanded_levels(groups: int, level: float = LEVEL) -> np.ndarray:
 
     inner = t.ppf([(1 - level) / 2, (1 + level) / 2], groups - 1)
     return norm.cdf(inner * math.sqrt(groups / (groups - 1)))
-
-
-def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
-    """Which of several hypotheses are rejected when all errors together stay below `alpha`.
-
-    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure (1979).
-    """
-    rejected = [False] * len(p_values)
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        if p_values[i] > alpha / (len(p_values) - rank):
-            break
-        rejected[i] = True
-    return rejected
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from engine.config import DetectionTrainConfig, ExportConfig, Params, PredictConfig, parse_overrides
 from engine.config.schema import SECTIONS, describe_groups, json_schema, settings_of
-from engine.config.yaml_io import key_lines, lines_of_file, nearest_line
 from engine.errors import ConfigError
+from engine.settings.yaml_io import key_lines, lines_of_file, nearest_line
 
 EPOCHS = "(integer >= 1, epochs: passes over the training images (epochs))"
 RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 from drawn_tables import drawn_table
-from scipy.stats import norm
 
 from engine.errors import DataError
 from engine.metrics.bootstrap import ap_of_draws, draw
-from engine.metrics.paired import AP, AP50, Difference, compare, expanded_levels, holm
+from engine.metrics.paired import AP, AP50, compare, expanded_levels
 
 
 def test_the_interval_is_that_of_the_differences_on_the_same_draws():
@@ -77,31 +76,6 @@ def test_levels_of_small_numbers_of_groups_are_further_out():
     assert expanded_levels(20)[0] == pytest.approx(0.0159, abs=1e-4)
     assert expanded_levels(20).sum() == pytest.approx(1)
     assert expanded_levels(100_000)[0] == pytest.approx(0.025, abs=1e-5)
-
-
-def test_how_many_images_would_settle_it():
-    """Four times the images halve the error: .02 +- .03 needs 9/4 of them, against a margin of 0."""
-    error = 0.03 / norm.ppf(0.975)
-    seen = Difference(AP, "", 100, 80, 0.5, 0.52, -0.01, 0.05, error=error, groups=80)
-    assert seen.groups_to_settle(0.0) in (180, 181)
-    assert seen.groups_to_settle(-0.02) == 45  # .04 away: 80 * (3 / 4) ** 2
-    assert seen.groups_to_settle(0.02) is None
-
-
-def test_p_of_being_worse_falls_with_the_loss():
-    def p(b, margin=0.05):
-        return Difference(AP, "c", 9, 9, 0.5, b, error=0.02, groups=50).p_worse_than(margin)
-
-    assert p(0.45) == pytest.approx(0.5) and p(0.5) > 0.99
-    assert p(0.40) == pytest.approx(0.0079, abs=5e-4)  # 2.5 errors, 49 degrees of freedom
-    assert p(0.5 - 0.05 * 4) < 1e-9
-    assert Difference(AP, "c", 0, 0, None, None).p_worse_than(0.05) == 1
-
-
-def test_holm_stops_at_the_first_that_stands():
-    """Holm (1979): .01, .04, .03, .005 at .05 reject the smallest two; .05 / 2 stops at .03."""
-    assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
-    assert holm([], 0.05) == [] and holm([0.04], 0.05) == [True]
 
 
 def test_a_class_that_is_not_there_has_no_interval_and_no_say():

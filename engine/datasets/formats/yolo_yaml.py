@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from engine.config.yaml_io import key_lines, read_yaml
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import is_writable, number, shown, split_word
 from engine.datasets.formats.folder import Folder, base_name, inside
 from engine.datasets.formats.given_splits import GivenSplits
 from engine.errors import DataError
+from engine.settings.yaml_io import key_lines, read_yaml
 from engine.types import SPLITS
 
 NAME_FILES = (

@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from engine.config.yaml_io import NumberLoader, lines_of_file, nearest_line, read_yaml
 from engine.errors import ConfigError, nearest, nearest_name
+from engine.settings.yaml_io import NumberLoader, lines_of_file, nearest_line, read_yaml
 
 
 class Frozen(BaseModel):

@@ -1,0 +1,33 @@
+"""Gate: test images that a model has seen in training prove nothing."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from engine.gates.evidence import Evidence
+from engine.gates.gate import Finding, Gate
+
+
+class Leaks(Gate):
+    """Test images of which a copy was trained on are left out; enough must remain."""
+
+    name: ClassVar[str] = "leaks"
+    images: int = Field(20, ge=1, description="test images, or groups of them, that must remain")
+
+    def ask(self, evidence: Evidence) -> Finding:
+        left_out = {reason: count for reason, count in evidence.left_out.items() if count}
+        rows = [{"reason": reason, "images": count} for reason, count in left_out.items()]
+        if not left_out:
+            return self.passes(f"no {evidence.split} image has a copy among the training images")
+        text = ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
+        said = f"{evidence.split} images left out: {text}; {evidence.groups} {evidence.unit} remain"
+        if evidence.groups < self.images:
+            return self.holds(
+                f"{said}, {self.images} are needed",
+                f"Remove the copies from train, or add new images to the {evidence.split} split. "
+                "`detectflow check` lists the pairs.",
+                rows,
+            )
+        return self.passes(said, rows)
