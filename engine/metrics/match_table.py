@@ -156,6 +156,8 @@ class MatchTable:
 
 def _places(wanted: Sequence[str], present: Sequence[str], what: str) -> np.ndarray:
     places = {name: place for place, name in enumerate(present)}
+    if len(places) < len(present):
+        raise DataError(f"a table of matches in which two are called the same {what}.")
     missing = [name for name in wanted if name not in places]
     if missing:
         raise DataError(

@@ -43,57 +43,60 @@ class Paired:
 
 
 def compare(
-    a: MatchTable,
+    a: MatchTable | None,
     b: MatchTable,
     groups: Mapping[str, str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Paired:
-    """Compare model `b` with model `a` on the images and classes of both tables.
+    """Compare model `b` with model `a` on the images and classes of both tables. Without `a`, the
+    intervals are those of the metrics of `b` themselves.
 
     groups: image -> its group; an image that is not named is a group of its own.
 
     Raises:
         DataError: the tables are of other images, of other classes, or of other boxes to find.
     """
+    if a is not None:
+        a = _aligned(a, b)
+    draws = draw(_group_names(b.images, groups or {}), resamples, seed)
+    count = draws.counts.shape[0]
+    tables = [b] if a is None else [b, a]
+    on_draws = [ap_of_draws(table, draws) for table in tables]
+    whole = [table.ap() for table in tables]
+    boxes, holders = b.truths.sum(0), b.truths > 0
+    mean, classes = {}, {}
+    for metric in (AP, AP50):
+        values = [ap.mean(1) if metric == AP else ap[:, 0] for ap in whole]
+        means = [each.map if metric == AP else each.map50 for each in on_draws]
+        drawn = [each.ap if metric == AP else each.ap50 for each in on_draws]
+        about = (int(boxes.sum()), int(holders.any(1).sum()))
+        mean[metric] = _difference(metric, "", about, [*map(_mean, values)], means, count)
+        classes[metric] = {
+            name: _difference(
+                metric,
+                name,
+                (int(boxes[c]), int(holders[:, c].sum())),
+                [_known(each[c]) for each in values],
+                [each[c] for each in drawn],
+                count,
+            )
+            for c, name in enumerate(b.names)
+        }
+    return Paired(len(b.images), count, resamples, seed, mean, classes)
+
+
+def _aligned(a: MatchTable, b: MatchTable) -> MatchTable:
+    """Table `a` with images and classes in the order of `b`."""
     if sorted(a.images) != sorted(b.images) or sorted(a.names) != sorted(b.names):
         raise DataError(
             f"two tables of other images or classes ({len(a.images)} and {len(b.images)} images, "
             f"{len(a.names)} and {len(b.names)} classes): compare models on the same ones."
         )
-    b = b.subset(a.images, a.names)
+    a = a.subset(b.images, b.names)
     if (a.truths != b.truths).any():
         raise DataError("two tables of the same images with other boxes: measure both models anew.")
-    draws = draw(_group_names(a.images, groups or {}), resamples, seed)
-    count = draws.counts.shape[0]
-    on_draws = [ap_of_draws(table, draws) for table in (a, b)]
-    as_they_are = [table.ap() for table in (a, b)]
-    mean, classes = {}, {}
-    for metric in (AP, AP50):
-        drawn = [getattr(each, "ap" if metric == AP else "ap50") for each in on_draws]
-        whole = [ap.mean(1) if metric == AP else ap[:, 0] for ap in as_they_are]
-        means = [each.map if metric == AP else each.map50 for each in on_draws]
-        boxes, holders = a.truths.sum(0), (a.truths > 0).sum(0)
-        mean[metric] = _difference(
-            metric,
-            "",
-            (int(boxes.sum()), int((a.truths > 0).any(1).sum())),
-            [_mean(each) for each in whole],
-            means[1] - means[0],
-            count,
-        )
-        classes[metric] = {
-            name: _difference(
-                metric,
-                name,
-                (int(boxes[c]), int(holders[c])),
-                [_known(each[c]) for each in whole],
-                drawn[1][c] - drawn[0][c],
-                count,
-            )
-            for c, name in enumerate(a.names)
-        }
-    return Paired(len(a.images), count, resamples, seed, mean, classes)
+    return a
 
 
 def _group_names(images: Sequence[str], groups: Mapping[str, str]) -> list[str]:
@@ -105,25 +108,29 @@ def _difference(
     of: str,
     about: tuple[int, int],
     values: Sequence[float | None],
-    drawn: np.ndarray,
+    drawn: Sequence[np.ndarray],
     groups: int,
 ) -> Difference:
-    drawn = drawn[~np.isnan(drawn)]
-    if values[0] is None or groups < 2 or len(drawn) < 2:
-        return Difference(metric, of, *about, *values, groups=groups)
-    low, high = np.quantile(drawn, expanded_levels(groups))
-    plain_low, plain_high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    """values, drawn: of `b`, then of `a` where there is one."""
+    b, a = values[0], values[1] if len(values) > 1 else None
+    spread = drawn[0] if len(drawn) == 1 else drawn[0] - drawn[1]
+    spread = spread[~np.isnan(spread)]
+    if b is None or groups < 2 or len(spread) < 2:
+        return Difference(metric, of, *about, a, b, groups=groups)
+    low, high = np.quantile(spread, expanded_levels(groups))
+    plain_low, plain_high = np.quantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Difference(
         metric,
         of,
         *about,
-        *values,
+        a,
+        b,
         low=float(low),
         high=float(high),
         plain_low=float(plain_low),
         plain_high=float(plain_high),
-        better=float((drawn > 0).mean() + (drawn == 0).mean() / 2),
-        error=float(drawn.std() * math.sqrt(groups / (groups - 1))),
+        better=None if a is None else float((spread > 0).mean() + (spread == 0).mean() / 2),
+        error=float(spread.std() * math.sqrt(groups / (groups - 1))),
         groups=groups,
     )
 

@@ -39,7 +39,8 @@ def test_a_model_is_as_good_as_itself_and_the_other_way_round_is_the_negative():
 def test_images_and_classes_may_come_in_another_order():
     a, b = drawn_table((3, 1)), drawn_table((3, 2))
     turned = b.subset(b.images[::-1], b.names[::-1])
-    assert compare(a, turned, resamples=50).mean[AP] == compare(a, b, resamples=50).mean[AP]
+    one, other = (compare(a, each, resamples=50).mean[AP] for each in (turned, b))
+    assert (one.a, one.b, one.low) == pytest.approx((other.a, other.b, other.low))
 
 
 def test_grouped_images_say_less():
@@ -103,3 +104,15 @@ def test_other_images_or_boxes_are_refused():
         compare(a, drawn_table((2, 1)))
     with pytest.raises(DataError, match="without class 'dog'"):
         a.subset(a.images, ["dog"])
+
+
+def test_one_model_alone_has_the_intervals_of_its_own_metrics():
+    table = drawn_table((8, 1), images=40)
+    alone = compare(None, table, resamples=200, seed=2)
+    own = ap_of_draws(table, draw([f"image {name}" for name in table.images], 200, 2)).map
+    mean = alone.mean[AP]
+    assert mean.a is None and mean.b == pytest.approx(table.mean_ap()) and mean.value is None
+    assert (mean.plain_low, mean.plain_high) == pytest.approx(
+        tuple(np.quantile(own, [0.025, 0.975]))
+    )
+    assert mean.low < mean.b < mean.high and mean.better is None

@@ -1,0 +1,103 @@
+"""From two models and a split to what the gates are asked about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.comparison.left_out import images_left_out
+from engine.comparison.measure import Measured, key_of, measure
+from engine.comparison.models import Model
+from engine.config import ValidateConfig
+from engine.data.manifest import PreparedDataset
+from engine.gates import Evidence, Gate, Subject
+from engine.metrics import MatchTable
+from engine.metrics.paired import AP, AP50, Paired, compare
+
+METRICS = {"metrics/mAP50-95": AP, "metrics/mAP50": AP50}  # that may decide
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Everything that was found out about two models, or about one that has no champion yet."""
+
+    candidate: Measured
+    champion: Measured | None
+    paired: Paired
+    tables: tuple[MatchTable, ...]  # of the images that count and the classes of both
+    left_out: Mapping[str, Sequence[str]]  # reason -> images
+    evidence: Evidence
+
+
+def compare_models(
+    candidate: Model,
+    champion: Model | None,
+    data: PreparedDataset,
+    settings: ValidateConfig,
+    metric: str = "metrics/mAP50-95",
+    cache: Path | None = None,
+    **about: Any,
+) -> Comparison:
+    """Measure both on the same images and compare.
+
+    about: further fields of `Evidence`: data_changed, approved_by, decided_before, latency.
+
+    Raises:
+        DataError: no images to compare on, or no class of the data that both know.
+    """
+    records = data.records(settings.split)
+    measured = [measure(each, data, settings, cache) for each in (candidate, champion) if each]
+    known = [set(each.names) for each in measured]
+    common = [name for name in data.names if all(name in names for names in known)]
+    left_out = images_left_out(data, settings.split, [each.model for each in measured])
+    gone = {image for images in left_out.values() for image in images}
+    images = [image for image in measured[0].table.images if image not in gone]
+    groups = {key_of(record): record.group for record in records}
+    tables = [each.table.subset(images, common) for each in measured]
+    paired = compare(tables[1] if champion else None, tables[0], groups)
+    chosen = METRICS[metric]
+    evidence = Evidence(
+        _subject(measured[0]),
+        _subject(measured[1]) if champion else None,
+        paired.mean[chosen],
+        tuple(paired.classes[AP].values()),
+        paired.images,
+        paired.groups,
+        settings.split,
+        new_classes=_without(measured[0].names, known[-1]) if champion else (),
+        lost_classes=_without(measured[1].names, known[0]) if champion else (),
+        left_out={reason: len(which) for reason, which in left_out.items()},
+        **about,
+    )
+    return Comparison(
+        measured[0], measured[1] if champion else None, paired, tuple(tables), left_out, evidence
+    )
+
+
+def _subject(measured: Measured) -> Subject:
+    model = measured.model
+    return Subject(model.name, model.digest, model.bytes, measured.names)
+
+
+def _without(names: Sequence[str], others: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in others)
+
+
+def evidence_key(comparison: Comparison, gates: Sequence[Gate], split_sha256: str) -> str:
+    """What a decision rests on, as one digest: asked again with the same, nothing is decided
+    anew.
+    """
+    evidence = comparison.evidence
+    values = {
+        "candidate": evidence.candidate.digest,
+        "champion": evidence.champion.digest if evidence.champion else "",
+        "split": split_sha256,
+        "approved": evidence.approved_by,
+        "gates": [{"gate": gate.name, **gate.model_dump(mode="json")} for gate in gates],
+        "left out": dict(evidence.left_out),
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
