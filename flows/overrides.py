@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
-from engine.config.base import load_yaml
 from engine.datasets.description import load_description
 from engine.datasets.findings import Findings
 from engine.detect.choose import check_training
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
 from engine.plugins import look_in
+from engine.settings.base import load_yaml
 from engine.stages.start_weights import KEYS, how_to_get, is_path
 
 START = {f"train.{key}" for key in KEYS}

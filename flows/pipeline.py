@@ -24,10 +24,10 @@ from prefect.runtime import flow_run as current_run
 from prefect.task_engine import TaskRunTimeoutError
 
 from engine.config import Params
-from engine.config.base import load_yaml
 from engine.errors import ConfigError, EngineError, nearest
 from engine.project.environment import find_root, prepare_environment
 from engine.project.workspace_lock import workspace_lock
+from engine.settings.base import load_yaml
 from engine.stages import code
 from engine.stages.layout import STAGES, Layout
 from engine.stages.prepare import source_changed
