@@ -44,6 +44,7 @@ class YOLO:
 
         `YOLO("runs/train/weights/last.pt").train(resume=True)` goes on with that run."""
         from engine.detect.choose import trainer_class_of
+        from engine.detect.methods import made
 
         if settings.get("model", self.model) != self.model:
             raise ConfigError(
@@ -51,7 +52,7 @@ class YOLO:
                 f"YOLO({str(settings['model'])!r})"
             )
         trainer_class = trainer_class_of(settings.get("trainer"))
-        trainer = trainer_class(overrides={"model": self.model, **settings})
+        trainer = made(trainer_class, overrides={"model": self.model, **settings})
         result = trainer.train()
         self.weights, self.data = result.best, trainer.args.data
         return result

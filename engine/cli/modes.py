@@ -57,8 +57,9 @@ def _schema(trainer: Any) -> type[TrainConfig]:
 def _train(config: TrainConfig) -> int:
     _prepare()
     from engine.detect.choose import trainer_class_of
+    from engine.detect.methods import made
 
-    trainer = trainer_class_of(config.trainer)(config=config)
+    trainer = made(trainer_class_of(config.trainer), config=config)
     try:
         result = trainer.train()
     except KeyboardInterrupt as ended:

@@ -5,12 +5,18 @@ data: a wrong name is reported before anything is written or run.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from engine.config import DetectionTrainConfig
 from engine.core.trainer import BaseTrainer
-from engine.detect.trainer import DetectionTrainer
+from engine.detect.methods import made
+from engine.detect.model_io import is_weight_file, read_weights
+from engine.detect.trainer import DetectionTrainer, Network
 from engine.errors import ConfigError
+from engine.model_formats.table import FORMATS
 from engine.plugins import find_object
+
+REGISTERED = "onnx"  # the format of the registered model
 
 
 def trainer_class_of(path: str | None) -> type[BaseTrainer]:
@@ -46,15 +52,20 @@ def make_trainer(config: DetectionTrainConfig) -> DetectionTrainer:
         )
     if not isinstance(config, trainer_class.config_class):
         config = trainer_class.config_class.build(config.model_dump(), f"trainer {config.trainer}")
-    return trainer_class(config=config)
+    return made(trainer_class, config=config)
 
 
-def check_training(config: DetectionTrainConfig, formats: Iterable[str] = ()) -> None:
+def check_training(
+    config: DetectionTrainConfig, formats: Iterable[str] = (), root: Path = Path()
+) -> None:
     """What can be known of a training before it: its class, its network, the size of its input,
     whether the network can be written in the export `formats`. Reads no data.
 
+    root: of the workspace, from which a weight file is named.
+
     Raises:
         ConfigError: says what is wrong with which setting.
+        CheckpointError: a weight file to start from cannot be read.
     """
     try:
         trainer = make_trainer(config.with_overrides({"device": "auto"}))
@@ -62,12 +73,34 @@ def check_training(config: DetectionTrainConfig, formats: Iterable[str] = ()) ->
         raise ConfigError(f"params.yaml: train: {error}") from error.__cause__
     for path in config.callbacks:
         find_object(path, "params.yaml: train.callbacks")
-    network = trainer.network
+    network = trainer.network or _network_of_file(trainer, root / config.model)
     if network is None:
-        return  # of a weight file, which may not be at hand yet
+        return  # of a weight file that is not at hand yet
+    refused = {name: network.family.can_export(network.spec, name) for name in FORMATS}
     for name in formats:
-        reason = network.family.can_export(network.spec, name)
-        if reason:
+        if refused[name]:
+            others = [other for other, reason in refused.items() if not reason]
             raise ConfigError(
-                f"params.yaml: train.model = {config.model} cannot be exported to {name}: {reason}"
+                f"params.yaml: train.model = {config.model} cannot be exported to {name}: "
+                f"{refused[name].rstrip('.')}. It can be written as: {', '.join(others) or 'none'}"
             )
+
+
+def check_registration(formats: Iterable[str]) -> None:
+    """ConfigError where the export `formats` leave out the one that is registered."""
+    if REGISTERED not in formats:
+        raise ConfigError(
+            f"params.yaml: export.formats = {list(formats)}: the registered model is the "
+            f"{REGISTERED} file, and without it stage register fails after the training. Add "
+            f"{REGISTERED}; to train without registering use `detectflow train`"
+        )
+
+
+def _network_of_file(trainer: DetectionTrainer, file: Path) -> Network | None:
+    """The network of the weight file that a training starts from, where that is at hand."""
+    if not (file.is_file() and is_weight_file(str(file))):
+        return None
+    try:
+        return trainer.network_of(read_weights(file)[0], str(file))
+    except ConfigError as error:
+        raise ConfigError(f"params.yaml: train: {error}") from error.__cause__

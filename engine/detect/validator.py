@@ -36,7 +36,7 @@ from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores
 from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.nms import nms, warm_up
-from engine.models.registry import Family, family_named
+from engine.models.registry import Family, check_candidates, family_named
 from engine.types import SPLITS, Detections, ImageRecord, Size
 
 log = logging.getLogger("detectflow")
@@ -204,7 +204,12 @@ class DetectionValidator(BaseValidator):
         if self.family is None:
             boxes, scores = read_candidates(preds, len(self.names))
         else:
-            boxes, scores = self.family.candidates(preds)
+            boxes, scores = check_candidates(
+                self.family.candidates(preds),
+                self.batch_size(self.batch),
+                len(self.names),
+                self.family.candidates_owner,
+            )
         c = self.config
         needs_nms = self.needs_nms if self.family is None else self.family.needs_nms
         iou = c.iou if needs_nms else None

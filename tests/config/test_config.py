@@ -79,7 +79,10 @@ RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
             "batch: must be at least 1, or -1 to find one that fits the GPU, got 0 (integer >= "
             "-1, images: ",
         ),
-        ({"pretrained": True}, "pretrained belongs to a torchvision backbone: set backbone too"),
+        (
+            {"pretrained": True},
+            "loads ImageNet weights of the setting backbone, and none is set: set backbone too",
+        ),
     ],
 )
 def test_a_wrong_value_is_explained(values, said):
