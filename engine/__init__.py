@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.version import __version__
 
-__all__ = ["YOLO", "__version__"]
+__all__ = ["YOLO", "Detector", "__version__"]
 
 # From 1.29 onnxruntime reports models and the machine to Microsoft, unless this is set before it
 # is imported.
@@ -16,8 +16,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 def __getattr__(name: str) -> Any:
     # Torch takes seconds to import; `detectflow --help` and the vocabulary do without it.
-    if name == "YOLO":
-        from engine.yolo import YOLO
+    if name in {"Detector", "YOLO"}:
+        from engine import yolo
 
-        return YOLO
+        return getattr(yolo, name)
     raise AttributeError(f"module 'engine' has no attribute '{name}'")

@@ -67,7 +67,7 @@ def run(root: Path, **changes: str):
         ({"train__trainer": "mine.nets:CellTrainer"}, "there is no module 'mine.nets'"),
         ({"train__trainer": "mine.net:Cells"}, "not a class derived from a trainer"),
         ({"train__model": "torchvision:retinanet"}, "Did you mean 'torchvision:retinanet_"),
-        ({"train__model": "torchvision:fasterrcnn_resnet50_fpn"}, "cannot be exported to onnx"),
+        ({"export__formats": "[safetensors]"}, "the registered model is the onnx file"),
         ({"train__imgsz": "80"}, "try 64 or 96"),
     ],
 )
@@ -90,8 +90,15 @@ def test_a_wrong_name_is_reported_before_anything_is_written_or_run(workspace, c
             },
             "torchvision",
         ),
+        (
+            {
+                "train__trainer": "null",
+                "train__model": "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn",
+            },
+            "torchvision",
+        ),
     ],
-    ids=["a trainer of one's own", "torchvision"],
+    ids=["a trainer of one's own", "SSDlite", "Faster R-CNN"],
 )
 def test_all_five_stages_and_the_served_model(workspace, changes, family):
     done = run(workspace, **changes)
