@@ -92,7 +92,7 @@ class PlainNetwork(Family):
         return f"{self.trainer_class.__name__}.candidates"
 
     def candidates(self, preds: Any) -> Candidates:
-        return read_candidates(preds, len(self.trainer.names), self.trainer_class.first_label)
+        return read_candidates(preds, len(self.trainer.names), self.trainer.first_label)
 
 
 class OwnNetwork(PlainNetwork):

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from engine.config import DetectionTrainConfig, ValidateConfig
 from engine.core.checkpoint import Checkpoint, load_checkpoint
-from engine.core.randomness import undisturbed
 from engine.core.train_state import public_config
 from engine.core.trainer import BaseTrainer
 from engine.data.dataset import DetectionDataset
@@ -28,6 +27,7 @@ from engine.data.manifest import PreparedDataset, read_manifest
 from engine.data.transforms import Augment
 from engine.detect.batches import to_device
 from engine.detect.data import open_data
+from engine.detect.first_output import check_output
 from engine.detect.methods import check_methods
 from engine.detect.model_io import (
     check_meta,
@@ -46,7 +46,6 @@ from engine.models.registry import (
     Family,
     Spec,
     built_in,
-    check_candidates,
     family_of,
 )
 from engine.types import ImageRecord
@@ -478,32 +477,6 @@ class DetectionTrainer(BaseTrainer):
         )
         if records:
             plot_labels(records, self.names, self.save_dir / "labels.png")
-
-
-@torch.no_grad()
-def check_output(trainer: DetectionTrainer) -> None:
-    """After the first batch of a run: whether `candidates` of the user's own gives what validation,
-    export and prediction take. Without it the first validation says so, an epoch later.
-    """
-    first = trainer.epoch == trainer.start_epoch and trainer.batch_index == 0
-    if not first or trainer.network is None or is_built_in(trainer.network.family):
-        return
-    family, model = trainer.network.family, trainer.model
-    modes = [(module, module.training) for module in model.modules()]
-    with undisturbed():
-        model.eval()
-        try:
-            found = family.candidates(trainer.forward(model=model, batch=trainer.batch))
-        finally:
-            for module, is_training in modes:
-                module.training = is_training
-    images = len(trainer.batch["img"])
-    check_candidates(found, images, len(trainer.names), family.candidates_owner)
-
-
-def is_built_in(family: Family) -> bool:
-    """Whether a family is one of this project's, whose answers need no check."""
-    return type(family) in {type(each) for each in built_in()}
 
 
 def some_of(records: list[ImageRecord], fraction: float) -> list[ImageRecord]:

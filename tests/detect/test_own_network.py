@@ -2,6 +2,7 @@
 is said of others.
 """
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -13,6 +14,7 @@ from engine.detect.batches import image_targets
 from engine.detect.candidates import read_candidates
 from engine.detect.choose import make_trainer, trainer_class_of
 from engine.detect.model_io import load_model
+from engine.detect.validator import DetectionValidator
 from engine.errors import CheckpointError, ConfigError, TrainingError
 from engine.models.yolov8 import Preds, build_model
 from engine.types import Batch
@@ -166,11 +168,28 @@ def test_candidates_of_another_form_stop_the_run_at_its_first_batch(shapes, tmp_
     assert batches == [0]
 
 
+class RawValidator(DetectionValidator):
+    """Reads the output of the network itself: `candidates` is not asked."""
+
+    def postprocess(self, preds):
+        none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        return [none for _ in preds.scores]
+
+
+class RawTrainer(ThreeTrainer):
+    validator_class = RawValidator
+
+
+def test_candidates_that_validation_does_not_ask_for_may_have_any_form(shapes, tmp_path):
+    result = RawTrainer(overrides=settings(shapes, tmp_path, model="yolov8n")).train()
+    assert result.metrics["metrics/mAP50"] == 0
+
+
 def test_the_look_at_the_first_output_leaves_no_trace(shapes, tmp_path, monkeypatch):
     """Norms, modes and random numbers are as if it had not been."""
     plain = settings(shapes, tmp_path, model="yolov8n", freeze=["backbone"])
     looked = DerivedTrainer(overrides=plain).train()
-    monkeypatch.setattr("engine.detect.trainer.is_built_in", lambda family: True)
+    monkeypatch.setattr("engine.detect.first_output.is_built_in", lambda family: True)
     unlooked = DerivedTrainer(overrides=plain).train()
     ours, theirs = (load_model(result.best).state for result in (looked, unlooked))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -144,7 +144,7 @@ def without_doubles(boxes: Tensor, scores: Tensor, iou: float) -> Tensor:
     """The scores (G, n) of groups of boxes (G, n, 4), NOTHING where NMS takes the box away or the
     score is below 0 already.
     """
-    in_onnx = torch.compiler.is_exporting()
+    in_onnx = torch.onnx.is_in_onnx_export()
     kept = (_kept_by_onnx if in_onnx else _kept)(boxes, scores, iou)
     return torch.where(kept & (scores >= 0), scores, NOTHING)
 
