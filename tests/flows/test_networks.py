@@ -10,24 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_pipeline import STAGES, TINY
 from workspaces import ROOT, copy_project, shell
 
 pytestmark = pytest.mark.system
 
 PAGE = ROOT / "docs" / "engine" / "custom-models.md"
-TINY = {
-    "data.options.train": 8,
-    "data.options.val": 4,
-    "data.options.test": 4,
-    "data.options.size": 64,
-    "data.options.max_px": 32,
-    "train.imgsz": 64,
-    "train.epochs": 1,
-    "train.plots": "false",
-    "validate.plots": "false",
-    "register.metric": "metrics/AR100",  # after one epoch AP may be 0
-}
-STAGES = ("prepare", "train", "validate", "export", "register")
+SETTINGS = {**TINY, "register.metric": "metrics/AR100"}  # after one epoch AP may be 0
 ANSWER = """
 import json, sys, mlflow, pandas
 mlflow.set_tracking_uri("sqlite:///mlflow.db")
@@ -54,7 +43,7 @@ def detectflow(root: Path, *words: str):
 
 
 def run(root: Path, **changes: str):
-    settings = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
+    settings = {**SETTINGS, **{key.replace("__", "."): value for key, value in changes.items()}}
     return detectflow(
         root, "run", *(w for key, value in settings.items() for w in ("-S", f"{key}={value}"))
     )
