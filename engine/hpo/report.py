@@ -88,7 +88,8 @@ def commands_for(sweep: Sweep, values: dict[str, Any]) -> list[str]:
     train = f"detectflow train data={sweep.source} {settings} settings={file}"
     if not values.keys() <= DetectionTrainConfig.model_fields.keys():
         return [train]  # settings of the user's own trainer, which params.yaml does not know
-    return [f"detectflow run -S @{file}", train]
+    own = f" -S train.trainer={given['trainer']}" if given.get("trainer") else ""
+    return [f"detectflow run{own} -S @{file}", train]
 
 
 def _word(value: Any) -> str:

@@ -152,8 +152,14 @@ def test_a_trainer_of_ones_own_is_searched_its_own_settings_too(project, own_tra
 
 def test_own_data_without_a_digest_and_own_callbacks_are_searched_with(project, own_trainer):
     words = {"trainer": "mine.searched:OwnData", "callbacks": ["mine.searched:shorter"]}
-    rows, _ = run_some(make_sweep({**WORDS, **words}, project), 1)
+    plan = make_sweep({**WORDS, **words}, project)
+    rows, study = run_some(plan, 1)
     assert rows[0]["state"] == "complete" and rows[0]["epochs"] == 1, "stopped by the callback"
+    run, _ = write_report(plan, study)["commands"]
+    from engine.cli.run import overrides_of
+
+    values = overrides_of([word for word in run.split()[2:] if word != "-S"])
+    assert values["train.trainer"] == "mine.searched:OwnData" and "train.lr0" in values
 
 
 @pytest.mark.parametrize(
