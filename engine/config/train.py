@@ -307,7 +307,7 @@ class DetectionTrainConfig(TrainConfig):
                 f"pretrained={self.pretrained} loads ImageNet weights of the setting backbone, and "
                 "none is set: set backbone too (YOLOv8 family). Other networks, those of "
                 "torchvision too, start from random weights and download nothing: leave pretrained "
-                "out, or start from a trained checkpoint with model=path/to/best.pt"
+                "out, or give a checkpoint as model"
             )
         return self
 
