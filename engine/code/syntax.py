@@ -72,7 +72,7 @@ MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:[A-Za-z_]\w*)?\Z")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Import:
     """`from module import name as alias`, or `import module` with an empty name. A relative module
     begins with its dots.
@@ -119,9 +119,9 @@ def read_source(
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
         raise SourceError(str(error)) from None
-    tree = _Plain().visit(tree)
     if without:
         _drop_methods(tree, without)
+    tree = _Plain().visit(tree)
     imports = tuple(dict.fromkeys(_imports(tree)))
     mentions = tuple(sorted({t for t in _texts(tree) if MODULE.match(t)}))
     needed: tuple[Import, ...] = ()
@@ -248,7 +248,10 @@ def _without_annotation(node: ast.AST) -> ast.AST:
 
 def _silence(tree: ast.Module, keep: frozenset[str]) -> set[str]:
     """Take messages out, in place. Returns the SHOWN_FIELDS that were taken out with them."""
-    _Silent(tree).visit(tree)
+    silent = _Silent(tree)
+    silent.visit(tree)
+    if not silent.shows:
+        return set()
     asked = _used(tree)
     shown = _Shown({field for field in SHOWN_FIELDS - keep if not asked[field]})
     shown.visit(tree)
@@ -266,6 +269,7 @@ class _Silent(ast.NodeTransformer):
         self.texts = _constant_texts(tree)
         self.origin = {found.alias: found.module for found in _imports(tree) if found.name}
         self.plain: set[str] = set()  # classes of this module that read no annotations
+        self.shows = False  # whether a call gives one of SHOWN_FIELDS
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         self.generic_visit(node)
@@ -299,6 +303,7 @@ class _Silent(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
+        self.shows = self.shows or any(k.arg in SHOWN_FIELDS for k in node.keywords)
         name = _last_name(node.func)
         if name in MESSAGE_ERRORS and isinstance(node.func, ast.Name):
             node.args, node.keywords = [], []
@@ -499,7 +504,9 @@ class _Sweeper(ast.NodeTransformer):
         is_public = not name.startswith("_")
         if is_public and not (at_top and self.before.by_name[name]):
             return False
-        itself = _used(node)[name] if isinstance(node, Function) else 0
+        if not self.now[name] or not isinstance(node, Function):
+            return self._is_mute(name)
+        itself = _used(node)[name]
         return self.before.anyhow[name] > itself == self.now[name]
 
     def _falls_as_local(self, node: ast.AST) -> bool:
@@ -544,6 +551,8 @@ def _live_in(function: Function, helpers: dict[str, Function]) -> set[str]:
         for node in ast.walk(function)
         if _binds_plainly(node) and _is_pure(node.value, helpers)
     ]
+    if not made:
+        return set()
     inside = {id(inner) for node in made for inner in ast.walk(node)}
     live = _read_in(node for node in ast.walk(function) if id(node) not in inside)
     reads = [(_bound(node), _read_in(ast.walk(node))) for node in made]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import site
 import sys
 import sysconfig
@@ -285,8 +286,10 @@ def _top(module: str) -> str:
 def _folder_of(top: str) -> Path | None:
     """The folder on Python's path that holds a top-level module, None where it is installed from an
     index. What is installed from a folder (`pip install -e mine`, `pip install ./mine`) keeps its
-    version when it is edited.
+    version when it is edited. What the engine itself needs counts by its version wherever it lies.
     """
+    if any(_normal(d.name) in _our_libraries() for d in _distributions_of(top)):
+        return None
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
@@ -366,10 +369,23 @@ def _direct_url(distribution: metadata.Distribution) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _normal(requirement: str) -> str:
+    """The name of a package in a requirement (`PyYAML>=6`), as all its spellings have it."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]*", requirement)[0]).lower()
+
+
 def _needs_us(package: str) -> bool:
     """Whether an installed package may import the engine."""
     required = metadata.distribution(package).requires or ()
-    return any(text.lower().startswith(DISTRIBUTION) for text in required)
+    return any(_normal(text) == DISTRIBUTION for text in required)
+
+
+@cache
+def _our_libraries() -> frozenset[str]:
+    try:
+        return frozenset(map(_normal, metadata.requires(DISTRIBUTION) or ()))
+    except metadata.PackageNotFoundError:
+        return frozenset()
 
 
 def check_code(stage: str, params: Params, root: Path) -> None:
