@@ -71,13 +71,19 @@ HARMLESS = {
 
 # stage -> of its rooms, what it imports and does not call; why.
 IDLE: dict[str, dict[str, str]] = {
+    "prepare": {"datasets.formats.writers": "writes for `convert`; prepare only reads"},
     "train": {"detect.runtime": "opens a file to run it; a training has its network at hand"},
     "validate": {"detect.runtime": "for exported files; the stage validates the trained weights"},
 }
-# Methods of a family (`engine.models.family`) that training alone calls.
-OF_TRAINING = frozenset(
-    {"check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"}
-)
+# Methods of a family (`engine.models.family`) that only some stages call, and stage -> those it
+# does not: what they alone import is none of its code.
+OF_TRAINING = {"check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"}
+OF_EXPORT = {"can_export", "export_module"}
+NOT_CALLED = {
+    "train": frozenset(OF_EXPORT),
+    "validate": frozenset(OF_TRAINING | OF_EXPORT),
+    "export": frozenset(OF_TRAINING),
+}
 # Code that no import leads to: MLflow takes the served model's code as a file, and weights to start
 # from are read through the table of formats, which alters nothing.
 NOT_IMPORTED = {
@@ -131,7 +137,7 @@ def closure_of_stage(
         sources,
         (Import(f"engine.stages.{stage}"), *NOT_IMPORTED.get(stage, ())),
         lambda module: counts(stage, module) and not _is_other_family(module, families, sources),
-        lambda module: OF_TRAINING if stage != "train" and _is_of_family(module) else NONE,
+        lambda module: NOT_CALLED.get(stage, NONE) if _is_of_family(module) else NONE,
     )
     return joined(reached, closure(sources, own, counts_for_own)) if own else reached
 
