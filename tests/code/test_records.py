@@ -15,7 +15,7 @@ import torch
 from edits import call
 from safetensors.torch import save
 
-from engine.code.closure import Sources
+from engine.code.closure import Sources, differences
 from engine.code.rooms import ANYTHING, code_of_stage
 from engine.code.syntax import Import
 from engine.config import DetectionTrainConfig, Params, PredictConfig
@@ -407,6 +407,11 @@ def test_writing_says_what_differs_and_the_check_refuses_it(project):
     record = json.loads(Layout(project).code("train").read_text())
     assert list(record) == ["settings", "family", "modules", "own", "packages"]
     assert str(project) not in json.dumps(record)  # nothing of this machine
+
+
+def test_another_family_is_among_the_differences():
+    assert differences({"family": "a", "own": {}}, {"family": "b"}) == ["family b"]
+    assert differences({"family": "a"}, {"family": ""}) == ["family of the network"]
 
 
 def test_stage_code_imports_neither_torch_nor_mlflow(project):
