@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, WorkspaceError
+from engine.errors import ConfigError, WorkspaceError, nearest
 
 
 def text_of(mode: str, key: str, value: Any) -> str | None:
@@ -24,6 +24,14 @@ def text_of(mode: str, key: str, value: Any) -> str | None:
             f"{mode}: {key}={value}: expected one name or path, not a {type(value).__name__}"
         )
     return str(value)
+
+
+def unknown_key(mode: str, key: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that a mode does not take: the nearest of those it takes, else all."""
+    known = list(known)
+    instead = nearest(key.split(".")[0], known)
+    instead = instead or f" Remove it, or take one of: {', '.join(known)}."
+    return ConfigError(f"{mode}: unknown key '{key}'.{instead}")
 
 
 def folder_to_write(mode: str, key: str, value: str) -> Path:

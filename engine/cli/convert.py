@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import text_of
+from engine.cli.arguments import text_of, unknown_key
 from engine.config import DataConfig, parse_overrides
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError
 
 REQUIRED = {
     "data": "data/bccd.yaml",
@@ -27,9 +27,7 @@ def convert(argv: Sequence[str]) -> int:
     for key in [key for key in given if key not in REQUIRED]:
         section, dot, entry = key.partition(".")
         if section not in SETTINGS:
-            raise ConfigError(
-                f"convert: unknown key '{key}'.{nearest(key, [*REQUIRED, *SETTINGS])}"
-            )
+            raise unknown_key("convert", key, [*REQUIRED, *SETTINGS])
         if dot:
             settings.setdefault(section, {})[entry] = given.pop(key)
         else:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import folder_to_write, text_of, written_into
+from engine.cli.arguments import folder_to_write, text_of, unknown_key, written_into
 from engine.config import DataConfig, Params, parse_overrides
 from engine.config.sections import PrepareFlowConfig
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError
 
 REFUSED = 1  # exit code of check where prepare would refuse the dataset
 
@@ -162,10 +162,7 @@ def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any]) -> dict[st
     """
     for key in given:
         if key not in extra and key.split(".")[0] not in DataConfig.model_fields:
-            raise ConfigError(
-                f"{mode}: unknown key "
-                f"'{key}'.{nearest(key.split('.')[0], [*extra, *DataConfig.model_fields])}"
-            )
+            raise unknown_key(mode, key, [*extra, *DataConfig.model_fields])
     values = {key: given.pop(key, None) for key in extra}
     texts = {
         key: value if key == "workers" else text_of(mode, key, value)

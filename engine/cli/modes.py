@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import text_of
+from engine.cli.arguments import text_of, unknown_key
 from engine.config import (
     DetectionTrainConfig,
     ExportConfig,
@@ -23,7 +23,7 @@ from engine.config import (
     parse_overrides,
 )
 from engine.config.base import load_yaml
-from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, nearest
+from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated
 from engine.files import make_folder
 
 # Arguments of a mode that its executor has no settings for, with their defaults; None: see
@@ -167,9 +167,7 @@ def _take(
     """
     for key in given:
         if key not in extra and key not in schema.model_fields:
-            raise ConfigError(
-                f"{mode}: unknown key '{key}'.{nearest(key, [*extra, *schema.model_fields])}"
-            )
+            raise unknown_key(mode, key, [*extra, *schema.model_fields])
     texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
     return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
@@ -199,7 +197,8 @@ def _with_file(given: dict[str, Any]) -> dict[str, Any]:
     section = values.get("train", values)
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: expected `key: value` lines below train, found {section!r}")
-    DetectionTrainConfig.build(section, str(file))  # an error in the file names it
+    schema = _schema(given.get("trainer", section.get("trainer")))
+    schema.build(section, str(file))  # an error in the file names it
     return {**section, **given}
 
 

@@ -8,64 +8,54 @@ reserved.
 import json
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 
 import pytest
+from environments import forget_settings
+from servers import start_prefect
 from test_pipeline import TINY, Driver
 from workspaces import clean_environment, copy_project
 
 from engine.project.environment import prepare_environment
-from flows.processes import LOOPBACK, Child, free_port
+from flows.processes import free_port
 
 pytestmark = pytest.mark.system
 
 
-def post(url, body):
+def post(url, body, patience_s=120):
+    """The answer; asked again, as Prefect's client does, while the server's database is busy."""
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.loads(response.read() or b"null")
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.loads(response.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 @pytest.fixture
 def server(tmp_path, own_environment):
     """(start) of a server of a project; each start ends the one before with -9."""
     root = copy_project(tmp_path / "project")
-    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
-        del os.environ[name]
+    forget_settings("PREFECT_")
     prepare_environment(root)
     settings = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     port = free_port()
-    url = f"http://{LOOPBACK}:{port}/api"
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        LOOPBACK,
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
     started = []
 
     def start():
         for child in started:
             child.process.kill()
             child.process.wait()
-        started.append(
-            Child(
-                "It",
-                command,
-                root / "log",
-                {**clean_environment(), **settings, "PREFECT_API_URL": url},
-            )
-        )
-        started[-1].wait_until_it_answers(f"{url}/health", 120)
+        child, url = start_prefect(root / "log", {**clean_environment(), **settings}, port=port)
+        started.append(child)
         return url
 
     start.root, start.children = root, started
