@@ -18,8 +18,12 @@ report_moved_modules()
 
 def __getattr__(name: str) -> Any:
     # Torch takes seconds to import; `detectflow --help` and the vocabulary do without it.
-    if name in {"Detector", "YOLO"}:
-        from engine import yolo
+    if name == "YOLO":
+        from engine.yolo import YOLO
 
-        return getattr(yolo, name)
+        return YOLO
+    if name == "Detector":
+        from engine.yolo import Detector
+
+        return Detector
     raise AttributeError(f"module 'engine' has no attribute '{name}'")

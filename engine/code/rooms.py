@@ -66,6 +66,8 @@ HARMLESS = {
     "detect.batch_plots": "draws batches",
     "detect.data": "hands on a prepared folder",
     "detect.epoch_images": "draws predictions while it trains",
+    "detect.first_output": "looks at an output and leaves no trace",
+    "detect.methods": "refuses methods that cannot be called",
     "metrics.headlines": "names and texts for readers",
     "registry.fetch": "reads versions, makes none",
     "registry.version_description": "a text for readers",

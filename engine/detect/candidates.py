@@ -9,7 +9,8 @@ from torch import Tensor
 
 from engine.errors import TrainingError
 from engine.models.detections import padded
-from engine.models.registry import Candidates, built_in, kind_of
+from engine.models.family import kind_of
+from engine.models.registry import Candidates, built_in
 
 
 def read_candidates(preds: Any, classes: int, first_label: int = 1) -> Candidates:

@@ -17,13 +17,13 @@ from engine.config import DetectionTrainConfig
 from engine.detect.candidates import read_candidates
 from engine.detect.methods import made
 from engine.errors import CheckpointError, ConfigError, TrainingError
+from engine.models.family import kind_of
 from engine.models.registry import (
     Candidates,
     Criterion,
     Family,
     Spec,
     built_in,
-    kind_of,
 )
 
 # Settings that say where and how, and not what network: they are not kept with it.

@@ -19,7 +19,6 @@ from engine.models.family import (
     Spec,
     check_candidates,
     check_input_size,
-    kind_of,
 )
 from engine.models.torchvision.family import TorchvisionFamily
 from engine.models.yolov8.family import YOLOv8Family
@@ -37,7 +36,6 @@ __all__ = [
     "families",
     "family_named",
     "family_of",
-    "kind_of",
 ]
 
 ENTRY_POINTS = "detectflow.families"  # group in which an installed package offers families

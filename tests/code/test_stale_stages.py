@@ -54,7 +54,7 @@ TABLE = [
     ("the title of a format", "datasets/formats/voc.py", replaced("Pascal VOC", "PASCAL"), NOTHING),
     ("what a format is for", "model_formats/onnx.py", replaced("needs no PyTorch", "small"), NOTHING),
     ("why training stops, in words", "core/early_stopping.py", replaced("improved for", "risen in"), NOTHING),
-    ("a helper of two modules' errors", "detect/candidates.py", number("kind_of"), NOTHING),
+    ("a helper of two modules' errors", "models/family.py", number("kind_of"), NOTHING),
     ("words put together for an error", "models/family.py", replaced("largest stride", "stride"), NOTHING),
     ("the lock of a run's folder", "core/run_lock.py", call("take"), NOTHING),
     ("an annotation of a class", "core/task.py", replaced("args: TrainConfig", "args: object"), NOTHING),
