@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import importlib.metadata
-import json
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import WorkspaceError
+from engine.files import read_object
 from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide, prefect_login
@@ -177,10 +177,7 @@ def noted_address(state: Path, name: str) -> str | None:
     """The address that `detectflow ui` noted for its server `name` (prefect, mlflow); perhaps no
     longer alive.
     """
-    try:
-        return json.loads(notes_file(state).read_text(encoding="utf-8")).get(name)
-    except (OSError, ValueError, AttributeError):
-        return None
+    return read_object(notes_file(state)).get(name)
 
 
 def mlflow_ui(root: Path) -> str | None:

@@ -22,6 +22,7 @@ from engine.datasets.source import default_cache_dir, refuse_result_in
 from engine.datasets.source_digest import Snapshot, recall, remember
 from engine.datasets.workers import LocalWorkers
 from engine.errors import DataError, WorkspaceError
+from engine.files import read_object
 from engine.locks import locked
 from engine.types import SPLITS
 
@@ -84,10 +85,7 @@ def _find_entry(
     if folder is not None:
         noted = recall(index, folder)
     else:  # generated, or a download pinned by its digest: the key says it all
-        try:
-            noted = json.loads(index.read_text(encoding="utf-8"))["value"]
-        except (OSError, ValueError, KeyError, TypeError):
-            noted = None
+        noted = read_object(index).get("value")
     if not isinstance(noted, dict) or not isinstance(noted.get("entry"), str):
         return None
     return _whole(cache / noted["entry"])

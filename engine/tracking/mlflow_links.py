@@ -9,7 +9,6 @@ given.
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import urllib.parse
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
+from engine.files import read_object
 from engine.project.environment import LOOPBACK, MLFLOW_PORT, state_root
 from engine.project.redaction import mlflow_login, without_user
 from engine.tracking.mlflow_client import tracking_uri
@@ -89,14 +89,10 @@ def registered(root: Path, params: Params) -> bool:
     False: stage register has to run although DVC says that it is up to date, as after `mlflow.db`
     was deleted. A server that does not answer is believed to have it.
     """
+    found = read_object(root / "reports" / "registration.json")
     try:
-        found = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
-        name, version, weights = (
-            str(found["model"]),
-            str(found["version"]),
-            str(found["weights_sha256"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        name, version, weights = (str(found[k]) for k in ("model", "version", "weights_sha256"))
+    except KeyError:
         return False
     if name != params.register_.model:
         return False

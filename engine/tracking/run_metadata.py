@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from engine.config import Params
+from engine.files import read_object
 from engine.project.environment import LOOPBACK, PREFECT_PORT
 from engine.project.redaction import hide, without_user
 from engine.types import SPLITS
@@ -98,11 +99,7 @@ def in_text(value: Any) -> str:
 
 def dataset_metadata(root: Path) -> dict[str, Any]:
     """The prepared dataset's own description, `dataset.json`; empty where there is none."""
-    try:
-        content = json.loads((root / DATASET).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_object(root / DATASET)
 
 
 def split_digest(root: Path, split: str) -> str:

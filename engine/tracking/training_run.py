@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
-from engine.files import write_text
+from engine.files import read_object, write_text
 from engine.tracking import run_metadata
 from engine.tracking.checkpoint_uploads import Checkpoints
 from engine.tracking.class_metrics import ClassMetrics
@@ -197,8 +197,8 @@ def training_identity(folder: Path, resumed: bool, started_ms: int) -> tuple[str
     and written there.
     """
     if resumed:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            saved = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        saved = read_object(folder / IDENTITY)
+        with contextlib.suppress(KeyError):
             return str(saved["key"]), int(saved["started_ms"])
     key = secrets.token_hex(8)
     write_text(folder / IDENTITY, json.dumps({"key": key, "started_ms": started_ms}) + "\n")
