@@ -137,8 +137,8 @@ def _put(values: Any, dotted: str, value: Any) -> bool:
 
 
 def _set(values: Any, key: str, value: Any) -> None:
-    """`values[key] = value`; in a commented document a new key goes before the blank line that ends
-    its section.
+    """`values[key] = value`; in a commented document a new key goes before the last one, to which
+    the blank line at the end of a section belongs.
     """
     if not hasattr(values, "ca"):
         values[key] = value
@@ -149,20 +149,10 @@ def _set(values: Any, key: str, value: Any) -> None:
         styled = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
         styled.fa.set_flow_style()
         value = styled
-    last = next(reversed(values), None) if key not in values else None
-    values[key] = value
-    comment = values.ca.items.get(last, [None] * 4)[2] if last is not None else None
-    if comment is not None and "\n" in comment.value.rstrip(" "):
-        own, newline, rest = comment.value.partition("\n")
-        if rest.strip(" ") or not own:
-            comment.value = own + newline
-            values.yaml_set_comment_before_after_key(key)  # makes room in the comment table
-            values.ca.items[key] = [
-                None,
-                None,
-                type(comment)("\n" + rest, comment.start_mark, None),
-                None,
-            ]
+    if key in values or not values:
+        values[key] = value
+    else:
+        values.insert(len(values) - 1, key, value)
 
 
 def _plain(value: Any) -> Any:
