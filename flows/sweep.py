@@ -31,7 +31,7 @@ from engine.hpo.report import clear_weights, write_report
 from engine.hpo.study import TOKEN, TRACKING, driving, finished, open_study, ranked, why_all_failed
 from engine.hpo.sweep import Sweep, make_sweep
 from engine.project.environment import prepare_environment
-from flows.cluster import dask_runner, lent_environment
+from flows.cluster import dask_runner
 from flows.logs import engine_logs, plain_failures
 
 logger = logging.getLogger("detectflow")
@@ -101,12 +101,11 @@ def search(
             ended(row)
         return
     runner = task_runner(plan)
-    with lent_environment():
-        _searches[token] = Search(plan, about_study, indices, deadline, ended)
-        try:
-            several.with_options(task_runner=runner)(token)
-        finally:
-            del _searches[token]
+    _searches[token] = Search(plan, about_study, indices, deadline, ended)
+    try:
+        several.with_options(task_runner=runner)(token)
+    finally:
+        del _searches[token]
 
 
 @dataclass(frozen=True)
