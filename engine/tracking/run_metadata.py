@@ -276,6 +276,16 @@ def metrics_of(summary: Mapping[str, Any], prefix: str) -> dict[str, float]:
     }
 
 
+def epoch_record(row: Mapping[str, Any], started_ms: int) -> dict[str, Any]:
+    """One row of results.csv of a training that began at `started_ms`, as a journal takes it."""
+    return {
+        "do": "metrics",
+        "step": int(row["epoch"]),
+        "at": started_ms + int(1000 * row.get("time_s", 0)),
+        "values": epoch_metrics(row),
+    }
+
+
 def epoch_metrics(row: Mapping[str, Any]) -> dict[str, float]:
     """One row of results.csv by metric name; the clock under a group of its own, so that it has its
     own chart.

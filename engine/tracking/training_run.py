@@ -83,7 +83,7 @@ class TrainingRun(StageRun):
             {"do": "note"},
             # Again what a tracker may have missed: the same row gives the same record, which counts
             # once.
-            *(self._epoch(row) for row in trainer.rows),
+            *(run_metadata.epoch_record(row, self.started_ms) for row in trainer.rows),
         )
         if self.params.tracking.code == "diff":
             self.record(*self._code())
@@ -113,7 +113,7 @@ class TrainingRun(StageRun):
     def _on_epoch(self, trainer: Any) -> None:
         if not trainer.world.is_main:
             return
-        record = self._epoch(trainer.metrics)
+        record = run_metadata.epoch_record(trainer.metrics, self.started_ms)
         record["values"] |= self.classes.take()
         self.record(record)
         self.record(*self.checkpoints.records(trainer, self.journal, is_end=False))
@@ -143,15 +143,6 @@ class TrainingRun(StageRun):
 
     def _on_sample(self, values: dict[str, float], step: int, at_ms: int) -> None:
         self.record({"do": "metrics", "step": step, "at": at_ms, "values": values})
-
-    def _epoch(self, row: Mapping[str, Any]) -> Record:
-        at = self.started_ms + int(1000 * row.get("time_s", 0))
-        return {
-            "do": "metrics",
-            "step": int(row["epoch"]),
-            "at": at,
-            "values": run_metadata.epoch_metrics(row),
-        }
 
     def record_summary(self, summary: Mapping[str, Any]) -> None:
         if self.journal is None:
