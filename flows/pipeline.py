@@ -35,7 +35,7 @@ from engine.stages.prepare import source_changed
 from engine.stages.runner import run_stage
 from engine.stages.start_weights import start_changed
 from engine.tracking.mlflow_links import registered
-from engine.versioning.dvc_repo import DvcStages
+from engine.versioning.dvc_repo import DvcStages, warn_of_no_versions
 from flows import overrides as params_file
 from flows.artifacts import ProgressArtifact, show_reports, show_result
 from flows.automations import DATASET_CHANGED, MODEL_HELD, emit
@@ -206,6 +206,7 @@ def pipeline(
             time.
     """
     finished.clear()
+    warn_of_no_versions.cache_clear()
     folder = prepare_environment(root)
     limits_min = checked_timeouts(timeouts_min or {})
     overrides = {**named(dataset, start), **(overrides or {})}

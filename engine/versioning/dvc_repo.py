@@ -107,7 +107,7 @@ class DvcStages:
         with workspace_lock(self.root, wait=self.wait, emit=self.log.warning):
             stage = load_definition(self.root, name)
             if not self.versioned:
-                _warn_of_no_versions(self.root, self.log)
+                warn_of_no_versions(self.root, self.log)
                 return outcome("ran", run_checked(self.root, stage, function)[0])
             reasons = self.status(name)
             if not self.force and not reasons and not stale():
@@ -198,8 +198,9 @@ class DvcStages:
         self._when_free(lambda repo: _record(repo, self._pipeline, stage, before))
 
 
-@functools.cache  # once, and not for every stage
-def _warn_of_no_versions(root: Path, log: logging.Logger | logging.LoggerAdapter) -> None:
+@functools.cache  # once, and not for every stage; a run that follows in this process forgets it
+def warn_of_no_versions(root: Path, log: logging.Logger | logging.LoggerAdapter) -> None:
+    """Say that DVC takes no part."""
     log.warning(
         "%s: no .dvc folder, or DVC is not installed: every stage runs, nothing is skipped or "
         "versioned. `dvc init` turns that on.",
