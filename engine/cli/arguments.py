@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, WorkspaceError
+from engine.config import Frozen
+from engine.errors import ConfigError, WorkspaceError, nearest
 
 
 def text_of(mode: str, key: str, value: Any) -> str | None:
@@ -24,6 +25,20 @@ def text_of(mode: str, key: str, value: Any) -> str | None:
             f"{mode}: {key}={value}: expected one name or path, not a {type(value).__name__}"
         )
     return str(value)
+
+
+def take(
+    given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: type[Frozen]
+) -> dict[str, Any]:
+    """Take the arguments of the command itself out of `given`; the rest are settings of the schema,
+    or entries of one (`policies.zero_area`). An unknown one gets the nearest name of both.
+    """
+    known = [*extra, *schema.model_fields]
+    for key in given:
+        if key.split(".")[0] not in known:
+            raise ConfigError(f"{mode}: unknown key '{key}'.{nearest(key.split('.')[0], known)}")
+    texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
+    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
 
 def folder_to_write(mode: str, key: str, value: str) -> Path:

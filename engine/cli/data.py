@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import folder_to_write, text_of, written_into
+from engine.cli.arguments import folder_to_write, take, text_of, written_into
 from engine.config import DataConfig, Params, parse_overrides
 from engine.config.sections import PrepareFlowConfig
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError
 
 REFUSED = 1  # exit code of check where prepare would refuse the dataset
 
@@ -31,9 +31,10 @@ CHECK_EXTRA = {
 def check(argv: Sequence[str]) -> int:
     """`detectflow check data=DATASET [model=WEIGHTS] key=value ...`"""
     given = parse_overrides(argv)
-    extra = _take(given, "check", CHECK_EXTRA)
+    workers = given.pop("workers", None)
+    extra = take(given, "check", CHECK_EXTRA, DataConfig)
     settings, root = _settings(extra["data"], given)
-    workers, out = _workers(extra["workers"], root), folder_to_write("check", "out", extra["out"])
+    workers, out = _workers(workers, root), folder_to_write("check", "out", extra["out"])
     from engine.datasets.convert import refuse_inside
     from engine.datasets.description import load_description
     from engine.datasets.findings import Findings
@@ -154,24 +155,6 @@ def _project() -> Path | None:
     with contextlib.suppress(NoProject):
         return prepare_environment()
     return None
-
-
-def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the arguments that are no settings of the data section; unknown ones get the nearest
-    of both.
-    """
-    for key in given:
-        if key not in extra and key.split(".")[0] not in DataConfig.model_fields:
-            raise ConfigError(
-                f"{mode}: unknown key "
-                f"'{key}'.{nearest(key.split('.')[0], [*extra, *DataConfig.model_fields])}"
-            )
-    values = {key: given.pop(key, None) for key in extra}
-    texts = {
-        key: value if key == "workers" else text_of(mode, key, value)
-        for key, value in values.items()
-    }
-    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
 
 def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, Path | None]:

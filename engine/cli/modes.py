@@ -12,18 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import text_of
+from engine.cli.arguments import take
 from engine.config import (
     DetectionTrainConfig,
     ExportConfig,
-    Frozen,
     PredictConfig,
     TrainConfig,
     ValidateConfig,
     parse_overrides,
 )
 from engine.config.base import load_yaml
-from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, nearest
+from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated
 from engine.files import make_folder
 
 # Arguments of a mode that its executor has no settings for, with their defaults; None: see
@@ -77,7 +76,7 @@ def _train(config: TrainConfig) -> int:
 def val(argv: Sequence[str]) -> int:
     """`detectflow val model=WEIGHTS data=DATASET key=value ...`"""
     given = parse_overrides(argv)
-    extra = _take(given, "val", VAL_EXTRA, ValidateConfig)
+    extra = take(given, "val", VAL_EXTRA, ValidateConfig)
     config = ValidateConfig.build(given, "val")
     _prepare()
     from engine.cli.progress import validation_bar
@@ -140,7 +139,7 @@ def predict(argv: Sequence[str]) -> int:
 def export(argv: Sequence[str]) -> int:
     """`detectflow export model=WEIGHTS format=FORMAT key=value ...`"""
     given = parse_overrides(argv)
-    extra = _take(given, "export", EXPORT_EXTRA, ExportConfig)
+    extra = take(given, "export", EXPORT_EXTRA, ExportConfig)
     config = ExportConfig.build(given, "export")
     _prepare()
     from engine.export import export as write
@@ -157,21 +156,6 @@ def export(argv: Sequence[str]) -> int:
         )
         print(f"{_short(report.path)}   {checks}")
     return 0
-
-
-def _take(
-    given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: type[Frozen]
-) -> dict[str, Any]:
-    """Take the arguments of the command itself out of `given`; the rest are settings of the schema.
-    An unknown one gets the nearest name of both.
-    """
-    for key in given:
-        if key not in extra and key not in schema.model_fields:
-            raise ConfigError(
-                f"{mode}: unknown key '{key}'.{nearest(key, [*extra, *schema.model_fields])}"
-            )
-    texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
-    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
 
 def _prepare() -> None:
