@@ -26,6 +26,7 @@ from engine.files import read_object
 from engine.project.environment import LOOPBACK, PREFECT_PORT
 from engine.project.redaction import hide, without_user
 from engine.types import SPLITS
+from engine.versioning.stage_inputs import flat
 
 PREPARED = Path("data/prepared")
 DATASET = PREPARED / "dataset.json"
@@ -78,18 +79,8 @@ def flat_params(params: Params, resolved: Any = None) -> dict[str, str]:
     }
     return {
         legal_name(key): hide(in_text(value))[:PARAM_CHARACTERS]
-        for key, value in _flat("", sections)
+        for key, value in flat("", sections)
     }
-
-
-def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            item
-            for key, inner in value.items()
-            for item in _flat(f"{prefix}.{key}".lstrip("."), inner)
-        ]
-    return [(prefix, value)]
 
 
 def in_text(value: Any) -> str:
@@ -201,7 +192,7 @@ def git_tags(root: Path, params: Params) -> dict[str, str]:
     }
 
 
-def git(root: Path, *arguments: str) -> str | None:
+def git(root: Path, *arguments: str, timeout_s: float = GIT_TIMEOUT_S) -> str | None:
     """What git prints about `root`, stripped; None: no git, no repository, it refused, or it did
     not end in time.
     """
@@ -209,8 +200,9 @@ def git(root: Path, *arguments: str) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],
             capture_output=True,
-            text=True,
-            timeout=GIT_TIMEOUT_S,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
