@@ -19,11 +19,10 @@ from engine.config import Params
 from engine.tracking import run_metadata
 from engine.tracking.journal import Record
 from engine.tracking.mlflow_recorder import OWN_NOTE
-from engine.tracking.sender import CLOSE_S, sender_of
+from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import (
     INTERRUPTED_CLOSE_S,
     StageRun,
-    describe_error,
     guarded_run,
     now_ms,
 )
@@ -100,17 +99,6 @@ class SweepRun(StageRun):
             {"do": "artifact", "file": self.journal.keep(file), "folder": "tune"} for file in files
         ]
         self.record({"do": "tags", "values": {DESCRIPTION: text}}, *kept)
-
-    def abort(self, error: BaseException) -> None:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        self._over(status, INTERRUPTED_CLOSE_S, describe_error(error))
-
-    def close(self) -> None:
-        self._over("FINISHED", CLOSE_S, "")
-
-    def _over(self, status: str, wait_s: float, why: str) -> None:
-        self.record({"do": "end", "status": status, "at": now_ms(), "reason": why})
-        self.end(wait_s)
 
 
 class TrialRun(StageRun):

@@ -22,7 +22,7 @@ from engine.tracking import run_metadata
 from engine.tracking.class_metrics import ClassMetrics
 from engine.tracking.epoch_images import Artist
 from engine.tracking.journal import Record
-from engine.tracking.sender import CLOSE_S, sender_of
+from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import (
     INTERRUPTED_CLOSE_S,
     StageRun,
@@ -101,14 +101,7 @@ class AddedRun(StageRun):
         if weights and self.journal is None:
             begin_attached(self, weights)
         self.record({"do": "tags", "values": {f"stage.{self.name}": describe_error(error)}})
-        self._over(INTERRUPTED_CLOSE_S)
-
-    def close(self) -> None:
-        self._over(CLOSE_S)
-
-    def _over(self, wait_s: float) -> None:
-        self.record({"do": "end", "status": "FINISHED", "at": now_ms()}, {"do": "note"})
-        self.end(wait_s)
+        self.end_run("FINISHED", INTERRUPTED_CLOSE_S)
 
 
 KINDS: dict[str, type[StageRun]] = {"validate": AddedRun, "export": AddedRun}

@@ -24,8 +24,8 @@ from engine.tracking.checkpoint_uploads import Checkpoints
 from engine.tracking.class_metrics import ClassMetrics
 from engine.tracking.epoch_images import Artist, EpochImages
 from engine.tracking.journal import Record
-from engine.tracking.sender import CLOSE_S, sender_of
-from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, describe_error, now_ms
+from engine.tracking.sender import sender_of
+from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, now_ms
 from engine.tracking.system_metrics import MachineWatch
 from engine.versioning.git_diff import uncommitted
 
@@ -152,21 +152,6 @@ class TrainingRun(StageRun):
             {"do": "tags", "values": {"weights_sha256": summary["weights_sha256"]}},
             *self.reports("train"),
         )
-
-    def abort(self, error: BaseException) -> None:
-        interrupted = not isinstance(
-            error, Exception
-        )  # Ctrl-C, or the signal by which Prefect cancels
-        self._over(
-            "KILLED" if interrupted else "FAILED", INTERRUPTED_CLOSE_S, describe_error(error)
-        )
-
-    def close(self) -> None:
-        self._over("FINISHED", CLOSE_S, "")
-
-    def _over(self, status: str, wait_s: float, why: str) -> None:
-        self.record({"do": "end", "status": status, "at": now_ms(), "reason": why}, {"do": "note"})
-        self.end(wait_s)
 
 
 def best_metrics(summary: Mapping[str, Any], at_ms: int) -> Record:
