@@ -41,6 +41,19 @@ def take(
     return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
 
+def nested(given: Mapping[str, Any], base: Frozen) -> dict[str, Any]:
+    """`policies.zero_area=warn` sets one entry of the policies of `base` and leaves the others."""
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        section, dot, entry = key.partition(".")
+        if dot:
+            held = values.get(section, getattr(base, section))
+            values[section] = {**(held if isinstance(held, Mapping) else {}), entry: value}
+        else:
+            values[key] = value
+    return values
+
+
 def folder_to_write(mode: str, key: str, value: str) -> Path:
     """A folder that is there or can be made. ConfigError: a file is in its place."""
     folder = Path(value)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import folder_to_write, take, text_of, written_into
+from engine.cli.arguments import folder_to_write, nested, take, text_of, written_into
 from engine.config import DataConfig, Params, parse_overrides
 from engine.config.sections import PrepareFlowConfig
 from engine.errors import ConfigError
@@ -184,7 +184,7 @@ def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, P
             "test_fraction",
         )
         base = DataConfig(source=str(data), **{key: getattr(own, key) for key in general})
-    return base.with_overrides(_nested(given, base)), root
+    return base.with_overrides(nested(given, base)), root
 
 
 @contextlib.contextmanager
@@ -210,18 +210,6 @@ def _workers(given: Any, root: Path | None) -> int:
     if given is None:
         return Params.load(root / "params.yaml").flows.prepare.workers if root else 0
     return PrepareFlowConfig.build({"workers": given}, where="check").workers
-
-
-def _nested(given: Mapping[str, Any], base: DataConfig) -> dict[str, Any]:
-    """`policies.zero_area=warn` sets one entry of the policies and leaves the others."""
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        section, dot, entry = key.partition(".")
-        if dot:
-            values[section] = {**values.get(section, getattr(base, section)), entry: value}
-        else:
-            values[key] = value
-    return values
 
 
 def _schema(file: str | None, root: Path | None) -> Any:
