@@ -18,7 +18,7 @@ from typing import Any
 from engine.config import Params
 from engine.tracking import run_metadata
 from engine.tracking.journal import Record
-from engine.tracking.mlflow_recorder import OWN_NOTE
+from engine.tracking.mlflow_recorder import DESCRIPTION, OWN_NOTE
 from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import (
     INTERRUPTED_CLOSE_S,
@@ -29,7 +29,6 @@ from engine.tracking.stage_run import (
 from engine.tracking.training_run import training_identity
 
 EXPERIMENT_SUFFIX = "-tune"  # trials would crowd the table of the pipeline's own trainings
-DESCRIPTION = "mlflow.note.content"
 STATES = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 
 
