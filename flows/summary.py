@@ -15,7 +15,7 @@ from typing import Any
 from engine.files import read_object
 from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
-from engine.tracking.mlflow_links import run_of_version, run_url, version_url
+from engine.tracking.mlflow_links import run_url, version_url
 
 PLOTS = ("*.png", "*.jpg")
 
@@ -81,21 +81,16 @@ def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
     """
     registered = read_object(Layout(root).summary("register"))
     lines = []
-    found = (
-        run_of_version(root, registered["model"], registered["version"])
-        if registered.get("model")
-        else None
-    )
-    if found and mlflow:
-        experiment, run = found
+    run, experiment = registered.get("run_id"), registered.get("experiment_id")
+    if run and mlflow:
         version = version_url(registered["model"], registered["version"], mlflow)
         lines.append(
             f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and "
             f"tables]({run_url(experiment, f'{run}/artifacts', mlflow)}), [version "
             f"{registered['version']}]({version})"
         )
-    elif found:
-        lines.append(f"MLflow: run `{found[1]}`; `detectflow ui` in `{root}` opens it")
+    elif run:
+        lines.append(f"MLflow: run `{run}`; `detectflow ui` in `{root}` opens it")
     host = platform.node()
     lines += [
         f"Report on {host}: `{page}`" for page in sorted(Layout(root).reports.rglob("*.html"))

@@ -44,3 +44,4 @@ class Registration:
     decision: Decision
     champion: Measured | None  # whom it was measured against, None where there was none
     run_id: str | None
+    experiment_id: str  # of that run

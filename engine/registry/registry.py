@@ -80,6 +80,8 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
     sender.drain()  # or these weights would seem to have no run
     with described_errors(state), patient():
         run_id = _run_of(store, candidate.measured.weights_sha256, params, root, track)
+        if run_id is not None:
+            experiment = store.client.get_run(run_id).info.experiment_id
         version = _find(store, candidate)
         is_new = version is None
         if version is None:
@@ -87,13 +89,13 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
         else:
             _set_tags(store, candidate, version)
         aliases, decision, champion = _appoint(store, candidate, version)
-        links = _links(store, root, run_id)
+        links = _links(root, experiment, run_id)
         _describe(store, candidate, version, decision, links)
         if run_id is not None:
             named = f" ({', '.join(aliases)})" if aliases else ""
             registered = f"{candidate.name} version {version}{named}"
             _tell_run(store.client, run_id, candidate, registered)
-    return Registration(version, is_new, aliases, decision, champion, run_id)
+    return Registration(version, is_new, aliases, decision, champion, run_id, experiment)
 
 
 @contextlib.contextmanager
@@ -166,8 +168,6 @@ def _create(store: Store, candidate: Candidate, experiment: str, run_id: str | N
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    if run_id is not None:
-        experiment = client.get_run(run_id).info.experiment_id
     tags = _tags(candidate)
     model = client.create_logged_model(
         experiment,
@@ -343,11 +343,11 @@ def _tell_run(client: Any, run_id: str, candidate: Candidate, registered: str) -
     client.set_tag(run_id, DESCRIPTION, describe(data.params, data.metrics, data.tags))
 
 
-def _links(store: Store, root: Path, run_id: str | None) -> dict[str, str]:
+def _links(root: Path, experiment: str, run_id: str | None) -> dict[str, str]:
     """Where the training's run and its reports can be viewed, as full addresses."""
     if run_id is None:
         return {}
-    experiment, base = store.client.get_run(run_id).info.experiment_id, ui_base(root)
+    base = ui_base(root)
     return {
         "run_url": run_url(experiment, run_id, base),
         "report_url": run_url(experiment, f"{run_id}/artifacts", base),

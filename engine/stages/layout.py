@@ -17,8 +17,8 @@ What lies below `reports/`:
     validate/origin.json     split, weights_sha256
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
-    registration.json        model, version, aliases, decision and its reason, and the metrics it
-                             was made by
+    registration.json        model, version, aliases, decision and its reason, the metrics it was
+                             made by, and where MLflow has the training's run
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ def run(
         "champion_promoted_value": champion.promoted_value if champion else None,
         "weights_sha256": candidate.measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
+        "run_id": done.run_id,
+        "experiment_id": done.experiment_id,
     }
     return write_json(layout.summary("register"), summary)
 

@@ -60,29 +60,6 @@ def experiment_id(name: str, root: Path | None = None) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
-def run_of_version(root: Path, model: str, version: int | str) -> tuple[str, str] | None:
-    """(experiment id, run id) of the training that a registered version comes from; None where
-    nobody knows.
-    """
-    uri = tracking_uri(state_root(root))
-    if uri.startswith("http"):
-        found = (_get(uri, "model-versions/get", name=model, version=str(version)) or {}).get(
-            "model_version", {}
-        )
-        run = (
-            (_get(uri, "runs/get", run_id=found["run_id"]) or {}).get("run")
-            if found.get("run_id")
-            else None
-        )
-        return (run["info"]["experiment_id"], run["info"]["run_id"]) if run else None
-    query = (
-        "SELECT runs.experiment_id, runs.run_uuid FROM model_versions JOIN runs ON runs.run_uuid = "
-        "model_versions.run_id WHERE model_versions.name = ? AND model_versions.version = ?"
-    )
-    rows = _query(uri, query, [model, int(version)])
-    return (str(rows[0][0]), str(rows[0][1])) if rows else None
-
-
 def registered(root: Path, params: Params) -> bool:
     """Whether the version that `reports/registration.json` names is still in the registry.
 
