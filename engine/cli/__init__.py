@@ -15,8 +15,6 @@ from collections.abc import Sequence
 
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, EngineError, Terminated, nearest
 
-WRONG_REQUEST = 2
-
 MODES = {  # mode -> module that has a function of this name, taking the arguments after it
     "run": "engine.cli.run",
     "ui": "engine.cli.ui",

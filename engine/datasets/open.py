@@ -16,7 +16,7 @@ from engine.code.rooms import code_of_stage, package_folder
 from engine.config import DataConfig
 from engine.data.manifest import DATASET_FILE, LAYOUT_VERSION, PreparedDataset, load_prepared
 from engine.datasets.description import Description, load_description
-from engine.datasets.generated import generator_versions
+from engine.datasets.generated import generator
 from engine.datasets.prepare import prepare
 from engine.datasets.source import default_cache_dir, refuse_result_in
 from engine.datasets.source_digest import Snapshot, recall, remember
@@ -63,7 +63,7 @@ def _cache_key(description: Description, settings: DataConfig, code: dict[str, s
         description.content.model_dump(mode="json"),
         settings.model_dump(mode="json", exclude={"source"}),
         os.path.abspath(folder) if folder else None,
-        generator_versions(description.content.generator) if description.generated else None,
+        generator(description.content.generator).versions() if description.generated else None,
         code,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -23,6 +23,7 @@ from engine.tracking.run_metadata import PREPARED, git
 
 COMMITS = 500  # the newest ones that changed dvc.lock
 GIT_TIMEOUT_S = 60.0
+REPORTS = ("reports/export.json", "reports/registration.json")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the other one takes 30 ms for a lock
 
 
@@ -156,7 +157,7 @@ def _statements(recorded: Recorded, cache: Path) -> tuple[list[Statement], bool]
     return (
         _or_by_md5(found, "weights", recorded, extra)
         if "weights" in outs
-        else (found, bool(found) or not _reports(outs))
+        else (found, bool(found) or outs.keys().isdisjoint(REPORTS))
     )
 
 
@@ -170,10 +171,6 @@ def _or_by_md5(
         return found, True
     md5 = extra.pop("dvc_md5")
     return [Statement(kind, f"{BY_MD5}{md5}", recorded.known_from, extra)], False
-
-
-def _reports(outs: Mapping[str, str]) -> bool:
-    return any(out in ("reports/export.json", "reports/registration.json") for out in outs)
 
 
 def _params(stage: Mapping[str, Any], section: str) -> dict[str, Any]:

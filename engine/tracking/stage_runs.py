@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +80,12 @@ class AddedRun(StageRun):
                 f"digest.{split}": run_metadata.split_digest(self.root, split),
             }
         else:
-            values = run_metadata.metrics_of(
-                dict(_flat_numbers(summary.get("files") or {})), run_metadata.EXPORT
-            )
-            digests = {
-                name: file.get("sha256", "") for name, file in (summary.get("files") or {}).items()
-            }
+            files: Mapping[str, Mapping[str, Any]] = summary.get("files") or {}
+            numbers = {f"{name}_{key}": v for name in files for key, v in files[name].items()}
+            values = run_metadata.metrics_of(numbers, run_metadata.EXPORT)
             tags = {
-                f"{run_metadata.legal_name(name)}_sha256": digest
-                for name, digest in digests.items()
+                f"{run_metadata.legal_name(name)}_sha256": file.get("sha256", "")
+                for name, file in files.items()
             }
         values[f"time/{self.name}_s"] = round((now_ms() - self.began_ms) / 1000, 1)
         records.append({"do": "metrics", "step": 0, "at": now_ms(), "values": values})
@@ -157,7 +154,3 @@ def _restored(run: StageRun, now_ms: int) -> list[Record]:
         ]
         records += [best_metrics(summary, now_ms), *run.reports("train")]
     return records
-
-
-def _flat_numbers(files: Mapping[str, Mapping[str, Any]]) -> Sequence[tuple[str, Any]]:
-    return [(f"{name}_{key}", value) for name, file in files.items() for key, value in file.items()]
