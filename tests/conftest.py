@@ -8,6 +8,7 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 
 from pathlib import Path
 
+import environments
 import pytest
 import torch
 
@@ -82,19 +83,10 @@ def pytest_xdist_make_scheduler(config, log):
 def environment_as_before():
     """What a test, or a command that it calls in this process, sets in the environment ends with
     the test.
-
-    But for the time limits that the sender's thread sets around its own requests: without them it
-    waits for minutes.
     """
-    before = dict(os.environ)
+    before = environments.now()
     yield
-    for name in {*before, *os.environ}:
-        if name.startswith("MLFLOW_HTTP_REQUEST"):
-            continue
-        if name not in before:
-            os.environ.pop(name, None)
-        elif os.environ.get(name) != before[name]:
-            os.environ[name] = before[name]
+    environments.restore(before)
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,14 @@ import os
 import sys
 
 import pytest
+from environments import forget_settings
 from workspaces import copy_project
 
 
 @pytest.fixture
 def own_environment(environment_as_before):
     """No settings of the machine's user in a test."""
-    for name in [n for n in os.environ if n.startswith(("MLFLOW_", "DVC_", "DETECTFLOW_"))]:
-        del os.environ[name]
+    forget_settings()
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ reserved.
 import json
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 
 import pytest
+from environments import forget_settings
 from test_pipeline import TINY, Driver
 from workspaces import clean_environment, copy_project
 
@@ -21,20 +23,27 @@ from flows.processes import LOOPBACK, Child, free_port
 pytestmark = pytest.mark.system
 
 
-def post(url, body):
+def post(url, body, patience_s=120):
+    """The answer; asked again, as Prefect's client does, while the server's database is busy."""
     request = urllib.request.Request(
         url, json.dumps(body).encode(), {"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.loads(response.read() or b"null")
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.loads(response.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 @pytest.fixture
 def server(tmp_path, own_environment):
     """(start) of a server of a project; each start ends the one before with -9."""
     root = copy_project(tmp_path / "project")
-    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
-        del os.environ[name]
+    forget_settings("PREFECT_")
     prepare_environment(root)
     settings = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     port = free_port()

@@ -44,7 +44,7 @@ def runs_of(server, root):
     ]
 
 
-def until_sent(root, timeout_s=60):
+def until_sent(root, timeout_s=120):
     """Wait as a living process would, over failed attempts, until its sender has nothing left."""
     deadline = time.monotonic() + timeout_s
     while left_behind(journal_home(root)) and time.monotonic() < deadline:

@@ -12,6 +12,7 @@ import urllib.request
 
 import pytest
 import toys
+from environments import forget_settings
 
 from engine.project.environment import prepare_environment
 from engine.tracking.mlflow_client import open_store
@@ -20,9 +21,7 @@ from engine.tracking.mlflow_client import open_store
 @pytest.fixture
 def clean_environment(environment_as_before):
     """Nothing of the user's set-up comes in, and nothing of the test's gets out."""
-    for name in list(os.environ):
-        if name.startswith(("MLFLOW_", "DETECTFLOW_", "DVC_", "PREFECT_")):
-            del os.environ[name]
+    forget_settings("MLFLOW_", "DETECTFLOW_", "DVC_", "PREFECT_")
 
 
 @pytest.fixture(scope="session")
