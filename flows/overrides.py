@@ -56,12 +56,13 @@ def apply(root: Path, overrides: Overrides) -> Params:
     """
     params = checked(root, overrides)
     path = root / "params.yaml"
-    yaml = _round_trip_yaml()
-    document = yaml.load(path.read_text(encoding="utf-8"))
-    changed = False
-    for key, value in overrides.items():
-        changed |= _put(document, key, value)
+    values = load_yaml(path)
+    changed = {key: value for key, value in overrides.items() if _put(values, key, value)}
     if changed:
+        yaml = _round_trip_yaml()
+        document = yaml.load(path.read_text(encoding="utf-8"))
+        for key, value in changed.items():
+            _put(document, key, value)
         text = io.StringIO()
         yaml.dump(document, text)
         write_text(path, text.getvalue())
@@ -126,11 +127,7 @@ def _put(values: Any, dotted: str, value: Any) -> bool:
         if not isinstance(values.get(name), dict):
             _set(values, name, {})
         values = values[name]
-    if (
-        last in values
-        and _plain(values[last]) == value
-        and type(_plain(values[last])) is type(value)
-    ):
+    if last in values and values[last] == value and type(values[last]) is type(value):
         return False
     _set(values, last, value)
     return True
@@ -153,18 +150,6 @@ def _set(values: Any, key: str, value: Any) -> None:
         values[key] = value
     else:
         values.insert(len(values) - 1, key, value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    # ruamel reads numbers as subclasses that remember their spelling
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
 
 
 def _round_trip_yaml() -> Any:
