@@ -39,7 +39,6 @@ class Registration:
     """What became of a candidate."""
 
     version: str
-    is_new: bool
     aliases: tuple[str, ...]
     decision: Decision
     champion: Measured | None  # whom it was measured against, None where there was none

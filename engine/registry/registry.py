@@ -83,7 +83,6 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
         if run_id is not None:
             experiment = store.client.get_run(run_id).info.experiment_id
         version = _find(store, candidate)
-        is_new = version is None
         if version is None:
             version = _create(store, candidate, experiment, run_id)
         else:
@@ -95,7 +94,7 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
             named = f" ({', '.join(aliases)})" if aliases else ""
             registered = f"{candidate.name} version {version}{named}"
             _tell_run(store.client, run_id, candidate, registered)
-    return Registration(version, is_new, aliases, decision, champion, run_id, experiment)
+    return Registration(version, aliases, decision, champion, run_id, experiment)
 
 
 @contextlib.contextmanager

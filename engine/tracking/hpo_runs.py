@@ -108,7 +108,7 @@ class TrialRun(StageRun):
     ):
         super().__init__(f"trial-{number:04d}", Params.load(root / "params.yaml"), root)
         self.study, self.number, self.searched = study, number, searched
-        self.recorded_state, self.why = "", ""
+        self.recorded_state = ""
         self.started_ms = now_ms()
 
     def open(self) -> None:
