@@ -5,6 +5,7 @@ and no tracker.
 import os
 from typing import Any
 
+from engine.moved import report_moved_modules
 from engine.version import __version__
 
 __all__ = ["YOLO", "__version__"]
@@ -12,6 +13,7 @@ __all__ = ["YOLO", "__version__"]
 # From 1.29 onnxruntime reports models and the machine to Microsoft, unless this is set before it
 # is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+report_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

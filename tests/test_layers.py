@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-VOCABULARY = {"errors", "types", "boxes", "files", "locks", "version", "plugins", "code"}
+VOCABULARY = {"errors", "types", "boxes", "files", "locks", "version", "plugins", "code", "moved"}
 FLOORS = (  # from the ground up: a room imports its own files and rooms of lower floors
     VOCABULARY,
     {"model_formats"},  # a table that the configuration checks names against

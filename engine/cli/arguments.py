@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,14 @@ def text_of(mode: str, key: str, value: Any) -> str | None:
     return str(value)
 
 
+def unknown_key(mode: str, key: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that a mode does not take: the nearest of those it takes, else all."""
+    known = list(known)
+    instead = nearest(key.split(".")[0], known)
+    instead = instead or f" Remove it, or take one of: {', '.join(known)}."
+    return ConfigError(f"{mode}: unknown key '{key}'.{instead}")
+
+
 def take(
     given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: type[Frozen]
 ) -> dict[str, Any]:
@@ -36,7 +44,7 @@ def take(
     known = [*extra, *schema.model_fields]
     for key in given:
         if key.split(".")[0] not in known:
-            raise ConfigError(f"{mode}: unknown key '{key}'.{nearest(key.split('.')[0], known)}")
+            raise unknown_key(mode, key, known)
     texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
     return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 

@@ -183,7 +183,8 @@ def _with_file(given: dict[str, Any]) -> dict[str, Any]:
     section = values.get("train", values)
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: expected `key: value` lines below train, found {section!r}")
-    DetectionTrainConfig.build(section, str(file))  # an error in the file names it
+    schema = _schema(given.get("trainer", section.get("trainer")))
+    schema.build(section, str(file))  # an error in the file names it
     return {**section, **given}
 
 

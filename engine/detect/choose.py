@@ -8,7 +8,9 @@ from collections.abc import Iterable
 
 from engine.config import DetectionTrainConfig
 from engine.core.trainer import BaseTrainer
-from engine.detect.trainer import DetectionTrainer
+from engine.detect.model_io import is_weight_file
+from engine.detect.own_network import OwnNetwork
+from engine.detect.trainer import DetectionTrainer, Network
 from engine.errors import ConfigError
 from engine.plugins import find_object
 
@@ -31,6 +33,21 @@ def trainer_class_of(path: str | None) -> type[BaseTrainer]:
     return found
 
 
+def detector_class_of(path: str | None) -> type[DetectionTrainer]:
+    """`trainer_class_of`, where it has to be a trainer of detectors.
+
+    Raises:
+        ConfigError: see there; a trainer of something else.
+    """
+    found = trainer_class_of(path)
+    if not issubclass(found, DetectionTrainer):
+        raise ConfigError(
+            f"trainer='{path}' does not derive from engine.detect.DetectionTrainer, and the "
+            "pipeline and `detectflow tune` train detectors"
+        )
+    return found
+
+
 def make_trainer(config: DetectionTrainConfig) -> DetectionTrainer:
     """The trainer of a detector that the settings ask for. Its own class may have settings more;
     these have their defaults.
@@ -38,15 +55,36 @@ def make_trainer(config: DetectionTrainConfig) -> DetectionTrainer:
     Raises:
         ConfigError: see `trainer_class_of`; a network that is not known, a size it cannot take.
     """
-    trainer_class = trainer_class_of(config.trainer)
-    if not issubclass(trainer_class, DetectionTrainer):
-        raise ConfigError(
-            f"trainer='{config.trainer}' does not derive from engine.detect.DetectionTrainer, and "
-            "the pipeline trains detectors"
-        )
+    trainer_class = detector_class_of(config.trainer)
     if not isinstance(config, trainer_class.config_class):
-        config = trainer_class.config_class.build(config.model_dump(), f"trainer {config.trainer}")
+        given = {name: getattr(config, name) for name in config.model_fields_set}
+        config = trainer_class.config_class.build(given, f"trainer {config.trainer}")
     return trainer_class(config=config)
+
+
+def network_of(config: DetectionTrainConfig) -> Network:
+    """The network that a training with these settings has, its weight file read where it starts
+    from one; `refuse_settings` says whether it takes others.
+
+    Raises:
+        ConfigError, CheckpointError: see `make_trainer`; a file that is not there, or no weights.
+    """
+    trainer = make_trainer(config.with_overrides({"device": "auto", "resume": False}))
+    trainer.read_network()
+    return trainer.network
+
+
+def refuse_settings(network: Network, config: DetectionTrainConfig) -> None:
+    """ConfigError where a network cannot be trained with these settings, `config.model` among
+    them: a size it cannot take, a setting that it has no use for.
+    """
+    family, spec = network
+    if is_weight_file(config.model) and not isinstance(family, OwnNetwork):
+        family.check_start(spec, config, config.model)
+    else:
+        spec = family.spec(config.model, config)
+    family.check_size(spec, config.input_size)
+    family.criterion(spec, config)
 
 
 def check_training(config: DetectionTrainConfig, formats: Iterable[str] = ()) -> None:

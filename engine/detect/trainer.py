@@ -98,7 +98,7 @@ class DetectionTrainer(BaseTrainer):
         Raises:
             DataError, ConfigError: the description or the data cannot be used.
         """
-        self._read_network()
+        self.read_network()
         # One process prepares, the others find the result.
         opened = open_data(data) if self.world.is_main else None
         self.world.barrier()
@@ -295,7 +295,7 @@ class DetectionTrainer(BaseTrainer):
         network.family.check_size(network.spec, size)
         return network
 
-    def _read_network(self) -> None:
+    def read_network(self) -> None:
         """The network, known before data are read: a wrong name, file or size is an error at once.
         Where a run goes on its settings are known only now, and the file that it started from may
         have gone; its checkpoint holds it all.

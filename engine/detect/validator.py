@@ -21,6 +21,7 @@ from torch import nn
 
 from engine.config import ValidateConfig
 from engine.core.distributed import World, select_device, world_from_environment
+from engine.core.old_names import OldName
 from engine.core.validator import BaseValidator
 from engine.data.dataset import DetectionDataset
 from engine.data.loader import build_loader
@@ -62,6 +63,7 @@ class DetectionValidator(BaseValidator):
     """
 
     metric_names = metric_keys()
+    epoch_figures = OldName("`epoch_metrics`")
 
     def __init__(
         self,

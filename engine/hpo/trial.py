@@ -128,15 +128,16 @@ def _train(
     token: str,
     callbacks: list[Any],
 ) -> dict[str, Any]:
-    from engine.detect import DetectionTrainer
+    from engine.detect.choose import make_trainer
 
-    trainer = DetectionTrainer(config=settings_of(sweep, trial.params, folder, resume))
+    trainer = make_trainer(settings_of(sweep, trial.params, folder, resume))
     for event, function in callbacks:
         trainer.add_callback(event, function, may_fail=True)
     parent = os.getppid()
 
     def on_start(trainer: Any) -> None:
-        if trainer.data_digest() != sweep.digest:
+        # A get_dataset of the user's own may know no digest.
+        if trainer.data_digest() not in ("", sweep.digest):
             raise DataError(
                 f"{sweep.data}: the data are not those the search began with. Begin another "
                 "study: study=NAME"

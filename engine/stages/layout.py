@@ -9,6 +9,8 @@ What lies below `reports/`:
 
     code/STAGE.json          what the code of each stage does: digests of modules, settings
     data.json                what was prepared: counts, findings, digests
+    train/results.csv        one row per epoch, as the run has it, without times
+    train/curves/            of these, what `dvc plots` draws: losses/TERM.csv, metrics/NAME.csv
     train/metrics.json       numbers only (DVC puts them into one table): best_epoch, epochs,
                              metrics/*, val/*
     train/origin.json        what they belong to: model, weights_sha256, data_digest, start (file ->

@@ -87,6 +87,22 @@ def test_a_wrong_value_is_explained(values, said):
         DetectionTrainConfig.build(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ({"tracking": {"code_diff": True}}, "Write `code: diff` where it was true"),
+        ({"tracking": {"tracker": "wand"}}, "no such tracker. There are: mlflow, none, got 'wand'"),
+        ({"train": {"pretrained": True}}, "or give a checkpoint as model"),
+        ({"tracking": 3}, "instance of TrackingConfig, got 3"),
+    ],
+)
+def test_a_message_about_a_section_does_not_print_all_of_it(values, ends):
+    with pytest.raises(ConfigError) as error:
+        Params.build(values, "params.yaml")
+    said = str(error.value).partition(" (text:")[0]
+    assert said.endswith(ends) and "{" not in said
+
+
 def test_a_file_means_numbers_as_people_write_them(tmp_path):
     (tmp_path / "args.yaml").write_text("lr0: 1e-3\nweight_decay: 5E-4\nname: 2026\n")
     config = DetectionTrainConfig.load(tmp_path / "args.yaml")
