@@ -23,13 +23,6 @@ from engine.types import Size
 if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
     from engine.config import DetectionTrainConfig
 
-# One row per class: the last layer of the class branch of each of the three maps.
-ROWS = {
-    f"head.cls.{level}.2.{part}": ClassRows()
-    for level in range(len(STRIDES))
-    for part in ("weight", "bias")
-}
-
 
 class YOLOv8Family(Family):
     """`yolov8n` to `yolov8x`, or a .yaml with `depth`, `width`, `max_channels`."""
@@ -94,7 +87,12 @@ class YOLOv8Family(Family):
         return 0.01 if optimizer == "SGD" else 0.002
 
     def class_rows(self, module: nn.Module, spec: Spec, classes: int) -> Mapping[str, ClassRows]:
-        return ROWS
+        # One row per class: the last layer of the class branch of each of the three maps.
+        return {
+            f"head.cls.{level}.2.{part}": ClassRows()
+            for level in range(len(STRIDES))
+            for part in ("weight", "bias")
+        }
 
     def candidates(self, preds: Preds) -> Candidates:
         return decode(preds)
