@@ -150,9 +150,9 @@ def check_prefect(api_url: str) -> None:
         own = importlib.metadata.version("prefect")
         raise WorkspaceError(
             f"the Prefect server at {hide(api_url)} is version "
-            f"{answer.text.strip()[:40]}, and this environment has Prefect {own}: the "
-            "first two numbers must be equal. Start that server from this project's environment "
-            "(`make ui`), or bring both to the same version."
+            f"{_version_of(answer)[:40]}, and this environment has Prefect {own}: the first two "
+            "numbers must be equal. Start that server from this project's environment (`make "
+            "ui`), or bring both to the same version."
         )
 
 
@@ -228,4 +228,8 @@ def start_temporary(state: Path) -> Server:
 def _same_version(answer: httpx.Response) -> bool:
     """Prefect promises an old client no new server."""
     own = importlib.metadata.version("prefect").split(".")[:2]
-    return answer.is_success and answer.text.strip().strip('"').split(".")[:2] == own
+    return answer.is_success and _version_of(answer).split(".")[:2] == own
+
+
+def _version_of(answer: httpx.Response) -> str:
+    return answer.text.strip().strip('"')  # a JSON text
