@@ -47,7 +47,7 @@ PACKAGES = ("engine.detect", "engine.export")  # every public name of these has 
 CLASSES: dict[
     str, tuple[str, ...]
 ] = {  # page -> what it shows; what a package has besides gets a page of its own
-    "YOLO": ("engine.yolo.YOLO",),
+    "Detector": ("engine.yolo.Detector", "engine.yolo.YOLO"),
     "DetectionTrainer": ("engine.detect.DetectionTrainer",),
     "DetectionValidator": ("engine.detect.DetectionValidator",),
     "DetectionPredictor": ("engine.detect.DetectionPredictor",),

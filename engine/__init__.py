@@ -5,13 +5,15 @@ and no tracker.
 import os
 from typing import Any
 
+from engine.moved import report_moved_modules
 from engine.version import __version__
 
-__all__ = ["YOLO", "__version__"]
+__all__ = ["YOLO", "Detector", "__version__"]
 
 # From 1.29 onnxruntime reports models and the machine to Microsoft, unless this is set before it
 # is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+report_moved_modules()
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from engine.yolo import YOLO
 
         return YOLO
+    if name == "Detector":
+        from engine.yolo import Detector
+
+        return Detector
     raise AttributeError(f"module 'engine' has no attribute '{name}'")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHORTEST_PART = 4  # letters of a name that are enough to tell it
 INTERRUPTED = 130  # as a shell says it: 128 and the number of the signal, here SIGINT
 TERMINATED = 143  # and SIGTERM
 
@@ -74,10 +75,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def nearest_name(word: str, known: Iterable[str]) -> str:
     """The known name that `word` is probably meant to be, whatever the case; of equally near ones
-    the first. Empty: none.
+    the first. Empty: none. Names that begin with the word, or else hold it, go before others: who
+    leaves out the end of a long name means no other.
     """
     matcher = difflib.SequenceMatcher(b=word.lower())
-    best, nearness = "", 0.6
+    best, nearness, known = "", 0.6, list(known)
+    if len(word) >= SHORTEST_PART:
+        holding = [name for name in known if word.lower() in name.lower()]
+        starting = [name for name in holding if name.lower().startswith(word.lower())]
+        if holding:
+            known, nearness = starting or holding, 0.0
     for name in known:
         matcher.set_seq1(name.lower())
         if matcher.ratio() > nearness or (not best and matcher.ratio() == nearness):

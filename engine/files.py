@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import json
 import logging
 import os
 import secrets
@@ -77,6 +78,15 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """`atomic_write` of bytes at hand."""
     with atomic_write(path) as handle:
         handle.write(content)
+
+
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none, or the file is damaged."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def make_folder(folder: Path) -> None:

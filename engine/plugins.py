@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from engine import moved
 from engine.errors import ConfigError, EngineError, nearest
 
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -79,6 +80,6 @@ def _place(error: Exception) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "importlib" not in frame.filename and frame.filename != __file__
+        if "importlib" not in frame.filename and frame.filename not in (__file__, moved.__file__)
     ]
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

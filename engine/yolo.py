@@ -1,5 +1,5 @@
-"""The short way: `YOLO("yolov8n").train(data=..., epochs=3)`. A thin layer over the executors,
-which do the work.
+"""The short way: `Detector("yolov8n").train(data=..., epochs=3)`, also under the name `YOLO`. A
+thin layer over the executors, which do the work.
 
 Whoever outgrows it takes `DetectionTrainer`, `DetectionValidator`, `DetectionPredictor` or
 `engine.export.export`.
@@ -14,15 +14,16 @@ from engine.core.results import TrainResult
 from engine.errors import ConfigError
 
 
-class YOLO:
-    """A detector by name (`yolov8n`, `torchvision:NAME`), model .yaml, or weight file; after
-    `train` it stands for the best weights.
+class Detector:
+    """A detector by name (`yolov8n`, `torchvision:NAME`, `package.module:Class` of a family of your
+    own), model .yaml, or weight file; after `train` it stands for the best weights.
 
     Raises:
         ConfigError: an unknown name. CheckpointError: weights that cannot be read.
     """
 
     def __init__(self, model: str | Path = "yolov8n"):
+        from engine.config import DetectionTrainConfig
         from engine.detect.model_io import is_weight_file, read_weights
         from engine.model_formats.table import check_suffix, is_model_file
         from engine.models.registry import family_of
@@ -36,22 +37,23 @@ class YOLO:
             check_suffix(Path(self.model))
             self.weights = Path(self.model)
         else:
-            family_of(self.model)
+            family_of(self.model).spec(self.model, DetectionTrainConfig(model=self.model))
         self.data: str | None = None
 
     def train(self, **settings: Any) -> TrainResult:
         """Train with `DetectionTrainConfig` settings by name; see `detectflow train --help`.
 
-        `YOLO("runs/train/weights/last.pt").train(resume=True)` goes on with that run."""
+        `Detector("runs/train/weights/last.pt").train(resume=True)` goes on with that run."""
         from engine.detect.choose import trainer_class_of
+        from engine.detect.methods import made
 
         if settings.get("model", self.model) != self.model:
             raise ConfigError(
                 f"train: the model is '{self.model}'; for another one make "
-                f"YOLO({str(settings['model'])!r})"
+                f"{type(self).__name__}({str(settings['model'])!r})"
             )
         trainer_class = trainer_class_of(settings.get("trainer"))
-        trainer = trainer_class(overrides={"model": self.model, **settings})
+        trainer = made(trainer_class, overrides={"model": self.model, **settings})
         result = trainer.train()
         self.weights, self.data = result.best, trainer.args.data
         return result
@@ -106,6 +108,10 @@ class YOLO:
         if self.weights is None:
             raise ConfigError(
                 f"{verb}: '{self.model}' has no weights yet; call train() first, or "
-                "YOLO('path/to/best.pt')"
+                f"{type(self).__name__}('path/to/best.pt')"
             )
         return self.weights
+
+
+class YOLO(Detector):
+    """`Detector` under the name that many look for; it takes networks of every family."""

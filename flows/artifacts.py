@@ -7,10 +7,8 @@ Nothing here ever stops a run: a server that has gone is left alone for a while,
 from __future__ import annotations
 
 import base64
-import csv
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,7 +21,7 @@ from prefect.artifacts import (
 )
 
 from engine.metrics.headlines import headlines
-from engine.stages.layout import Layout
+from engine.stages.layout import Layout, read_table
 from flows.server import is_gone
 from flows.summary import duration
 
@@ -56,17 +54,16 @@ class ProgressArtifact:
     stage up to date.
     """
 
-    def __init__(self, stage: str, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, stage: str):
         self.key = f"{stage}-progress"  # lower-case letters, digits, dashes
-        self.clock = clock
         self.artifact: UUID | None = None
         self.not_before = 0.0
 
     def __call__(self, news: dict[str, Any]) -> None:
         done, total = news.get("done", 0), news.get("total") or 0
-        if not total or (self.clock() < self.not_before and done != total):
+        if not total or (time.monotonic() < self.not_before and done != total):
             return
-        self.not_before = self.clock() + SHORTEST_INTERVAL_S
+        self.not_before = time.monotonic() + SHORTEST_INTERVAL_S
         percent = min(100.0, 100.0 * done / total)
         try:
             _must_answer()
@@ -77,7 +74,7 @@ class ProgressArtifact:
             else:
                 update_progress_artifact(self.artifact, percent, description=describe(news))
         except Exception as error:  # prefect, httpx, and whatever they are made of
-            self.not_before = self.clock() + AFTER_FAILURE_S
+            self.not_before = time.monotonic() + AFTER_FAILURE_S
             logger.warning(
                 "the Prefect server does not take the progress (%s); the run goes on",
                 _reason(error),
@@ -145,15 +142,10 @@ def per_class_rows(path: Path) -> list[dict[str, Any]]:
     """The main columns of per_class.csv, numbers as numbers, to four digits; none where there is no
     such file.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        return []
     # A class may be called 7: its name stays text.
     return [
         {key: row[key] if key == "name" else _number(row[key]) for key in COLUMNS if key in row}
-        for row in rows
+        for row in read_table(path)
     ]
 
 

@@ -13,7 +13,6 @@ import hashlib
 import logging
 import os
 import platform
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,8 @@ def dask_runner(scheduler: str | None, workers: int, section: str = "") -> TaskR
                 "n_workers": workers,
                 "threads_per_worker": 1,
                 "dashboard_address": "127.0.0.1:0",
+                # in the project, not wherever the command was called
+                "local_directory": str(Path(os.environ["DETECTFLOW_STATE"]) / ".cache" / "dask"),
             }
         )
     how = HOW_TO_START.format(address=scheduler)
@@ -133,17 +134,3 @@ def about(root: str, url: str) -> dict[str, Any]:
         "sees": Path(root, "params.yaml").is_file(),
         "reaches": bool(url) and answers(f"{url}/health"),
     }
-
-
-@contextlib.contextmanager
-def lent_environment() -> Iterator[None]:
-    """Dask keeps its files in the project, not wherever the command was called."""
-    before = os.environ.get("DASK_TEMPORARY_DIRECTORY")
-    os.environ.setdefault(
-        "DASK_TEMPORARY_DIRECTORY", str(Path(os.environ["DETECTFLOW_STATE"]) / ".cache" / "dask")
-    )
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("DASK_TEMPORARY_DIRECTORY", None)

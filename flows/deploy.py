@@ -19,7 +19,7 @@ from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.project.environment import state_root
 from engine.settings.base import load_yaml
 from engine.tracking.run_metadata import git
-from flows.server import check_answers, check_login, check_version, find_running
+from flows.server import check_answers, check_prefect, find_running
 
 DEFINITIONS = "prefect.yaml"
 WORKSPACE, REPOSITORY, BRANCH = "DETECTFLOW_WORKSPACE", "DETECTFLOW_REPOSITORY", "DETECTFLOW_BRANCH"
@@ -39,8 +39,7 @@ def use_server(root: Path) -> str:
             "terminal, or name your team's: PREFECT_API_URL=http://host:4200/api (also in .env)."
         )
     check_answers(url)
-    check_login(url)
-    check_version(url)
+    check_prefect(url)
     os.environ["PREFECT_API_URL"] = url
     return url
 

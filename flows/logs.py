@@ -20,7 +20,6 @@ from engine.errors import EngineError
 
 ENGINE_LOGGERS = ("detectflow", "engine")
 QUIET_LOGGERS = ("dvc", "dvc_data", "alembic", "mlflow", "matplotlib", "httpx")
-REPEATS = "detectflow.dvc"  # speaks once per stage
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 # Of a server that has gone they say so for every event that waits, and of a run that ends within
 # seconds that a heartbeat came late, with tracebacks; what matters of it the run itself reports.
@@ -38,7 +37,6 @@ def engine_logs() -> Iterator[None]:
     """
     handler = APILogHandler()
     handler.addFilter(_RunIds())
-    once = _Once()
     loggers = [logging.getLogger(name) for name in ENGINE_LOGGERS]
     levels = [logger.level for logger in loggers]
     for name in QUIET_LOGGERS:
@@ -47,13 +45,11 @@ def engine_logs() -> Iterator[None]:
     for logger in loggers:
         logger.addHandler(handler)
         logger.setLevel(logger.level or logging.INFO)
-    logging.getLogger(REPEATS).addFilter(once)
     logging.getLogger("dvc").propagate = False  # it writes to the console itself
     try:
         yield
     finally:
         logging.getLogger("dvc").propagate = True
-        logging.getLogger(REPEATS).removeFilter(once)
         for logger, level in zip(loggers, levels):
             logger.removeHandler(handler)
             logger.setLevel(level)
@@ -79,24 +75,6 @@ class _RunIds(logging.Filter):
         record.flow_run_id = self.flow_run_id
         record.task_run_id = str(task.task_run.id) if task is not None else None
         return self.flow_run_id is not None
-
-
-class _Once(logging.Filter):
-    """A warning that is repeated word for word (each stage says there is no .dvc) is shown once per
-    run.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[tuple[str, str]] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno != logging.WARNING:
-            return True
-        key = (record.name, record.getMessage())
-        new = key not in self.seen
-        self.seen.add(key)
-        return new
 
 
 class _NoTraceback(logging.Filter):

@@ -15,7 +15,7 @@ from typing import Any
 from engine.config import Params
 from engine.datasets.description import load_description
 from engine.datasets.findings import Findings
-from engine.detect.choose import check_training
+from engine.detect.choose import check_registration, check_training
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
 from engine.plugins import look_in
@@ -46,7 +46,9 @@ def checked(root: Path, overrides: Overrides) -> Params:
     params = Params.build(values, where, file)
     Findings.with_policies(params.data.policies)  # the schema does not know the kinds of findings
     look_in(root)  # for a trainer or network of the user's own
-    check_training(params.train, params.export.formats)  # nor which networks there are
+    check_registration(params.export.formats)
+    # nor which networks there are
+    check_training(params.train, params.export.formats, root)
     return params
 
 
@@ -56,12 +58,13 @@ def apply(root: Path, overrides: Overrides) -> Params:
     """
     params = checked(root, overrides)
     path = root / "params.yaml"
-    yaml = _round_trip_yaml()
-    document = yaml.load(path.read_text(encoding="utf-8"))
-    changed = False
-    for key, value in overrides.items():
-        changed |= _put(document, key, value)
+    values = load_yaml(path)
+    changed = {key: value for key, value in overrides.items() if _put(values, key, value)}
     if changed:
+        yaml = _round_trip_yaml()
+        document = yaml.load(path.read_text(encoding="utf-8"))
+        for key, value in changed.items():
+            _put(document, key, value)
         text = io.StringIO()
         yaml.dump(document, text)
         write_text(path, text.getvalue())
@@ -126,19 +129,15 @@ def _put(values: Any, dotted: str, value: Any) -> bool:
         if not isinstance(values.get(name), dict):
             _set(values, name, {})
         values = values[name]
-    if (
-        last in values
-        and _plain(values[last]) == value
-        and type(_plain(values[last])) is type(value)
-    ):
+    if last in values and values[last] == value and type(values[last]) is type(value):
         return False
     _set(values, last, value)
     return True
 
 
 def _set(values: Any, key: str, value: Any) -> None:
-    """`values[key] = value`; in a commented document a new key goes before the blank line that ends
-    its section.
+    """`values[key] = value`; in a commented document a new key goes before the last one, to which
+    the blank line at the end of a section belongs.
     """
     if not hasattr(values, "ca"):
         values[key] = value
@@ -149,32 +148,10 @@ def _set(values: Any, key: str, value: Any) -> None:
         styled = CommentedMap(value) if isinstance(value, dict) else CommentedSeq(value)
         styled.fa.set_flow_style()
         value = styled
-    last = next(reversed(values), None) if key not in values else None
-    values[key] = value
-    comment = values.ca.items.get(last, [None] * 4)[2] if last is not None else None
-    if comment is not None and "\n" in comment.value.rstrip(" "):
-        own, newline, rest = comment.value.partition("\n")
-        if rest.strip(" ") or not own:
-            comment.value = own + newline
-            values.yaml_set_comment_before_after_key(key)  # makes room in the comment table
-            values.ca.items[key] = [
-                None,
-                None,
-                type(comment)("\n" + rest, comment.start_mark, None),
-                None,
-            ]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    # ruamel reads numbers as subclasses that remember their spelling
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
+    if key in values or not values:
+        values[key] = value
+    else:
+        values.insert(len(values) - 1, key, value)
 
 
 def _round_trip_yaml() -> Any:

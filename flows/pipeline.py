@@ -25,6 +25,7 @@ from prefect.task_engine import TaskRunTimeoutError
 
 from engine.config import Params
 from engine.errors import ConfigError, EngineError, nearest
+from engine.files import read_object
 from engine.project.environment import find_root, prepare_environment
 from engine.project.workspace_lock import workspace_lock
 from engine.settings.base import load_yaml
@@ -34,7 +35,7 @@ from engine.stages.prepare import source_changed
 from engine.stages.runner import run_stage
 from engine.stages.start_weights import start_changed
 from engine.tracking.mlflow_links import registered
-from engine.versioning.dvc_repo import DvcStages
+from engine.versioning.dvc_repo import DvcStages, warn_of_no_versions
 from flows import overrides as params_file
 from flows.artifacts import ProgressArtifact, show_reports, show_result
 from flows.automations import DATASET_CHANGED, MODEL_HELD, emit
@@ -48,7 +49,6 @@ from flows.summary import (
     as_markdown,
     failure_markdown,
     links_of,
-    read_or_nothing,
     summarize,
 )
 
@@ -206,6 +206,7 @@ def pipeline(
             time.
     """
     finished.clear()
+    warn_of_no_versions.cache_clear()
     folder = prepare_environment(root)
     limits_min = checked_timeouts(timeouts_min or {})
     overrides = {**named(dataset, start), **(overrides or {})}
@@ -279,7 +280,7 @@ def in_time(stage: str, limit_min: float | None, *arguments: Any) -> dict[str, A
 
 def data_digest(root: Path) -> str | None:
     """Digest of the prepared dataset that is in place, None where there is none."""
-    return read_or_nothing(Layout(root).prepared / "dataset.json").get("digest")
+    return read_object(Layout(root).prepared / "dataset.json").get("digest")
 
 
 def emit_data_changed(root: Path, before: str | None) -> None:
@@ -288,13 +289,13 @@ def emit_data_changed(root: Path, before: str | None) -> None:
     """
     digest = data_digest(root)
     if before is not None and digest != before:
-        name = read_or_nothing(Layout(root).prepared / "dataset.json").get("name", "")
+        name = read_object(Layout(root).prepared / "dataset.json").get("name", "")
         emit(DATASET_CHANGED, f"dataset.{name}", digest=digest, before=before)
 
 
 def emit_held(root: Path, rows: list[StageRow]) -> None:
     """The event that a new version was not made champion, and why."""
-    registered = read_or_nothing(Layout(root).summary("register"))
+    registered = read_object(Layout(root).summary("register"))
     if registered.get("decision") == "challenger" and any(
         row.stage == "register" and row.status == "ran" for row in rows
     ):

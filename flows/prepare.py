@@ -29,7 +29,7 @@ from engine.errors import WorkspaceError
 from engine.project.environment import prepare_environment
 from engine.stages.layout import Progress
 from engine.stages.runner import run_stage
-from flows.cluster import check_workers, dask_runner, lent_environment
+from flows.cluster import check_workers, dask_runner
 
 logger = logging.getLogger("detectflow")
 
@@ -62,8 +62,7 @@ def run_prepare(root: Path, progress: Progress | None = None) -> dict[str, Any]:
         check_workers(where.scheduler, root, SECTION)
     _progress_of[str(root)] = progress
     try:
-        with lent_environment():
-            return prepare_in_shards.with_options(task_runner=runner)(str(root))
+        return prepare_in_shards.with_options(task_runner=runner)(str(root))
     finally:
         del _progress_of[str(root)]
 

@@ -106,13 +106,14 @@ class Child:
 
 def answers(url: str, timeout_s: float = 2.0) -> bool:
     """Whether a web server answers at `url` with success."""
-    return why_silent(url, timeout_s) is None
+    answer = ask(url, timeout_s)
+    return answer is not None and answer.is_success
 
 
 def why_silent(url: str, timeout_s: float = 2.0) -> str | None:
     """None where a web server answers at `url` with success; else the reason."""
     try:
-        answer = _ask(url, timeout_s)
+        answer = _get(url, timeout_s)
     except UNANSWERED as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return f"its certificate is not trusted here ({error}), see docs/deploy.md, TLS"
@@ -120,23 +121,14 @@ def why_silent(url: str, timeout_s: float = 2.0) -> str | None:
     return None if answer.is_success else f"HTTP {answer.status_code} {answer.reason_phrase}"
 
 
-def refuses(url: str, login: Mapping[str, str], timeout_s: float = 2.0) -> bool:
-    """Whether a web server answers at `url` that these headers do not let anybody in."""
-    try:
-        return _ask(url, timeout_s, login).status_code in {401, 403}
-    except UNANSWERED:
-        return False
-
-
-def read_text(
+def ask(
     url: str, timeout_s: float = 2.0, login: Mapping[str, str] | None = None
-) -> str | None:
-    """The body at `url`, or None when nothing answers. login: headers that say who asks."""
+) -> httpx.Response | None:
+    """The answer at `url`, or None where there is none. login: headers that say who asks."""
     try:
-        answer = _ask(url, timeout_s, login)
+        return _get(url, timeout_s, login)
     except UNANSWERED:
         return None
-    return answer.text if answer.is_success else None
 
 
 def is_local(url: str) -> bool:
@@ -144,7 +136,7 @@ def is_local(url: str) -> bool:
     return urllib.parse.urlsplit(url).hostname in {LOOPBACK, "localhost", "::1"}
 
 
-def _ask(url: str, timeout_s: float, headers: Mapping[str, str] | None = None) -> httpx.Response:
+def _get(url: str, timeout_s: float, headers: Mapping[str, str] | None = None) -> httpx.Response:
     """The answer of a web server, trusting the certificates that Prefect's client trusts; loopback
     never goes by a proxy.
     """

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import atexit
 import importlib.metadata
-import json
 import logging
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from engine.errors import WorkspaceError
+from engine.files import read_object
 from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide, prefect_login
@@ -28,10 +30,9 @@ from flows.processes import (
     LOOPBACK,
     Child,
     answers,
+    ask,
     free_port,
     is_local,
-    read_text,
-    refuses,
     why_silent,
 )
 
@@ -88,8 +89,7 @@ def connect(root: Path) -> Server:
         check_answers(
             configured, "or unset the variable: a run then brings its own temporary server"
         )
-        check_login(configured)
-        check_version(configured)
+        check_prefect(configured)
         return Server(configured)
     running = find_running(state)
     if running is not None:
@@ -128,11 +128,13 @@ def is_gone() -> bool:
     return bool(url) and not answers(f"{url}/health", GONE_AFTER_S)
 
 
-def check_login(api_url: str) -> None:
-    """WorkspaceError where the server does not take PREFECT_API_AUTH_STRING: its health is shown to
-    anybody, nothing else is.
+def check_prefect(api_url: str) -> None:
+    """WorkspaceError where the server does not take PREFECT_API_AUTH_STRING (its health is shown to
+    anybody, nothing else is), or its Prefect is another than this environment's. A server that does
+    not say is let be.
     """
-    if refuses(f"{api_url}/admin/version", prefect_login(), FIRST_ANSWER_S):
+    answer = ask(f"{api_url}/admin/version", FIRST_ANSWER_S, prefect_login())
+    if answer is not None and answer.status_code in {401, 403}:
         found = (
             "is not the one it expects"
             if os.environ.get("PREFECT_API_AUTH_STRING")
@@ -144,19 +146,13 @@ def check_login(api_url: str) -> None:
             "PREFECT_SERVER_API_AUTH_STRING."
         )
 
-
-def check_version(api_url: str) -> None:
-    """WorkspaceError where the server's Prefect is another than this environment's. A server that
-    does not say is let be.
-    """
-    theirs = read_text(f"{api_url}/admin/version", FIRST_ANSWER_S, prefect_login())
-    if theirs is not None and not _same_version(theirs):
+    if answer is not None and answer.is_success and not _same_version(answer):
         own = importlib.metadata.version("prefect")
         raise WorkspaceError(
             f"the Prefect server at {hide(api_url)} is version "
-            f"{theirs.strip().strip(chr(34))[:40]}, and this environment has Prefect {own}: the "
-            "first two numbers must be equal. Start that server from this project's environment "
-            "(`make ui`), or bring both to the same version."
+            f"{_version_of(answer)[:40]}, and this environment has Prefect {own}: the first two "
+            "numbers must be equal. Start that server from this project's environment (`make "
+            "ui`), or bring both to the same version."
         )
 
 
@@ -167,20 +163,17 @@ def find_running(state: Path) -> str | None:
     means that one sets PREFECT_API_URL.
     """
     url = noted_address(state, "prefect")
-    version = (
-        read_text(f"{url}/api/admin/version", FIRST_ANSWER_S, prefect_login()) if url else None
-    )
-    return f"{url}/api" if _same_version(version) else None
+    if url is None:
+        return None
+    answer = ask(f"{url}/api/admin/version", FIRST_ANSWER_S, prefect_login())
+    return f"{url}/api" if answer is not None and _same_version(answer) else None
 
 
 def noted_address(state: Path, name: str) -> str | None:
     """The address that `detectflow ui` noted for its server `name` (prefect, mlflow); perhaps no
     longer alive.
     """
-    try:
-        return json.loads(notes_file(state).read_text(encoding="utf-8")).get(name)
-    except (OSError, ValueError, AttributeError):
-        return None
+    return read_object(notes_file(state)).get(name)
 
 
 def mlflow_ui(root: Path) -> str | None:
@@ -232,7 +225,11 @@ def start_temporary(state: Path) -> Server:
     return Server(f"http://{LOOPBACK}:{port}/api", child)
 
 
-def _same_version(answer: str | None) -> bool:
+def _same_version(answer: httpx.Response) -> bool:
     """Prefect promises an old client no new server."""
     own = importlib.metadata.version("prefect").split(".")[:2]
-    return answer is not None and answer.strip().strip('"').split(".")[:2] == own
+    return answer.is_success and _version_of(answer).split(".")[:2] == own
+
+
+def _version_of(answer: httpx.Response) -> str:
+    return answer.text.strip().strip('"')  # a JSON text

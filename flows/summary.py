@@ -6,16 +6,16 @@ Reads files only. A report that is not there (a stage that has not run) leaves i
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.files import read_object
 from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
-from engine.tracking.mlflow_links import run_of_version, run_url, version_url
+from engine.tracking.mlflow_links import run_url, version_url
 
 PLOTS = ("*.png", "*.jpg")
 
@@ -50,11 +50,11 @@ def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -
     """Collect what the stages of `root` reported."""
     layout = Layout(root)
     validated = {
-        **read_or_nothing(layout.origin("validate")),
-        **read_or_nothing(layout.summary("validate")),
+        **read_object(layout.origin("validate")),
+        **read_object(layout.summary("validate")),
     }
-    registered = read_or_nothing(layout.summary("register"))
-    exported = read_or_nothing(layout.summary("export")).get("files") or {}
+    registered = read_object(layout.summary("register"))
+    exported = read_object(layout.summary("export")).get("files") or {}
     metrics = {name: float(value) for name, value in headlines(validated).items()}
     weights = ["weights/best.pt"] if layout.best.is_file() else []
     return Summary(
@@ -74,37 +74,23 @@ def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -
     )
 
 
-def read_or_nothing(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where it cannot be had."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
     """Markdown lines that lead on: MLflow's run and version, the pages among the reports.
 
     mlflow: address of the MLflow UI that is up; None: the line says how to open one.
     """
-    registered = read_or_nothing(Layout(root).summary("register"))
+    registered = read_object(Layout(root).summary("register"))
     lines = []
-    found = (
-        run_of_version(root, registered["model"], registered["version"])
-        if registered.get("model")
-        else None
-    )
-    if found and mlflow:
-        experiment, run = found
+    run, experiment = registered.get("run_id"), registered.get("experiment_id")
+    if run and mlflow:
         version = version_url(registered["model"], registered["version"], mlflow)
         lines.append(
             f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and "
             f"tables]({run_url(experiment, f'{run}/artifacts', mlflow)}), [version "
             f"{registered['version']}]({version})"
         )
-    elif found:
-        lines.append(f"MLflow: run `{found[1]}`; `detectflow ui` in `{root}` opens it")
+    elif run:
+        lines.append(f"MLflow: run `{run}`; `detectflow ui` in `{root}` opens it")
     host = platform.node()
     lines += [
         f"Report on {host}: `{page}`" for page in sorted(Layout(root).reports.rglob("*.html"))

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,13 @@ from prefect.futures import as_completed
 from prefect.runtime import flow_run as current_run
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from engine.config import Params
 from engine.errors import TrainingError
 from engine.hpo import trial as trials
 from engine.hpo.report import clear_weights, write_report
 from engine.hpo.study import TOKEN, TRACKING, driving, finished, open_study, ranked, why_all_failed
 from engine.hpo.sweep import Sweep, make_sweep
 from engine.project.environment import prepare_environment
-from flows.cluster import dask_runner, lent_environment
+from flows.cluster import dask_runner
 from flows.logs import engine_logs, plain_failures
 
 logger = logging.getLogger("detectflow")
@@ -101,12 +100,11 @@ def search(
             ended(row)
         return
     runner = task_runner(plan)
-    with lent_environment():
-        _searches[token] = Search(plan, about_study, indices, deadline, ended)
-        try:
-            several.with_options(task_runner=runner)(token)
-        finally:
-            del _searches[token]
+    _searches[token] = Search(plan, about_study, indices, deadline, ended)
+    try:
+        several.with_options(task_runner=runner)(token)
+    finally:
+        del _searches[token]
 
 
 @dataclass(frozen=True)
@@ -228,23 +226,16 @@ def about(plan: Sweep, study: Any) -> Row:
     }
 
 
-@contextlib.contextmanager
-def tracked_study(plan: Sweep, study: Any) -> Iterator[Any]:
+def tracked_study(plan: Sweep, study: Any) -> contextlib.AbstractContextManager[Any]:
     """The study's run in the tracker, parent of its trials' runs."""
-    from engine.stages.runner import tracker_of
-
-    tracker = tracker_of(Params.load(Path(plan.root) / "params.yaml"), "searches")
-    if tracker is None:
-        yield trials.NullTracker()
-        return
+    root = Path(plan.root)
     space = {f"space.{each.name}": each.describe() for each in plan.dimensions}
     params = {
         **{f"tune.{key}": value for key, value in plan.tune.items()},
         **space,
         "seed": plan.training.seed,
     }
-    with tracker.tracked_study(about(plan, study), params, Path(plan.root)) as run:
-        yield run
+    return trials.tracker_of_searches(root).tracked_study(about(plan, study), params, root)
 
 
 def log_trial(row: Row, plan: Sweep, study: Any) -> None:

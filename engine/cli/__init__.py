@@ -15,8 +15,6 @@ from collections.abc import Sequence
 
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, EngineError, Terminated, nearest
 
-WRONG_REQUEST = 2
-
 MODES = {  # mode -> module that has a function of this name, taking the arguments after it
     "run": "engine.cli.run",
     "ui": "engine.cli.ui",
@@ -36,6 +34,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "trace": "engine.cli.trace",
     "convert": "engine.cli.convert",
 }
+GONE = {"benchmark": "it is a script now: python benchmarks/loader.py key=value ..."}
 HELP_ARGUMENTS = {"help", "-h", "--help"}
 
 
@@ -68,12 +67,18 @@ def _dispatch(argv: list[str]) -> int:
         print(f"detectflow {__version__}")
         return 0
     if mode not in MODES:
-        raise ConfigError(
-            f"no mode '{mode}'.{nearest(mode, [*MODES, 'help'])} Modes: {', '.join(MODES)}, help"
-        )
+        raise _no_mode(mode)
     if any(arg in {"-h", "--help"} for arg in rest) or rest[:1] == ["help"]:
         return show_help([mode])
     return getattr(importlib.import_module(MODES[mode]), mode)(rest)
+
+
+def _no_mode(mode: str) -> ConfigError:
+    if mode in GONE:
+        return ConfigError(f"no mode '{mode}': {GONE[mode]}")
+    return ConfigError(
+        f"no mode '{mode}'.{nearest(mode, [*MODES, 'help'])} Modes: {', '.join(MODES)}, help"
+    )
 
 
 def _which_process() -> str:
@@ -93,8 +98,6 @@ def show_help(argv: Sequence[str]) -> int:
         print(OVERVIEW)
         return 0
     if argv[0] not in MODES:
-        raise ConfigError(
-            f"no mode '{argv[0]}'.{nearest(argv[0], MODES)} Modes: {', '.join(MODES)}"
-        )
+        raise _no_mode(argv[0])
     print(help_of(argv[0]))
     return 0

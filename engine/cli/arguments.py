@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, WorkspaceError
+from engine.config import Frozen
+from engine.errors import ConfigError, WorkspaceError, nearest
 
 
 def text_of(mode: str, key: str, value: Any) -> str | None:
@@ -24,6 +25,41 @@ def text_of(mode: str, key: str, value: Any) -> str | None:
             f"{mode}: {key}={value}: expected one name or path, not a {type(value).__name__}"
         )
     return str(value)
+
+
+def unknown_key(mode: str, key: str, known: Iterable[str]) -> ConfigError:
+    """The error for a key that a mode does not take: the nearest of those it takes, else all."""
+    known = list(known)
+    instead = nearest(key.split(".")[0], known)
+    instead = instead or f" Remove it, or take one of: {', '.join(known)}."
+    return ConfigError(f"{mode}: unknown key '{key}'.{instead}")
+
+
+def take(
+    given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: type[Frozen]
+) -> dict[str, Any]:
+    """Take the arguments of the command itself out of `given`; the rest are settings of the schema,
+    or entries of one (`policies.zero_area`). An unknown one gets the nearest name of both.
+    """
+    known = [*extra, *schema.model_fields]
+    for key in given:
+        if key.split(".")[0] not in known:
+            raise unknown_key(mode, key, known)
+    texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
+    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
+
+
+def nested(given: Mapping[str, Any], base: Frozen) -> dict[str, Any]:
+    """`policies.zero_area=warn` sets one entry of the policies of `base` and leaves the others."""
+    values: dict[str, Any] = {}
+    for key, value in given.items():
+        section, dot, entry = key.partition(".")
+        if dot:
+            held = values.get(section, getattr(base, section))
+            values[section] = {**(held if isinstance(held, Mapping) else {}), entry: value}
+        else:
+            values[key] = value
+    return values
 
 
 def folder_to_write(mode: str, key: str, value: str) -> Path:

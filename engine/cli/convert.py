@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from engine.cli.arguments import text_of
+from engine.cli.arguments import nested, text_of, unknown_key
 from engine.config import DataConfig, parse_overrides
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError
 
 REQUIRED = {
     "data": "data/bccd.yaml",
@@ -23,17 +22,10 @@ def convert(argv: Sequence[str]) -> int:
     ...]`
     """
     given = parse_overrides(argv)
-    settings: dict[str, Any] = {}
-    for key in [key for key in given if key not in REQUIRED]:
-        section, dot, entry = key.partition(".")
-        if section not in SETTINGS:
-            raise ConfigError(
-                f"convert: unknown key '{key}'.{nearest(key, [*REQUIRED, *SETTINGS])}"
-            )
-        if dot:
-            settings.setdefault(section, {})[entry] = given.pop(key)
-        else:
-            settings[section] = given.pop(key)
+    for key in given:
+        if key not in REQUIRED and key.partition(".")[0] not in SETTINGS:
+            raise unknown_key("convert", key, [*REQUIRED, *SETTINGS])
+    settings = nested({k: v for k, v in given.items() if k not in REQUIRED}, DataConfig())
     for key, example in REQUIRED.items():
         if given.get(key) is None:
             raise ConfigError(f"convert: no {key} given, for example {key}={example}")

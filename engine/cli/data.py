@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import folder_to_write, text_of, written_into
+from engine.cli.arguments import folder_to_write, nested, take, text_of, written_into
 from engine.config import DataConfig, Params, parse_overrides
 from engine.config.sections import PrepareFlowConfig
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError
 
 REFUSED = 1  # exit code of check where prepare would refuse the dataset
 
@@ -31,9 +31,10 @@ CHECK_EXTRA = {
 def check(argv: Sequence[str]) -> int:
     """`detectflow check data=DATASET [model=WEIGHTS] key=value ...`"""
     given = parse_overrides(argv)
-    extra = _take(given, "check", CHECK_EXTRA)
+    workers = given.pop("workers", None)
+    extra = take(given, "check", CHECK_EXTRA, DataConfig)
     settings, root = _settings(extra["data"], given)
-    workers, out = _workers(extra["workers"], root), folder_to_write("check", "out", extra["out"])
+    workers, out = _workers(workers, root), folder_to_write("check", "out", extra["out"])
     from engine.datasets.convert import refuse_inside
     from engine.datasets.description import load_description
     from engine.datasets.findings import Findings
@@ -156,24 +157,6 @@ def _project() -> Path | None:
     return None
 
 
-def _take(given: dict[str, Any], mode: str, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the arguments that are no settings of the data section; unknown ones get the nearest
-    of both.
-    """
-    for key in given:
-        if key not in extra and key.split(".")[0] not in DataConfig.model_fields:
-            raise ConfigError(
-                f"{mode}: unknown key "
-                f"'{key}'.{nearest(key.split('.')[0], [*extra, *DataConfig.model_fields])}"
-            )
-    values = {key: given.pop(key, None) for key in extra}
-    texts = {
-        key: value if key == "workers" else text_of(mode, key, value)
-        for key, value in values.items()
-    }
-    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
-
-
 def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, Path | None]:
     """The data section to check with, and the project's root where there is a project.
 
@@ -201,7 +184,7 @@ def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, P
             "test_fraction",
         )
         base = DataConfig(source=str(data), **{key: getattr(own, key) for key in general})
-    return base.with_overrides(_nested(given, base)), root
+    return base.with_overrides(nested(given, base)), root
 
 
 @contextlib.contextmanager
@@ -227,18 +210,6 @@ def _workers(given: Any, root: Path | None) -> int:
     if given is None:
         return Params.load(root / "params.yaml").flows.prepare.workers if root else 0
     return PrepareFlowConfig.build({"workers": given}, where="check").workers
-
-
-def _nested(given: Mapping[str, Any], base: DataConfig) -> dict[str, Any]:
-    """`policies.zero_area=warn` sets one entry of the policies and leaves the others."""
-    values: dict[str, Any] = {}
-    for key, value in given.items():
-        section, dot, entry = key.partition(".")
-        if dot:
-            values[section] = {**values.get(section, getattr(base, section)), entry: value}
-        else:
-            values[key] = value
-    return values
 
 
 def _schema(file: str | None, root: Path | None) -> Any:

@@ -56,7 +56,14 @@ def open_version(name: str, root: Path | None, scratch: Path) -> Version:
         raise DataError(
             f"{name}: no such folder or file, and no project here whose revision it could be"
         )
-    bring = _from_revision(name, root, scratch)
+    from engine.versioning.revisions import open_revision  # only here is DVC needed
+
+    read = open_revision(root, name)
+
+    def bring(file: Path) -> None:
+        if not file.exists():
+            write_bytes(file, read(f"{PREPARED}/{file.relative_to(scratch).as_posix()}"))
+
     for file in (DATASET_FILE, *(f"{split}.jsonl" for split in SPLITS)):
         bring(scratch / file)
 
@@ -94,18 +101,3 @@ def _pixels(record: ImageRecord) -> np.ndarray | None:
         return read_image(record.file)
     except DataError:  # has gone since
         return None
-
-
-def _from_revision(revision: str, root: Path, folder: Path) -> Callable[[Path], None]:
-    """A function that brings a file of the prepared dataset at `revision` into `folder`, where it
-    belongs.
-    """
-    from engine.versioning.revisions import open_revision  # only here is DVC needed
-
-    read = open_revision(root, revision)
-
-    def bring(file: Path) -> None:
-        if not file.exists():
-            write_bytes(file, read(f"{PREPARED}/{file.relative_to(folder).as_posix()}"))
-
-    return bring

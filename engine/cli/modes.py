@@ -12,17 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.cli.arguments import text_of
+from engine.cli.arguments import take
 from engine.config import (
     DetectionTrainConfig,
     ExportConfig,
-    Frozen,
     PredictConfig,
     TrainConfig,
     ValidateConfig,
     parse_overrides,
 )
-from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated, nearest
+from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated
 from engine.files import make_folder
 from engine.settings.base import load_yaml
 
@@ -57,8 +56,9 @@ def _schema(trainer: Any) -> type[TrainConfig]:
 def _train(config: TrainConfig) -> int:
     _prepare()
     from engine.detect.choose import trainer_class_of
+    from engine.detect.methods import made
 
-    trainer = trainer_class_of(config.trainer)(config=config)
+    trainer = made(trainer_class_of(config.trainer), config=config)
     try:
         result = trainer.train()
     except KeyboardInterrupt as ended:
@@ -77,7 +77,7 @@ def _train(config: TrainConfig) -> int:
 def val(argv: Sequence[str]) -> int:
     """`detectflow val model=WEIGHTS data=DATASET key=value ...`"""
     given = parse_overrides(argv)
-    extra = _take(given, "val", VAL_EXTRA, ValidateConfig)
+    extra = take(given, "val", VAL_EXTRA, ValidateConfig)
     config = ValidateConfig.build(given, "val")
     _prepare()
     from engine.cli.progress import validation_bar
@@ -140,7 +140,7 @@ def predict(argv: Sequence[str]) -> int:
 def export(argv: Sequence[str]) -> int:
     """`detectflow export model=WEIGHTS format=FORMAT key=value ...`"""
     given = parse_overrides(argv)
-    extra = _take(given, "export", EXPORT_EXTRA, ExportConfig)
+    extra = take(given, "export", EXPORT_EXTRA, ExportConfig)
     config = ExportConfig.build(given, "export")
     _prepare()
     from engine.export import export as write
@@ -157,21 +157,6 @@ def export(argv: Sequence[str]) -> int:
         )
         print(f"{_short(report.path)}   {checks}")
     return 0
-
-
-def _take(
-    given: dict[str, Any], mode: str, extra: Mapping[str, Any], schema: type[Frozen]
-) -> dict[str, Any]:
-    """Take the arguments of the command itself out of `given`; the rest are settings of the schema.
-    An unknown one gets the nearest name of both.
-    """
-    for key in given:
-        if key not in extra and key not in schema.model_fields:
-            raise ConfigError(
-                f"{mode}: unknown key '{key}'.{nearest(key, [*extra, *schema.model_fields])}"
-            )
-    texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
-    return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 
 
 def _prepare() -> None:
@@ -199,7 +184,8 @@ def _with_file(given: dict[str, Any]) -> dict[str, Any]:
     section = values.get("train", values)
     if not isinstance(section, dict):
         raise ConfigError(f"{file}: expected `key: value` lines below train, found {section!r}")
-    DetectionTrainConfig.build(section, str(file))  # an error in the file names it
+    schema = _schema(given.get("trainer", section.get("trainer")))
+    schema.build(section, str(file))  # an error in the file names it
     return {**section, **given}
 
 

@@ -26,6 +26,7 @@ from engine.project.environment import (
     prepare_environment,
     state_root,
 )
+from engine.project.lock_holders import command_of
 from engine.project.redaction import without_user
 from engine.project.workspace_lock import require_writable
 from flows.processes import Child, answers, is_free
@@ -158,11 +159,7 @@ def owner_of(port: int) -> str:
                 and connection.laddr.port == port
                 and connection.pid
             ):
-                argv = psutil.Process(connection.pid).cmdline()
-                return (
-                    f" by process {connection.pid} "
-                    f"({' '.join(Path(arg).name for arg in argv)[:60]})"
-                )
+                return f" by process {connection.pid}{command_of(connection.pid)}"
     return ""
 
 

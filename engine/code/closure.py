@@ -1,8 +1,9 @@
 """Which modules a piece of code imports, directly and through others, and what each of them does.
 
 Imports inside functions count, those for type checkers do not, and a text that names a module of
-the package ("engine.models.x.family") counts as an import. Of a package that only hands names on,
-the module behind the name counts and its other modules do not. Nothing is imported here.
+the package ("engine.models.x.family") counts as an import. Of what a package (`__init__.py`) hands
+on counts what is taken from it, and its own statements with what they use; its other modules do
+not. Nothing is imported here.
 """
 
 from __future__ import annotations
@@ -13,28 +14,49 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.code import syntax
-from engine.code.syntax import Import, Source, SourceError, read_definitions, read_source
+from engine.code.syntax import (
+    Import,
+    Source,
+    SourceError,
+    constant_of,
+    read_definitions,
+    read_source,
+)
 from engine.errors import ConfigError
 
 MOST_KEPT = 1000  # what was read of so many versions of files; more are begun anew
 Find = Callable[[str], Path | None]  # dotted name -> its file, None: not one of these sources
+NONE: frozenset[str] = frozenset()
+
+
+class Reached(NamedTuple):
+    """A module to which an import leads."""
+
+    module: str
+    name: str  # taken from it; empty: the module itself
+    follow: bool  # whether its own imports belong to it: not those of a package that hands on
+    offer: Import | None = None  # of such a package: the import by which it hands on
 
 
 @dataclass
 class Sources:
     """Modules by name. What was read of a file is kept in `cache` by the file's content, so that
     only edited files are read again.
+
+    whole_packages: an `__init__.py` is a module like any other; else see above.
     """
 
     find: Find
     cache: Path | None = None
-    _known: dict[str, Source] = field(default_factory=dict)
+    whole_packages: bool = False
+    _known: dict[tuple[str, frozenset[str], frozenset[str]], Source] = field(default_factory=dict)
     _contents: dict[str, tuple[str, str]] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)  # read from the cache
     _used: dict[str, Any] = field(default_factory=dict)  # of it, and new
@@ -53,26 +75,36 @@ class Sources:
                     made._kept = kept["sources"] if isinstance(kept.get("sources"), dict) else {}
         return made
 
-    def read(self, module: str) -> Source:
-        """What `module` does.
+    def read(
+        self, module: str, keep: frozenset[str] = NONE, without: frozenset[str] = NONE
+    ) -> Source:
+        """What `module` does; keep, without: see `read_source`.
 
         Raises:
             ConfigError: its file is no Python, or cannot be read.
         """
-        if module not in self._known:
-            self._known[module] = self._read(module)
-        return self._known[module]
-
-    def _read(self, module: str) -> Source:
-        content, key = self._content(module)
-        is_package = self.is_package(module)
-        return _unpacked(
-            self._once(
-                f"{key}{'p' * is_package}",
+        if (module, keep, without) not in self._known:
+            content, key = self._content(module)
+            hands_on = self.hands_on(module)
+            options = [f"+{name}" for name in sorted(keep)] + [f"-{n}" for n in sorted(without)]
+            found = self._once(
+                f"{key}{'p' * hands_on}{''.join(options)}",
                 module,
-                lambda: dataclasses.astuple(read_source(content, is_package)),
+                lambda: dataclasses.astuple(read_source(content, hands_on, keep, without)),
             )
-        )
+            self._known[module, keep, without] = _unpacked(found)
+        return self._known[module, keep, without]
+
+    def constant(self, module: str, name: str) -> Any:
+        """The plain value (text, number, tuple, dictionary) that `module` gives to `name`, None
+        where there is none.
+        """
+        return constant_of(self._content(module)[0], name) if self.find(module) else None
+
+    def holds(self, module: str, text: str) -> bool:
+        """Whether a text stands in the source of `module` as it is, between quotes."""
+        content = self._content(module)[0]
+        return f'"{text}"' in content or f"'{text}'" in content
 
     def definitions(self, module: str, names: set[str]) -> tuple[str, tuple[Import, ...]]:
         """`read_definitions` of a module. ConfigError as `read`."""
@@ -124,20 +156,33 @@ class Sources:
         file = self.find(module)
         return file is not None and file.name == "__init__.py"
 
-    def behind(self, found: Import, importer: str) -> list[tuple[str, bool]]:
-        """The modules that an import leads to: (name, whether its own imports belong to it)."""
+    def hands_on(self, module: str) -> bool:
+        """Whether only what is taken from a module counts of its imports."""
+        return self.is_package(module) and not self.whole_packages
+
+    def behind(self, found: Import, importer: str) -> list[Reached]:
+        """The modules that an import leads to."""
         module = self._absolute(found.module, importer)
         inner = f"{module}.{found.name}" if found.name else ""
         if inner and self.find(inner) is not None:
-            return [(inner, True)]
+            return [Reached(inner, "", True)]
         if self.find(module) is None:
             return []
-        if not inner or not self.is_package(module):
-            return [(module, True)]
+        if not inner or not self.hands_on(module):
+            return [Reached(module, found.name, True)]
         offers = [i for i in self.read(module).imports if i.name and i.alias == found.name]
         if not offers:
-            return [(module, True)]
-        return [(module, False), *(m for offer in offers for m in self.behind(offer, module))]
+            return [Reached(module, found.name, True)]
+        return [
+            *(Reached(module, "", False, offer) for offer in offers),
+            *(each for offer in offers for each in self.behind(offer, module)),
+        ]
+
+    def parents(self, module: str) -> list[Reached]:
+        """The packages around a module, which run when it is imported."""
+        parts = module.split(".")
+        names = [".".join(parts[:n]) for n in range(1, len(parts))]
+        return [Reached(n, "", self.whole_packages) for n in names if self.find(n) is not None]
 
     def _absolute(self, module: str, importer: str) -> str:
         dots = len(module) - len(module.lstrip("."))
@@ -152,50 +197,94 @@ class Sources:
 class Closure:
     """Modules that count, and the imports that lead out of them."""
 
-    modules: tuple[str, ...]
+    modules: Mapping[str, frozenset[str]]  # name -> methods of its classes that do not count
+    offers: Mapping[str, frozenset[Import]]  # package -> its imports that others take from it
     outside: tuple[tuple[Import, str], ...]  # import, and who imports it
 
 
 def closure(
-    sources: Sources, starts: Iterable[str], counts: Callable[[str], bool] = lambda module: True
+    sources: Sources,
+    starts: Iterable[Import],
+    counts: Callable[[str], bool] = lambda module: True,
+    without: Callable[[str], frozenset[str]] = lambda module: NONE,
 ) -> Closure:
     """All modules that `starts` lead to, as far as `counts` says so: behind a module that does not
-    count nothing is looked for.
+    count nothing is looked for. without: methods that nobody calls, of the classes of a module.
 
     Raises:
         ConfigError: a file is no Python.
     """
-    waiting = [(module, True) for module in starts]
+    waiting: list[tuple[Import, str]] = [(start, "") for start in starts]
     seen: set[tuple[str, bool]] = set()
+    offers: dict[str, set[Import]] = {}
     outside: dict[tuple[Import, str], None] = {}
     while waiting:
-        module, follow = entry = waiting.pop()
-        if entry in seen or not counts(module):
-            continue
-        seen.add(entry)
-        if not follow:
-            continue
-        source = sources.read(module)
-        mentioned = [Import(text.partition(":")[0]) for text in source.mentions]
-        for found in (*source.imports, *mentioned):
-            behind = sources.behind(found, module)
-            waiting += behind
-            if not all(counts(name) for name, _ in behind) or not behind:
-                outside[found, module] = None
-    return Closure(tuple(sorted({module for module, _ in seen})), tuple(outside))
+        found, importer = waiting.pop()
+        reached = sources.behind(found, importer)
+        if not reached or not all(counts(each.module) for each in reached):
+            outside[found, importer] = None
+        around = [parent for each in reached for parent in sources.parents(each.module)]
+        for module, _, follow, offer in (*reached, *around):
+            if not counts(module):
+                continue
+            if offer is not None:
+                offers.setdefault(module, set()).add(offer)
+            if (module, follow) in seen:
+                continue
+            seen.add((module, follow))
+            source = sources.read(module, without=without(module))
+            mentioned = [Import(text.partition(":")[0]) for text in source.mentions]
+            imports = (*source.imports, *mentioned) if follow else source.needed
+            waiting += [(each, module) for each in imports]
+    return Closure(
+        {module: without(module) for module in sorted({module for module, _ in seen})},
+        {module: frozenset(taken) for module, taken in offers.items()},
+        tuple(outside),
+    )
 
 
-def digests(sources: Sources, modules: Iterable[str], whole: bool = False) -> dict[str, str]:
-    """module -> what it does, 16 hex digits; modules that do nothing but import are left out.
+def joined(one: Closure, other: Closure) -> Closure:
+    """What counts for one of two reasons."""
+    modules = {
+        module: one.modules.get(module, other.modules.get(module, NONE))
+        & other.modules.get(module, one.modules.get(module, NONE))
+        for module in sorted({*one.modules, *other.modules})
+    }
+    offers = {
+        module: one.offers.get(module, frozenset()) | other.offers.get(module, frozenset())
+        for module in {*one.offers, *other.offers}
+    }
+    return Closure(modules, offers, (*one.outside, *other.outside))
 
-    A private helper that only messages use may still be used by another of the modules: then the
-    digest is that of all of it. whole: messages count everywhere.
+
+def digests(
+    sources: Sources, reached: Closure, whole: bool = False, users: Collection[str] = ()
+) -> dict[str, str]:
+    """module -> what it does, 16 hex digits; modules that do nothing are left out.
+
+    A helper that only messages of its module use may still be used by another of the modules, or
+    be among `users`, names that others use: then it counts. whole: messages count everywhere.
     """
-    read = {module: sources.read(module) for module in modules}
+    kept: dict[str, frozenset[str]] = {}
+    read = {m: sources.read(m, without=methods) for m, methods in reached.modules.items()}
+    while True:
+        users_of = Counter(name for source in read.values() for name in source.used)
+        users_of.update(users)
+        changed = False
+        for module, source in read.items():
+            elsewhere = {n for n in source.left_out if users_of[n] > (n in source.used)}
+            if elsewhere and not whole:
+                keep = kept.get(module, NONE) | elsewhere
+                read[module] = sources.read(module, keep, reached.modules[module])
+                kept[module], changed = keep, True
+        if not changed:
+            break
     found = {}
     for module, source in read.items():
-        others = {name for m, s in read.items() if m != module for name in s.private}
-        digest = source.whole if whole or others & set(source.left_out) else source.digest
+        digest = source.whole if whole else source.digest
+        offers = sorted(map(list, map(dataclasses.astuple, reached.offers.get(module, ()))))
+        if offers:
+            digest = combined([digest, offers])
         if digest:
             found[module] = digest
     return found
@@ -213,6 +302,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         old, new = before.get(kind) or {}, now.get(kind) or {}
         names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         found += [f"setting {name}" if kind == "settings" else name for name in names]
+    if before.get("family") != now.get("family"):
+        found.append(f"family {now.get('family') or 'of the network'}")
     return found
 
 
@@ -229,14 +320,15 @@ def module_file(folder: Path, module: str) -> Path | None:
 
 
 def _unpacked(kept: Any) -> Source:
-    digest, whole, imports, mentions, left_out, private = kept
+    digest, whole, imports, mentions, left_out, used, needed = kept
     return Source(
         digest,
         whole,
         tuple(Import(*each) for each in imports),
         tuple(mentions),
         tuple(left_out),
-        tuple(private),
+        tuple(used),
+        tuple(Import(*each) for each in needed),
     )
 
 

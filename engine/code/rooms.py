@@ -3,18 +3,28 @@ changes make a stage run again".
 
 A stage's code is what `engine.stages.NAME` imports, as far as it lies in a room of the stage's row.
 Everything else (plots, HTML, progress, tracking, the command line, locks, what drives DVC and git)
-shows, records or guards results and cannot alter one. tests/code/test_rooms.py runs every stage and
-holds this table against the functions that were called.
+shows, records or guards results and cannot alter one. Code of the user's own may call whatever it
+imports of the engine, so that counts whole. tests/code/test_rooms.py runs every stage and holds
+this table against the functions that were called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from engine.code.closure import Closure, Sources, closure, digests
+from engine.code.closure import (
+    NONE,
+    Closure,
+    Sources,
+    closure,
+    combined,
+    digests,
+    joined,
+)
+from engine.code.syntax import Import
 
-SETTINGS = ("engine.config", "engine.settings")  # of these only what is used counts
 EVERYWHERE = {"boxes", "types", "stages.layout"}  # layout rounds the metrics of every report
 DETECTOR = {"core", "data", "models", "metrics", "detect"}
 
@@ -22,7 +32,7 @@ DETECTOR = {"core", "data", "models", "metrics", "detect"}
 # prepare read what it made, so `datasets` is not among theirs.
 ROOMS: dict[str, set[str]] = {
     "prepare": {"data", "datasets", "stages.prepare"},
-    "train": {*DETECTOR, "stages.train", "stages.start_weights", "model_formats.safetensors"},
+    "train": {*DETECTOR, "stages.train", "stages.start_weights"},
     "validate": {*DETECTOR, "stages.validate"},
     "export": {*DETECTOR, "export", "model_formats", "stages.export"},
     "register": {"data", "registry", "tracking.run_metadata", "stages.register"},
@@ -38,6 +48,7 @@ HARMLESS = {
     "lineage": "traces results",
     "locks": "keep other processes out",
     "model_formats": "writes and opens files that only some stages do",
+    "moved": "names the new place of an old module",
     "plots": "draws results",
     "project": "environment and locks",
     "stages.code": "writes down what counts here",
@@ -45,29 +56,51 @@ HARMLESS = {
     "tracking": "records results",
     "version": "a name",
     "versioning": "asks DVC and git",
+    "core.old_names": "refuses what nothing calls",
     "core.peer_failure": "ends a rank whose peer has failed",
     "core.progress": "shows the epoch",
+    "core.run_lock": "keeps other processes out of the run's folder",
     "plugins": "finds the user's code, which counts itself",
     "datasets.open": "hands on a prepared folder; what else it prepares is of stage prepare",
     "datasets.reports": "pages and texts about a dataset",
     "detect.batch_plots": "draws batches",
     "detect.data": "hands on a prepared folder",
     "detect.epoch_images": "draws predictions while it trains",
+    "detect.first_output": "looks at an output and leaves no trace",
+    "detect.methods": "refuses methods that cannot be called",
     "metrics.headlines": "names and texts for readers",
     "registry.fetch": "reads versions, makes none",
     "registry.version_description": "a text for readers",
 }
 
-# Of the detector's rooms, what only a training calls: a family names its loss beside its decoding.
-TRAIN_ALONE = {"models.yolov8.assign", "models.yolov8.loss"}
-
-# Modules that no import leads to: MLflow takes the served model's code as a file, and weights to
-# start from are read through the table of formats, which alters nothing.
-NOT_IMPORTED = {
-    "train": ("engine.model_formats.safetensors",),
-    "register": ("engine.registry.pyfunc_model",),
+# stage -> of its rooms, what it imports and does not call; why.
+IDLE: dict[str, dict[str, str]] = {
+    "prepare": {"datasets.formats.writers": "writes for `convert`; prepare only reads"},
+    "train": {"detect.runtime": "opens a file to run it; a training has its network at hand"},
+    "validate": {"detect.runtime": "for exported files; the stage validates the trained weights"},
 }
+# Methods of a family (`engine.models.family`) that only some stages call, and stage -> those it
+# does not: what they alone import is none of its code.
+OF_TRAINING = {"check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"}
+OF_EXPORT = {"can_export", "export_module"}
+NOT_CALLED = {
+    "train": frozenset(OF_EXPORT),
+    "validate": frozenset(OF_TRAINING | OF_EXPORT),
+    "export": frozenset(OF_TRAINING),
+}
+# Code that no import leads to: MLflow takes the served model's code as a file, and weights to start
+# from are read through the table of formats, which alters nothing.
+NOT_IMPORTED = {
+    "train": (Import("engine.model_formats.safetensors", "read_safetensors"),),
+    "register": (Import("engine.registry.pyfunc_model"),),
+}
+CONFIG = ("engine.config", "engine.settings")
 FAMILY = "engine.models."  # each folder below it with a module `family` is one family of networks
+# In the package of a family: library whose code is part of its networks -> the setting of section
+# train with which it is, "" for always.
+LIBRARIES = "NETWORKS_OF"
+# What code that cannot be read here may call: that of an installed package.
+ANYTHING = (Import("engine.detect.trainer"), Import("engine.models.registry"))
 
 
 def package_folder() -> Path:
@@ -75,38 +108,60 @@ def package_folder() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def code_of_stage(stage: str, sources: Sources, family: str | None = None) -> dict[str, str]:
+def code_of_stage(
+    stage: str,
+    sources: Sources,
+    families: Collection[str] | None = None,
+    own: Collection[Import] = (),
+    own_names: Collection[str] = (),
+) -> dict[str, str]:
     """module -> digest of what it does, of all modules that can alter the result of `stage`.
 
-    family: the folder of the one family of networks that is used, None where all may be.
+    families: the folders of the families of networks that are used, None: all may be. own: what
+    code of the user's own imports of the engine. own_names: names that such code uses.
 
     Raises:
         ConfigError: a source is no Python.
     """
-    reached = closure_of_stage(stage, sources, family)
-    found = digests(sources, reached.modules) | _of_settings(reached, sources)
+    reached = closure_of_stage(stage, sources, families, own)
+    parts = _parts(stage, reached, sources, own)
+    used = {name for module in parts for name in sources.read(module).used}
+    found = digests(sources, reached, users=used | set(own_names)) | parts
     return dict(sorted(found.items()))
 
 
-def closure_of_stage(stage: str, sources: Sources, family: str | None = None) -> Closure:
+def closure_of_stage(
+    stage: str,
+    sources: Sources,
+    families: Collection[str] | None = None,
+    own: Collection[Import] = (),
+) -> Closure:
     """The modules that count for `stage`, and the imports that lead out of them."""
-    starts = (f"engine.stages.{stage}", *NOT_IMPORTED.get(stage, ()))
-    return closure(
+    reached = closure(
         sources,
-        starts,
-        lambda module: counts(stage, module) and not _is_other_family(module, family, sources),
+        (Import(f"engine.stages.{stage}"), *NOT_IMPORTED.get(stage, ())),
+        lambda module: counts(stage, module) and not _is_other_family(module, families, sources),
+        lambda module: NOT_CALLED.get(stage, NONE) if _is_of_family(module) else NONE,
     )
+    return joined(reached, closure(sources, own, counts_for_own)) if own else reached
 
 
 def counts(stage: str, module: str) -> bool:
     """Whether a module of the engine can alter the result of `stage`."""
     below = module.removeprefix("engine.")
-    if below == module:
-        return False
-    if stage != "train" and below in TRAIN_ALONE:
+    if below == module or below in IDLE.get(stage, ()):
         return False
     counting = _longest(below, ROOMS[stage] | EVERYWHERE)
     return counting > 0 and counting >= _longest(below, HARMLESS)
+
+
+def counts_for_own(module: str) -> bool:
+    """Whether a module can alter a result where code of the user's own leads to it."""
+    if module == "engine" or module.startswith(CONFIG):
+        return False
+    below = module.removeprefix("engine.")
+    counting = _longest(below, EVERYWHERE.union(*ROOMS.values()))
+    return counting >= _longest(below, HARMLESS)
 
 
 def _longest(module: str, rooms: Iterable[str]) -> int:
@@ -115,44 +170,91 @@ def _longest(module: str, rooms: Iterable[str]) -> int:
     return max(own, default=0)
 
 
-def family_folder(model: str, sources: Sources) -> str | None:
-    """The family folder whose name `model` begins with; None where the name does not say, as of a
-    checkpoint.
-    """
-    if "/" in model or Path(model).suffix:
-        return None
+def family_folders(sources: Sources) -> list[str]:
+    """The folders of all families of the engine."""
     engine = sources.find("engine")
-    names = [f.name for f in (engine.parent / "models").iterdir() if f.is_dir()] if engine else []
-    return next((name for name in sorted(names, reverse=True) if model.startswith(name)), None)
+    folders = (engine.parent / "models").iterdir() if engine else ()
+    return sorted(f.name for f in folders if sources.find(f"{FAMILY}{f.name}.family"))
 
 
-def _is_other_family(module: str, family: str | None, sources: Sources) -> bool:
+def family_folder(model: str, sources: Sources) -> str | None:
+    """The folder of the family that knows a network by this name (`yolov8n`, `torchvision:NAME`),
+    by the names in its sources; None: none of ours, or a file.
+    """
+    for folder in family_folders(sources):
+        if model.startswith(folder):
+            place = sources.find(f"{FAMILY}{folder}.family").parent
+            modules = [f"{FAMILY}{folder}.{file.stem}" for file in sorted(place.glob("*.py"))]
+            name = model.removeprefix(f"{folder}:")
+            if any(sources.find(m) and sources.holds(m, name) for m in modules):
+                return folder
+    return None
+
+
+def libraries_of(
+    families: Collection[str] | None, settings: Mapping[str, Any], sources: Sources
+) -> list[str]:
+    """The libraries whose code is part of the networks of these families (None: all), under these
+    settings of section train.
+    """
+    found = set()
+    for folder in family_folders(sources) if families is None else families:
+        for library, setting in (sources.constant(f"{FAMILY}{folder}", LIBRARIES) or {}).items():
+            if not setting or settings.get(setting):
+                found.add(library)
+    return sorted(found)
+
+
+def _is_of_family(module: str) -> bool:
+    return module.startswith(FAMILY) and module.rpartition(".")[2] == "family"
+
+
+def _is_other_family(module: str, families: Collection[str] | None, sources: Sources) -> bool:
     folder = module.removeprefix(FAMILY).partition(".")[0]
     return (
-        family is not None
+        families is not None
         and module.startswith(FAMILY)
-        and folder != family
+        and folder not in families
         and sources.find(f"{FAMILY}{folder}.family") is not None
     )
 
 
-def _of_settings(reached: Closure, sources: Sources) -> dict[str, str]:
-    """What the modules use of the settings: only the named functions, values and methods, for a
-    change of another section's settings is none of this stage's.
+def _parts(
+    stage: str, reached: Closure, sources: Sources, own: Collection[Import]
+) -> dict[str, str]:
+    """module -> digest of the functions, classes and values that are used of it, of modules that do
+    not count whole: of the settings, for a change of another section's settings is none of this
+    stage's; what no import leads to; what code of the user's own takes of harmless rooms.
     """
     wanted: dict[str, set[str]] = {}
-    waiting = [pair for pair in reached.outside if pair[0].module.startswith(SETTINGS)]
+    found: dict[str, str] = {}
+    waiting = [(*pair, CONFIG) for pair in reached.outside if pair[0].module.startswith(CONFIG)]
+    waiting += [(start, "", CONFIG) for start in NOT_IMPORTED.get(stage, ())]
+    waiting += [(e, "", CONFIG if e.module.startswith(CONFIG) else "engine") for e in own]
     seen = set()
     while waiting:
-        pair = waiting.pop()
-        if pair in seen:
+        request = import_, importer, within = waiting.pop()
+        if request in seen:
             continue
-        seen.add(pair)
-        found, importer = pair
-        for module, follow in sources.behind(found, importer):
-            if not follow or not module.startswith(SETTINGS):
+        seen.add(request)
+        for module, name, follow, offer in sources.behind(import_, importer):
+            if module in reached.modules:
                 continue
-            wanted.setdefault(module, set()).add(found.name)
-            _, imports = sources.definitions(module, {found.name})
-            waiting += [(each, module) for each in imports]
-    return {module: sources.definitions(module, names)[0] for module, names in wanted.items()}
+            if importer and not f"{module}.".startswith(f"{within}."):
+                continue
+            if offer is not None:
+                wanted.setdefault(module, set()).add(f"{offer.alias}={offer.module}:{offer.name}")
+            elif follow and name:
+                wanted.setdefault(module, set()).add(name)
+                _, imports = sources.definitions(module, {name})
+                waiting += [(each, module, within) for each in imports]
+            elif follow and module != "engine":
+                source = sources.read(module)
+                found[module] = source.whole
+                waiting += [(each, module, within) for each in source.imports]
+    for module, names in wanted.items():
+        if module not in found:
+            offers = sorted(name for name in names if "=" in name)
+            digest, _ = sources.definitions(module, names - set(offers))
+            found[module] = combined([digest, offers]) if offers else digest
+    return {module: digest for module, digest in found.items() if digest}

@@ -1,11 +1,11 @@
 """One module's source reduced to what it does: two texts with the same digest compute the same.
 
-What drops out: comments, formatting, docstrings, annotations of functions and locals, and messages
-(texts of errors, log lines, `assert`, `print`, `description=` of a setting, details of findings)
-with the private helpers, locals and imports that serve messages alone. Where it is not certain that
-something is a message, it stays: a stage that runs needlessly costs time, one that does not run
-leaves a wrong model behind. The one promise asked of the code in return: computing a message, or
-the text of a log line, changes nothing.
+What drops out: comments, formatting, docstrings, annotations (of classes only where nothing reads
+them), and messages (texts of errors, log lines, `assert`, `print`, `description=` of a setting,
+details of findings, `title=` of a table's entry) with the helpers, locals and imports that serve
+messages alone. Where it is not certain that something is a message, it stays: a stage that runs
+needlessly costs time, one that does not run leaves a wrong model behind. The one promise asked of
+the code in return: computing a message, or the text of a log line, changes nothing.
 
 The tree is written out here and not by `ast.dump`, whose form differs between versions of Python:
 the team's digests must agree.
@@ -17,10 +17,11 @@ import ast
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
-RULES = 1  # part of every digest: raise it when the rules below change
+RULES = 2  # part of every digest: raise it when the rules below change
 
 # Exceptions whose arguments are their message and nothing else.
 MESSAGE_ERRORS = {
@@ -31,6 +32,9 @@ MESSAGE_ERRORS = {
 LOGGERS = {"log", "logger", "_log", "_logger", "logging", "LOGGER"}
 LOG_CALLS = {"debug", "info", "warning", "error", "exception", "critical", "log", "warn"}
 SETTINGS = {"Field", "_f", "add_argument"}  # calls whose `description=` and `help=` are for readers
+# Fields of the entries of tables that are for readers, as long as no module asks for one of them
+# outside a message: `ReaderKind(title="Pascal VOC")`.
+SHOWN_FIELDS = {"title", "about", "looks_for", "read_as"}
 PURE_FUNCTIONS = {
     *("abs", "all", "any", "bool", "dict", "enumerate", "float", "format", "frozenset", "getattr"),
     *("hasattr", "int", "isinstance", "len", "list", "map", "max", "min", "range", "repr", "round"),
@@ -44,6 +48,23 @@ PURE_METHODS = {
     *("upper", "values", "most_common"),
 }
 HARMLESS_DECORATORS = {"staticmethod", "classmethod", "property", "cache", "lru_cache"}
+# module -> classes that read no annotations of a class derived from them.
+# tests/code/test_syntax.py holds ours against the classes themselves.
+PLAIN_BASES = {
+    "abc": {"ABC"},
+    "typing": {"Protocol", "Generic"},
+    "torch.nn": {"Module"},
+    "engine.core.predictor": {"BasePredictor"},
+    "engine.core.run_view": {"RunView"},
+    "engine.core.task": {"TrainingTask"},
+    "engine.core.trainer": {"BaseTrainer"},
+    "engine.core.validator": {"BaseValidator"},
+    "engine.detect": {"DetectionTrainer"},
+    "engine.detect.trainer": {"DetectionTrainer"},
+    "engine.detect.validator": {"DetectionValidator"},
+    "engine.models.family": {"Criterion", "Family"},
+    "engine.models.registry": {"Criterion", "Family"},
+}
 SECTION_BASES = {"BaseModel", "Frozen"}  # of the configuration
 IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
 MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:[A-Za-z_]\w*)?\Z")
@@ -51,7 +72,7 @@ MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+(:[A-Za-z_]\w*)?\Z")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Import:
     """`from module import name as alias`, or `import module` with an empty name. A relative module
     begins with its dots.
@@ -70,16 +91,26 @@ class Source:
     whole: str  # the same with everything that only messages use
     imports: tuple[Import, ...]  # anywhere in it, functions included, TYPE_CHECKING not
     mentions: tuple[str, ...]  # texts that may name a module: "engine.models.yolov8:Family"
-    left_out: tuple[str, ...]  # private names that only messages use
-    private: tuple[str, ...]  # private names it uses: those of another module, perhaps
+    left_out: tuple[str, ...]  # names of its own, and SHOWN_FIELDS, that only messages use
+    used: tuple[str, ...]  # names it uses otherwise that may be another module's
+    needed: tuple[Import, ...] = ()  # of a package: imports that its own statements use
 
 
 class SourceError(ValueError):
     """The file is no Python."""
 
 
-def read_source(text: str, is_package: bool = False) -> Source:
-    """Reduce the text of a module; is_package: of an `__init__.py`, whose imports are its offer.
+def read_source(
+    text: str,
+    is_package: bool = False,
+    keep: frozenset[str] = frozenset(),
+    without: frozenset[str] = frozenset(),
+) -> Source:
+    """Reduce the text of a module.
+
+    is_package: of an `__init__.py`, whose imports are its offer unless its own statements use them.
+    keep: names that count although only messages here use them. without: methods that nobody will
+    call; what only they import does not count.
 
     Raises:
         SourceError: not valid Python; with the line.
@@ -88,17 +119,29 @@ def read_source(text: str, is_package: bool = False) -> Source:
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
         raise SourceError(str(error)) from None
+    if without:
+        _drop_methods(tree, without)
     tree = _Plain().visit(tree)
     imports = tuple(dict.fromkeys(_imports(tree)))
     mentions = tuple(sorted({t for t in _texts(tree) if MODULE.match(t)}))
+    needed: tuple[Import, ...] = ()
     if is_package:
-        _drop_imports(tree)
+        _drop_offers(tree)
+        needed = tuple(dict.fromkeys(_imports(tree)))
     whole = _digest(tree)
-    before = _used(tree)
-    tree = _Silent().visit(tree)
-    left_out = _sweep(tree, before)
-    private = tuple(sorted(name for name in _used(tree) if name.startswith("_")))
-    return Source(_digest(tree), whole, imports, mentions, tuple(sorted(left_out)), private)
+    before = _Uses.of(tree)
+    fields = _silence(tree, keep)
+    left_out = fields | _sweep(tree, before, keep)
+    used = tuple(sorted(_used_of_others(tree)))
+    return Source(_digest(tree), whole, imports, mentions, tuple(sorted(left_out)), used, needed)
+
+
+def constant_of(text: str, name: str) -> object:
+    """The plain value that a module gives to `name` at its top level, None where it gives none."""
+    for node in ast.parse(text).body:
+        if _bound(node) == {name} and isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            return ast.literal_eval(node.value)
+    return None
 
 
 def read_definitions(text: str, names: set[str]) -> tuple[str, tuple[Import, ...]]:
@@ -107,7 +150,9 @@ def read_definitions(text: str, names: set[str]) -> tuple[str, tuple[Import, ...
 
     A pydantic section counts by its public methods: the values of its settings count elsewhere.
     """
-    tree = _Silent().visit(_Plain().visit(ast.parse(text)))
+    tree = ast.parse(text)
+    tree = _Plain().visit(tree)
+    _silence(tree, keep=frozenset(SHOWN_FIELDS))
     bound = {name: node for node in tree.body for name in _bound(node)}
     imports = {found.alias: found for found in _imports(tree) if found.name}
     sections: set[str] = set()
@@ -143,7 +188,7 @@ def read_definitions(text: str, names: set[str]) -> tuple[str, tuple[Import, ...
 
 
 class _Plain(ast.NodeTransformer):
-    """Docstrings, annotations that nobody reads, and what only type checkers see, are gone."""
+    """Docstrings, annotations of functions and locals, what only type checkers see: all gone."""
 
     def _body(self, node: ast.AST, in_class: bool = False) -> ast.AST:
         self.generic_visit(node)
@@ -170,7 +215,6 @@ class _Plain(ast.NodeTransformer):
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        # A dataclass or a pydantic model reads the annotations of its body.
         return self._body(node, in_class=True)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
@@ -202,11 +246,45 @@ def _without_annotation(node: ast.AST) -> ast.AST:
     return ast.copy_location(ast.Assign(targets=[node.target], value=node.value), node)
 
 
+def _silence(tree: ast.Module, keep: frozenset[str]) -> set[str]:
+    """Take messages out, in place. Returns the SHOWN_FIELDS that were taken out with them."""
+    silent = _Silent(tree)
+    silent.visit(tree)
+    if not silent.shows:
+        return set()
+    asked = _used(tree)
+    shown = _Shown({field for field in SHOWN_FIELDS - keep if not asked[field]})
+    shown.visit(tree)
+    return shown.found
+
+
 class _Silent(ast.NodeTransformer):
     """Messages are gone: `raise DataError(f"...")` is `raise DataError()`, log lines are nothing.
 
-    Where an exception may carry more than a message, only its texts are gone.
+    Where an exception may carry more than a message, only its texts are gone. So are annotations of
+    classes where nothing reads them.
     """
+
+    def __init__(self, tree: ast.Module):
+        self.texts = _constant_texts(tree)
+        self.origin = {found.alias: found.module for found in _imports(tree) if found.name}
+        self.plain: set[str] = set()  # classes of this module that read no annotations
+        self.shows = False  # whether a call gives one of SHOWN_FIELDS
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self.generic_visit(node)
+        is_plain = not node.decorator_list and not node.keywords
+        if is_plain and all(map(self._reads_none, node.bases)):
+            self.plain.add(node.name)
+            node.body = [_without_annotation(child) for child in node.body]
+        return node
+
+    def _reads_none(self, base: ast.expr) -> bool:
+        if isinstance(base, ast.Subscript):
+            base = base.value
+        if not isinstance(base, ast.Name):
+            return ast.unparse(base) == "nn.Module" and self.origin.get("nn") == "torch"
+        return base.id in self.plain or base.id in PLAIN_BASES.get(self.origin.get(base.id, ""), ())
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         self.generic_visit(node)
@@ -225,6 +303,7 @@ class _Silent(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
+        self.shows = self.shows or any(k.arg in SHOWN_FIELDS for k in node.keywords)
         name = _last_name(node.func)
         if name in MESSAGE_ERRORS and isinstance(node.func, ast.Name):
             node.args, node.keywords = [], []
@@ -237,17 +316,54 @@ class _Silent(ast.NodeTransformer):
                 k for k in node.keywords if k.arg != "detail" or not _is_readable(k.value)
             ]
         elif name == "Kind" and isinstance(node.func, ast.Name):  # the table of findings
-            node.args = [_marked(a) if i != 1 else a for i, a in enumerate(node.args)]
+            node.args = [self._marked(a) if i != 1 else a for i, a in enumerate(node.args)]
             for keyword in node.keywords:
-                keyword.value = _marked(keyword.value)
+                keyword.value = self._marked(keyword.value)
+        return node
+
+    def _marked(self, node: ast.expr) -> ast.expr:
+        """A text for readers, of which only counts whether there is one."""
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            return ast.Constant(value=bool(node.value))
+        if isinstance(node, ast.Name) and node.id in self.texts:
+            return ast.Constant(value=bool(self.texts[node.id]))
         return node
 
 
-def _marked(node: ast.expr) -> ast.expr:
-    """A text for readers, of which only counts whether there is one."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return ast.Constant(value=bool(node.value))
-    return node
+class _Shown(ast.NodeTransformer):
+    """Texts that an entry of a table has for readers are gone: fields of these names, given to a
+    class.
+    """
+
+    def __init__(self, fields: set[str]):
+        self.fields = fields
+        self.found: set[str] = set()  # those of them that there were
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id[0].isupper():
+            gone = {k.arg for k in node.keywords if k.arg in self.fields and _is_text(k.value)}
+            node.keywords = [k for k in node.keywords if k.arg not in gone]
+            self.found |= gone
+        return node
+
+
+def _constant_texts(tree: ast.Module) -> dict[str, str]:
+    """Names that the module gives a text, once and at its top level."""
+    found: dict[str, str] = {}
+    stored = Counter(n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and _stores(n))
+    for node in tree.body:
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            continue
+        target = node.targets[0]
+        pairs = [(target, node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = list(zip(target.elts, node.value.elts))
+        for name, value in pairs:
+            if isinstance(name, ast.Name) and stored[name.id] == 1:
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    found[name.id] = value.value
+    return found
 
 
 def _is_readable(node: ast.expr) -> bool:
@@ -295,32 +411,50 @@ def _last_name(node: ast.AST | None) -> str:
     )
 
 
-def _sweep(tree: ast.Module, before: Counter[str]) -> set[str]:
+def _sweep(tree: ast.Module, before: _Uses, keep: frozenset[str]) -> set[str]:
     """Remove what only messages used, until nothing more falls. `before`: uses of each name with
-    them. Returns the private names of functions, methods and values that fell.
+    them. Returns the names of functions, methods and values that fell.
     """
     left_out: set[str] = set()
     while True:
         counts = _used(tree)
         helpers = _private_functions(tree)
-        sweeper = _Sweeper(before, counts, helpers)
+        sweeper = _Sweeper(before, counts, helpers, keep)
         sweeper.visit(tree)
         left_out |= sweeper.left_out
         if not sweeper.changed:
             return left_out
 
 
+class _Uses(NamedTuple):
+    """How often names are used: in any way, and as plain names."""
+
+    anyhow: Counter[str]
+    by_name: Counter[str]
+
+    @classmethod
+    def of(cls, tree: ast.AST) -> _Uses:
+        names = (n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not _stores(n))
+        return cls(_used(tree), Counter(names))
+
+
 class _Sweeper(ast.NodeTransformer):
-    def __init__(self, before: Counter[str], now: Counter[str], helpers: dict[str, Function]):
-        self.before, self.now, self.helpers = before, now, helpers
+    def __init__(
+        self,
+        before: _Uses,
+        now: Counter[str],
+        helpers: dict[str, Function],
+        keep: frozenset[str],
+    ):
+        self.before, self.now, self.helpers, self.keep = before, now, helpers, keep
         self.left_out: set[str] = set()
         self.changed = False
         self.function: Function | None = None  # the outermost one around
-        self.read: set[str] = set()  # names that it reads, or has in common with others
+        self.live: set[str] = set()  # names whose value it needs, or has in common with others
 
     def _is_mute(self, name: str) -> bool:
         """Used before, and now no more. A name that nobody here ever used is for others."""
-        return self.before[name] > 0 and self.now[name] == 0
+        return self.before.anyhow[name] > 0 and self.now[name] == 0
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
@@ -340,36 +474,53 @@ class _Sweeper(ast.NodeTransformer):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             return not node.names
         if isinstance(parent, ast.Module | ast.ClassDef):
-            return self._falls_as_definition(node)
+            return self._falls_as_definition(node, isinstance(parent, ast.Module))
         return self._falls_as_local(node)
 
-    def _falls_as_definition(self, node: ast.AST) -> bool:
+    def _falls_as_definition(self, node: ast.AST, at_top: bool) -> bool:
         names = _bound(node)
-        private = all(n.startswith("_") and not n.startswith("__") for n in names)
-        if not names or not private or not all(map(self._is_mute, names)):
+        if (
+            not names
+            or names & self.keep
+            or not all(self._may_fall(n, node, at_top) for n in names)
+        ):
             return False
         if isinstance(node, Function):
             removable = all(_last_name(d) in HARMLESS_DECORATORS for d in node.decorator_list)
         else:
-            removable = isinstance(node, ast.Assign) and _is_pure(node.value, self.helpers)
+            removable = _binds_plainly(node) and _is_pure(node.value, self.helpers)
         if removable:
             self.left_out |= names
         return removable
 
-    def _falls_as_local(self, node: ast.AST) -> bool:
-        if not isinstance(node, ast.Assign) or self.function is None:
+    def _may_fall(self, name: str, node: ast.AST, at_top: bool) -> bool:
+        """Whether only messages of this module used a name that the module defines.
+
+        Of a public one they must have used it as what it is: elsewhere others may call a method of
+        that name. Whether another module imports it is for the caller to see (`left_out`).
+        """
+        if name.startswith("__"):
             return False
-        names = {target.id for target in node.targets if isinstance(target, ast.Name)}
+        is_public = not name.startswith("_")
+        if is_public and not (at_top and self.before.by_name[name]):
+            return False
+        if not self.now[name] or not isinstance(node, Function):
+            return self._is_mute(name)
+        itself = _used(node)[name]
+        return self.before.anyhow[name] > itself == self.now[name]
+
+    def _falls_as_local(self, node: ast.AST) -> bool:
         return (
-            len(names) == len(node.targets)
-            and not names & self.read
+            self.function is not None
+            and _binds_plainly(node)
+            and not _bound(node) & self.live
             and _is_pure(node.value, self.helpers)
         )
 
     def _function(self, node: Function) -> ast.AST:
         outer = self.function
         if outer is None:
-            self.function, self.read = node, _read_in(node)
+            self.function, self.live = node, _live_in(node, self.helpers)
         self.generic_visit(node)
         self.function = outer
         return node
@@ -393,9 +544,26 @@ class _Sweeper(ast.NodeTransformer):
     visit_Import = visit_ImportFrom = _import
 
 
-def _read_in(function: ast.AST) -> set[str]:
+def _live_in(function: Function, helpers: dict[str, Function]) -> set[str]:
+    """Names that a function reads for more than to make values that nobody reads."""
+    made = [
+        node
+        for node in ast.walk(function)
+        if _binds_plainly(node) and _is_pure(node.value, helpers)
+    ]
+    if not made:
+        return set()
+    inside = {id(inner) for node in made for inner in ast.walk(node)}
+    live = _read_in(node for node in ast.walk(function) if id(node) not in inside)
+    reads = [(_bound(node), _read_in(ast.walk(node))) for node in made]
+    while found := {n for names, read in reads if names & live for n in read} - live:
+        live |= found
+    return live
+
+
+def _read_in(nodes: Iterable[ast.AST]) -> set[str]:
     found: set[str] = set()
-    for node in ast.walk(function):
+    for node in nodes:
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store):
             found.add(node.id)
         elif isinstance(node, ast.Global | ast.Nonlocal):
@@ -407,14 +575,29 @@ def _bound(node: ast.AST) -> set[str]:
     """Names that a statement defines: of a function, a class, or plain values."""
     if isinstance(node, Function | ast.ClassDef):
         return {node.name}
-    targets = (
-        node.targets
+    return {inner.id for inner in _targets(node) if isinstance(inner, ast.Name)}
+
+
+def _binds_plainly(node: ast.AST) -> bool:
+    """Whether a statement gives values to plain names and to nothing else."""
+    return isinstance(node, ast.Assign) and all(isinstance(t, ast.Name) for t in _targets(node))
+
+
+def _targets(node: ast.AST) -> list[ast.expr]:
+    found = (
+        list(node.targets)
         if isinstance(node, ast.Assign)
         else [node.target]
         if isinstance(node, ast.AnnAssign)
         else []
     )
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    while any(isinstance(target, ast.Tuple | ast.List) for target in found):
+        found = [
+            inner
+            for target in found
+            for inner in (target.elts if isinstance(target, ast.Tuple | ast.List) else [target])
+        ]
+    return found
 
 
 def _binds_only(node: ast.AST, names: set[str]) -> bool:
@@ -494,6 +677,21 @@ def _used(tree: ast.AST) -> Counter[str]:
     return found
 
 
+def _used_of_others(tree: ast.Module) -> set[str]:
+    """Names in use that another module may have defined: imported, attributes, named by a text."""
+    found, plain = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= {node.value} if IDENTIFIER.match(node.value) else set()
+        elif isinstance(node, ast.Name):
+            plain.add(node.id)
+    return found | {name for name in plain if name.startswith("_") or "*" in found}
+
+
 def _texts(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -509,9 +707,31 @@ def _imports(tree: ast.AST) -> Iterator[Import]:
             yield from (Import(module, a.name, a.asname or a.name) for a in node.names)
 
 
-def _drop_imports(tree: ast.Module) -> None:
-    """Of a package only its offer is imported: what it leads to counts, its list does not."""
-    tree.body = [n for n in tree.body if not isinstance(n, ast.Import | ast.ImportFrom)]
+def _drop_offers(tree: ast.Module) -> None:
+    """Of what a package imports, only what its own statements use stays: the rest is its offer, of
+    which counts what is taken. `import x` without a name can be there for its effect alone.
+    """
+    kinds = (ast.Import, ast.ImportFrom)
+    used = _used(ast.Module([n for n in tree.body if not isinstance(n, kinds)], type_ignores=[]))
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            node.names = [a for a in node.names if a.name == "*" or used[a.asname or a.name]]
+    tree.body = [n for n in tree.body if not isinstance(n, kinds) or n.names]
+
+
+def _drop_methods(tree: ast.Module, names: frozenset[str]) -> None:
+    """Methods of these names are gone, and the imports that only they used."""
+    before = _used(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            kept = [n for n in node.body if not (isinstance(n, Function) and n.name in names)]
+            node.body = kept or [ast.Pass()]
+    now = _used(tree)
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            bound = [(alias, (alias.asname or alias.name).split(".")[0]) for alias in node.names]
+            node.names = [alias for alias, name in bound if now[name] or not before[name]]
+    tree.body = [n for n in tree.body if not hasattr(n, "names") or n.names]
 
 
 def _digest(tree: ast.AST) -> str:

@@ -69,7 +69,9 @@ class TrackingConfig(Frozen):
     @classmethod
     def _is_known(cls, name: str) -> str:
         if name not in (known := [*TRACKERS, NO_TRACKER]):
-            raise ValueError(f"no such tracker.{nearest(name, known)} There are: {known}")
+            raise ValueError(
+                f"no such tracker.{nearest(name, known)} There are: {', '.join(known)}"
+            )
         return name
 
     @model_validator(mode="before")

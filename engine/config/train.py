@@ -304,8 +304,10 @@ class DetectionTrainConfig(TrainConfig):
     def _pretrained_needs_backbone(self) -> DetectionTrainConfig:
         if self.pretrained and not self.backbone:
             raise ValueError(
-                "pretrained belongs to a torchvision backbone: set backbone too, or give a "
-                "checkpoint as model"
+                f"pretrained={self.pretrained} loads ImageNet weights of the setting backbone, and "
+                "none is set: set backbone too (YOLOv8 family). Other networks, those of "
+                "torchvision too, start from random weights and download nothing: leave pretrained "
+                "out, or give a checkpoint as model"
             )
         return self
 

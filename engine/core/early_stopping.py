@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from engine.config.train import TrainConfig
 from engine.core.validator import BaseValidator
 from engine.errors import ConfigError, nearest
+
+log = logging.getLogger("detectflow")
 
 FIRST_METRIC = ""  # as `monitor`: the first metric that validation returns
 
@@ -82,15 +85,24 @@ def is_better(fitness: float | None, best: float | None, mode: str) -> bool:
     return fitness > best if mode == "max" else fitness < best
 
 
-def reason_to_stop(config: TrainConfig, epoch: int, best_epoch: int, elapsed_s: float) -> str:
-    """Why training should end after `epoch`, or an empty string. best_epoch: -1 where there is none
-    yet.
+def should_stop(
+    config: TrainConfig, epoch: int, best_epoch: int, elapsed_s: float, say: bool = True
+) -> bool:
+    """Whether training should end after `epoch`. best_epoch: -1 where there is none yet. say: log
+    why.
     """
     if config.patience and best_epoch >= 0 and epoch - best_epoch >= config.patience:
-        return (
-            f"{config.monitor or 'the first metric'} has not improved for {config.patience} epochs "
-            f"(best: epoch {best_epoch + 1})"
-        )
+        if say:
+            log.info(
+                "stopping: %s has not improved for %s epochs (best: epoch %s)",
+                config.monitor or "the first metric",
+                config.patience,
+                best_epoch + 1,
+            )
+        return True
     if config.time_limit_minutes and elapsed_s > 60 * config.time_limit_minutes:
-        return f"the time limit of {config.time_limit_minutes:g} minutes has passed"
-    return ""
+        if say:
+            minutes = config.time_limit_minutes
+            log.info("stopping: the time limit of %g minutes has passed", minutes)
+        return True
+    return False

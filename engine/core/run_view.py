@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from engine.core.checkpoint import load_checkpoint
 from engine.core.ema import ModelEMA
 from engine.core.events import Callback, Callbacks
+from engine.core.old_names import OldName
 from engine.core.results import Row
 from engine.core.run_state import Components, RunState
 from engine.core.schedule import Schedule
@@ -71,6 +72,10 @@ class RunView(TrainingTask):
     epoch_steps: int = Forwarded("state")  # optimizer steps of the epoch so far
     started_s: float = Forwarded("state")  # by the clock
     trained_s: float = Forwarded("state")  # seconds until the newest epoch was trained
+
+    record = OldName("`label_loss_items`, `validate` or the validator's `get_stats` make the row")
+    decide_stop = OldName("a callback at `on_fit_epoch_end` that sets `trainer.stop`")
+    figure_names = OldName("`metric_names` or `declared_metrics` of the validator's class")
 
     @property
     def last(self) -> Path:

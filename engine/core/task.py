@@ -15,6 +15,7 @@ from engine.config.train import TrainConfig
 from engine.core import optim
 from engine.core.batch import inputs_of
 from engine.core.checkpoint import Checkpoint
+from engine.core.old_names import refuse_old_names
 from engine.core.schedule import Schedule, planned_warmup
 from engine.core.train_state import public_config
 from engine.errors import TrainingError
@@ -42,9 +43,10 @@ class TrainingTask:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """`get_dataloder` is the documentation's spelling of `get_dataloader`: a class that has
-        either name has both.
+        either name has both. ConfigError: it overrides a name that nothing calls any more.
         """
         super().__init_subclass__(**kwargs)
+        refuse_old_names(cls)
         for given, other in (
             ("get_dataloder", "get_dataloader"),
             ("get_dataloader", "get_dataloder"),

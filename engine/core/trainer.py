@@ -361,12 +361,10 @@ class BaseTrainer(RunView):
         return self.state.record(row, fitness, self.args.monitor_mode)
 
     def _decide_stop(self) -> None:
-        why = early_stopping.reason_to_stop(
-            self.args, self.epoch, self.best_epoch, self.elapsed_s()
+        enough = early_stopping.should_stop(
+            self.args, self.epoch, self.best_epoch, self.elapsed_s(), say=self.world.is_main
         )
-        if why and self.world.is_main:
-            log.info("stopping: %s", why)
-        self.stop = self.world.any(self.stop or bool(why))
+        self.stop = self.world.any(self.stop or enough)
 
     def _finish(self) -> TrainResult:
         """Validate the best weights alone, plot, and sum up."""

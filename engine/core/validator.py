@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from engine.core.batch import count_samples, inputs_of
 from engine.core.distributed import World, joined, world_from_environment
 from engine.core.events import VAL_EVENTS, Callback, Callbacks
+from engine.core.old_names import OldName, refuse_old_names
 from engine.core.results import plain_metrics
 
 
@@ -32,6 +33,12 @@ class BaseValidator:
     # What `get_stats` returns, so that a wrong `monitor` is refused before training. None: only the
     # first validation shows it.
     metric_names: tuple[str, ...] | None = None
+    declared_figures = OldName("`declared_metrics`")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """ConfigError: the class overrides a name that nothing calls any more."""
+        super().__init_subclass__(**kwargs)
+        refuse_old_names(cls)
 
     def __init__(self, loader: Any, device: torch.device | str = "cpu", world: World | None = None):
         self.loader = loader

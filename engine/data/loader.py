@@ -135,11 +135,27 @@ def class_balance_weights(records: Sequence[ImageRecord], single_cls: bool = Fal
     return weights / weights.sum()
 
 
+def size_times(size: Size, factor: float, stride: int = 32, least: int = 32) -> Size:
+    """`size` times `factor`, in multiples of `stride`, and at least `least` pixels."""
+
+    def side(length: int) -> int:
+        return max(round(length * factor / stride), -(-least // stride), 1) * stride
+
+    return side(size[0]), side(size[1])
+
+
 def scaled_size(
-    size: Size, gain: float, *, seed: int, epoch: int, batch_index: int, stride: int = 32
+    size: Size,
+    gain: float,
+    *,
+    seed: int,
+    epoch: int,
+    batch_index: int,
+    stride: int = 32,
+    least: int = 32,
 ) -> Size:
     """The input size of one batch in multi-scale training: `size` times U(1 - gain, 1 + gain), in
-    multiples of `stride`.
+    multiples of `stride`, and at least `least` pixels.
 
     Depends on (seed, epoch, batch_index) alone, so every rank and a resumed run agree. The batch is
     resized on the device; its boxes are normalised and need no change.
@@ -147,9 +163,7 @@ def scaled_size(
     if not gain:
         return size
     factor = generator(SIZE_STREAM, seed, epoch, batch_index).uniform(1 - gain, 1 + gain)
-    return max(round(size[0] * factor / stride), 1) * stride, max(
-        round(size[1] * factor / stride), 1
-    ) * stride
+    return size_times(size, factor, stride, least)
 
 
 # --- worker processes -----------------------------------------------------------------------------

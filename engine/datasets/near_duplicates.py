@@ -36,8 +36,6 @@ WINDOW = 32
 ROWS_AT_ONCE = 64
 SEED = 20_240_607  # of the sampled bits; another one finds the same pairs
 
-_ONES = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
-
 
 def grey_levels(image: Image.Image) -> np.ndarray:
     """A decoded image as uint8 (H, W); 16 bit scaled, transparency dropped."""
@@ -96,7 +94,7 @@ def hamming(words: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Bits that differ between the rows `a` and `b` of (n, 16) uint16: int64, of the shape of `a`
     and `b`.
     """
-    return _ONES[words[a] ^ words[b]].sum(-1, dtype=np.int64)
+    return np.bitwise_count(words[a] ^ words[b]).sum(-1, dtype=np.int64)
 
 
 class _Forest:

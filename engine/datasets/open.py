@@ -16,12 +16,13 @@ from engine.code.rooms import code_of_stage, package_folder
 from engine.config import DataConfig
 from engine.data.manifest import DATASET_FILE, LAYOUT_VERSION, PreparedDataset, load_prepared
 from engine.datasets.description import Description, load_description
-from engine.datasets.generated import generator_versions
+from engine.datasets.generated import generator
 from engine.datasets.prepare import prepare
 from engine.datasets.source import default_cache_dir, refuse_result_in
 from engine.datasets.source_digest import Snapshot, recall, remember
 from engine.datasets.workers import LocalWorkers
 from engine.errors import DataError, WorkspaceError
+from engine.files import read_object
 from engine.locks import locked
 from engine.types import SPLITS
 
@@ -62,7 +63,7 @@ def _cache_key(description: Description, settings: DataConfig, code: dict[str, s
         description.content.model_dump(mode="json"),
         settings.model_dump(mode="json", exclude={"source"}),
         os.path.abspath(folder) if folder else None,
-        generator_versions(description.content.generator) if description.generated else None,
+        generator(description.content.generator).versions() if description.generated else None,
         code,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
@@ -84,10 +85,7 @@ def _find_entry(
     if folder is not None:
         noted = recall(index, folder)
     else:  # generated, or a download pinned by its digest: the key says it all
-        try:
-            noted = json.loads(index.read_text(encoding="utf-8"))["value"]
-        except (OSError, ValueError, KeyError, TypeError):
-            noted = None
+        noted = read_object(index).get("value")
     if not isinstance(noted, dict) or not isinstance(noted.get("entry"), str):
         return None
     return _whole(cache / noted["entry"])

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from engine.config import DataConfig
 from engine.datasets.classes import ClassSchema, reconcile, rename_rows
 from engine.datasets.description import Description
 from engine.datasets.findings import Findings
-from engine.datasets.formats.base import Reader, SourceImage
+from engine.datasets.formats.base import SourceImage
 from engine.datasets.image_scan import (
     Mapper,
     ScanRequest,
@@ -38,6 +38,7 @@ from engine.datasets.splits import Candidate, Link, assign_splits, read_kept_spl
 from engine.types import SPLITS, ImageRecord, Size
 
 Progress = Callable[[dict[str, Any]], None]
+T = TypeVar("T")
 
 PROGRESS_CALLS = 100  # over the whole run
 DARK_LEVELS = 16  # of 256: what 12 bits come to when they are taken as 16
@@ -86,14 +87,11 @@ def examine(
     kept = read_kept_splits(Path(settings.keep_splits)) if settings.keep_splits else {}
     known = reconcile(description, schema, source.reader.names, settings.class_map)
     collector = SampleCollector(settings, known, source.group_of, findings)
-    advance = _Progress(source.reader, progress)
     with contextlib.closing(
         scan_images(source.reader, findings, copies, mapper or SerialMapper())
     ) as results:
-        for image, ask, result in results:
+        for image, ask, result in _reported(results, source.reader.total, progress):
             collector.take(image, ask, result)
-            advance.one()
-    advance.all()
     content = collector.digest.content(source.reader.names)
     compare_digest(description, source, content, findings)
     names = known or collector.class_names()
@@ -242,24 +240,19 @@ def _record(entry: Entry, number: Mapping[str, int]) -> ImageRecord:
     )
 
 
-class _Progress:
-    """Calls `progress` now and then."""
+def _reported(images: Iterable[T], total: int, progress: Progress | None) -> Iterator[T]:
+    """The images, of which `total` are expected; calls `progress` now and then and at the end."""
 
-    def __init__(self, reader: Reader, progress: Progress | None) -> None:
-        self._total, self._progress, self._done = reader.total, progress, 0
-        self._every = max(reader.total // PROGRESS_CALLS, 1)
+    def report(total: int) -> None:
+        if progress is not None:
+            progress({"stage": "prepare", "done": done, "total": total, "metrics": {}})
 
-    def one(self) -> None:
-        self._done += 1
-        if self._done % self._every == 0 and self._done < self._total:
-            self._tell(self._total)
-
-    def all(self) -> None:
-        self._tell(self._done)
-
-    def _tell(self, total: int) -> None:
-        if self._progress is not None:
-            self._progress({"stage": "prepare", "done": self._done, "total": total, "metrics": {}})
+    done, every = 0, max(total // PROGRESS_CALLS, 1)
+    for done, image in enumerate(images, 1):
+        yield image
+        if done % every == 0 and done < total:
+            report(total)
+    report(done)
 
 
 # Near duplicates ----------------------------------------------------------------------------------

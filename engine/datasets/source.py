@@ -18,7 +18,7 @@ from engine.datasets.findings import Findings
 from engine.datasets.formats import detect_format, open_reader
 from engine.datasets.formats.base import Reader, SourceImage
 from engine.datasets.formats.folder import Folder
-from engine.datasets.generated import open_generated
+from engine.datasets.generated import generator
 from engine.datasets.groups import open_groups
 from engine.datasets.source_digest import SourceDigest
 from engine.errors import DataError
@@ -49,9 +49,8 @@ def open_source(
     content = description.content
     folder = description.local_folder(settings)
     if description.generated:
-        reader = open_generated(
-            content.generator, {**content.options, **settings.options}, settings.seed
-        )
+        options = {**content.options, **settings.options}
+        reader = generator(content.generator).open_reader(options, settings.seed)
         return Source(reader, GENERATED, open_groups(settings, None, findings))
     downloaded = folder is None
     if folder is None:

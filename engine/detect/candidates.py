@@ -9,23 +9,23 @@ from torch import Tensor
 
 from engine.errors import TrainingError
 from engine.models.detections import padded
-from engine.models.family import Candidates
-from engine.models.yolov8.decode import decode
-from engine.models.yolov8.network import Preds
+from engine.models.family import kind_of
+from engine.models.registry import Candidates, built_in
 
 
 def read_candidates(preds: Any, classes: int, first_label: int = 1) -> Candidates:
     """Boxes (B, N, 4) xyxy px of the input and scores (B, N, classes) of what a network of the
-    user's own returns in eval mode: such a pair, our `Preds`, or of each image a dictionary with
-    boxes, scores and labels as torchvision's detectors give it.
+    user's own returns in eval mode: such a pair, the output of a family here (YOLOv8's `Preds`), or
+    of each image a dictionary with boxes, scores and labels as torchvision's detectors give it.
 
     first_label: in such dictionaries, the label of class 0.
 
     Raises:
         TrainingError: something else; says what, and the method to override.
     """
-    if isinstance(preds, Preds):
-        return decode(preds)
+    for family in built_in():
+        if family.reads(preds):
+            return family.candidates(preds)
     if isinstance(preds, (tuple, list)) and len(preds) == 2 and _is_pair(*preds):
         boxes, scores = preds
         if scores.shape[-1] != classes:
@@ -52,13 +52,3 @@ def _is_pair(boxes: Any, scores: Any) -> bool:
         and boxes.shape[:2] == scores.shape[:2]
         and boxes.shape[-1] == 4
     )
-
-
-def kind_of(value: Any) -> str:
-    """`tuple of Tensor (2, 8, 4), Tensor (2, 8)`."""
-    name = type(value).__name__
-    if isinstance(value, Tensor):
-        return f"{name} {tuple(value.shape)}"
-    if isinstance(value, (tuple, list)):
-        return f"{name} of {', '.join(kind_of(part) for part in value[:4])}"
-    return name

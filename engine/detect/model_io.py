@@ -31,9 +31,14 @@ class LoadedModel:
     module: nn.Module  # eval mode, on the device
     names: tuple[str, ...]
     imgsz: Size  # (h, w) it was trained for
-    meta: Mapping[str, Any]  # of the file; also `stride` and `needs_nms` of its family
+    # of the file; also `stride`, `needs_nms` and `selects` of its family
+    meta: Mapping[str, Any]
     state: Mapping[str, Tensor]  # the weights as trained, on the CPU
     family: Family
+
+    def check_size(self, size: Size) -> None:
+        """ConfigError with near sizes that fit, where the network cannot take `size`."""
+        self.family.check_size(self.spec, size)
 
     @property
     def spec(self) -> Spec:
@@ -106,7 +111,12 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedMo
         ) from None
     module = module.to(device).eval()
     h, w = meta["imgsz"]
-    meta |= {"stride": family.stride(meta["architecture"]), "needs_nms": family.needs_nms}
+    spec = meta["architecture"]
+    meta |= {
+        "stride": family.stride(spec),
+        "needs_nms": family.needs_nms,
+        "selects": family.selects(spec),
+    }
     return LoadedModel(module, tuple(meta["names"]), (int(h), int(w)), meta, state, family)
 
 

@@ -19,7 +19,7 @@ from engine.detect.model_io import LoadedModel, check_class_hash, is_weight_file
 from engine.errors import CheckpointError, ConfigError
 from engine.model_formats.metadata import decode_meta
 from engine.model_formats.table import check_suffix, format_of
-from engine.models.registry import CandidateModule, Candidates
+from engine.models.registry import CandidateModule, Candidates, check_input_size
 from engine.types import Size
 
 
@@ -37,11 +37,19 @@ class Runtime:
     fixed_size: Size | None = None  # the file takes exactly this (h, w)
     stride: int = 32  # input sides must be multiples of this
     meta: Mapping[str, Any] = field(default_factory=dict)
+    size_check: Callable[[Size], None] | None = None  # of the network; None: the stride alone says
 
     @property
     def needs_nms(self) -> bool:
         """Whether the candidates still hold several boxes of one object."""
         return bool(self.meta.get("needs_nms", True))
+
+    @property
+    def selects(self) -> bool:
+        """Whether the candidates are a selection by the network: their number and order follow the
+        image, and rounding.
+        """
+        return bool(self.meta.get("selects", not self.needs_nms))
 
     def __call__(self, images: Tensor) -> Candidates:
         with torch.inference_mode():
@@ -63,7 +71,7 @@ class Runtime:
 
     def input_size(self, wanted: int | tuple[int, int] | None) -> Size:
         """(h, w) to letterbox to: `wanted`, else as trained. ConfigError when the file or the
-        strides forbid it.
+        network forbid it.
         """
         size = self.fixed_size or self.imgsz
         if wanted is not None:
@@ -74,11 +82,10 @@ class Runtime:
                 f"{self.fixed_size[0]}x{self.fixed_size[1]} only. Leave imgsz out, or export again "
                 f"with imgsz={size[0]}."
             )
-        if min(size) < self.stride or any(side % self.stride for side in size):
-            up = [max(self.stride, -(-side // self.stride) * self.stride) for side in size]
-            raise ConfigError(
-                f"imgsz {size[0]}x{size[1]} is no multiple of the stride {self.stride}: try {up}."
-            )
+        if self.size_check is not None:
+            self.size_check(size)
+        else:
+            check_input_size(size, self.stride, self.stride)
         return size
 
 
@@ -141,8 +148,13 @@ def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
 
 def runtime_of(loaded: LoadedModel, device: torch.device) -> Runtime:
     """A network at hand as a `Runtime`; it computes as trained, nothing is fused."""
-    function = CandidateModule(loaded.family, loaded.module).to(device).eval()
-    stride = int(loaded.meta["stride"])
+    function = CandidateModule(loaded.family, loaded.module, len(loaded.names)).to(device).eval()
     return Runtime(
-        function, loaded.names, loaded.imgsz, device, stride=stride, meta=dict(loaded.meta)
+        function,
+        loaded.names,
+        loaded.imgsz,
+        device,
+        stride=int(loaded.meta["stride"]),
+        meta=dict(loaded.meta),
+        size_check=loaded.check_size,
     )

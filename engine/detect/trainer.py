@@ -18,16 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config import DetectionTrainConfig, ValidateConfig
-from engine.core.checkpoint import Checkpoint
+from engine.core.checkpoint import Checkpoint, load_checkpoint
 from engine.core.train_state import public_config
 from engine.core.trainer import BaseTrainer
 from engine.data.dataset import DetectionDataset
-from engine.data.loader import build_loader, scaled_size
+from engine.data.loader import build_loader, scaled_size, size_times
 from engine.data.manifest import PreparedDataset, read_manifest
 from engine.data.transforms import Augment
 from engine.detect.batches import to_device
-from engine.detect.candidates import read_candidates
 from engine.detect.data import open_data
+from engine.detect.first_output import check_output
+from engine.detect.methods import check_methods
 from engine.detect.model_io import (
     check_meta,
     family_of_meta,
@@ -35,7 +36,7 @@ from engine.detect.model_io import (
     model_meta,
     read_weights,
 )
-from engine.detect.own_network import OwnNetwork
+from engine.detect.own_network import OwnNetwork, maker_of
 from engine.detect.validator import DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
 from engine.metrics.reported import headline_keys
@@ -52,6 +53,7 @@ from engine.types import ImageRecord
 log = logging.getLogger("detectflow")
 
 AUGMENT_KEYS = tuple(Augment.__dataclass_fields__)
+NEAR_STEP = 32  # of multi_scale, pixels
 
 
 class Network(NamedTuple):
@@ -82,12 +84,16 @@ class DetectionTrainer(BaseTrainer):
     def __init__(
         self, overrides: dict[str, Any] | None = None, config: DetectionTrainConfig | None = None
     ):
+        check_methods(type(self))
         super().__init__(overrides, config)
+        self.add_callback("on_train_batch_end", check_output)
         self.dataset: PreparedDataset | None = None
         self.names: tuple[str, ...] = ()
         # Of a weight file it is known when that is read.
         self.network: Network | None = self._named_network()
         self._take_loss_names()
+        if self.args.resume:
+            self._check_resumed()
 
     # Data -----------------------------------------------------------------------------------------
 
@@ -98,7 +104,7 @@ class DetectionTrainer(BaseTrainer):
         Raises:
             DataError, ConfigError: the description or the data cannot be used.
         """
-        self._read_network()
+        self.read_network()
         # One process prepares, the others find the result.
         opened = open_data(data) if self.world.is_main else None
         self.world.barrier()
@@ -154,12 +160,15 @@ class DetectionTrainer(BaseTrainer):
         """
         batch = to_device(batch, self.device, self.args.channels_last)
         if self.args.multi_scale:
+            step, least = self._scale_steps()
             size = scaled_size(
                 self.args.input_size,
                 self.args.multi_scale,
                 seed=self.args.seed,
                 epoch=self.epoch,
                 batch_index=self.batch_index,
+                stride=step,
+                least=least,
             )
             batch["img"] = F.interpolate(
                 batch["img"], size=size, mode="bilinear", align_corners=False
@@ -169,13 +178,20 @@ class DetectionTrainer(BaseTrainer):
     def probe_batch(self, batch: Any) -> Any:
         """With `multi_scale` the largest size that may come."""
         batch = to_device(batch, self.device, self.args.channels_last)
-        h, w = (
-            round(side * (1 + self.args.multi_scale) / 32) * 32 for side in self.args.input_size
-        )
-        batch["img"] = F.interpolate(
-            batch["img"], size=(h, w), mode="bilinear", align_corners=False
-        )
+        factor = 1 + self.args.multi_scale
+        size = size_times(self.args.input_size, factor, *self._scale_steps())
+        batch["img"] = F.interpolate(batch["img"], size=size, mode="bilinear", align_corners=False)
         return batch
+
+    def _scale_steps(self) -> tuple[int, int]:
+        """Of `multi_scale`: sides are multiples of the first, at least the second, pixels. Networks
+        of a small stride take steps near 32 px too: more sizes would teach nothing more.
+        """
+        if self.network is None:
+            return NEAR_STEP, NEAR_STEP
+        family, spec = self.network
+        stride = family.stride(spec)
+        return stride * max(1, round(NEAR_STEP / stride)), family.smallest(spec)
 
     def batch_names(self, batch: Any) -> list[str]:
         return [str(file) for file in batch.get("im_file", ())]
@@ -189,6 +205,11 @@ class DetectionTrainer(BaseTrainer):
     def as_family(cls, path: str) -> Family:
         """The networks of this class as a family, for weights that name it by `path`."""
         return OwnNetwork(path, cls)
+
+    def _plain_family(self) -> Family:
+        """What the methods here do where no class of the user's own overrides them."""
+        family = self.network.family if self.network is not None else self._own_family()
+        return family.without_trainer()
 
     def make_model(self, cfg: str, weights: Checkpoint | None) -> nn.Module:
         """`get_model`, and what the network is: a family builds it again where the weights are
@@ -224,9 +245,7 @@ class DetectionTrainer(BaseTrainer):
         """What `criterion` and `candidates` are given; override it for a network of your own that
         takes more than the images. Also called in validation, with `model` in eval mode.
         """
-        if self.network is None or isinstance(self.network.family, OwnNetwork):
-            return model(batch["img"])
-        return self.network.family.forward(model, batch)
+        return self._plain_family().forward(model, batch)
 
     def criterion(self, preds: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """(loss, items by `loss_names`): that of the network's family."""
@@ -239,9 +258,7 @@ class DetectionTrainer(BaseTrainer):
         in eval mode. Override it where a network of your own says it in another form than
         `engine.detect.candidates.read_candidates` knows.
         """
-        if self.network is None or isinstance(self.network.family, OwnNetwork):
-            return read_candidates(preds, len(self.names), self.first_label)
-        return self.network.family.candidates(preds)
+        return self._plain_family().candidates(preds)
 
     def apply_params(self) -> None:
         self.components.loss = None  # its gains may have changed
@@ -269,9 +286,7 @@ class DetectionTrainer(BaseTrainer):
         return items.detach() * weight.clamp(min=1), weight
 
     def default_lr(self, optimizer: str) -> float:
-        if self.network is None or isinstance(self.network.family, OwnNetwork):
-            return 0.01 if optimizer == "SGD" else 0.002
-        return self.network.family.default_lr(optimizer)
+        return self._plain_family().default_lr(optimizer)
 
     # Which network it is --------------------------------------------------------------------------
 
@@ -284,7 +299,7 @@ class DetectionTrainer(BaseTrainer):
         """The network that the settings name, where they and no file do. ConfigError: an unknown
         name, a size it cannot take, a setting it cannot heed.
         """
-        model, size = self.args.model, self.args.input_size
+        model = self.args.model
         if self._makes_networks():
             family: Family = self._own_family()
         elif is_weight_file(model):
@@ -292,10 +307,10 @@ class DetectionTrainer(BaseTrainer):
         else:
             family = family_of(model)
         network = Network(family, family.spec(model, self.args))
-        network.family.check_size(network.spec, size)
+        network.family.check_size(network.spec, self.args.input_size)
         return network
 
-    def _read_network(self) -> None:
+    def read_network(self) -> None:
         """The network, known before data are read: a wrong name, file or size is an error at once.
         Where a run goes on its settings are known only now, and the file that it started from may
         have gone; its checkpoint holds it all.
@@ -303,15 +318,34 @@ class DetectionTrainer(BaseTrainer):
         file = self.args.model
         self.network = self._named_network()
         if self.network is None and (Path(file).is_file() or not self.args.resume):
-            self.network = self._network_of(read_weights(file)[0], file)
+            self.network = self.network_of(read_weights(file)[0], file)
         self._take_loss_names()
 
-    def _network_of(self, meta: Mapping[str, Any], file: str) -> Network:
+    def _check_resumed(self) -> None:
+        """ConfigError where another trainer class made the network of the run that is to go on: its
+        settings mean nothing to this one. Asked before they are compared.
+        """
+        if not self.last.is_file():
+            return
+        made_by = maker_of(load_checkpoint(self.last).meta)
+        module, _, name = (made_by or "").partition(":")
+        mine = self._makes_networks() and type(self).__qualname__ == name
+        if made_by is None or mine:
+            return
+        in_script = module == "__main__"
+        how = "in the script that holds it" if in_script else f"`from {module} import {name}`"
+        raise ConfigError(
+            f"{self.last} holds a network that the class {made_by} makes, and this is "
+            f"{type(self).__name__}. Go on with that run in Python, {how}: "
+            f"{name}(overrides={{'model': {str(self.last)!r}, 'resume': True}}).train()"
+        )
+
+    def network_of(self, meta: Mapping[str, Any], file: str) -> Network:
         """The network of a weight file. ConfigError: settings that contradict it; one of the user's
         own, which is trained by the class that made it.
         """
         network = Network(family_of_meta(meta, file), meta["architecture"])
-        if isinstance(network.family, OwnNetwork):
+        if network.family.trainer_class is not None:
             raise ConfigError(
                 f"{file} holds a network of your own, which trainer={network.family.name} made: "
                 "give that trainer too"
@@ -329,7 +363,7 @@ class DetectionTrainer(BaseTrainer):
             if weights is not None
             else read_weights(cfg)
         )
-        self.network = own or self._network_of(meta, cfg)
+        self.network = own or self.network_of(meta, cfg)
         self._take_loss_names()
         family, spec = self.network
         model = family.build(spec, len(self.names))
@@ -346,7 +380,7 @@ class DetectionTrainer(BaseTrainer):
             return None
         meta = weights.meta if weights is not None else read_weights(cfg)[0]
         own = meta.get("family") == self._own_family().name
-        return meta if own or isinstance(family_of_meta(meta, cfg), OwnNetwork) else None
+        return meta if own or family_of_meta(meta, cfg).trainer_class is not None else None
 
     def _recognise(self, model: nn.Module, cfg: str) -> Network:
         """What a network is that `get_model` of the user's own made: one that a family here can

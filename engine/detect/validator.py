@@ -21,6 +21,7 @@ from torch import nn
 
 from engine.config import ValidateConfig
 from engine.core.distributed import World, select_device, world_from_environment
+from engine.core.old_names import OldName
 from engine.core.validator import BaseValidator
 from engine.data.dataset import DetectionDataset
 from engine.data.loader import build_loader
@@ -36,7 +37,7 @@ from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores
 from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.nms import nms, warm_up
-from engine.models.registry import Family, family_named
+from engine.models.registry import Family, check_candidates, family_named
 from engine.types import SPLITS, Detections, ImageRecord, Size
 
 log = logging.getLogger("detectflow")
@@ -62,6 +63,7 @@ class DetectionValidator(BaseValidator):
     """
 
     metric_names = metric_keys()
+    epoch_figures = OldName("`epoch_metrics`")
 
     def __init__(
         self,
@@ -204,7 +206,12 @@ class DetectionValidator(BaseValidator):
         if self.family is None:
             boxes, scores = read_candidates(preds, len(self.names))
         else:
-            boxes, scores = self.family.candidates(preds)
+            boxes, scores = check_candidates(
+                self.family.candidates(preds),
+                self.batch_size(self.batch),
+                len(self.names),
+                self.family.candidates_owner,
+            )
         c = self.config
         needs_nms = self.needs_nms if self.family is None else self.family.needs_nms
         iou = c.iou if needs_nms else None

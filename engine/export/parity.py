@@ -28,8 +28,8 @@ from engine.models.nms import nms
 BOX_PX = 0.1
 SCORE = 1e-3
 CONFIDENCE, IOU, MAX_DET = PredictConfig().thresholds().values()
-# Within a network that needs no NMS: below it no prediction is kept, and a box above this
-# overlap may have been removed by another.
+# Of a network that selects its detections itself: below this score none is compared, and a box
+# above this overlap may have been removed by another.
 FINAL_CONFIDENCE, FINAL_IOU = 0.01, 0.5
 # A box moved by a wrong file looks like one that took the place of another with an equal score,
 # and only their number says: rounding changes few.
@@ -63,8 +63,8 @@ def check_parity(
 ) -> Parity:
     """Run both on every batch (B, 3, H, W) float in [0, 1]; `what` names the file in errors.
 
-    Candidates that still need NMS have a place each and are compared one by one, their detections
-    too. Those of a network that needs none are detections, whose order rounding can change: they
+    Candidates that have a place each are compared one by one, their detections too. Those that the
+    network itself selects (`Runtime.selects`) are detections, whose order rounding can change: they
     are compared as sets.
 
     Raises:
@@ -78,7 +78,7 @@ def check_parity(
                 f"{what}: says {key} {getattr(exported, key)}, the weights say "
                 f"{getattr(reference, key)}."
             )
-    so_far, final = Parity(), not reference.needs_nms
+    so_far, final = Parity(), reference.selects
     for images in batches:
         expected, found = reference(images), exported(images)
         _check_values(expected, found, what, final)

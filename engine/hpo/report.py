@@ -25,6 +25,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
+from engine.config import DetectionTrainConfig
 from engine.core.results import write_results
 from engine.files import write_text
 from engine.hpo.study import CONTINUES, ERROR, START, finished, ranked
@@ -84,10 +85,11 @@ def commands_for(sweep: Sweep, values: dict[str, Any]) -> list[str]:
         if name not in SPEED_ONLY and value is not None
     }
     settings = " ".join(f"{name}={_word(value)}" for name, value in given.items())
-    return [
-        f"detectflow run -S @{file}",
-        f"detectflow train data={sweep.source} {settings} settings={file}",
-    ]
+    train = f"detectflow train data={sweep.source} {settings} settings={file}"
+    if not values.keys() <= DetectionTrainConfig.model_fields.keys():
+        return [train]  # settings of the user's own trainer, which params.yaml does not know
+    own = f" -S train.trainer={given['trainer']}" if given.get("trainer") else ""
+    return [f"detectflow run{own} -S @{file}", train]
 
 
 def _word(value: Any) -> str:

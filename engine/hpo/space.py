@@ -104,6 +104,16 @@ class Dimension:
             and self.low <= value <= self.high
         )
 
+    def tried(self) -> tuple[Value, ...]:
+        """The values that are checked before a search: all choices, both ends of a range, and what
+        lies between where these are whole numbers (`INTERVAL_CHECKED` at most).
+        """
+        if self.choices:
+            return self.choices
+        if not self.whole:
+            return self.low, self.high
+        return (*range(self.low, self.high + 1, self.step or 1)[:INTERVAL_CHECKED], self.high)
+
     def distribution(self) -> Any:
         """As Optuna takes it."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -154,10 +164,12 @@ def make_space(entries: Mapping[str, Any], base: DetectionTrainConfig, where: st
             f"{where}: nothing to search in it, for example `lr0: {{low: 1e-4, high: 2e-2, log: "
             f"true}}`"
         )
-    properties = DetectionTrainConfig.model_json_schema()["properties"]
-    return tuple(
+    properties = type(base).model_json_schema()["properties"]
+    space = tuple(
         _dimension(str(name), entry, properties, base, where) for name, entry in entries.items()
     )
+    _refuse_untaken(space, base, where)
+    return space
 
 
 def to_plain(space: Space) -> list[dict[str, Any]]:
@@ -221,7 +233,7 @@ def _choices(
             raise ConfigError(
                 f"{place}: a choice is a number, a word, true or false, found {value!r}"
             )
-        _check(base, {name: value}, where)
+        base.with_overrides({name: value}, where)
     if len({(type(each), each) for each in values}) < len(values):
         raise ConfigError(f"{place}: a choice stands there twice: {values}")
     return Dimension(name, choices=tuple(values))
@@ -263,23 +275,42 @@ def _range(
             f"{place}: step is a positive number that fits between low and high, without log; "
             f"found {step:g}"
         )
-    tried = range(low, high + 1, step or 1)[:INTERVAL_CHECKED] if whole else (low,)
-    for value in (*tried, high):
-        _check(base, {name: value}, where)
-    return Dimension(name, low, high, log, step, whole=whole)
+    found = Dimension(name, low, high, log, step, whole=whole)
+    for value in found.tried():
+        base.with_overrides({name: value}, where)
+    return found
 
 
-def _check(base: DetectionTrainConfig, values: dict[str, Any], where: str) -> None:
-    """ConfigError where a training would refuse the value."""
-    config = base.with_overrides(values, where)
-    if not values.keys() & {"model", "imgsz"}:
-        return
-    from engine.detect import DetectionTrainer
+def _refuse_untaken(space: Space, base: DetectionTrainConfig, where: str) -> None:
+    """ConfigError where a network that is trained does not take the values of a dimension: every
+    trial with them would fail.
+    """
+    from engine.detect.choose import network_of, refuse_settings
 
-    try:
-        DetectionTrainer(config=config)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    models = next((each.choices for each in space if each.name == "model"), (base.model,))
+    for model in models:
+        config = base.with_overrides({"model": model}, where)
+        network = network_of(_with_size(config, space))
+        refused: dict[str, str] = {}
+        for each in space:
+            for value in each.tried():
+                try:
+                    refuse_settings(network, _with_size(config, space, {each.name: value}))
+                except ConfigError as error:
+                    refused.setdefault(each.name, str(error))
+        if refused:
+            reasons = "\n".join(f"  {name}: {reason}" for name, reason in refused.items())
+            raise ConfigError(
+                f"{where}: {', '.join(refused)} cannot be searched with model={model}:\n{reasons}"
+            )
+
+
+def _with_size(
+    config: DetectionTrainConfig, space: Space, values: Mapping[str, Any] | None = None
+) -> DetectionTrainConfig:
+    """With a size that a trial may have: where it is searched, the one of the settings is none."""
+    sizes = {each.name: each.tried()[0] for each in space if each.name == "imgsz"}
+    return config.with_overrides({**sizes, **(values or {}), "model": config.model})
 
 
 def _number(value: Any, key: str, whole: bool, place: str) -> float | int:

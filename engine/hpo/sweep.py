@@ -60,7 +60,7 @@ class Sweep:
 
     @property
     def training(self) -> DetectionTrainConfig:
-        return DetectionTrainConfig.build(self.base, "tune")
+        return schema_of(self.base.get("trainer")).build(self.base, "tune")
 
     @property
     def dimensions(self) -> Space:
@@ -102,10 +102,13 @@ def make_sweep(given: Mapping[str, Any], root: Path) -> Sweep:
         ConfigError: an unknown or wrong setting, a space that does not fit. DataError: the data
             cannot be used.
     """
-    tune, training = split_settings(given)
     params = Params.load(root / "params.yaml")
-    base = params.train.with_overrides(training, "tune")
-    _check(base)
+    schema = schema_of(given.get("trainer", params.train.trainer))
+    tune, training = split_settings(given, schema)
+    there = {name: getattr(params.train, name) for name in params.train.model_fields_set}
+    base = schema.build({**there, **training}, "tune")
+    if base.nproc > 1:
+        raise ConfigError(f"tune: nproc={base.nproc}: {ONE_PROCESS}")
     space = (
         load_space(root / tune.space, base) if tune.space else default_space(base, fixed=training)
     )
@@ -124,7 +127,7 @@ def make_sweep(given: Mapping[str, Any], root: Path) -> Sweep:
 
     dataset = open_dataset(root / source)
     dataset.require("train", "val")
-    study = tune.study or study_name(dataset.name, base.model)
+    study = tune.study or study_name(dataset.name, base.model, base.trainer)
     explicit = {
         name: value for name, value in base.model_dump(mode="json").items() if base.is_given(name)
     }
@@ -148,15 +151,30 @@ def make_sweep(given: Mapping[str, Any], root: Path) -> Sweep:
     )
 
 
-def split_settings(given: Mapping[str, Any]) -> tuple[TuneConfig, dict[str, Any]]:
-    """(settings of the search, settings of training).
+def schema_of(trainer: Any) -> type[DetectionTrainConfig]:
+    """The settings that a trial takes; a trainer class of the user's own may have more.
+
+    Raises:
+        ConfigError: `trainer` names no class that trains detectors.
+    """
+    if trainer is None:
+        return DetectionTrainConfig
+    from engine.detect.choose import detector_class_of
+
+    return detector_class_of(str(trainer)).config_class
+
+
+def split_settings(
+    given: Mapping[str, Any], schema: type[DetectionTrainConfig]
+) -> tuple[TuneConfig, dict[str, Any]]:
+    """(settings of the search, settings of training, which `schema` knows).
 
     Raises:
         ConfigError: a key of neither, with the nearest of both; one that the search decides.
     """
     known = [
         *TuneConfig.model_fields,
-        *(name for name in DetectionTrainConfig.model_fields if name not in OURS),
+        *(name for name in schema.model_fields if name not in OURS),
     ]
     for key in given:
         if key in OURS:
@@ -179,22 +197,11 @@ def split_settings(given: Mapping[str, Any]) -> tuple[TuneConfig, dict[str, Any]
     return tune, {key: value for key, value in given.items() if key not in own}
 
 
-def _check(base: DetectionTrainConfig) -> None:
-    if base.nproc > 1:
-        raise ConfigError(f"tune: nproc={base.nproc}: {ONE_PROCESS}")
-    if base.trainer or base.callbacks:
-        raise ConfigError(
-            "tune: a trainer or callbacks of your own are not searched with; `detectflow train` "
-            "takes them"
-        )
-
-
-def study_name(dataset: str, model: str) -> str:
-    """`digits-yolov8n`."""
-    return (
-        re.sub(r"[^\w\-.]+", "-", f"{dataset}-{Path(model).stem}", flags=re.ASCII).strip("-.")
-        or "study"
-    )
+def study_name(dataset: str, model: str, trainer: str | None = None) -> str:
+    """`digits-yolov8n`, with a trainer of the user's own `digits-yolov8n-CellTrainer`."""
+    own = f"-{trainer.rpartition(':')[2]}" if trainer else ""
+    name = re.sub(r"[^\w\-.]+", "-", f"{dataset}-{Path(model).stem}{own}", flags=re.ASCII)
+    return name.strip("-.") or "study"
 
 
 def storage_url(tune: TuneConfig, study: str, root: Path) -> str:
@@ -212,12 +219,12 @@ def start_values(base: DetectionTrainConfig, space: Space, images: int) -> dict[
     images: of the training split. None: a value lies outside the space, or is decided only in a
     training.
     """
-    from engine.detect import DetectionTrainer
+    from engine.detect.choose import make_trainer
 
     chosen: dict[str, Any] = {}
     if base.batch > 0:
         per_epoch = math.ceil(max(1, round(images * base.fraction)) / base.batch)
-        plan = make_plan(base, base.batch, per_epoch, DetectionTrainer(config=base).default_lr)
+        plan = make_plan(base, base.batch, per_epoch, make_trainer(base).default_lr)
         chosen = {"optimizer": plan.optimizer, "nbs": plan.nbs, "lr0": plan.lr0}
     values = {each.name: chosen.get(each.name, getattr(base, each.name)) for each in space}
     return values if all(each.holds(values[each.name]) for each in space) else None

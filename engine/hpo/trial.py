@@ -14,7 +14,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,9 @@ def run_trial(sweep: Sweep, token: str, index: int, about: Mapping[str, Any]) ->
     resume = take_over(trial.user_attrs.get(studies.CONTINUES), folder)
     trial.set_user_attr("pid", os.getpid())
     row = {"number": trial.number, "values": trial.params, "folder": folder.name}
-    with tracked_trial(sweep, about, trial) as run:
+    root = Path(sweep.root)
+    tracker = tracker_of_searches(root)
+    with tracker.tracked_trial(about, trial.number, trial.params, root) as run:
         try:
             row |= _train(sweep, study, trial, folder, resume, token, run.callbacks)
         except optuna.TrialPruned:
@@ -126,15 +128,16 @@ def _train(
     token: str,
     callbacks: list[Any],
 ) -> dict[str, Any]:
-    from engine.detect import DetectionTrainer
+    from engine.detect.choose import make_trainer
 
-    trainer = DetectionTrainer(config=settings_of(sweep, trial.params, folder, resume))
+    trainer = make_trainer(settings_of(sweep, trial.params, folder, resume))
     for event, function in callbacks:
         trainer.add_callback(event, function, may_fail=True)
     parent = os.getppid()
 
     def on_start(trainer: Any) -> None:
-        if trainer.data_digest() != sweep.digest:
+        # A get_dataset of the user's own may know no digest.
+        if trainer.data_digest() not in ("", sweep.digest):
             raise DataError(
                 f"{sweep.data}: the data are not those the search began with. Begin another "
                 "study: study=NAME"
@@ -196,25 +199,23 @@ def _finish(study: optuna.Study, trial: optuna.Trial, row: dict[str, Any]) -> bo
     return True
 
 
-@contextlib.contextmanager
-def tracked_trial(sweep: Sweep, about: Mapping[str, Any], trial: optuna.Trial) -> Iterator[Any]:
-    """The trial's run in the tracker, or one that records nothing."""
+def tracker_of_searches(root: Path) -> Any:
+    """What records searches and trials, see `engine.config.trackers`."""
     from engine.config import Params
     from engine.stages.runner import tracker_of
 
-    root = Path(sweep.root)
-    tracker = tracker_of(Params.load(root / "params.yaml"), "searches")
-    if tracker is None:
-        yield NullTracker()
-        return
-    with tracker.tracked_trial(about, trial.number, trial.params, root) as run:
-        yield run
+    return tracker_of(Params.load(root / "params.yaml"), "searches") or NullTracker()
 
 
 class NullTracker:
-    """A run of a search, or of a trial, where tracking is off."""
+    """Tracking is off: a tracker, and the run of a search or a trial, that records nothing."""
 
     callbacks: tuple[Any, ...] = ()
+
+    def tracked_study(self, *about: Any) -> contextlib.AbstractContextManager[NullTracker]:
+        return contextlib.nullcontext(self)
+
+    tracked_trial = tracked_study
 
     def over(self, state: str, value: float | None, why: str = "") -> None: ...
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser, Error
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ import yaml
 
 from engine.lineage.evidence import BY_MD5, Evidence, Statement
 from engine.lineage.from_workspace import Read, data_statement, report_statements
-from engine.tracking.run_metadata import PREPARED
+from engine.tracking.run_metadata import PREPARED, git
 
 COMMITS = 500  # the newest ones that changed dvc.lock
 GIT_TIMEOUT_S = 60.0
+REPORTS = ("reports/export.json", "reports/registration.json")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the other one takes 30 ms for a lock
 
 
@@ -93,49 +93,30 @@ def _of_run_cache(cache: Path) -> Iterator[Recorded]:
 
 def _of_commits(root: Path, unasked: list[str]) -> list[Recorded]:
     """The stages of every commit that changed dvc.lock, the oldest first."""
-    log = _git(
-        root,
-        [
-            "log",
-            "--all",
-            f"--max-count={COMMITS + 1}",
-            "--format=%H%x09%cs%x09%s",
-            "--",
-            "dvc.lock",
-        ],
-    )
+    newest = f"--max-count={COMMITS + 1}"
+    log = _git(root, "log", "--all", newest, "--format=%H %cs %s", "--", "dvc.lock")
     if log is None:
         unasked.append(
             f"git: {root} is no repository, or git is not installed: which commit recorded a "
             "result is not known"
         )
         return []
-    lines = log.decode("utf-8", "replace").splitlines()
+    lines = log.splitlines()
     if len(lines) > COMMITS:
         unasked.append(f"git: only the newest {COMMITS} commits that changed dvc.lock were read")
     found = []
     for line in reversed(lines[:COMMITS]):
-        commit, date, subject = line.split("\t", 2)
-        content = _git(root, ["show", f"{commit}:./dvc.lock"])
+        content = _git(root, "show", f"{line.split()[0]}:./dvc.lock")
         if content is not None:  # else: the commit removed it
-            entry = f"{commit} {date} {subject}"
-            found += [Recorded(stage, "dvc.lock in git", entry) for stage in _stages(content)]
+            found += [Recorded(stage, "dvc.lock in git", line) for stage in _stages(content)]
     return found
 
 
-def _git(root: Path, arguments: list[str]) -> bytes | None:
-    try:
-        done = subprocess.run(
-            ["git", "-c", "log.showSignature=false", "-C", str(root), *arguments],
-            capture_output=True,
-            timeout=GIT_TIMEOUT_S,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+def _git(root: Path, *arguments: str) -> str | None:
+    return git(root, "-c", "log.showSignature=false", *arguments, timeout_s=GIT_TIMEOUT_S)
 
 
-def _stages(content: bytes) -> list[Mapping[str, Any]]:
+def _stages(content: bytes | str) -> list[Mapping[str, Any]]:
     try:
         stages = yaml.load(content, LOADER)["stages"]
         return [stage for stage in stages.values() if isinstance(stage, dict)]
@@ -176,7 +157,7 @@ def _statements(recorded: Recorded, cache: Path) -> tuple[list[Statement], bool]
     return (
         _or_by_md5(found, "weights", recorded, extra)
         if "weights" in outs
-        else (found, bool(found) or not _reports(outs))
+        else (found, bool(found) or outs.keys().isdisjoint(REPORTS))
     )
 
 
@@ -190,10 +171,6 @@ def _or_by_md5(
         return found, True
     md5 = extra.pop("dvc_md5")
     return [Statement(kind, f"{BY_MD5}{md5}", recorded.known_from, extra)], False
-
-
-def _reports(outs: Mapping[str, str]) -> bool:
-    return any(out in ("reports/export.json", "reports/registration.json") for out in outs)
 
 
 def _params(stage: Mapping[str, Any], section: str) -> dict[str, Any]:

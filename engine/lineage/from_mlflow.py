@@ -5,10 +5,12 @@ database none is made.
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,49 +70,44 @@ def _short(error: Exception) -> str:
 
 def _versions(store: Store, uri: str) -> Iterator[Statement]:
     aliases: dict[str, dict[str, str]] = {}
-    token = None
-    while True:
-        page = store.client.search_model_versions(max_results=PAGE, page_token=token)
-        for version in page:
-            name, number, tags = version.name, str(version.version), version.tags
-            if name not in aliases:
-                aliases[name] = aliases_of(store, name)
-            facts = {
-                "aliases": ", ".join(
-                    sorted(alias for alias, of in aliases[name].items() if of == number)
-                ),
-                "weights_sha256": tags.get("weights_sha256"),
-                "onnx_sha256": tags.get("onnx_sha256"),
-                "class_hash": tags.get("class_hash"),
-                "metric": f"{tags['metric']} = {tags['value']}"
-                if tags.get("metric") and tags.get("value")
-                else "",
-                "measured on": tags.get("split"),
-                "registered": _time(version.creation_timestamp),
-                "run_id": version.run_id or tags.get("run_id"),
-            }
-            key, source = f"{name}/{number}", f"MLflow's registry at {uri}"
-            yield Statement("version", key, source, facts)
-            if facts["weights_sha256"]:
-                about = {"data_digest": tags.get("data_digest"), "dvc_md5": tags.get("dvc.weights")}
-                yield Statement(
-                    "weights", facts["weights_sha256"], f"tags of {key} in {source}", about
-                )
-        token = page.token
-        if not token:
-            return
+    for version in _paged(store.client.search_model_versions):
+        name, number, tags = version.name, str(version.version), version.tags
+        if name not in aliases:
+            aliases[name] = aliases_of(store, name)
+        facts = {
+            "aliases": ", ".join(
+                sorted(alias for alias, of in aliases[name].items() if of == number)
+            ),
+            "weights_sha256": tags.get("weights_sha256"),
+            "onnx_sha256": tags.get("onnx_sha256"),
+            "class_hash": tags.get("class_hash"),
+            "metric": f"{tags['metric']} = {tags['value']}"
+            if tags.get("metric") and tags.get("value")
+            else "",
+            "measured on": tags.get("split"),
+            "registered": _time(version.creation_timestamp),
+            "run_id": version.run_id or tags.get("run_id"),
+        }
+        key, source = f"{name}/{number}", f"MLflow's registry at {uri}"
+        yield Statement("version", key, source, facts)
+        if facts["weights_sha256"]:
+            about = {"data_digest": tags.get("data_digest"), "dvc_md5": tags.get("dvc.weights")}
+            yield Statement("weights", facts["weights_sha256"], f"tags of {key} in {source}", about)
 
 
 def _runs(store: Store) -> Iterator[Any]:
     """The runs of all experiments, the newest first, at most one more than are read."""
     experiments = [each.experiment_id for each in store.client.search_experiments()]
-    token, count = None, 0
-    while count <= RUNS:
-        page = store.client.search_runs(experiments, max_results=PAGE, page_token=token)
+    return islice(_paged(functools.partial(store.client.search_runs, experiments)), RUNS + 1)
+
+
+def _paged(search: Callable[..., Any]) -> Iterator[Any]:
+    """All that a search of MLflow's client finds."""
+    token: str | None = ""
+    while token is not None:
+        page = search(max_results=PAGE, page_token=token or None)
         yield from page
-        token, count = page.token, count + len(page)
-        if not token:
-            return
+        token = page.token or None
 
 
 def _of_run(run: Any, uri: str) -> Iterator[Statement]:

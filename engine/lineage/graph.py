@@ -8,14 +8,13 @@ is named in the result; the others still count.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError, WorkspaceError, nearest
-from engine.files import sha256_file
+from engine.files import read_object, sha256_file
 from engine.lineage.evidence import Edge, Evidence, Fact, Thing, edge_of, parents
 from engine.lineage.from_dvc import history_evidence
 from engine.lineage.from_files import file_statements, is_image
@@ -135,13 +134,13 @@ def _place(path: Path, root: Path | None) -> str:
 
 def _digest_of(folder: Path) -> str:
     file = folder / DATASET.name
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
+    digest = read_object(file).get("digest")
+    if digest is None:
         raise ConfigError(
             f"{folder}: no prepared dataset ({file} is missing or damaged). Name a file, or "
             "data/prepared"
-        ) from None
+        )
+    return str(digest)
 
 
 def _check_form(text: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, TrainingError
 from engine.models.transfer import ClassRows, Transfer, transfer
 from engine.types import Size
 
@@ -48,6 +48,7 @@ class Family(ABC):
     name: str  # as a checkpoint says it: a built-in name, an entry point, or package.module:Attr
     loss_names: tuple[str, ...] = ("loss",)
     needs_nms: bool = True  # whether candidates still hold doubles of one object
+    trainer_class: Any = None  # the trainer class that makes its networks, where one does
 
     # Which networks there are ---------------------------------------------------------------------
 
@@ -100,17 +101,7 @@ class Family(ABC):
 
     def check_size(self, spec: Spec, size: Size) -> None:
         """ConfigError with near sizes that fit, where the network cannot take `size`."""
-        step, least = self.stride(spec), self.smallest(spec)
-        wrong = [side for side in size if side < least or side % step]
-        if not wrong:
-            return
-        side = wrong[0]
-        below, above = max(least, side // step * step), max(least, -(-side // step) * step)
-        near = f"{below}" if below == above else f"{below} or {above}"
-        what = "at least" if step == 1 else f"a multiple of {step} (the largest stride), at least"
-        what = f"{what} {least}" if least > step else what.removesuffix(", at least")
-        got = str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
-        raise ConfigError(f"imgsz must be {what} for this network: got {got}, try {near}")
+        check_input_size(size, self.stride(spec), self.smallest(spec))
 
     # Training -------------------------------------------------------------------------------------
 
@@ -145,6 +136,12 @@ class Family(ABC):
     def has_loss(self, preds: Any) -> bool:
         """Whether a loss follows from these predictions; of some networks not in eval mode."""
         return True
+
+    def reads(self, preds: Any) -> bool:
+        """Whether predictions are in this family's own form, so that its `criterion` and
+        `candidates` read them, whatever network gave them: a user's network may end in our head.
+        """
+        return False
 
     def default_lr(self, optimizer: str) -> float:
         """Peak learning rate where the user gives none; optimizer: SGD, Adam or AdamW."""
@@ -188,6 +185,23 @@ class Family(ABC):
         stand for nothing.
         """
 
+    @property
+    def candidates_owner(self) -> str:
+        """Whose code `candidates` is, for messages."""
+        return f"{type(self).__name__}.candidates"
+
+    def selects(self, spec: Spec) -> bool:
+        """Whether the candidates are a selection by the network itself: how many there are, and
+        their order, depend on the image and on rounding.
+        """
+        return not self.needs_nms
+
+    def without_trainer(self) -> Family:
+        """The family as it is where no trainer class overrides a method: what the methods of
+        `DetectionTrainer` do.
+        """
+        return self
+
     def export_module(self, module: nn.Module, size: Size) -> nn.Module:
         """A module in eval mode that can be traced: forward(images (B, 3, H, W) float RGB in
         [0, 1]) -> boxes, scores as `candidates` gives them. size: (h, w) of the input.
@@ -199,12 +213,66 @@ class Family(ABC):
         return None
 
 
-class CandidateModule(nn.Module):
-    """A network of a family as one function: images (B, 3, H, W) -> (boxes, scores)."""
+def check_input_size(size: Size, step: int, least: int) -> None:
+    """ConfigError with near sizes that fit, unless both sides of `size` are multiples of `step` and
+    at least `least`, pixels.
+    """
+    wrong = [side for side in size if side < least or side % step]
+    if not wrong:
+        return
+    side, least = wrong[0], -(-least // step) * step
+    below, above = max(least, side // step * step), max(least, -(-side // step) * step)
+    near = f"{below}" if below == above else f"{below} or {above}"
+    what = "at least" if step == 1 else f"a multiple of {step} (the largest stride), at least"
+    what = f"{what} {least}" if least > step else what.removesuffix(", at least")
+    got = str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
+    raise ConfigError(f"imgsz must be {what} for this network: got {got}, try {near}.")
 
-    def __init__(self, family: Family, module: nn.Module):
+
+def check_candidates(found: Any, images: int, classes: int, owner: str) -> Candidates:
+    """What `candidates` of a user's own code gave, where it is boxes (images, N, 4) and scores
+    (images, N, classes).
+
+    owner: `mine.net:Mine.candidates`, for the message.
+
+    Raises:
+        TrainingError: it is something else; says what, and what is wanted.
+    """
+    wanted = f"boxes ({images}, N, 4) and scores ({images}, N, {classes}): a pair of tensors"
+    is_pair = isinstance(found, (tuple, list)) and len(found) == 2
+    if is_pair and all(isinstance(part, Tensor) and part.ndim == 3 for part in found):
+        boxes, scores = found
+        count = boxes.shape[1]
+        if boxes.shape == (images, count, 4) and scores.shape == (images, count, classes):
+            return boxes, scores
+    raise TrainingError(
+        f"{owner} returned {kind_of(found)}. Wanted for a batch of {images} images and {classes} "
+        f"classes: {wanted}"
+    )
+
+
+def kind_of(value: Any) -> str:
+    """`tuple of Tensor (2, 8, 4), Tensor (2, 8)`, for messages."""
+    name = type(value).__name__
+    if isinstance(value, Tensor):
+        return f"{name} {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"{name} of {', '.join(kind_of(part) for part in value[:4])}"
+    return name
+
+
+class CandidateModule(nn.Module):
+    """A network of a family as one function: images (B, 3, H, W) -> (boxes, scores).
+
+    classes: their number, where the form of the answer shall be checked; None while it is traced.
+    """
+
+    def __init__(self, family: Family, module: nn.Module, classes: int | None = None):
         super().__init__()
-        self.family, self.module = family, module
+        self.family, self.module, self.classes = family, module, classes
 
     def forward(self, images: Tensor) -> Candidates:
-        return self.family.candidates(self.family.forward(self.module, {"img": images}))
+        found = self.family.candidates(self.family.forward(self.module, {"img": images}))
+        if self.classes is None:
+            return found
+        return check_candidates(found, len(images), self.classes, self.family.candidates_owner)

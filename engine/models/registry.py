@@ -11,7 +11,15 @@ from importlib import metadata
 from typing import Any
 
 from engine.errors import CheckpointError, ConfigError, nearest
-from engine.models.family import CandidateModule, Candidates, Criterion, Family, Spec
+from engine.models.family import (
+    CandidateModule,
+    Candidates,
+    Criterion,
+    Family,
+    Spec,
+    check_candidates,
+    check_input_size,
+)
 from engine.models.torchvision.family import TorchvisionFamily
 from engine.models.yolov8.family import YOLOv8Family
 from engine.plugins import find_object, is_dotted
@@ -23,6 +31,8 @@ __all__ = [
     "Family",
     "Spec",
     "built_in",
+    "check_candidates",
+    "check_input_size",
     "families",
     "family_named",
     "family_of",
@@ -60,11 +70,12 @@ def family_of(model: str) -> Family:
         try:
             found = find_object(model, "model")
         except ConfigError as error:
-            raise ConfigError(f"{error}{nearest(model, known)}") from error.__cause__
+            said = str(error) if str(error).endswith((".", "?")) else f"{error}."
+            raise ConfigError(f"{said}{nearest(model, known)}") from error.__cause__
         return _as_family(found, model, "model", trainers=False)
     raise ConfigError(
         f"model='{model}' is not known.{nearest(model, known)} Give {', '.join(known)}, "
-        "package.module:Class of a family of your own, or a checkpoint (.pt, .safetensors)"
+        "package.module:Class of a family of your own, or a checkpoint (.pt, .safetensors)."
     )
 
 
@@ -87,6 +98,8 @@ def family_named(name: str | None) -> Family:
             f"the weights are of family '{name}', which is not known here.{nearest(name, known)} "
             f"There are {', '.join(known)}; install the package that brings it"
         )
+    if name.startswith("__main__:"):
+        return _of_script(name)
     try:
         return _as_family(find_object(name, "family"), name, "family", trainers=True)
     except ConfigError as error:
@@ -95,6 +108,20 @@ def family_named(name: str | None) -> Family:
             f"hand: {error}. Put it into a module in the project's folder, where every command "
             "finds it"
         ) from error.__cause__
+
+
+def _of_script(name: str) -> Family:
+    """The family of a class that a script defines itself: at hand in that script alone."""
+    try:
+        found = find_object(name, "family")
+    except ConfigError:
+        raise CheckpointError(
+            f"the weights are of a network that the class {name.partition(':')[2]} of a script "
+            "made, and only that script can load them. Load them there, or move the class into a "
+            "module in the project's folder, for example mine/net.py, and train again: then every "
+            "command finds it"
+        ) from None
+    return _as_family(found, name, "family", trainers=True)
 
 
 def _as_family(found: Any, path: str, setting: str, trainers: bool) -> Family:

@@ -31,10 +31,7 @@ def gpu_of_stage(stage: str, params: Params, root: Path) -> Iterator[None]:
     """
     asked = {"train": params.train.device, "validate": params.validate_.device}.get(stage)
     gpu = gpu_id(asked) if asked and lock_folder() else None
-    if gpu is None:
-        yield
-        return
-    with gpu_lock(gpu, f"stage {stage} of {root}"):
+    with gpu_lock(gpu, f"stage {stage} of {root}") if gpu else contextlib.nullcontext():
         yield
 
 

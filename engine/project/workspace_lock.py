@@ -32,15 +32,9 @@ WRITTEN = (
 REMIND_S = 30.0
 
 
-class _Held:
-    """Locks of this process: a flow that holds the workspace lets its own steps in."""
-
-    def __init__(self) -> None:
-        self.guard = threading.Lock()
-        self.entries: dict[Path, tuple[Lock, int]] = {}  # lock file -> (lock, depth)
-
-
-_held = _Held()
+# Locks of this process: a flow that holds the workspace lets its own steps in.
+_held: dict[Path, tuple[Lock, int]] = {}  # lock file -> (lock, depth)
+_guard = threading.Lock()
 
 
 def lock_file(root: Path) -> Path:
@@ -100,25 +94,25 @@ def named_lock(
     for_all: whether other users of the machine take this lock too, and so must be able to open the
     file.
     """
-    with _held.guard:
-        entry = _held.entries.get(path)
+    with _guard:
+        entry = _held.get(path)
         if entry:
-            _held.entries[path] = (entry[0], entry[1] + 1)
+            _held[path] = (entry[0], entry[1] + 1)
     if not entry:
         lock = Lock(path, for_all=for_all)
         command = command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
         _take(lock, what, where, command, timeout_s if wait else 0, emit or logger.warning)
-        with _held.guard:
-            _held.entries[path] = (lock, 1)
+        with _guard:
+            _held[path] = (lock, 1)
     try:
         yield
     finally:
-        with _held.guard:
-            lock, depth = _held.entries[path]
+        with _guard:
+            lock, depth = _held[path]
             if depth > 1:
-                _held.entries[path] = (lock, depth - 1)
+                _held[path] = (lock, depth - 1)
             else:
-                del _held.entries[path]
+                del _held[path]
                 lock.release()
 
 

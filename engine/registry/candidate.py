@@ -39,8 +39,8 @@ class Registration:
     """What became of a candidate."""
 
     version: str
-    is_new: bool
     aliases: tuple[str, ...]
     decision: Decision
     champion: Measured | None  # whom it was measured against, None where there was none
     run_id: str | None
+    experiment_id: str  # of that run

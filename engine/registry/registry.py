@@ -30,7 +30,8 @@ from engine.registry.version_description import describe_version
 from engine.tracking.journal import Journal, journal_home
 from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
 from engine.tracking.mlflow_links import run_url, ui_base
-from engine.tracking.mlflow_recorder import WEIGHTS, Recorder
+from engine.tracking.mlflow_recorder import DESCRIPTION, WEIGHTS, Recorder
+from engine.tracking.run_description import describe
 from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import StageRun
 from engine.tracking.stage_runs import attachment
@@ -79,18 +80,21 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
     sender.drain()  # or these weights would seem to have no run
     with described_errors(state), patient():
         run_id = _run_of(store, candidate.measured.weights_sha256, params, root, track)
+        if run_id is not None:
+            experiment = store.client.get_run(run_id).info.experiment_id
         version = _find(store, candidate)
-        is_new = version is None
         if version is None:
             version = _create(store, candidate, experiment, run_id)
         else:
             _set_tags(store, candidate, version)
         aliases, decision, champion = _appoint(store, candidate, version)
-        links = _links(store, root, run_id)
+        links = _links(root, experiment, run_id)
         _describe(store, candidate, version, decision, links)
         if run_id is not None:
-            _tell_run(store, state, run_id, candidate, version, aliases)
-    return Registration(version, is_new, aliases, decision, champion, run_id)
+            named = f" ({', '.join(aliases)})" if aliases else ""
+            registered = f"{candidate.name} version {version}{named}"
+            _tell_run(store.client, run_id, candidate, registered)
+    return Registration(version, aliases, decision, champion, run_id, experiment)
 
 
 @contextlib.contextmanager
@@ -163,8 +167,6 @@ def _create(store: Store, candidate: Candidate, experiment: str, run_id: str | N
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    if run_id is not None:
-        experiment = client.get_run(run_id).info.experiment_id
     tags = _tags(candidate)
     model = client.create_logged_model(
         experiment,
@@ -329,45 +331,22 @@ def _link_metrics(client: Any, candidate: Candidate, run_id: str, model_id: str)
         client.log_batch(run_id, metrics=linked, synchronous=True)
 
 
-def _tell_run(
-    store: Store,
-    state: Path,
-    run_id: str,
-    candidate: Candidate,
-    version: str,
-    aliases: tuple[str, ...],
-) -> None:
-    journal = Journal.create(journal_home(state), "register")
-    try:
-        journal.run_id = run_id
-        words = f"{candidate.name} version {version}" + (
-            f" ({', '.join(aliases)})" if aliases else ""
-        )
-        recorder = Recorder(store, journal)
-        recorder.perform(
-            [{"do": "tags", "values": {"registered": words, "onnx_sha256": candidate.onnx_sha256}}]
-        )
-        for file in candidate.files:
-            if file.is_file():
-                recorder.perform(
-                    [
-                        {
-                            "do": "artifact",
-                            "file": journal.keep(file, f"{file.name}.yaml"),
-                            "folder": "code",
-                        }
-                    ]
-                )
-        recorder.perform([{"do": "note"}])
-    finally:
-        journal.remove()
+def _tell_run(client: Any, run_id: str, candidate: Candidate, registered: str) -> None:
+    """The run of the weights says as what they are registered."""
+    client.set_tag(run_id, "registered", registered)
+    client.set_tag(run_id, "onnx_sha256", candidate.onnx_sha256)
+    for file in candidate.files:
+        if file.is_file():  # under a name that the UI shows as text
+            client.log_text(run_id, file.read_text(encoding="utf-8"), f"code/{file.name}.yaml")
+    data = client.get_run(run_id).data
+    client.set_tag(run_id, DESCRIPTION, describe(data.params, data.metrics, data.tags))
 
 
-def _links(store: Store, root: Path, run_id: str | None) -> dict[str, str]:
+def _links(root: Path, experiment: str, run_id: str | None) -> dict[str, str]:
     """Where the training's run and its reports can be viewed, as full addresses."""
     if run_id is None:
         return {}
-    experiment, base = store.client.get_run(run_id).info.experiment_id, ui_base(root)
+    base = ui_base(root)
     return {
         "run_url": run_url(experiment, run_id, base),
         "report_url": run_url(experiment, f"{run_id}/artifacts", base),

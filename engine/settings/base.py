@@ -106,9 +106,18 @@ class Frozen(BaseModel):
             said = item["msg"].removeprefix("Value error, ")
             if key in lines:
                 said = "Input should be of one of these types"
-            got = f", got {item['input']!r}" if item["type"] != "missing" else ""
+            got = "" if section._is_whole(name, item) else f", got {item['input']!r}"
             lines[key] = f"{at}{key or 'settings'}: {said}{got}{section._meaning(name)}"
         return f"{where}: " + "\n  ".join(lines.values())
+
+    @classmethod
+    def _is_whole(cls, key: str, item: Mapping[str, Any]) -> bool:
+        """Whether an error is about a section as a whole (a value of it is missing, two contradict
+        each other): printing all of it would hide what was said.
+        """
+        field = fields_by_key(cls).get(key)
+        is_section = field is None or _is_section(field.annotation)
+        return item["type"] == "missing" or (item["type"] == "value_error" and is_section)
 
     @classmethod
     def _section_at(cls, location: Sequence[Any]) -> tuple[type[Frozen], int]:
@@ -119,9 +128,7 @@ class Frozen(BaseModel):
         for depth, part in enumerate(location):
             field = fields_by_key(section).get(part)
             annotation = field.annotation if field is not None else None
-            if not (
-                isinstance(annotation, type) and issubclass(annotation, Frozen)
-            ) or depth + 1 == len(location):
+            if not _is_section(annotation) or depth + 1 == len(location):
                 return section, depth
             section = annotation
         return section, 0
@@ -142,9 +149,7 @@ class Frozen(BaseModel):
     def _meaning(cls, key: str) -> str:
         """` (type, range and unit: meaning)` of a setting, or nothing."""
         field = fields_by_key(cls).get(key)
-        if field is None or (
-            isinstance(field.annotation, type) and issubclass(field.annotation, Frozen)
-        ):
+        if field is None or _is_section(field.annotation):
             return ""
         kind = kind_of(cls.model_json_schema(by_alias=True)["properties"][key])
         return f" ({kind}: {field.description})" if field.description else f" ({kind})"
@@ -153,6 +158,10 @@ class Frozen(BaseModel):
 def fields_by_key(cls: type[BaseModel]) -> dict[str, FieldInfo]:
     """Fields by the key that a file has for them."""
     return {field.alias or name: field for name, field in cls.model_fields.items()}
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Frozen)
 
 
 def _takes_tuple(annotation: Any) -> bool:

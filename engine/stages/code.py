@@ -2,28 +2,42 @@
 
 `reports/code/STAGE.json` is the code dependency of a stage in dvc.yaml: a digest for each module
 that can alter its result (`engine.code.rooms` says which), the values of its settings with the
-defaults filled in, and the user's own code that its settings name. Comments, docstrings, formatting
-and messages are in none of them. Under `dvc repro` the small stage `code` writes the files, always
-and first; the flow does the same in process. Imports neither torch nor MLflow.
+defaults filled in, and the user's own code that its settings, or the weights it starts from, name.
+Comments, docstrings, formatting and our messages are in none of them. Under `dvc repro` the small
+stage `code` writes the files, always and first; the flow does the same in process. Imports neither
+torch nor MLflow.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import site
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.code.closure import Sources, closure, differences, digests, module_file
-from engine.code.rooms import code_of_stage, family_folder, package_folder
+from engine.code.rooms import (
+    ANYTHING,
+    code_of_stage,
+    family_folder,
+    family_folders,
+    libraries_of,
+    package_folder,
+)
+from engine.code.syntax import Import
 from engine.config import DetectionTrainConfig, Params, PredictConfig
 from engine.errors import ConfigError
+from engine.model_formats.checkpoint_meta import read_checkpoint_meta
+from engine.model_formats.metadata import decode_meta
+from engine.model_formats.table import format_of, weight_suffixes
+from engine.plugins import is_dotted
 from engine.project.environment import state_root
 from engine.stages.layout import STAGES, Layout, write_json
 
@@ -39,11 +53,13 @@ NO_RESULT = {
     },
     "validate": {"batch", "device", "workers"},
 }
-OWN_CODE = {  # stage -> settings of `train` that may name the user's own code
-    "train": ("trainer", "model", "callbacks"),
-    "validate": ("trainer", "model"),
-    "export": ("trainer", "model"),
+OWN_CODE = {  # stage -> settings of `train` that name the user's own code, besides its network
+    "train": ("trainer", "callbacks"),
+    "validate": ("trainer",),
+    "export": ("trainer",),
 }
+OURS = {"engine", "flows"}  # top-level packages of this project
+DISTRIBUTION = "detectflow"
 
 
 def write_code(params: Params, root: Path) -> dict[str, list[str]]:
@@ -90,20 +106,36 @@ def stage_code(
 ) -> dict[str, Any]:
     """What the result of `stage` follows from, besides data: plain JSON, the same everywhere.
 
-    {"settings": its section with defaults, "modules": module -> digest, "own": the same of the
-    user's modules, "packages": name -> version of what those import}
+    {"settings": its section with defaults, "family": of the network, where the stage has one,
+    "modules": module -> digest, "own": the same of the user's modules, "packages": name -> version
+    of what those import, and of libraries whose code is part of the network}
     """
     kept = sources or engine_sources(root)
-    own, packages = own_code(stage, params.train, root)
-    found = {
-        "settings": settings_of(stage, params),
-        "modules": code_of_stage(stage, kept, family_folder(params.train.model, kept)),
-        "own": own,
-        "packages": packages,
-    }
+    settings = settings_of(stage, params)
+    if stage in OWN_CODE:
+        network = network_of(params.train, root, kept)
+        own = own_code(stage, params.train, root, network)
+        libraries = libraries_of(
+            network.families, {**network.spec, **set_values(params.train)}, kept
+        )
+        found = {
+            "settings": settings,
+            "family": network.family,
+            "modules": code_of_stage(stage, kept, network.families, own.engine, own.names),
+            "own": own.modules,
+            "packages": own.packages | _versions(libraries),
+        }
+    else:
+        modules = code_of_stage(stage, kept)
+        found = {"settings": settings, "modules": modules, "own": {}, "packages": {}}
     if sources is None:
         kept.keep()
     return found
+
+
+def set_values(config: DetectionTrainConfig) -> dict[str, Any]:
+    """The settings of a training that have a value."""
+    return {key: value for key, value in config.model_dump(mode="json").items() if value}
 
 
 def engine_sources(root: Path) -> Sources:
@@ -127,46 +159,118 @@ def settings_of(stage: str, params: Params) -> dict[str, Any]:
     return found
 
 
-# The user's own code ------------------------------------------------------------------------------
+# The network, and the user's own code -------------------------------------------------------------
 
 
-def own_code(
-    stage: str, config: DetectionTrainConfig, root: Path
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Modules of the user's that the settings of a training name (`mine.net:Mine`), with all that
-    they import and that is not installed, and the installed packages among their imports.
+class NetworkCode(NamedTuple):
+    """Whose code the network of a training is, as far as settings and start weights say."""
 
-    Returns module -> digest (messages count: we do not know what the code does with them), and
-    package -> version. A module that is not there is none: the stage itself says so.
+    family: str  # its name, empty where it is not known
+    families: Collection[str] | None  # folders of ours among which it is, None: any
+    paths: tuple[str, ...] = ()  # package.module:Name of the user's
+    offers: tuple[metadata.EntryPoint, ...] = ()  # one of these installed packages brings it
+    spec: Mapping[str, Any] = {}  # of start weights: what the network is built from
+
+
+def network_of(config: DetectionTrainConfig, root: Path, sources: Sources) -> NetworkCode:
+    """The network that `train.model` names, or that a weight file says it holds.
+
+    Where the file is not at hand (a fresh clone), the last record about the same setting says it;
+    where nothing does, all of our families may be meant.
     """
-    named = [getattr(config, key) for key in OWN_CODE.get(stage, ())]
-    paths = [p for value in named for p in (value if isinstance(value, tuple) else (value,)) if p]
+    model = config.model
+    if Path(model).suffix.lower() not in weight_suffixes():
+        folder = family_folder(model, sources)
+        return NetworkCode(folder, {folder}) if folder else _foreign_network(model, any_offer=True)
+    meta = read_weights_meta(root / model)
+    if meta is None and not (root / model).exists():
+        before = read_code(Layout(root).code("train")) or {}
+        if (before.get("settings") or {}).get("model") == model and before.get("family"):
+            meta = {"family": before["family"]}
+    if meta is None:
+        return NetworkCode("", None)
+    # Checkpoints of the time before there were families name none.
+    family = str(meta.get("family") or sources.constant("engine.models.registry", "FIRST"))
+    found = (
+        NetworkCode(family, {family})
+        if family in family_folders(sources)
+        else _foreign_network(family, any_offer=False)
+    )
+    spec = meta.get("architecture")
+    return found._replace(spec=spec if isinstance(spec, Mapping) else {})
+
+
+def _foreign_network(name: str, any_offer: bool) -> NetworkCode:
+    """A network that is not ours. any_offer: `name` is that of a network, and which of the
+    installed packages knows it could only they say.
+    """
+    if "/" in name or (Path(name).suffix and not is_dotted(name)):
+        return NetworkCode("", None)  # the description of a network, in a file
+    if is_dotted(name):
+        return NetworkCode(name, (), (name,))
+    points = metadata.entry_points(group=ENTRY_POINTS)
+    return NetworkCode(name, None, (), tuple(p for p in points if any_offer or p.name == name))
+
+
+def read_weights_meta(file: Path) -> Mapping[str, Any] | None:
+    """What a weight file says of itself, None where it cannot be read: that is for the stage to
+    say.
+    """
+    try:
+        format = format_of(file)
+        if format is None:
+            return read_checkpoint_meta(file)
+        return decode_meta(format.read_meta(file), file)
+    except Exception:  # whatever a foreign or cut file makes of a reader
+        return None
+
+
+class OwnCode(NamedTuple):
+    """Code that is not the engine's."""
+
+    modules: dict[str, str]  # module -> digest; messages count, nobody knows what is done with them
+    packages: dict[str, str]  # installed package -> version
+    engine: tuple[Import, ...] = ()  # what it imports of the engine
+    names: frozenset[str] = frozenset()  # that it uses
+
+
+def own_code(stage: str, config: DetectionTrainConfig, root: Path, network: NetworkCode) -> OwnCode:
+    """Modules of the user's that the settings of a training name (`mine.net:Mine`), or that make
+    its network, with all that they import and that is not installed from an index.
+
+    A module that is not there is none: the stage itself says so.
+    """
+    values = [getattr(config, key) for key in OWN_CODE.get(stage, ())]
+    paths = [p for value in values for p in (value if isinstance(value, tuple) else (value,)) if p]
+    paths += [*network.paths, *(point.value for point in network.offers)]
     starts = {path.partition(":")[0] for path in paths if ":" in path}
-    packages = _offered_by([path for path in paths if not is_built_in(path)])
-    if not starts and not packages:
-        return {}, {}
-    sources = Sources(lambda module: find_own(module, root))
-    installed = {module for module in starts if sources.find(module) is None}
-    reached = closure(sources, sorted(starts - installed), lambda m: sources.find(m) is not None)
-    with_parents = {m for module in reached.modules for m in _parents(module) if sources.find(m)}
-    installed |= {found.module for found, _ in reached.outside if found.module[0] != "."}
-    for module in installed:
-        packages |= _distribution(module.partition(".")[0])
-    return digests(sources, sorted(with_parents), whole=True), dict(sorted(packages.items()))
-
-
-def _parents(module: str) -> list[str]:
-    """`a.b.c` -> a, a.b, a.b.c: importing it runs all of them."""
-    parts = module.split(".")
-    return [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    if not starts:
+        return OwnCode({}, {})
+    sources = Sources(lambda module: find_own(module, root), whole_packages=True)
+    reached = closure(
+        sources, [Import(module) for module in sorted(starts)], lambda m: bool(sources.find(m))
+    )
+    outside = {found for found, _ in reached.outside if found.module[0] != "."}
+    engine = {found for found in outside if _top(found.module) in OURS}
+    packages = _packages({_top(found.module) for found in outside - engine})
+    opaque = {_top(module) for module in starts if sources.find(module) is None}
+    if opaque - OURS - sys.stdlib_module_names or any(map(_needs_us, packages)):
+        engine |= set(ANYTHING)
+    names = {name for module in reached.modules for name in sources.read(module).used}
+    return OwnCode(
+        digests(sources, reached, whole=True),
+        packages,
+        tuple(sorted(engine)),
+        frozenset(names),
+    )
 
 
 def find_own(module: str, root: Path) -> Path | None:
-    """The file of a module that is neither ours, nor Python's, nor installed: in the project's
-    folder first, as the stages themselves look for it, then where Python looks.
+    """The file of a module that is neither ours, nor Python's, nor installed from an index: in the
+    project's folder first, as the stages themselves look for it, then where Python looks.
     """
-    top = module.partition(".")[0]
-    if top in {"engine", "flows"} or top in sys.stdlib_module_names:
+    top = _top(module)
+    if top in OURS or top in sys.stdlib_module_names:
         return None
     if file := module_file(root, module):
         return file
@@ -174,19 +278,34 @@ def find_own(module: str, root: Path) -> Path | None:
     return module_file(folder, module) if folder else None
 
 
+def _top(module: str) -> str:
+    return module.partition(".")[0]
+
+
 @cache
 def _folder_of(top: str) -> Path | None:
-    """The folder on Python's path that holds a top-level module, None where it is installed."""
+    """The folder on Python's path that holds a top-level module, None where it is installed from an
+    index. What is installed from a folder (`pip install -e mine`, `pip install ./mine`) keeps its
+    version when it is edited. What the engine itself needs counts by its version wherever it lies.
+    """
+    if any(_normal(d.name) in _our_libraries() for d in _distributions_of(top)):
+        return None
     try:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+    if spec is None:
         return None
-    file = Path(spec.origin).resolve()
-    if any(file.is_relative_to(place) for place in _installed_places()):
+    if spec.origin and spec.origin.endswith(".py"):
+        file = Path(spec.origin).resolve()
+        folder = file.parent.parent if file.name == "__init__.py" else file.parent
+    elif places := list(spec.submodule_search_locations or ()):  # without an __init__.py
+        folder = Path(places[0]).resolve().parent
+    else:
         return None
-    return file.parent.parent if file.name == "__init__.py" else file.parent
+    if any(folder.is_relative_to(place) for place in _installed_places()):
+        return folder if any("dir_info" in _direct_url(d) for d in _distributions_of(top)) else None
+    return folder
 
 
 @cache
@@ -196,39 +315,77 @@ def _installed_places() -> tuple[Path, ...]:
     return tuple(Path(place).resolve() for place in (*found, *site.getsitepackages()))
 
 
+# Installed packages -------------------------------------------------------------------------------
+
+
 @cache
-def _distributions() -> Mapping[str, list[str]]:
+def _providers() -> Mapping[str, list[str]]:
     return metadata.packages_distributions()
 
 
-def _distribution(top: str) -> dict[str, str]:
-    """The installed package that brings a top-level module, with its version; nothing for Python's
-    own modules and ours.
-    """
-    if top in sys.stdlib_module_names or top in {"engine", "flows", ""}:
-        return {}
+@cache
+def _distributions_of(top: str) -> tuple[metadata.Distribution, ...]:
+    """The installed packages that bring a top-level module; none for Python's own and ours."""
+    if top in sys.stdlib_module_names or top in OURS or not top:
+        return ()
     try:
-        return {top: metadata.version(top)}
+        return (metadata.distribution(top),)
     except metadata.PackageNotFoundError:
-        names = _distributions().get(top, [])
-        return {name: metadata.version(name) for name in sorted(set(names))}
+        return tuple(metadata.distribution(name) for name in sorted({*_providers().get(top, ())}))
 
 
-def is_built_in(path: str) -> bool:
-    """Whether a value names a network of the engine's, or a file: to ask all installed packages
-    takes a while.
-    """
-    ours = family_folder(path, Sources.below(package_folder()))
-    return ours is not None or "/" in path or Path(path).suffix != ""
+def _packages(tops: Iterable[str]) -> dict[str, str]:
+    """package -> version, of those that bring these top-level modules."""
+    found = {d.name: version_of(d) for top in tops for d in _distributions_of(top)}
+    return dict(sorted(found.items()))
 
 
-def _offered_by(paths: list[str]) -> dict[str, str]:
-    """The installed packages that offer a family of networks of one of these names."""
+def _versions(names: Iterable[str]) -> dict[str, str]:
+    """package -> version, of those that are installed."""
     found = {}
-    for point in metadata.entry_points(group=ENTRY_POINTS):
-        if point.dist and any(path.partition(":")[0] == point.name for path in paths):
-            found[point.dist.name] = point.dist.version
+    for name in names:
+        try:
+            found[name] = version_of(metadata.distribution(name))
+        except metadata.PackageNotFoundError:
+            continue
     return found
+
+
+def version_of(distribution: metadata.Distribution) -> str:
+    """The version, and the commit where it was installed from a repository; without the local part,
+    which says for which machine it was built (2.11.0+cpu).
+    """
+    commit = (_direct_url(distribution).get("vcs_info") or {}).get("commit_id")
+    version = distribution.version.partition("+")[0]
+    return f"{version} at {commit}" if commit else version
+
+
+def _direct_url(distribution: metadata.Distribution) -> dict[str, Any]:
+    """Where a package was installed from, {} where from an index (PEP 610)."""
+    try:
+        found = json.loads(distribution.read_text("direct_url.json") or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _normal(requirement: str) -> str:
+    """The name of a package in a requirement (`PyYAML>=6`), as all its spellings have it."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]*", requirement)[0]).lower()
+
+
+def _needs_us(package: str) -> bool:
+    """Whether an installed package may import the engine."""
+    required = metadata.distribution(package).requires or ()
+    return any(_normal(text) == DISTRIBUTION for text in required)
+
+
+@cache
+def _our_libraries() -> frozenset[str]:
+    try:
+        return frozenset(map(_normal, metadata.requires(DISTRIBUTION) or ()))
+    except metadata.PackageNotFoundError:
+        return frozenset()
 
 
 def check_code(stage: str, params: Params, root: Path) -> None:

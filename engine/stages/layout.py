@@ -9,6 +9,8 @@ What lies below `reports/`:
 
     code/STAGE.json          what the code of each stage does: digests of modules, settings
     data.json                what was prepared: counts, findings, digests
+    train/results.csv        one row per epoch, as the run has it, without times
+    train/curves/            of these, what `dvc plots` draws: losses/TERM.csv, metrics/NAME.csv
     train/metrics.json       numbers only (DVC puts them into one table): best_epoch, epochs,
                              metrics/*, val/*
     train/origin.json        what they belong to: model, weights_sha256, data_digest, start (file ->
@@ -17,12 +19,13 @@ What lies below `reports/`:
     validate/origin.json     split, weights_sha256
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
-    registration.json        model, version, aliases, decision and its reason, and the metrics it
-                             was made by
+    registration.json        model, version, aliases, decision and its reason, the metrics it was
+                             made by, and where MLflow has the training's run
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Callable
@@ -42,6 +45,7 @@ __all__ = [
     "publish_folder",
     "read_json",
     "read_report",
+    "read_table",
     "relative",
     "write_json",
 ]
@@ -142,6 +146,15 @@ def read_report(layout: Layout, stage: str) -> dict[str, Any]:
     """
     metrics, origin = read_json(layout.summary(stage), stage), layout.origin(stage)
     return {**(read_json(origin, stage) if origin.is_file() else {}), **metrics}
+
+
+def read_table(path: Path) -> tuple[dict[str, str], ...]:
+    """The rows of a CSV table, such as per_class.csv; none where there is no such file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return tuple(csv.DictReader(file))
+    except OSError:
+        return ()
 
 
 def metric_value(value: float | None) -> float | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from engine.config import DataConfig, Params
 from engine.errors import EngineError
+from engine.files import read_object
 from engine.project.environment import state_root
 from engine.stages.layout import Attached, Layout, Progress, write_json
 
@@ -98,11 +99,10 @@ def source_changed(params: Params, root: Path) -> bool:
     watched = folder is None or folder.resolve().is_relative_to((root / "data" / "raw").resolve())
     if watched or (source.is_dir() and not settings.path):
         return False
-    try:
-        info = json.loads((Layout(root).prepared / "dataset.json").read_text(encoding="utf-8"))
-        recorded = {"content": info["source_digest"], "layout": info["source_layout"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    info = read_object(Layout(root).prepared / "dataset.json")
+    if not info.keys() >= {"source_digest", "source_layout"}:
         return True
+    recorded = {"content": info["source_digest"], "layout": info["source_layout"]}
     if not folder.is_dir():
         return False
     about = [
@@ -135,11 +135,8 @@ def _classes_changed(root: Path) -> bool:
     """
     try:
         schema = project_classes(root)
-        prepared = json.loads((Layout(root).prepared / "dataset.json").read_text(encoding="utf-8"))[
-            "names"
-        ]
     except EngineError:
         return True  # prepare says what is wrong with it
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # nothing was prepared, which is for others to notice
-    return schema is not None and list(schema.names) != prepared
+    # None: nothing was prepared, which is for others to notice
+    prepared = read_object(Layout(root).prepared / "dataset.json").get("names")
+    return None not in (schema, prepared) and list(schema.names) != prepared

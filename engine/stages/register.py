@@ -7,7 +7,6 @@ again.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,15 @@ from typing import Any
 from engine.config import Params
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.files import sha256_file
-from engine.stages.layout import Attached, Layout, Progress, read_json, read_report, write_json
+from engine.stages.layout import (
+    Attached,
+    Layout,
+    Progress,
+    read_json,
+    read_report,
+    read_table,
+    write_json,
+)
 
 EXAMPLE_BYTES = 200_000  # a larger image is made smaller for the example
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -52,6 +59,8 @@ def run(
         "champion_promoted_value": champion.promoted_value if champion else None,
         "weights_sha256": candidate.measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
+        "run_id": done.run_id,
+        "experiment_id": done.experiment_id,
     }
     return write_json(layout.summary("register"), summary)
 
@@ -120,21 +129,10 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         tags={"data_digest": str(about["data_digest"]), "dataset": str(about["dataset"])}
         | run_metadata.dvc_tags(layout.root),
         example=_example(layout, split, params.train.input_size),
-        per_class=_per_class(layout),
+        per_class=read_table(layout.reports / "validate" / "per_class.csv"),
         best_conf=validated.get("metrics/confidence"),
         files=(layout.root / "dvc.lock",),
     )
-
-
-def _per_class(layout: Layout) -> tuple[dict[str, str], ...]:
-    """The rows of stage validate's table; none where it has not written one."""
-    try:
-        with (layout.reports / "validate" / "per_class.csv").open(
-            encoding="utf-8", newline=""
-        ) as file:
-            return tuple(csv.DictReader(file))
-    except OSError:
-        return ()
 
 
 def _class_hash(onnx: Path, of_data: str, layout: Layout) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.config import Params
 from engine.errors import DataError
-from engine.stages.layout import Layout, metric_value, read_json
+from engine.stages.layout import Layout, metric_value, read_json, read_table
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,6 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
         ConfigError, WorkspaceError: see `engine.registry.fetch.fetch`. DataError: its classes are
             not those of the data.
     """
-    import csv
-
     from engine.detect import DetectionValidator
     from engine.registry.fetch import fetch, record_validation
     from engine.registry.registry import PROMOTED
@@ -83,8 +81,7 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
             folder,
             root,
         )
-        with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
-            per_class = tuple(csv.DictReader(file))
+        per_class = read_table(folder / "per_class.csv")
     before = model.tags.get(PROMOTED) or model.tags.get("value")
     return Remeasured(
         model=model.name,

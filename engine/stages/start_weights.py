@@ -10,12 +10,11 @@ training.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from engine.config import DetectionTrainConfig, Params
 from engine.errors import ConfigError
-from engine.files import sha256_file
+from engine.files import read_object, sha256_file
 from engine.plugins import is_dotted
 from engine.stages.layout import Layout
 from engine.versioning.stage_inputs import load_definitions
@@ -84,13 +83,11 @@ def start_changed(params: Params, root: Path) -> bool:
     compare: DVC decides.
     """
     files = {key: file for key, file in start_files(params.train, root).items() if file.is_file()}
-    try:
-        recorded = json.loads(Layout(root).origin("train").read_text(encoding="utf-8")).get(
-            "start", {}
-        )
-    except (OSError, ValueError, AttributeError):
-        return False
-    return any(sha256_file(file) != recorded.get(key) for key, file in files.items())
+    origin = read_object(Layout(root).origin("train"))
+    recorded = origin.get("start", {})
+    return bool(origin) and any(
+        sha256_file(file) != recorded.get(key) for key, file in files.items()
+    )
 
 
 def how_to_get(file: Path, root: Path) -> str:

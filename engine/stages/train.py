@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -191,6 +193,7 @@ def publish(
             for row in read_results(result.save_dir / "results.csv")
         ]
         write_results(folder / "results.csv", rows)
+        write_curves(folder / "curves", rows)
         for plot in sorted(p for p in result.save_dir.iterdir() if p.suffix in {".png", ".jpg"}):
             shutil.copyfile(plot, folder / plot.name)
         for table in ("per_class.csv",):
@@ -200,6 +203,34 @@ def publish(
         write_json(folder / "origin.json", origin)
     write_text(result.save_dir / PUBLISHED, "")
     return {**origin, **summary}
+
+
+def write_curves(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """What `dvc plots` draws: of each term of the loss a file with the columns epoch, train and
+    val, of each metric one with epoch and value. dvc.yaml names these columns; those of results.csv
+    differ from network to network. What an epoch does not have is nan: an empty cell would be
+    drawn as 0.
+    """
+    curves: dict[tuple[str, str], dict[str, str]] = {}  # (folder, name) -> column -> key of a row
+    for key in dict.fromkeys(key for row in rows for key in row):
+        group, _, name = key.rpartition("/")
+        if group in ("train", "val"):
+            curves.setdefault(("losses", name), {})[group] = key
+        elif key != "epoch" and group != "lr":
+            curves["metrics", key.removeprefix("metrics/")] = {"value": key}
+    for (kind, name), keys in curves.items():
+        columns = ("train", "val") if kind == "losses" else ("value",)
+        table = [
+            {"epoch": row["epoch"]}
+            | {column: _or_nan(row.get(keys.get(column, ""))) for column in columns}
+            for row in rows
+        ]
+        file = re.sub(r"[^\w.-]", "_", name)
+        write_results(folder / kind / f"{file}.csv", table)
+
+
+def _or_nan(value: Any) -> Any:
+    return math.nan if value is None else value
 
 
 def remove_published(root: Path) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,17 @@ from typing import Any
 from engine.config import Params
 from engine.tracking import run_metadata
 from engine.tracking.journal import Record
-from engine.tracking.mlflow_recorder import OWN_NOTE
-from engine.tracking.sender import CLOSE_S, sender_of
-from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, guarded_run
+from engine.tracking.mlflow_recorder import DESCRIPTION, OWN_NOTE
+from engine.tracking.sender import sender_of
+from engine.tracking.stage_run import (
+    INTERRUPTED_CLOSE_S,
+    StageRun,
+    guarded_run,
+    now_ms,
+)
 from engine.tracking.training_run import training_identity
 
 EXPERIMENT_SUFFIX = "-tune"  # trials would crowd the table of the pipeline's own trainings
-DESCRIPTION = "mlflow.note.content"
 STATES = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 
 
@@ -79,17 +82,10 @@ class SweepRun(StageRun):
 
     def trial(self, number: int, value: float | None, best: float | None) -> None:
         """A trial has ended; its number is the step."""
-        values = {
-            key: each
-            for key, each in (("trial/value", value), ("trial/best_so_far", best))
-            if each is not None
-        }
-        if values:
-            self.guarded(
-                lambda: self.record(
-                    {"do": "metrics", "step": number, "at": _now_ms(), "values": values}
-                )
-            )
+        named = {"trial/value": value, "trial/best_so_far": best}
+        if values := {key: each for key, each in named.items() if each is not None}:
+            record = {"do": "metrics", "step": number, "at": now_ms(), "values": values}
+            self.guarded(lambda: self.record(record))
 
     def result(self, text: str, files: list[Path]) -> None:
         """The search is over: a description in Markdown, and plots and tables."""
@@ -103,20 +99,6 @@ class SweepRun(StageRun):
         ]
         self.record({"do": "tags", "values": {DESCRIPTION: text}}, *kept)
 
-    def abort(self, error: BaseException) -> None:
-        stopped = isinstance(
-            error, (KeyboardInterrupt, SystemExit, GeneratorExit)
-        ) or not isinstance(error, Exception)
-        why = "interrupted" if stopped else f"{type(error).__name__}: {error}".splitlines()[0][:500]
-        self._over("KILLED" if stopped else "FAILED", INTERRUPTED_CLOSE_S, why)
-
-    def close(self) -> None:
-        self._over("FINISHED", CLOSE_S, "")
-
-    def _over(self, status: str, wait_s: float, why: str) -> None:
-        self.record({"do": "end", "status": status, "at": _now_ms(), "reason": why})
-        self.end(wait_s)
-
 
 class TrialRun(StageRun):
     """One trial: `callbacks` go to its trainer, `over` says how it ended."""
@@ -126,8 +108,8 @@ class TrialRun(StageRun):
     ):
         super().__init__(f"trial-{number:04d}", Params.load(root / "params.yaml"), root)
         self.study, self.number, self.searched = study, number, searched
-        self.recorded_state, self.why = "", ""
-        self.started_ms = _now_ms()
+        self.recorded_state = ""
+        self.started_ms = now_ms()
 
     def open(self) -> None:
         self.sender = sender_of(self.state, threading.current_thread().name)
@@ -162,20 +144,11 @@ class TrialRun(StageRun):
                     {**known, **{f"searched.{k}": v for k, v in self.searched.items()}}
                 ),
             },
-            *(self._epoch(row) for row in trainer.rows),
+            *(run_metadata.epoch_record(row, self.started_ms) for row in trainer.rows),
         )
 
     def _on_epoch(self, trainer: Any) -> None:
-        self.record(self._epoch(trainer.metrics))
-
-    def _epoch(self, row: Mapping[str, Any]) -> Record:
-        at = self.started_ms + int(1000 * row.get("time_s", 0))
-        return {
-            "do": "metrics",
-            "step": int(row["epoch"]),
-            "at": at,
-            "values": run_metadata.epoch_metrics(row),
-        }
+        self.record(run_metadata.epoch_record(trainer.metrics, self.started_ms))
 
     def over(self, state: str, value: float | None, why: str = "") -> None:
         """complete, pruned or failed, with the value that counts."""
@@ -185,13 +158,13 @@ class TrialRun(StageRun):
         metrics = (
             []
             if value is None
-            else [{"do": "metrics", "step": 0, "at": _now_ms(), "values": {"trial/value": value}}]
+            else [{"do": "metrics", "step": 0, "at": now_ms(), "values": {"trial/value": value}}]
         )
         self.record(
             *metrics,
             {"do": "tags", "values": {"trial.state": state}},
             {"do": "note"},
-            {"do": "end", "status": STATES[state], "at": _now_ms(), "reason": why},
+            {"do": "end", "status": STATES[state], "at": now_ms(), "reason": why},
         )
         self.recorded_state = state
 
@@ -205,7 +178,7 @@ class TrialRun(StageRun):
         if not self.recorded_state:
             self.record(
                 {"do": "tags", "values": {"trial.state": "left"}},
-                {"do": "end", "status": "KILLED", "at": _now_ms(), "reason": otherwise},
+                {"do": "end", "status": "KILLED", "at": now_ms(), "reason": otherwise},
             )
         self.end(INTERRUPTED_CLOSE_S)
 
@@ -215,7 +188,3 @@ def _legal(values: Mapping[str, Any]) -> dict[str, str]:
         run_metadata.legal_name(key): str(value)[: run_metadata.PARAM_CHARACTERS]
         for key, value in values.items()
     }
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engine.files import read_object
 from engine.locks import Lock, holder_of
 
 logger = logging.getLogger("detectflow.tracking")
@@ -44,7 +45,7 @@ class Journal:
         self._lock = lock
         self._files = 0
         self._appending = threading.Lock()  # the stage and what watches the machine write
-        cursor = _read_json(folder / CURSOR)
+        cursor = read_object(folder / CURSOR)
         self.offset: int = cursor.get("offset", 0)  # bytes of the records that were sent
         self.run_id: str | None = cursor.get("run_id")  # the tracker's name of the run, once known
 
@@ -193,11 +194,3 @@ def left_behind(home: Path) -> list[Path]:
 def is_held(folder: Path) -> bool:
     """Whether the journal's writer or sender is alive."""
     return holder_of(folder / LOCK) is not None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

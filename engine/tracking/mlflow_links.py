@@ -9,7 +9,6 @@ given.
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import urllib.parse
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
+from engine.files import read_object
 from engine.project.environment import LOOPBACK, MLFLOW_PORT, state_root
 from engine.project.redaction import mlflow_login, without_user
 from engine.tracking.mlflow_client import tracking_uri
@@ -60,43 +60,16 @@ def experiment_id(name: str, root: Path | None = None) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
-def run_of_version(root: Path, model: str, version: int | str) -> tuple[str, str] | None:
-    """(experiment id, run id) of the training that a registered version comes from; None where
-    nobody knows.
-    """
-    uri = tracking_uri(state_root(root))
-    if uri.startswith("http"):
-        found = (_get(uri, "model-versions/get", name=model, version=str(version)) or {}).get(
-            "model_version", {}
-        )
-        run = (
-            (_get(uri, "runs/get", run_id=found["run_id"]) or {}).get("run")
-            if found.get("run_id")
-            else None
-        )
-        return (run["info"]["experiment_id"], run["info"]["run_id"]) if run else None
-    query = (
-        "SELECT runs.experiment_id, runs.run_uuid FROM model_versions JOIN runs ON runs.run_uuid = "
-        "model_versions.run_id WHERE model_versions.name = ? AND model_versions.version = ?"
-    )
-    rows = _query(uri, query, [model, int(version)])
-    return (str(rows[0][0]), str(rows[0][1])) if rows else None
-
-
 def registered(root: Path, params: Params) -> bool:
     """Whether the version that `reports/registration.json` names is still in the registry.
 
     False: stage register has to run although DVC says that it is up to date, as after `mlflow.db`
     was deleted. A server that does not answer is believed to have it.
     """
+    found = read_object(root / "reports" / "registration.json")
     try:
-        found = json.loads((root / "reports" / "registration.json").read_text(encoding="utf-8"))
-        name, version, weights = (
-            str(found["model"]),
-            str(found["version"]),
-            str(found["weights_sha256"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        name, version, weights = (str(found[k]) for k in ("model", "version", "weights_sha256"))
+    except KeyError:
         return False
     if name != params.register_.model:
         return False

@@ -28,6 +28,7 @@ KEY, WEIGHTS, WORKSPACE = (
 )  # tags by which runs are found
 # tag of the runs that describe no training and bring their description
 OWN_NOTE = "detectflow.study"
+DESCRIPTION = "mlflow.note.content"  # tag
 IMAGES, IMAGE_PX = "images", 1600  # folder of MLflow's; most that is uploaded, as PNG
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
 DIED = "the process died"
@@ -185,7 +186,7 @@ class Recorder:
         if OWN_NOTE in data.tags:
             return
         self.client.set_tag(
-            self.run_id, "mlflow.note.content", describe(data.params, data.metrics, data.tags)
+            self.run_id, DESCRIPTION, describe(data.params, data.metrics, data.tags)
         )
 
     def _end(self, record: Record) -> None:

@@ -22,9 +22,11 @@ from typing import Any
 import yaml
 
 from engine.config import Params
+from engine.files import read_object
 from engine.project.environment import LOOPBACK, PREFECT_PORT
 from engine.project.redaction import hide, without_user
 from engine.types import SPLITS
+from engine.versioning.stage_inputs import flat
 
 PREPARED = Path("data/prepared")
 DATASET = PREPARED / "dataset.json"
@@ -77,18 +79,8 @@ def flat_params(params: Params, resolved: Any = None) -> dict[str, str]:
     }
     return {
         legal_name(key): hide(in_text(value))[:PARAM_CHARACTERS]
-        for key, value in _flat("", sections)
+        for key, value in flat("", sections)
     }
-
-
-def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        return [
-            item
-            for key, inner in value.items()
-            for item in _flat(f"{prefix}.{key}".lstrip("."), inner)
-        ]
-    return [(prefix, value)]
 
 
 def in_text(value: Any) -> str:
@@ -98,11 +90,7 @@ def in_text(value: Any) -> str:
 
 def dataset_metadata(root: Path) -> dict[str, Any]:
     """The prepared dataset's own description, `dataset.json`; empty where there is none."""
-    try:
-        content = json.loads((root / DATASET).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_object(root / DATASET)
 
 
 def split_digest(root: Path, split: str) -> str:
@@ -204,7 +192,7 @@ def git_tags(root: Path, params: Params) -> dict[str, str]:
     }
 
 
-def git(root: Path, *arguments: str) -> str | None:
+def git(root: Path, *arguments: str, timeout_s: float = GIT_TIMEOUT_S) -> str | None:
     """What git prints about `root`, stripped; None: no git, no repository, it refused, or it did
     not end in time.
     """
@@ -212,8 +200,9 @@ def git(root: Path, *arguments: str) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments],
             capture_output=True,
-            text=True,
-            timeout=GIT_TIMEOUT_S,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_s,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -276,6 +265,16 @@ def metrics_of(summary: Mapping[str, Any], prefix: str) -> dict[str, float]:
         legal_name(f"{prefix}/{key.removeprefix('metrics/').replace('/', '_')}"): float(value)
         for key, value in summary.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def epoch_record(row: Mapping[str, Any], started_ms: int) -> dict[str, Any]:
+    """One row of results.csv of a training that began at `started_ms`, as a journal takes it."""
+    return {
+        "do": "metrics",
+        "step": int(row["epoch"]),
+        "at": started_ms + int(1000 * row.get("time_s", 0)),
+        "values": epoch_metrics(row),
     }
 
 

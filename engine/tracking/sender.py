@@ -33,6 +33,7 @@ logger = logging.getLogger("detectflow.tracking")
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)
 CLOSE_S = 30.0  # a stage waits so long for a tracker that answers
+LEFT_BEHIND_S = 600.0  # what earlier runs could not send may take so long
 FAILING_CLOSE_S = 3.0  # and so long, or for one more try, for one that does not
 
 
@@ -90,13 +91,13 @@ class Sender:
                 self._wake.wait(left)
         return True
 
-    def drain(self, idle_s: float = CLOSE_S) -> bool:
+    def drain(self) -> bool:
         """Wait until everything is sent, however slow the tracker is, as long as it takes something
-        every `idle_s`.
+        `CLOSE_S`.
         """
         while True:
             before = self._sent
-            if self.wait(timeout_s=idle_s):
+            if self.wait():
                 return True
             if self.failure or self._sent == before:
                 return False
@@ -252,11 +253,11 @@ def sender_of(state: Path, lane: str = "") -> Sender:
         return _senders.setdefault(key, Sender(*key[:2]))
 
 
-def send_left_behind(state: Path, timeout_s: float = 600.0) -> int:
+def send_left_behind(state: Path) -> int:
     """Send what earlier runs could not; returns how many journals are still there."""
     sender = sender_of(state)
     sender.start()
-    sender.wait(timeout_s=timeout_s)
+    sender.wait(timeout_s=LEFT_BEHIND_S)
     return len(left_behind(journal_home(state)))
 
 

@@ -17,7 +17,7 @@ from engine.config import Params
 from engine.project.environment import state_root
 from engine.tracking import run_metadata
 from engine.tracking.journal import Journal, Record, journal_home
-from engine.tracking.sender import Sender
+from engine.tracking.sender import CLOSE_S, Sender
 from engine.versioning.stage_inputs import load_definition
 
 logger = logging.getLogger("detectflow.tracking")
@@ -76,10 +76,15 @@ class StageRun:
         """After the stage, its results in place."""
 
     def abort(self, error: BaseException) -> None:
-        """The stage ended with `error`."""
+        """The stage ended with `error`; what is no `Exception` (Ctrl-C, the signal by which Prefect
+        cancels) interrupted it.
+        """
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        self.end_run(status, INTERRUPTED_CLOSE_S, describe_error(error))
 
     def close(self) -> None:
         """After `finish`."""
+        self.end_run("FINISHED", CLOSE_S)
 
     # For those that do record something -----------------------------------------------------------
 
@@ -95,6 +100,11 @@ class StageRun:
         if self.journal is not None and not self._broken:
             self.journal.append(*records)
             self.sender.notify()
+
+    def end_run(self, status: str, wait_s: float, why: str = "") -> None:
+        """The run is over in the tracker too; the journal as in `end`."""
+        self.record({"do": "end", "status": status, "at": now_ms(), "reason": why}, {"do": "note"})
+        self.end(wait_s)
 
     def end(self, wait_s: float) -> None:
         """No more records will come; wait a little until they are sent."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from engine.tracking import run_metadata
 from engine.tracking.class_metrics import ClassMetrics
 from engine.tracking.epoch_images import Artist
 from engine.tracking.journal import Record
-from engine.tracking.sender import CLOSE_S, sender_of
+from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import (
     INTERRUPTED_CLOSE_S,
     StageRun,
@@ -80,15 +80,12 @@ class AddedRun(StageRun):
                 f"digest.{split}": run_metadata.split_digest(self.root, split),
             }
         else:
-            values = run_metadata.metrics_of(
-                dict(_flat_numbers(summary.get("files") or {})), run_metadata.EXPORT
-            )
-            digests = {
-                name: file.get("sha256", "") for name, file in (summary.get("files") or {}).items()
-            }
+            files: Mapping[str, Mapping[str, Any]] = summary.get("files") or {}
+            numbers = {f"{name}_{key}": v for name in files for key, v in files[name].items()}
+            values = run_metadata.metrics_of(numbers, run_metadata.EXPORT)
             tags = {
-                f"{run_metadata.legal_name(name)}_sha256": digest
-                for name, digest in digests.items()
+                f"{run_metadata.legal_name(name)}_sha256": file.get("sha256", "")
+                for name, file in files.items()
             }
         values[f"time/{self.name}_s"] = round((now_ms() - self.began_ms) / 1000, 1)
         records.append({"do": "metrics", "step": 0, "at": now_ms(), "values": values})
@@ -101,14 +98,7 @@ class AddedRun(StageRun):
         if weights and self.journal is None:
             begin_attached(self, weights)
         self.record({"do": "tags", "values": {f"stage.{self.name}": describe_error(error)}})
-        self._over(INTERRUPTED_CLOSE_S)
-
-    def close(self) -> None:
-        self._over(CLOSE_S)
-
-    def _over(self, wait_s: float) -> None:
-        self.record({"do": "end", "status": "FINISHED", "at": now_ms()}, {"do": "note"})
-        self.end(wait_s)
+        self.end_run("FINISHED", INTERRUPTED_CLOSE_S)
 
 
 KINDS: dict[str, type[StageRun]] = {"validate": AddedRun, "export": AddedRun}
@@ -164,7 +154,3 @@ def _restored(run: StageRun, now_ms: int) -> list[Record]:
         ]
         records += [best_metrics(summary, now_ms), *run.reports("train")]
     return records
-
-
-def _flat_numbers(files: Mapping[str, Mapping[str, Any]]) -> Sequence[tuple[str, Any]]:
-    return [(f"{name}_{key}", value) for name, file in files.items() for key, value in file.items()]

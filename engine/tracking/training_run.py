@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
-from engine.files import write_text
+from engine.files import read_object, write_text
 from engine.tracking import run_metadata
 from engine.tracking.checkpoint_uploads import Checkpoints
 from engine.tracking.class_metrics import ClassMetrics
 from engine.tracking.epoch_images import Artist, EpochImages
 from engine.tracking.journal import Record
-from engine.tracking.sender import CLOSE_S, sender_of
-from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, describe_error, now_ms
+from engine.tracking.sender import sender_of
+from engine.tracking.stage_run import INTERRUPTED_CLOSE_S, StageRun, now_ms
 from engine.tracking.system_metrics import MachineWatch
 from engine.versioning.git_diff import uncommitted
 
@@ -83,7 +83,7 @@ class TrainingRun(StageRun):
             {"do": "note"},
             # Again what a tracker may have missed: the same row gives the same record, which counts
             # once.
-            *(self._epoch(row) for row in trainer.rows),
+            *(run_metadata.epoch_record(row, self.started_ms) for row in trainer.rows),
         )
         if self.params.tracking.code == "diff":
             self.record(*self._code())
@@ -113,7 +113,7 @@ class TrainingRun(StageRun):
     def _on_epoch(self, trainer: Any) -> None:
         if not trainer.world.is_main:
             return
-        record = self._epoch(trainer.metrics)
+        record = run_metadata.epoch_record(trainer.metrics, self.started_ms)
         record["values"] |= self.classes.take()
         self.record(record)
         self.record(*self.checkpoints.records(trainer, self.journal, is_end=False))
@@ -144,15 +144,6 @@ class TrainingRun(StageRun):
     def _on_sample(self, values: dict[str, float], step: int, at_ms: int) -> None:
         self.record({"do": "metrics", "step": step, "at": at_ms, "values": values})
 
-    def _epoch(self, row: Mapping[str, Any]) -> Record:
-        at = self.started_ms + int(1000 * row.get("time_s", 0))
-        return {
-            "do": "metrics",
-            "step": int(row["epoch"]),
-            "at": at,
-            "values": run_metadata.epoch_metrics(row),
-        }
-
     def record_summary(self, summary: Mapping[str, Any]) -> None:
         if self.journal is None:
             return
@@ -161,21 +152,6 @@ class TrainingRun(StageRun):
             {"do": "tags", "values": {"weights_sha256": summary["weights_sha256"]}},
             *self.reports("train"),
         )
-
-    def abort(self, error: BaseException) -> None:
-        interrupted = not isinstance(
-            error, Exception
-        )  # Ctrl-C, or the signal by which Prefect cancels
-        self._over(
-            "KILLED" if interrupted else "FAILED", INTERRUPTED_CLOSE_S, describe_error(error)
-        )
-
-    def close(self) -> None:
-        self._over("FINISHED", CLOSE_S, "")
-
-    def _over(self, status: str, wait_s: float, why: str) -> None:
-        self.record({"do": "end", "status": status, "at": now_ms(), "reason": why}, {"do": "note"})
-        self.end(wait_s)
 
 
 def best_metrics(summary: Mapping[str, Any], at_ms: int) -> Record:
@@ -197,8 +173,8 @@ def training_identity(folder: Path, resumed: bool, started_ms: int) -> tuple[str
     and written there.
     """
     if resumed:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            saved = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        saved = read_object(folder / IDENTITY)
+        with contextlib.suppress(KeyError):
             return str(saved["key"]), int(saved["started_ms"])
     key = secrets.token_hex(8)
     write_text(folder / IDENTITY, json.dumps({"key": key, "started_ms": started_ms}) + "\n")

@@ -8,13 +8,14 @@ installed DVC. Without `.dvc`, or without the package, steps simply run, after o
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,7 +71,6 @@ class DvcStages:
     wait: bool = True
     force: bool = False  # run even what is up to date
     log: logging.Logger | logging.LoggerAdapter = logger
-    _warned: bool = field(default=False, init=False)
 
     @property
     def versioned(self) -> bool:
@@ -107,7 +107,7 @@ class DvcStages:
         with workspace_lock(self.root, wait=self.wait, emit=self.log.warning):
             stage = load_definition(self.root, name)
             if not self.versioned:
-                self._warn_once()
+                warn_of_no_versions(self.root, self.log)
                 return outcome("ran", run_checked(self.root, stage, function)[0])
             reasons = self.status(name)
             if not self.force and not reasons and not stale():
@@ -197,14 +197,15 @@ class DvcStages:
         """
         self._when_free(lambda repo: _record(repo, self._pipeline, stage, before))
 
-    def _warn_once(self) -> None:
-        if not self._warned:
-            self._warned = True
-            self.log.warning(
-                "%s: no .dvc folder, or DVC is not installed: every stage runs, nothing is skipped "
-                "or versioned. `dvc init` turns that on.",
-                self.root,
-            )
+
+@functools.cache  # once, and not for every stage; a run that follows in this process forgets it
+def warn_of_no_versions(root: Path, log: logging.Logger | logging.LoggerAdapter) -> None:
+    """Say that DVC takes no part."""
+    log.warning(
+        "%s: no .dvc folder, or DVC is not installed: every stage runs, nothing is skipped or "
+        "versioned. `dvc init` turns that on.",
+        root,
+    )
 
 
 def _record(repo: Any, pipeline: str, stage: StageDefinition, before: Snapshot) -> None:

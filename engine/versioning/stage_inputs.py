@@ -110,7 +110,7 @@ def snapshot(root: Path, stage: StageDefinition) -> Snapshot:
     state: Snapshot = {}
     values = load_yaml(root / "params.yaml") if stage.params else {}
     for key in stage.params:
-        for name, value in _flat(key, lookup(values, key)):
+        for name, value in flat(key, lookup(values, key)):
             state[f"params.yaml: {name}"] = json.dumps(value, sort_keys=True, default=str)
             if isinstance(value, str) and _is_file(root / value):
                 state[f"{value} (params.yaml: {name})"] = sha256_file(root / value)
@@ -129,9 +129,11 @@ def snapshot(root: Path, stage: StageDefinition) -> Snapshot:
     return state
 
 
-def _flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
+def flat(prefix: str, value: Any) -> list[tuple[str, Any]]:
+    """`flat("a", {"b": {"c": 1}})` is [("a.b.c", 1)]; an empty mapping is a value."""
     if isinstance(value, dict) and value:
-        return [item for key, inner in value.items() for item in _flat(f"{prefix}.{key}", inner)]
+        parts = [(f"{prefix}.{key}".lstrip("."), inner) for key, inner in value.items()]
+        return [item for part in parts for item in flat(*part)]
     return [(prefix, value)]
 
 

@@ -25,7 +25,7 @@ class Copy:
     def records(self) -> dict[str, dict[str, str]]:
         """stage -> module -> digest."""
         sources = Sources.below(self.folder, self.cache)
-        found = {stage: code_of_stage(stage, sources, "yolov8") for stage in ROOMS}
+        found = {stage: code_of_stage(stage, sources, {"yolov8"}) for stage in ROOMS}
         sources.keep()
         return found
 

@@ -11,18 +11,42 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
+from edits import call
+from safetensors.torch import save
 
+from engine.code.closure import Sources, differences
+from engine.code.rooms import ANYTHING, code_of_stage
+from engine.code.syntax import Import
 from engine.config import DetectionTrainConfig, Params, PredictConfig
+from engine.core.checkpoint import Checkpoint, save_checkpoint
 from engine.errors import ConfigError
+from engine.model_formats.checkpoint_meta import read_checkpoint_meta
 from engine.stages import code
 from engine.stages.layout import STAGES, Layout
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_NETWORK = {"train", "validate", "export"}
+FAMILIES = {"yolov8", "torchvision"}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """What is read of the engine, once."""
+    file = tmp_path_factory.mktemp("cache") / "code.json"
+    sources = Sources.below(ROOT, file)
+    for stage in STAGES:
+        code_of_stage(stage, sources, None)
+        code_of_stage(stage, sources, None, ANYTHING)
+    sources.keep()
+    return file
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, cache):
     """The user's trainer, a helper that it imports, and a module that it does not."""
+    (tmp_path / ".cache").mkdir()
+    shutil.copy(cache, tmp_path / ".cache" / "code.json")
     files = {
         "mine/__init__.py": "",
         "mine/net.py": "import torchvision\nfrom .gain import GAIN\nclass Mine: gain = GAIN\n",
@@ -40,6 +64,22 @@ def project(tmp_path):
 
 def params(**train):
     return Params(train=DetectionTrainConfig(**train))
+
+
+def own_code(project, stage="train", **train):
+    config = params(**train).train
+    network = code.network_of(config, project, code.engine_sources(project))
+    return code.own_code(stage, config, project, network)
+
+
+def records(settings, project):
+    return {stage: code.stage_code(stage, settings, project) for stage in STAGES}
+
+
+def copy_engine(folder):
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "engine", folder / "engine", ignore=ignore)
+    return folder
 
 
 def stale(project, before, settings):
@@ -66,13 +106,14 @@ def test_the_users_own_code_is_a_dependency_like_any_other(project, name, text, 
 
 
 def test_own_modules_and_the_packages_they_import_are_named(project):
-    own, packages = code.own_code("train", params(trainer="mine.net:Mine").train, project)
-    assert set(own) == {"mine.net", "mine.gain"}  # an empty __init__ does nothing
-    assert packages == {
+    own = own_code(project, trainer="mine.net:Mine")
+    assert set(own.modules) == {"mine.net", "mine.gain"}  # an empty __init__ does nothing
+    assert own.packages == {
         "PyYAML": metadata.version("PyYAML"),
-        "torchvision": metadata.version("torchvision"),
+        "torchvision": metadata.version("torchvision").partition("+")[0],
     }
-    assert code.own_code("prepare", params(trainer="mine.net:Mine").train, project) == ({}, {})
+    prepare = code.stage_code("prepare", params(trainer="mine.net:Mine"), project)
+    assert prepare["own"] == {} == prepare["packages"]
 
 
 def test_code_outside_the_project_counts_where_it_is_not_installed(project, tmp_path, monkeypatch):
@@ -80,17 +121,238 @@ def test_code_outside_the_project_counts_where_it_is_not_installed(project, tmp_
     folder.mkdir()
     (folder / "far_away.py").write_text("class Far: ...\n")
     monkeypatch.syspath_prepend(str(folder))
-    settings = params(model="far_away:Far").train
-    assert set(code.own_code("train", settings, project)[0]) == {"far_away"}
-    installed = code.own_code("train", params(model="torchvision:ssd").train, project)
-    assert installed == ({}, {"torchvision": metadata.version("torchvision")})
+    assert set(own_code(project, model="far_away:Far").modules) == {"far_away"}
 
 
 def test_a_module_that_is_not_there_is_for_the_stage_to_say(project):
-    assert code.own_code("train", params(trainer="no.such:X").train, project) == ({}, {})
+    assert own_code(project, trainer="no.such:X")[:2] == ({}, {})
     (project / "mine" / "net.py").write_text("class Mine(:")
     with pytest.raises(ConfigError, match=r"mine/net.py: no valid Python"):
-        code.own_code("train", params(trainer="mine.net:Mine").train, project)
+        own_code(project, trainer="mine.net:Mine")
+
+
+def test_the_package_around_a_module_of_the_users_runs_with_it(project):
+    (project / "mine" / "setup.py").write_text("def go(): return 1\n")
+    (project / "mine" / "__init__.py").write_text("from .setup import go as start\nstart()\n")
+    settings = params(trainer="mine.net:Mine")
+    before = records(settings, project)
+    (project / "mine" / "setup.py").write_text("def go(): return 2\n")
+    assert stale(project, before, settings) == WITH_NETWORK
+
+
+# What own code takes of the engine ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("from engine.models.torchvision.networks import build", "engine.models.torchvision.networks"),
+        ("def f():\n    import engine.hpo.space", "engine.hpo.space"),
+        ("NAME = 'engine.export.parity:check'", "engine.export.parity"),
+        ("from engine.files import sha256_file", "engine.files"),
+        ("from engine.plots import plot_curves", "engine.plots.curves"),
+        ("from engine import YOLO", "engine.yolo"),
+        ("import flows.overrides", "flows.overrides"),
+        ("from engine.detect import DetectionTrainer", "engine.models.torchvision.family"),
+    ],
+)  # fmt: skip
+def test_what_own_code_imports_of_the_engine_counts_for_its_stages(project, text, expected):
+    settings = params(trainer="mine.net:Mine")
+    before = records(settings, project)
+    assert expected not in before["train"]["modules"]
+    (project / "mine" / "gain.py").write_text(f"{text}\nGAIN = 1\n")
+    now = records(settings, project)
+    for stage in STAGES:
+        assert (expected in now[stage]["modules"]) == (stage in WITH_NETWORK), stage
+
+
+def test_of_a_harmless_room_counts_what_own_code_takes(tmp_path, project):
+    sources = Sources.below(copy_engine(tmp_path / "ours"))
+    taken = [Import("engine.files", "sha256_file", "sha256_file")]
+    before = code_of_stage("train", sources, {"yolov8"}, taken)
+    files = tmp_path / "ours" / "engine" / "files.py"
+    text = files.read_text()
+    for edit, counts in ((call("sha256_file"), True), (call("write_text"), False)):
+        files.write_text(edit(text))
+        now = code_of_stage("train", Sources.below(tmp_path / "ours"), {"yolov8"}, taken)
+        assert (now["engine.files"] != before["engine.files"]) == counts
+
+
+def test_a_class_of_ours_that_is_named_by_its_path_counts(project):
+    settings = params(model="engine.models.torchvision.family:TorchvisionFamily")
+    assert "engine.models.torchvision.networks" in records(settings, project)["export"]["modules"]
+
+
+# Weights to start from ----------------------------------------------------------------------------
+
+
+def save_weights(project, name="start.pt", **meta):
+    """A checkpoint as training writes it, without a sidecar, as a copy in models/start is."""
+    made = project / "models" / "start" / name
+    save_checkpoint(Checkpoint(meta, {"w": torch.zeros(2, 3)}), made)
+    made.with_suffix(".json").unlink()
+    return f"models/start/{name}"
+
+
+def rooms(record):
+    return {m.split(".")[2] for m in record["modules"] if m.startswith("engine.models.")} & FAMILIES
+
+
+def test_weights_of_a_network_of_ones_own_make_its_code_count(project):
+    settings = params(model=save_weights(project, family="mine.net:Mine", names=["a"]))
+    before = records(settings, project)
+    assert before["train"]["family"] == "mine.net:Mine" and "mine.gain" in before["export"]["own"]
+    (project / "mine" / "gain.py").write_text("GAIN = 2\n")
+    assert stale(project, before, settings) == WITH_NETWORK
+
+
+@pytest.mark.parametrize("family", ["yolov8", "torchvision", None])
+def test_weights_of_a_family_of_ours_make_this_one_count(project, family):
+    said = {"family": family} if family else {}
+    settings = params(model=save_weights(project, **said))
+    for stage in WITH_NETWORK:
+        assert rooms(code.stage_code(stage, settings, project)) == {family or "yolov8"}
+
+
+def test_published_weights_say_their_family_too(project):
+    file = project / "published.safetensors"
+    file.write_bytes(save({"w": torch.zeros(1)}, metadata={"family": "torchvision"}))
+    record = code.stage_code("train", params(model="published.safetensors"), project)
+    assert rooms(record) == {"torchvision"} and "torchvision" in record["packages"]
+
+
+def test_where_weights_cannot_be_read_every_family_may_be_meant(project):
+    (project / "start.pt").write_bytes(b"no archive")
+    record = code.stage_code("train", params(model="start.pt"), project)
+    assert record["family"] == "" and rooms(record) == FAMILIES
+
+
+def test_weights_that_are_not_at_hand_count_as_they_were_recorded(project):
+    settings = params(model=save_weights(project, family="torchvision"))
+    code.write_code(settings, project)
+    (project / settings.train.model).unlink()
+    assert not code.is_outdated(settings, project)
+    other = params(model="models/start/other.pt")
+    assert rooms(code.stage_code("train", other, project)) == FAMILIES
+
+
+def test_reading_what_weights_say_runs_nothing_of_them(project):
+    class Evil:
+        def __reduce__(self):
+            return open, (str(project / "gone"), "w")
+
+    file = project / "evil.pt"
+    torch.save({"meta": {"family": "torchvision", "more": Evil()}}, file)
+    (project / "gone").unlink(missing_ok=True)
+    assert read_checkpoint_meta(file)["family"] == "torchvision"
+    assert not (project / "gone").exists()
+
+
+# Libraries and installed packages -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, counts",
+    [
+        ({"model": "yolov8n"}, False),
+        ({"model": "yolov8n", "backbone": "resnet18"}, True),
+        ({"model": "torchvision:ssdlite320_mobilenet_v3_large"}, True),
+    ],
+)
+def test_a_library_counts_where_its_code_is_the_network(project, settings, counts):
+    found = records(params(**settings), project)
+    version = metadata.version("torchvision").partition("+")[0]
+    for stage in STAGES:
+        wanted = {"torchvision": version} if counts and stage in WITH_NETWORK else {}
+        assert found[stage]["packages"] == wanted
+
+
+def test_a_backbone_that_start_weights_bring_counts_like_one_that_is_set(project):
+    model = save_weights(project, family="yolov8", architecture={"backbone": "resnet18"})
+    assert "torchvision" in code.stage_code("validate", params(model=model), project)["packages"]
+
+
+def install(folder, name, module, version="1.0", **files):
+    """A package as pip leaves it: `module` with one family, its entry point, its metadata."""
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (folder / f"{module}.py").write_text("class Nets: gain = 1\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "RECORD").write_text(f"{module}.py,,\n")
+    (info / "top_level.txt").write_text(f"{module}\n")
+    (info / "entry_points.txt").write_text(f"[detectflow.families]\n{name} = {module}:Nets\n")
+    for file, text in files.items():
+        (info / file.replace("_json", ".json")).write_text(text)
+    return info
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder in which packages are installed from an index."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    places = (*code._installed_places(), folder.resolve())
+    monkeypatch.setattr(code, "_installed_places", lambda: places)
+    for cached in (code._folder_of, code._distributions_of, code._providers):
+        cached.cache_clear()
+    return folder
+
+
+def test_an_installed_package_counts_by_its_version_under_each_name_of_its_networks(project, site):
+    info = install(site, "acme", "acme_nets")
+    for model in ("acme", "acme-large", "yolov8-acme"):  # which it knows, only it could say
+        settings = params(model=model)
+        before = records(settings, project)
+        assert before["train"]["packages"]["acme"] == "1.0" and before["train"]["own"] == {}
+        assert rooms(before["train"]) == FAMILIES  # it may call any
+        metadata_file = info / "METADATA"
+        text = metadata_file.read_text()
+        metadata_file.write_text(text.replace("Version: 1.0", "Version: 1.1"))
+        code._distributions_of.cache_clear()
+        assert stale(project, before, settings) == WITH_NETWORK
+        metadata_file.write_text(text)
+        code._distributions_of.cache_clear()
+    assert "acme" not in code.stage_code("train", params(), project)["packages"]
+
+
+def test_a_package_from_a_folder_counts_by_its_sources(project, site):
+    direct = json.dumps({"url": "file:///home/me/acme", "dir_info": {"editable": False}})
+    install(site, "local", "local_nets", direct_url_json=direct)
+    settings = params(model=save_weights(project, family="local"))
+    before = records(settings, project)
+    assert set(before["train"]["own"]) == {"local_nets"}
+    (site / "local_nets.py").write_text("class Nets: gain = 2\n")
+    assert stale(project, before, settings) == WITH_NETWORK
+
+
+def test_libraries_of_the_engine_count_by_version_wherever_they_lie(project, site):
+    assert code._folder_of("torch") is None
+    direct = json.dumps({"url": "file:///src/psutil", "dir_info": {"editable": True}})
+    install(site, "psutil", "psutil", "9.0", direct_url_json=direct)
+    assert code._folder_of("psutil") is None
+    (project / "mine" / "gain.py").write_text("import psutil\nGAIN = 1\n")
+    assert own_code(project, trainer="mine.net:Mine").packages["psutil"] == "9.0"
+
+
+def test_versions_say_the_commit_and_not_for_which_machine_they_were_built(project, site):
+    vcs = {"url": "https://example.org/x", "vcs_info": {"vcs": "git", "commit_id": "abc123"}}
+    install(site, "fromgit", "fromgit", "2.0+cu128", direct_url_json=json.dumps(vcs))
+    install(site, "plain", "plain", "2.0+cu128")
+    (project / "mine" / "gain.py").write_text("import fromgit, plain\nGAIN = 1\n")
+    packages = own_code(project, trainer="mine.net:Mine").packages
+    assert packages["fromgit"] == "2.0 at abc123" and packages["plain"] == "2.0"
+
+
+def test_an_installed_package_that_needs_us_may_call_any_family(project, site):
+    info = install(site, "onus", "onus")
+    (project / "mine" / "gain.py").write_text("import onus\nGAIN = 1\n")
+    settings = params(trainer="mine.net:Mine")
+    assert rooms(code.stage_code("train", settings, project)) == {"yolov8"}
+    with (info / "METADATA").open("a") as stream:
+        stream.write("Requires-Dist: detectflow>=0.1\n")
+    code._distributions_of.cache_clear()
+    assert rooms(code.stage_code("train", settings, project)) == FAMILIES
 
 
 def test_settings_count_by_their_values_wherever_those_come_from(project):
@@ -143,8 +405,13 @@ def test_writing_says_what_differs_and_the_check_refuses_it(project):
     assert changed["train"] == ["mine.gain", "PyYAML"] and "register" not in changed
     code.check_code("train", settings, project)
     record = json.loads(Layout(project).code("train").read_text())
-    assert list(record) == ["settings", "modules", "own", "packages"]
+    assert list(record) == ["settings", "family", "modules", "own", "packages"]
     assert str(project) not in json.dumps(record)  # nothing of this machine
+
+
+def test_another_family_is_among_the_differences():
+    assert differences({"family": "a", "own": {}}, {"family": "b"}) == ["family b"]
+    assert differences({"family": "a"}, {"family": ""}) == ["family of the network"]
 
 
 def test_stage_code_imports_neither_torch_nor_mlflow(project):

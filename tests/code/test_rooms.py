@@ -9,7 +9,22 @@ import sys
 import pytest
 
 from engine.code.closure import Sources
-from engine.code.rooms import HARMLESS, ROOMS, closure_of_stage, counts, package_folder
+from engine.code.rooms import (
+    HARMLESS,
+    IDLE,
+    NOT_IMPORTED,
+    OF_EXPORT,
+    OF_TRAINING,
+    ROOMS,
+    closure_of_stage,
+    counts,
+    family_folder,
+    family_folders,
+    package_folder,
+)
+from engine.model_formats.table import FORMATS
+from engine.models.family import Family
+from engine.models.registry import built_in
 from engine.stages.layout import STAGES
 
 # Runs all stages of the workspace in the working directory; prints stage -> files whose functions
@@ -92,7 +107,7 @@ def is_harmless(module):
 @pytest.mark.system
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_function_that_a_stage_calls_counts_or_is_declared_harmless(stage, called, sources):
-    counted = set(closure_of_stage(stage, sources, "yolov8").modules)
+    counted = set(closure_of_stage(stage, sources, {"yolov8"}).modules)
     unseen = {
         module
         for module in called[stage] - counted
@@ -110,9 +125,40 @@ def test_a_stage_counts_itself_and_no_other_stage(stage, sources):
 
 
 def test_every_row_of_the_table_names_a_module_that_is_there():
-    for name in {room for rooms in ROOMS.values() for room in rooms} | set(HARMLESS):
+    idle = {name for modules in IDLE.values() for name in modules}
+    for name in {room for rooms in ROOMS.values() for room in rooms} | set(HARMLESS) | idle:
         path = package_folder() / "engine" / name.replace(".", "/")
         assert path.is_dir() or path.with_name(f"{path.name}.py").is_file(), name
+
+
+def test_a_family_of_ours_is_called_like_its_folder(sources):
+    assert {family.name for family in built_in()} == set(family_folders(sources))
+    for family in built_in():
+        for name in family.names():
+            folder = family_folder(name, sources)
+            assert folder == family.name or " " in name, name  # "a model .yaml"
+    assert family_folder("yolov8-of-another", sources) is None
+
+
+def test_formats_that_a_training_can_start_from_count_for_it():
+    counted = {(found.module, found.name) for found in NOT_IMPORTED["train"]}
+    readers = [each.read_weights for each in FORMATS.values() if each.read_weights]
+    assert {(reader.__module__, reader.__name__) for reader in readers} == counted
+
+
+def test_methods_that_a_stage_does_not_call_are_there_and_called_by_others_alone():
+    # `can_export` is asked before a training too, and can only refuse it.
+    callers = {
+        "detect/trainer.py": OF_EXPORT,
+        "detect/validator.py": OF_TRAINING | OF_EXPORT,
+        "detect/runtime.py": OF_TRAINING | OF_EXPORT,
+        "detect/model_io.py": OF_TRAINING | OF_EXPORT,
+        "export/exporter.py": OF_TRAINING,
+    }
+    for file, names in callers.items():
+        assert all(hasattr(Family, name) for name in names)
+        text = (package_folder() / "engine" / file).read_text()
+        assert not any(f".{name}(" in text for name in names), file
 
 
 def test_what_shows_records_or_drives_counts_nowhere():

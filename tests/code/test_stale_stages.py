@@ -23,6 +23,7 @@ ALL_BUT_PREPARE = {*WITH_WEIGHTS, "register"}  # the last two letterbox images a
 NOTHING = set()
 
 # what is edited, the file below engine/, the edit, and the stages that run again
+# fmt: off
 TABLE = [
     ("a comment in the loss", "models/yolov8/loss.py", comment, NOTHING),
     ("a comment in a page", "datasets/reports/html_page.py", comment, NOTHING),
@@ -49,9 +50,22 @@ TABLE = [
     ("the trace of a model", "lineage/graph.py", number(), NOTHING),
     ("search for settings", "hpo/study.py", number(), NOTHING),
     ("prediction on videos", "detect/sources.py", number(), NOTHING),
+    ("texts of kinds of findings", "datasets/findings.py", replaced("the image is left", "it is left"), NOTHING),
+    ("the title of a format", "datasets/formats/voc.py", replaced("Pascal VOC", "PASCAL"), NOTHING),
+    ("what a format is for", "model_formats/onnx.py", replaced("needs no PyTorch", "small"), NOTHING),
+    ("why training stops, in words", "core/early_stopping.py", replaced("improved for", "risen in"), NOTHING),
+    ("a helper of two modules' errors", "models/family.py", number("kind_of"), NOTHING),
+    ("words put together for an error", "models/family.py", replaced("largest stride", "stride"), NOTHING),
+    ("the lock of a run's folder", "core/run_lock.py", call("take"), NOTHING),
+    ("an annotation of a class", "core/task.py", replaced("args: TrainConfig", "args: object"), NOTHING),
+    ("another name that a package hands on", "metrics/__init__.py", added("from engine.metrics.curves import f"), NOTHING),
+    ("a family that is not used", "models/torchvision/networks.py", call("build"), NOTHING),
     ("help of a setting", "config/train.py", replaced("only deterministic", "just"), NOTHING),
     ("the loss", "models/yolov8/loss.py", number(), {"train"}),
     ("assignment of targets", "models/yolov8/assign.py", number(), {"train"}),
+    ("settings that the loss is given", "models/yolov8/family.py", call("criterion"), {"train"}),
+    ("transfer to other classes", "models/transfer.py", call("transfer"), {"train"}),
+    ("when training stops early", "core/early_stopping.py", number("should_stop"), {"train"}),
     ("the network", "models/yolov8/network.py", number(), WITH_WEIGHTS),
     ("decoding", "models/yolov8/decode.py", number(), WITH_WEIGHTS),
     ("the optimizer", "core/optim.py", number(), {"train"}),
@@ -72,6 +86,35 @@ TABLE = [
         "model_formats/safetensors.py",
         call("read_safetensors"),
         {"train", "export"},
+    ),
+    ("the network as it is exported", "models/yolov8/family.py", call("export_module"), {"export"}),
+    ("layers that are fused for export", "models/yolov8/fuse.py", call("fuse"), {"export"}),
+    ("how a dataset is converted", "datasets/formats/writers.py", number(), NOTHING),
+    ("how weights are published", "model_formats/safetensors.py", call("write_safetensors"), {"export"}),
+    ("the input of an exported file", "detect/runtime.py", call("input_size"), {"export"}),
+    ("a text that becomes a result", "datasets/findings.py", replaced('"unreadable_image"', '"unread_image"'), {"prepare"}),
+    ("whether a policy is offered", "datasets/findings.py", replaced('= "the image is left out"', '= ""'), {"prepare"}),
+    ("the fields of a tuple", "models/yolov8/assign.py", replaced("foreground: Tensor", "foreground: list"), {"train"}),
+    (
+        "names that a package hands on, swapped",
+        "metrics/__init__.py",
+        replaced(
+            "DetectionMetrics, DetectionScores,",
+            "DetectionMetrics as DetectionScores, DetectionScores as DetectionMetrics,",
+        ),
+        DETECTOR,
+    ),
+    (
+        "a statement in a package",
+        "data/__init__.py",
+        added("import cv2\ncv2.setNumThreads(1)"),
+        {"prepare", *ALL_BUT_PREPARE},
+    ),
+    (
+        "the package of the configuration hands on another",
+        "config/__init__.py",
+        replaced("import DetectionTrainConfig, TrainConfig", "import TrainConfig as DetectionTrainConfig"),
+        {"train"},
     ),
     ("a new format", "model_formats/table.py", added("FORMATS['x'] = ONNX"), {"export"}),
     ("parity with PyTorch", "export/parity.py", number(), {"export"}),
@@ -98,6 +141,9 @@ TABLE = [
     ("a new function of the loss", "models/yolov8/loss.py", added("def f(): ..."), {"train"}),
     ("the sections' arithmetic", "config/train.py", number("mosaic_until_epoch"), {"train"}),
 ]
+
+
+# fmt: on
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,16 @@
 """What of a source counts: pairs of texts that do the same, and pairs that do not."""
 
+import abc
 import ast
+import dataclasses
+import importlib
+import inspect
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-from engine.code.syntax import Import, SourceError, read_definitions, read_source
+from engine.code.syntax import PLAIN_BASES, Import, SourceError, read_definitions, read_source
 
 ENGINE = Path(__file__).resolve().parents[2] / "engine"
 
@@ -36,8 +40,14 @@ BASE = '''
             lines.append(str(number))
         return ", ".join(lines)
 
-    class Box:
+    @dataclass
+    class Field:
         x: int = 0
+        note: str = ""
+
+    class Box:
+        x = 0
+        side_px: float
 
         def side(self):
             if self.x < 0:
@@ -60,6 +70,8 @@ SAME = {
     "other quotes": ('"width %s"', "'width %s'"),
     "annotations": ("def area(width, height):", "def area(width: int, height: 'int') -> int:"),
     "an annotated local": ("lines = []", "lines: list[str] = []"),
+    "an annotation of a plain class": ("side_px: float", "side_px: int"),
+    "one more": ("side_px: float", "side_px: float\n        corner: int"),
     "the text of an error": ('f"width {width}: ', 'f"the width is {width}: '),
     "the text of a log line": ('"width %s", width', '"%s is a width", width'),
     "a log line less": ('            log.warning("width %s", width)\n', ""),
@@ -83,6 +95,7 @@ OTHER = {
     "an error less": ("raise ValueError(problem)", "pass"),
     "a default": ("x: int = 0", "x: int = 1"),
     "the type of a field": ("x: int = 0", "x: float = 0"),
+    "a field more": ("x: int = 0", "x: int = 0\n        y: int = 0"),
     "an imported function": ("import math", "import cmath as math"),
     "a new function": ("_SHOWN = 5", "_SHOWN = 5\n    def more(): return 1"),
     "a call": ("return math.sqrt", "print(1, file=open('x'))\n            return math.sqrt"),
@@ -122,10 +135,77 @@ def test_another(old, new):
         "_KNOWN = [{}]\ndef f(): log.info(_KNOWN); _KNOWN.append(1)",
         "def f():\n    global seen\n    seen = {}\n    log.info('%s', seen)",
         "def f():\n    where = open('x', {})\n    raise ValueError(where)",
+        "def f(x):\n    a, x.size = {}, 1\n    log.info(a)",
+        "def f(x):\n    a = {}\n    b = a\n    log.info(b)\n    return b",
+        "def shown(): return {}",  # nobody here uses it: others may
+        "def run(): return {}\ndef f(x): log.info(x.run)",  # an attribute, not this function
+        "class A:\n    def size(self): return {}\n    def f(self): log.info(self.size())",
+        "class A(Unknown):\n    x: Literal[{}]",  # a base that may read it
+        "class A(metaclass=M):\n    x: Literal[{}]",
+        "from torch.nn import Mapping\nclass A(Mapping):\n    x: Literal[{}]",
+        "class A(NamedTuple):\n    x: int\nclass B(A):\n    y: Literal[{}]",
+        "x = Entry('n', title='{}')\ndef f(): return x.title",
+        "x = entry('n', title='{}')",  # a function may do anything with it
     ],
 )
 def test_what_may_count_does(text):
     assert read(text.format(1)).digest != read(text.format(2)).digest
+
+
+def test_locals_that_only_lead_to_a_message_are_none():
+    one = """
+        def check(size, step):
+            if size % step:
+                below, above = size // step * step, (size // step + 1) * step
+                near = f"{below}" if below else f"{above}"
+                near = f"{near} px"
+                raise ConfigError(f"try {near}")
+            return size
+    """
+    assert read(one).digest == read(one.replace(" px", " pixels")).digest
+    assert read(one).digest == read(one.replace("+ 1) * step", "+ 2) * step")).digest
+    assert read(one).digest != read(one.replace("if size % step", "if size % 2")).digest
+
+
+def test_what_is_shown_of_an_entry_counts_where_somebody_asks_for_it():
+    one = "VOC = ReaderKind(name='voc', title='Pascal VOC', open=Voc)"
+    assert read(one).digest == read(one.replace("Pascal", "PASCAL")).digest
+    assert read(one).left_out == ("title",)
+    kept = read_source(one, keep=frozenset({"title"}))
+    assert kept.digest != read_source(one.replace("Pascal", "P"), keep=frozenset({"title"})).digest
+
+
+def test_a_public_helper_of_messages_is_named_for_others_to_ask_for():
+    one = "KEPT, OUT = 'kept', 'out'\ndef f(x): raise DataError(KEPT, OUT, kind_of(x))\n"
+    one += "def kind_of(x): return kind_of(x[0]) if x else 'none'\n"
+    assert read(one).left_out == ("KEPT", "OUT", "kind_of")
+    assert read(one).digest == read(one.replace("'none'", "'nothing'")).digest
+    for name in ("KEPT", "kind_of"):
+        keep = frozenset({name})
+        other = one.replace("'none'", "'nothing'").replace("'kept'", "'stays'")
+        assert read_source(one, keep=keep).digest != read_source(other, keep=keep).digest
+
+
+def test_methods_that_nobody_calls_are_gone_with_what_they_import():
+    one = "from a import loss\nfrom b import decode\nclass F:\n"
+    one += "    def criterion(self): return loss(1)\n    def boxes(self): return decode(2)\n"
+    without = frozenset({"criterion"})
+    assert read_source(one, without=without).imports == (Import("b", "decode", "decode"),)
+    assert read_source(one, without=without) == read_source(
+        one.replace("loss(1)", "loss(3)"), without=without
+    )
+    assert read(one).digest != read(one.replace("loss(1)", "loss(3)")).digest
+
+
+def test_bases_that_are_said_to_read_no_annotations_read_none():
+    for module, names in PLAIN_BASES.items():
+        for name in names:
+            found = getattr(importlib.import_module(module), name)
+            assert type(found) in (type, abc.ABCMeta) or module == "typing", name
+            assert not dataclasses.is_dataclass(found) and "model_fields" not in dir(found)
+            ours = [k for k in found.__mro__ if k.__module__.startswith("engine")]
+            sources = [inspect.getsource(k) for k in ours]
+            assert not any(w in text for w in ("__annotations__", "type_hints") for text in sources)
 
 
 def test_what_only_messages_use_is_named_and_the_whole_still_has_it():
@@ -158,7 +238,10 @@ def test_imports_are_found_everywhere_but_for_type_checkers():
 
 def test_a_package_that_only_hands_on_does_nothing():
     assert read("'''Doc.'''\nfrom a import b\n__all__ = ['b']", is_package=True).digest == ""
-    assert read("from a import b\nb.start()", is_package=True).digest != ""
+    started = read("from a import b\nfrom c import d\nb.start()", is_package=True)
+    assert started.digest != "" and started.needed == (Import("a", "b", "b"),)
+    assert started.digest != read("from e import b\nb.start()", is_package=True).digest
+    assert read("import a.plugins", is_package=True).needed == (Import("a.plugins"),)
 
 
 def test_definitions_count_with_what_they_use_and_not_with_their_neighbours():

@@ -79,12 +79,31 @@ RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
             "batch: must be at least 1, or -1 to find one that fits the GPU, got 0 (integer >= "
             "-1, images: ",
         ),
-        ({"pretrained": True}, "pretrained belongs to a torchvision backbone: set backbone too"),
+        (
+            {"pretrained": True},
+            "loads ImageNet weights of the setting backbone, and none is set: set backbone too",
+        ),
     ],
 )
 def test_a_wrong_value_is_explained(values, said):
     with pytest.raises(ConfigError, match=re.escape(said)):
         DetectionTrainConfig.build(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ({"tracking": {"code_diff": True}}, "Write `code: diff` where it was true"),
+        ({"tracking": {"tracker": "wand"}}, "no such tracker. There are: mlflow, none, got 'wand'"),
+        ({"train": {"pretrained": True}}, "or give a checkpoint as model"),
+        ({"tracking": 3}, "instance of TrackingConfig, got 3"),
+    ],
+)
+def test_a_message_about_a_section_does_not_print_all_of_it(values, ends):
+    with pytest.raises(ConfigError) as error:
+        Params.build(values, "params.yaml")
+    said = str(error.value).partition(" (text:")[0]
+    assert said.endswith(ends) and "{" not in said
 
 
 def test_a_file_means_numbers_as_people_write_them(tmp_path):

@@ -2,7 +2,9 @@
 arguments and no others.
 """
 
+import importlib.util
 import inspect
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,12 @@ from engine.core.predictor import BasePredictor
 from engine.core.trainer import BaseTrainer
 from engine.core.validator import BaseValidator
 from engine.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
+from engine.errors import ConfigError
 from engine.export import FORMATS, Exporter
+from engine.moved import MOVED, MOVED_ALONE
+from engine.plugins import find_object
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # The contract's table; None: "..." in it, the names are those of the base class.
 TRAINER = {
@@ -208,3 +215,72 @@ def test_a_plain_optimizer_of_torch_will_do(tiny, split):
     trainer.train()
     names = ["lr/all"] if split == 1 else ["lr/group0", "lr/group1"]
     assert [trainer.rows[0][name] for name in names] == [1e-3] * split
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "instead"),
+    [
+        (BaseTrainer, "decide_stop", "on_fit_epoch_end"),
+        (DetectionTrainer, "record", "get_stats"),
+        (DetectionTrainer, "figure_names", "declared_metrics"),
+        (BaseValidator, "declared_figures", "declared_metrics"),
+        (DetectionValidator, "declared_figures", "declared_metrics"),
+        (DetectionValidator, "epoch_figures", "epoch_metrics"),
+    ],
+)
+def test_an_override_that_nothing_calls_any_more_is_refused_with_what_takes_its_place(
+    base, name, instead
+):
+    def own(self, *args):
+        """As in earlier versions."""
+
+    for bases in ((base,), (type("Mixin", (), {name: own}), base)):
+        own_names = {name: own} if bases == (base,) else {}
+        with pytest.raises(ConfigError, match=rf"Mine: '{name}'.* Instead: .*{instead}"):
+            type("Mine", bases, own_names)
+    fine = type("Fine", (base,), {"of_its_own": own})
+    assert not hasattr(fine.__new__(fine), name)
+    with pytest.raises(ConfigError, match=f"Fine: '{name}'"):
+        setattr(fine.__new__(fine), name, own)
+
+
+def test_what_took_the_place_of_decide_stop_ends_the_run(tiny):
+    trainer = DetectionTrainer(overrides=tiny(epochs=3, plots=False))
+    trainer.add_callback("on_fit_epoch_end", lambda t: setattr(t, "stop", True))
+    assert trainer.train().epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "new"),
+    [
+        ("from engine.kernel.trainer import BaseTrainer", "engine.core.trainer"),
+        ("from engine.kernel import judge", "engine.core.early_stopping"),
+        ("import engine.parts.data.loader", "engine.data.loader"),
+        ("from engine.parts.metrics import DetectionMetrics", "engine.metrics"),
+        ("from engine.tracking.environment import find_root", "engine.project.environment"),
+        ("from engine.tuning.space import make_space", "engine.hpo.space"),
+    ],
+)
+def test_an_import_of_an_old_module_says_its_new_name(line, new, tmp_path, monkeypatch):
+    with pytest.raises(ModuleNotFoundError, match=rf"engine\.\w+.* is {re.escape(new)}"):
+        exec(line, {})
+    (tmp_path / "old_code.py").write_text(f"{line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ConfigError, match=rf"old_code raised .* is {re.escape(new)}.*old_code.py:1"
+    ):
+        find_object("old_code:Mine", "trainer")
+
+
+def test_every_new_name_of_an_old_module_is_one():
+    others = [other for _, names in MOVED.values() for other in names.values()]
+    for name in [place for place, _ in MOVED.values()] + others + [*MOVED_ALONE.values()]:
+        assert importlib.util.find_spec(name.split()[0]), name
+    old = {
+        *MOVED,
+        *MOVED_ALONE,
+        *(f"{at}.{name}" for at, (_, own) in MOVED.items() for name in own),
+    }
+    assert not {name for name in old if (ROOT / name.replace(".", "/")).with_suffix(".py").exists()}
+    with pytest.raises(ModuleNotFoundError, match="No module named 'engine.nothing'"):
+        importlib.import_module("engine.nothing")

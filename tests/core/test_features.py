@@ -349,26 +349,23 @@ def test_what_decides():
         )  # nothing validates, so it will never come
 
 
-def test_why_a_run_stops():
-    config = TrainConfig(patience=3, time_limit_minutes=1, monitor="m")
-    assert early_stopping.reason_to_stop(config, epoch=5, best_epoch=3, elapsed_s=59) == ""
-    assert (
-        early_stopping.reason_to_stop(config, epoch=6, best_epoch=3, elapsed_s=0)
-        == "m has not improved for 3 epochs (best: epoch 4)"
-    )
-    assert (
-        early_stopping.reason_to_stop(config, epoch=1, best_epoch=1, elapsed_s=61)
-        == "the time limit of 1 minutes has passed"
-    )
-    assert (
-        early_stopping.reason_to_stop(
-            TrainConfig(patience=0), epoch=999, best_epoch=0, elapsed_s=1e9
-        )
-        == ""
-    )
-    assert (
-        early_stopping.reason_to_stop(config, epoch=9, best_epoch=-1, elapsed_s=0) == ""
-    )  # nothing was measured yet
+@pytest.mark.parametrize(
+    "settings, epoch, best_epoch, elapsed_s, said",
+    [
+        ({}, 5, 3, 59, ""),
+        ({}, 6, 3, 0, "m has not improved for 3 epochs (best: epoch 4)"),
+        ({}, 1, 1, 61, "the time limit of 1 minutes has passed"),
+        ({"patience": 0, "time_limit_minutes": None}, 999, 0, 1e9, ""),
+        ({}, 9, -1, 0, ""),  # nothing was measured yet
+    ],
+)
+def test_why_a_run_stops(caplog, settings, epoch, best_epoch, elapsed_s, said):
+    config = TrainConfig(**{"patience": 3, "time_limit_minutes": 1, "monitor": "m", **settings})
+    caplog.set_level("INFO")
+    for say in (False, True):
+        stops = early_stopping.should_stop(config, epoch, best_epoch, elapsed_s, say=say)
+        assert stops == bool(said)
+        assert caplog.messages == ([f"stopping: {said}"] if say and said else [])
 
 
 class Odd(Accuracy):

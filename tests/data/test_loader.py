@@ -179,6 +179,15 @@ def test_multi_scale_sizes():
     assert scaled_size((32, 32), 0.9, seed=0, epoch=1, batch_index=3) >= (32, 32)
 
 
+def test_multi_scale_sizes_are_such_that_the_network_takes():
+    """Multiples of its stride, and not below its smallest side: 268 px in steps of 48 is 288."""
+    sizes = {
+        scaled_size((300, 400), 0.6, seed=0, epoch=1, batch_index=k, stride=48, least=268)
+        for k in range(100)
+    }
+    assert len(sizes) > 4 and all(side % 48 == 0 and side >= 288 for size in sizes for side in size)
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 

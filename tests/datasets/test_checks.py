@@ -422,7 +422,7 @@ def test_wrong_words(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["check"]) == 2 and main(["check", "data=x", "polices.zero_area=warn"]) == 2
     assert "Did you mean 'policies'" in capsys.readouterr().err
-    assert main(["check", "data=nothing"]) == 1
+    assert main(["check", "data=nothing"]) == 1 and main(["check", "data=x", "path.y=1"]) == 2
 
 
 def test_nothing_is_written_where_it_does_not_belong(twins, tmp_path, monkeypatch, capsys):

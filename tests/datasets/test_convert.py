@@ -502,6 +502,7 @@ def test_the_command_says_what_it_did(tmp_path, monkeypatch, capsys):
         (["data=set", "format=coco"], 2, "convert: no out given, for example out=converted/"),
         (["data=set", "out=out", "format=cooc"], 2, "no writer for 'cooc'. Did you mean 'coco'"),
         (["data=set", "fromat=coco", "out=out"], 2, "unknown key 'fromat'. Did you mean 'format'"),
+        (["data=set", "format=coco", "out=out", "path.x=1"], 2, "path: Input should be a valid st"),
         (
             ["data=set", "format=coco", "out=out", "policies.missing_siz=fix"],
             2,

@@ -157,7 +157,7 @@ def test_what_a_stage_made_stays_as_it_is_when_its_weights_are_exported(pipeline
         (
             ["predict", "source=images", "imgsz=100"],
             2,
-            "imgsz 100x100 is no multiple of the stride 32",
+            "imgsz must be a multiple of 32 (the largest stride) for this network: got 100",
         ),
         (
             ["predict", "source=images", "classes=[disk]"],

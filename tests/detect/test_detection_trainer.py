@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine import YOLO
+from engine import YOLO, Detector
 from engine.config import DetectionTrainConfig
 from engine.core.checkpoint import load_checkpoint
 from engine.core.results import read_results
@@ -258,7 +258,7 @@ def test_starting_from_a_checkpoint_keeps_what_it_knew(trained, shapes, tmp_path
 
 def test_the_short_way(shapes, tmp_path, trained):
     model = YOLO("yolov8n")
-    with pytest.raises(ConfigError, match="no weights yet"):
+    with pytest.raises(ConfigError, match=r"no weights yet; .*YOLO\('path"):
         model.val(data=str(shapes))
     result = model.train(**settings(shapes, tmp_path, epochs=1))
     assert result.best.is_file() and model.weights == result.best
@@ -266,6 +266,15 @@ def test_the_short_way(shapes, tmp_path, trained):
     assert known.val(data=str(shapes), plots=False)["metrics/mAP50"] > 0.2
     found = known(str(shapes / "images" / "test" / "test0.png"), conf=0.1)
     assert len(found) == 1 and found[0].size == (64, 64)
+
+
+def test_the_short_way_to_any_network_knows_a_wrong_name_at_once():
+    detector = Detector("torchvision:ssdlite320_mobilenet_v3_large")
+    with pytest.raises(ConfigError, match=r"no weights yet; .*Detector\('path"):
+        detector.export()
+    for made in (Detector, YOLO):
+        with pytest.raises(ConfigError, match="Did you mean 'torchvision:ssdlite320_mobilenet_v3"):
+            made("torchvision:ssdlite")
 
 
 @pytest.mark.parametrize(

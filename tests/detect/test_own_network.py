@@ -2,17 +2,22 @@
 is said of others.
 """
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
+from engine.config import DetectionTrainConfig
 from engine.detect import DetectionTrainer
 from engine.detect.batches import image_targets
 from engine.detect.candidates import read_candidates
+from engine.detect.choose import make_trainer, trainer_class_of
 from engine.detect.model_io import load_model
+from engine.detect.validator import DetectionValidator
 from engine.errors import CheckpointError, ConfigError, TrainingError
 from engine.models.yolov8 import Preds, build_model
+from engine.types import Batch
 
 
 class StockTrainer(DetectionTrainer):
@@ -54,6 +59,29 @@ class DerivedTrainer(DetectionTrainer):
 class WrongTrainer(DetectionTrainer):
     def get_model(self, cfg, weights):
         return nn.Conv2d(3, 8, 3)
+
+
+class ThreeTrainer(DerivedTrainer):
+    """`candidates` of another form than validation takes."""
+
+    def candidates(self, preds):
+        boxes, scores = super().candidates(preds)
+        return boxes, scores, scores.argmax(-1)
+
+
+class TakesNoConfig(DerivedTrainer):
+    def __init__(self, overrides):
+        super().__init__(overrides)
+
+
+class TakesNoWeights(DetectionTrainer):
+    def get_model(self, cfg):
+        return build_model(cfg, len(self.names))
+
+
+class ModelOfOtherNames(DetectionTrainer):
+    def forward(self, network, images):
+        return network(images)
 
 
 def settings(shapes, tmp_path, **changes):
@@ -126,6 +154,110 @@ def test_a_class_within_a_function_trains_and_its_file_says_why_it_cannot_be_loa
         CheckpointError, match="Local, and that code is not at hand: .*package.module:Name"
     ):
         load_model(result.best)
+
+
+def test_candidates_of_another_form_stop_the_run_at_its_first_batch(shapes, tmp_path):
+    trainer, batches = ThreeTrainer(overrides=settings(shapes, tmp_path, model="yolov8n")), []
+    trainer.add_callback("on_train_batch_start", lambda t: batches.append(t.batch_index))
+    with pytest.raises(
+        TrainingError,
+        match=r"ThreeTrainer.candidates returned tuple of Tensor \(4, 84, 4\), Tensor \(4, 84, 2\), "
+        r"Tensor \(4, 84\)\. Wanted for a batch of 4 images and 2 classes: boxes \(4, N, 4\)",
+    ):
+        trainer.train()
+    assert batches == [0]
+
+
+class RawValidator(DetectionValidator):
+    """Reads the output of the network itself: `candidates` is not asked."""
+
+    def postprocess(self, preds):
+        none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        return [none for _ in preds.scores]
+
+
+class RawTrainer(ThreeTrainer):
+    validator_class = RawValidator
+
+
+def test_candidates_that_validation_does_not_ask_for_may_have_any_form(shapes, tmp_path):
+    result = RawTrainer(overrides=settings(shapes, tmp_path, model="yolov8n")).train()
+    assert result.metrics["metrics/mAP50"] == 0
+
+
+def test_the_look_at_the_first_output_leaves_no_trace(shapes, tmp_path, monkeypatch):
+    """Norms, modes and random numbers are as if it had not been."""
+    plain = settings(shapes, tmp_path, model="yolov8n", freeze=["backbone"])
+    looked = DerivedTrainer(overrides=plain).train()
+    monkeypatch.setattr("engine.detect.first_output.is_built_in", lambda family: True)
+    unlooked = DerivedTrainer(overrides=plain).train()
+    ours, theirs = (load_model(result.best).state for result in (looked, unlooked))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "said"),
+    [
+        (
+            "TakesNoConfig",
+            r"TakesNoConfig cannot be made with config=: .*overrides=None, config=No",
+        ),
+        ("TakesNoWeights", r"get_model is called with cfg, weights and cannot take them: .*"),
+        ("ModelOfOtherNames", r"Write it as def forward\(self, model, batch\)"),
+    ],
+)
+def test_a_method_that_cannot_be_called_is_named_before_anything_is_read(trainer_class, said):
+    config = DetectionTrainConfig(
+        model="yolov8n", data="nowhere", trainer=f"{__name__}:{trainer_class}"
+    )
+    with pytest.raises(ConfigError, match=said):
+        make_trainer(config)
+
+
+def test_weights_of_a_class_that_cannot_be_made_say_so(shapes, tmp_path):
+    result = TakesNoConfig(settings(shapes, tmp_path, model="yolov8n")).train()
+    with pytest.raises(CheckpointError, match="cannot load its weights: TakesNoConfig cannot be"):
+        load_model(result.best)
+
+
+class ShortTrainer(DerivedTrainer):
+    """Killed after its first epoch."""
+
+    def save_model(self):
+        super().save_model()
+        raise KeyboardInterrupt
+
+
+def test_a_run_of_a_class_resumed_without_it_says_how_to_go_on(shapes, tmp_path):
+    """On the command line: `detectflow train project=... name=... resume=true`."""
+    trainer = ShortTrainer(overrides=settings(shapes, tmp_path, model="yolov8n", epochs=2))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    again = {"project": str(tmp_path), "name": "train", "resume": True, "device": "cpu"}
+    for more in ({}, {"model": str(trainer.last)}):
+        with pytest.raises(ConfigError) as caught:
+            trainer_class_of(None)(config=DetectionTrainConfig(**again, **more))
+        assert (
+            f"holds a network that the class {__name__}:ShortTrainer makes, and this is "
+            "DetectionTrainer. Go on with that run in Python" in str(caught.value)
+        )
+        assert f"ShortTrainer(overrides={{'model': {str(trainer.last)!r}" in str(caught.value)
+    assert ShortTrainer(overrides=again).network.family.name.endswith(":ShortTrainer")
+
+
+def test_multi_scale_asks_the_network_which_sizes_it_takes():
+    asked = {"model": "torchvision:ssd300_vgg16", "imgsz": 300, "multi_scale": 0.5, "device": "cpu"}
+    trainer = DetectionTrainer(overrides={**asked, "data": "nowhere"})
+    none = torch.zeros(0, 1), torch.zeros(0, 4), torch.zeros(0)
+    images = torch.zeros(1, 3, 300, 300, dtype=torch.uint8)
+    plain = Batch(img=images, cls=none[0], bboxes=none[1], batch_idx=none[2])
+    seen = set()
+    for trainer.batch_index in range(20):
+        batch = trainer.preprocess_batch(plain)
+        seen.add(tuple(batch["img"].shape[-2:]))
+    assert min(seen) == (288, 288) and len(seen) > 3
+    largest = trainer.probe_batch(plain)
+    assert tuple(largest["img"].shape[-2:]) == (448, 448) >= max(seen)
 
 
 def test_a_size_of_ones_own_stride_is_checked_before_data_are_read(tmp_path):

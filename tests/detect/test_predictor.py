@@ -197,7 +197,7 @@ def test_another_input_size_is_checked_and_used(weights, exported, folder):
     shapes = []
     task(folder / "0.png")
     assert shapes == [(1, 3, 96, 64)]
-    with pytest.raises(ConfigError, match="100x100 is no multiple of the stride"):
+    with pytest.raises(ConfigError, match="multiple of 32.*got 100, try 96 or 128"):
         predictor(weights, imgsz=100)(folder)
     with pytest.raises(ConfigError, match="96x96 does not fit"):
         predictor(exported["onnx"].path, imgsz=96)(folder)

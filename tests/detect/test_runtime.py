@@ -5,9 +5,11 @@ import pytest
 import torch
 from detectors import NAMES, SIZE, save_detector
 
-from engine.detect.runtime import Runtime, choose_device, load_runtime
+from engine.detect.model_io import LoadedModel
+from engine.detect.runtime import Runtime, choose_device, load_runtime, runtime_of
 from engine.errors import CheckpointError, ConfigError
 from engine.model_formats.metadata import decode_meta, encode_meta
+from engine.models.registry import family_of
 from engine.models.yolov8.decode import decode
 
 CPU = torch.device("cpu")
@@ -47,6 +49,20 @@ def test_a_checkpoint_runs_as_it_was_trained(tmp_path):
     torch.testing.assert_close(scores, wanted_scores)
 
 
+def test_a_size_is_refused_by_the_network_before_it_fails_there():
+    """SSD300 takes any side from 268 px on: no stride says that."""
+    family = family_of("torchvision:ssd300_vgg16")
+    spec = {"name": "torchvision:ssd300_vgg16"}
+    meta = {"stride": family.stride(spec), "architecture": spec}
+    network = family.build(spec, 2).eval()
+    loaded = runtime_of(LoadedModel(network, NAMES, (300, 300), meta, {}, family), CPU)
+    assert loaded.input_size(None) == (300, 300) and loaded.input_size(301) == (301, 301)
+    with pytest.raises(ConfigError, match="at least 268 for this network: got 160, try 268"):
+        loaded.input_size(160)
+    with pytest.raises(RuntimeError):  # what it would have been
+        loaded(torch.zeros(1, 3, 160, 160))
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
 def test_a_fixed_batch_is_filled_up_and_cut_again(count):
     images = torch.arange(count).float()[:, None, None, None].expand(count, 3, 64, 96)
@@ -67,8 +83,8 @@ def test_the_input_size_is_as_trained_unless_wanted_otherwise():
         ConfigError, match="128x128 does not fit.*64x64 only.*export again with imgsz=128"
     ):
         fixed.input_size(128)
-    for wrong, hint in ((100, r"\[128, 128\]"), ((16, 64), r"\[32, 64\]"), (0, r"\[32, 32\]")):
-        with pytest.raises(ConfigError, match=f"no multiple of the stride 32: try {hint}"):
+    for wrong, hint in ((100, "96 or 128"), ((16, 64), "32"), (0, "32")):
+        with pytest.raises(ConfigError, match=f"must be a multiple of 32.*try {hint}"):
             free.input_size(wrong)
 
 

@@ -282,7 +282,7 @@ def test_mistakes_are_explained(weights, tmp_path):
     refused(
         WorkspaceError, "file: cannot be written.*choose another", format="safetensors", folder=text
     )
-    refused(ConfigError, "100x100 is no multiple of the stride 32", imgsz=100)
+    refused(ConfigError, r"multiple of 32.*got 100, try 96 or 128", imgsz=100)
     with pytest.raises(DataError):
         export(weights, "safetensors", tmp_path / "out", FEW, data=tmp_path / "nothing")
     assert not list((tmp_path / "out").iterdir())

@@ -4,7 +4,6 @@ of their time).
 
 import atexit
 import os
-import sys
 
 import pytest
 from environments import forget_settings
@@ -30,31 +29,16 @@ def prefect_server(tmp_path_factory):
     """A server with all its services, as `detectflow ui` starts it; this process's prefect reports
     to it.
     """
-    from flows.processes import LOOPBACK, Child, free_port
+    from servers import start_prefect
 
     home = tmp_path_factory.mktemp("prefect")
-    port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        LOOPBACK,
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
-    url = f"http://{LOOPBACK}:{port}/api"
     env = {
         "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": url,
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "2",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
-    child = Child("The Prefect server", command, home / "server.log", env)
+    child, url = start_prefect(home / "server.log", env)
     atexit.register(
         child.stop
     )  # with the interpreter, after prefect's last log lines, which would else wait for it
@@ -65,7 +49,6 @@ def prefect_server(tmp_path_factory):
         temporary_settings,
     )
 
-    child.wait_until_it_answers(f"{url}/health", 120)
     # Without heartbeats, whose end costs each flow up to a second.
     with temporary_settings({PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield url

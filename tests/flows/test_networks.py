@@ -10,24 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_pipeline import STAGES, TINY
 from workspaces import ROOT, copy_project, shell
 
 pytestmark = pytest.mark.system
 
 PAGE = ROOT / "docs" / "engine" / "custom-models.md"
-TINY = {
-    "data.options.train": 8,
-    "data.options.val": 4,
-    "data.options.test": 4,
-    "data.options.size": 64,
-    "data.options.max_px": 32,
-    "train.imgsz": 64,
-    "train.epochs": 1,
-    "train.plots": "false",
-    "validate.plots": "false",
-    "register.metric": "metrics/AR100",  # after one epoch AP may be 0
-}
-STAGES = ("prepare", "train", "validate", "export", "register")
+SETTINGS = {**TINY, "register.metric": "metrics/AR100"}  # after one epoch AP may be 0
 ANSWER = """
 import json, sys, mlflow, pandas
 mlflow.set_tracking_uri("sqlite:///mlflow.db")
@@ -54,7 +43,7 @@ def detectflow(root: Path, *words: str):
 
 
 def run(root: Path, **changes: str):
-    settings = {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
+    settings = {**SETTINGS, **{key.replace("__", "."): value for key, value in changes.items()}}
     return detectflow(
         root, "run", *(w for key, value in settings.items() for w in ("-S", f"{key}={value}"))
     )
@@ -67,7 +56,7 @@ def run(root: Path, **changes: str):
         ({"train__trainer": "mine.nets:CellTrainer"}, "there is no module 'mine.nets'"),
         ({"train__trainer": "mine.net:Cells"}, "not a class derived from a trainer"),
         ({"train__model": "torchvision:retinanet"}, "Did you mean 'torchvision:retinanet_"),
-        ({"train__model": "torchvision:fasterrcnn_resnet50_fpn"}, "cannot be exported to onnx"),
+        ({"export__formats": "[safetensors]"}, "the registered model is the onnx file"),
         ({"train__imgsz": "80"}, "try 64 or 96"),
     ],
 )
@@ -80,20 +69,33 @@ def test_a_wrong_name_is_reported_before_anything_is_written_or_run(workspace, c
 
 
 @pytest.mark.parametrize(
-    ("changes", "family"),
+    ("changes", "family", "losses"),
     [
-        ({"train__trainer": "mine.net:CellTrainer"}, "mine.net:CellTrainer"),
+        (
+            {"train__trainer": "mine.net:CellTrainer"},
+            "mine.net:CellTrainer",
+            ("box_loss", "score_loss"),
+        ),
         (
             {
                 "train__trainer": "null",
                 "train__model": "torchvision:ssdlite320_mobilenet_v3_large",
             },
             "torchvision",
+            ("bbox_regression", "classification"),
+        ),
+        (
+            {
+                "train__trainer": "null",
+                "train__model": "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn",
+            },
+            "torchvision",
+            ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"),
         ),
     ],
-    ids=["a trainer of one's own", "torchvision"],
+    ids=["a trainer of one's own", "SSDlite", "Faster R-CNN"],
 )
-def test_all_five_stages_and_the_served_model(workspace, changes, family):
+def test_all_five_stages_and_the_served_model(workspace, changes, family, losses):
     done = run(workspace, **changes)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("  ")]
@@ -107,6 +109,10 @@ def test_all_five_stages_and_the_served_model(workspace, changes, family):
     assert report["model"] == "detector"
     exported = json.loads((workspace / "reports" / "export.json").read_text())
     assert exported["files"]["onnx"]["images"] > 0
+
+    plots = shell(workspace, "dvc", "plots", "show", "--json")
+    drawn = {Path(name).stem for name in json.loads(plots.stdout)["data"] if "losses" in name}
+    assert plots.returncode == 0 and drawn == set(losses)
 
     val = detectflow(workspace, "val", "model=weights/best.pt", "data=data/prepared", "plots=false")
     assert val.returncode == 0 and "metrics/mAP50-95" in val.stdout, val.stderr

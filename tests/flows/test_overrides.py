@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from engine.errors import ConfigError, EngineError
+from engine.plugins import look_in
 from flows.overrides import apply, checked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +108,10 @@ def test_nothing_is_written_as_dvc_writes_it(root):
         ({"train.epochs": 0}, "greater than or equal to 1"),
         ({"validate.splt": "val"}, "unknown key 'validate.splt'. Did you mean 'split'?"),
         ({"export.formats": ["onxx"]}, "export.formats"),
+        (
+            {"export.formats": ["safetensors"]},
+            "the registered model is the onnx file, and without it stage register fails after",
+        ),
         ({"train.imgsz": 100}, "multiple of 32"),
         ({"data.source": "data/digit.yaml"}, "no such file or folder, seen from"),
         ({"data.source": "data/digit.yaml"}, "Did you mean 'data/digits.yaml'?"),
@@ -139,3 +144,41 @@ def test_a_file_with_an_error_of_its_own_is_named(root):
     (root / "params.yaml").write_text("train:\n  epocs: 3\n")
     with pytest.raises(ConfigError, match=r"params.yaml.*epocs"):
         checked(root, {})
+
+
+FAMILY = """
+from engine.models.yolov8.family import YOLOv8Family
+
+
+class Shy(YOLOv8Family):
+    def spec(self, model, config):
+        return super().spec("yolov8n", config)
+
+    def can_export(self, spec, format):
+        return "it has a loop of its own." if format == "onnx" else None
+"""
+
+
+def test_weights_whose_network_has_no_such_format_are_refused_before_a_training(root):
+    """By name and by file: the file is looked into where it is at hand."""
+    from detectors import NAMES, SIZE, random_detector
+
+    from engine.core.checkpoint import Checkpoint, save_checkpoint
+    from engine.detect.model_io import model_meta
+    from engine.models.registry import family_of
+
+    (root / "shy_family.py").write_text(FAMILY)
+    look_in(root)
+    before, model = text(root), random_detector()
+    meta = model_meta(
+        family_of("shy_family:Shy"), model.spec.to_dict(), "shy", tuple(NAMES), SIZE, ""
+    )
+    (root / "models").mkdir(exist_ok=True)
+    save_checkpoint(Checkpoint(meta, model.state_dict()), root / "models" / "shy.pt")
+    said = "cannot be exported to onnx: it has a loop of its own. It can be written as: safetensors"
+    for name in ("shy_family:Shy", "models/shy.pt"):
+        with pytest.raises(ConfigError, match=said):
+            apply(root, {"train.model": name})
+    with pytest.raises(ConfigError, match="params.yaml: train: imgsz must be a multiple of 32"):
+        apply(root, {"train.model": "models/shy.pt", "train.imgsz": 100})
+    assert text(root) == before

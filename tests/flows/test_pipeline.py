@@ -138,7 +138,7 @@ def test_dvc_shows_metrics_parameters_and_plots_without_a_network(workspace):
 
     plots = shell(workspace, "dvc", "plots", "show")
     page = (workspace / "dvc_plots" / "index.html").read_text()
-    assert plots.returncode == 0 and page.count("vegaEmbed('#") == 3
+    assert plots.returncode == 0 and page.count("vegaEmbed('#") == 3 + 4  # losses, metrics
     assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", page)
 
 

@@ -2,14 +2,20 @@
 what its code does.
 """
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from workspaces import shell
 
-from engine.config import Params
+from engine.config import DetectionTrainConfig, Params
+from engine.metrics.reported import headline_keys
+from engine.models.registry import family_of
 from engine.stages import code
 from engine.stages.layout import STAGES, Layout
+from engine.stages.train import write_curves
 from engine.versioning.stage_inputs import load_definitions, lookup
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,3 +78,55 @@ def test_params_yaml_is_valid_and_the_commands_name_their_stage():
     Params.load(ROOT / "params.yaml")
     for name, definition in DEFINITIONS.items():
         assert definition.command == f"${{stage}} {name}"
+
+
+def family_losses(model: str, has_val: bool = True):
+    """Two epochs as a network of that name has them; only the second was validated."""
+    config = DetectionTrainConfig.build({"model": model})
+    family = family_of(model)
+    names = family.losses(family.spec(model, config))
+    train = {f"train/{name}": 1.5 for name in names}
+    val = {f"val/{name}": 1.25 for name in names} if has_val else {}
+    return [train, {**train, **val, **dict.fromkeys(headline_keys(), 0.25)}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "losses", "metrics"),
+    [
+        (family_losses("yolov8n"), 3, 4),
+        (family_losses("torchvision:ssdlite320_mobilenet_v3_large"), 2, 4),
+        (family_losses("torchvision:fasterrcnn_resnet50_fpn", has_val=False), 4, 4),
+        ([{"train/score_loss": 0.5, "val/score_loss": 0.75}] * 2, 1, 0),
+        ([{"train/loss": 2.0, "metrics/a b: 1/2": None}, {"train/loss": 1.0, "hits": 3}], 1, 2),
+    ],
+    ids=["yolov8", "ssdlite", "no loss in validation", "own loss, no metrics", "own metrics"],
+)
+def test_dvc_shows_the_curves_of_every_network(tmp_path, rows, losses, metrics):
+    for name in ("dvc.yaml", "params.yaml", ".dvc/plots", ".dvc/config"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    rows = [{"epoch": epoch, **row, "lr/weights": 0.1} for epoch, row in enumerate(rows)]
+    write_curves(tmp_path / "reports/train/curves", rows)
+    done = shell(tmp_path, "dvc", "plots", "show", "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    # What is not there (images with `plots: false`, metrics that nobody measured) is a warning.
+    wrong = {error["name"] for error in shown["errors"]}
+    assert {name for name in wrong if "curves" in name} == (
+        set() if metrics else {"reports/train/curves/metrics"}
+    )
+    plots = {name: content for name, content in shown["data"].items() if name.endswith(".csv")}
+    assert sum("/curves/losses/" in name for name in plots) == losses
+    assert sum("/curves/metrics/" in name for name in plots) == metrics
+    drawn = {}
+    for name, (plot,) in plots.items():
+        values = plot["content"]["data"]["values"]
+        field = "dvc_inferred_y_value" if "losses" in name else "value"
+        drawn |= {(name, v.get("field"), int(v["epoch"])): v[field] for v in values}
+    for row in rows:
+        for group, name in (key.split("/") for key in row if key.startswith(("train/", "val/"))):
+            place = f"reports/train/curves/losses/{name}.csv"
+            assert float(drawn[place, group, row["epoch"]]) == row[f"{group}/{name}"]
+    assert "" not in drawn.values(), "Vega draws an empty cell as 0"

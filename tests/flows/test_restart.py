@@ -14,11 +14,12 @@ import urllib.request
 
 import pytest
 from environments import forget_settings
+from servers import start_prefect
 from test_pipeline import TINY, Driver
 from workspaces import clean_environment, copy_project
 
 from engine.project.environment import prepare_environment
-from flows.processes import LOOPBACK, Child, free_port
+from flows.processes import free_port
 
 pytestmark = pytest.mark.system
 
@@ -47,34 +48,14 @@ def server(tmp_path, own_environment):
     prepare_environment(root)
     settings = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     port = free_port()
-    url = f"http://{LOOPBACK}:{port}/api"
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        LOOPBACK,
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
     started = []
 
     def start():
         for child in started:
             child.process.kill()
             child.process.wait()
-        started.append(
-            Child(
-                "It",
-                command,
-                root / "log",
-                {**clean_environment(), **settings, "PREFECT_API_URL": url},
-            )
-        )
-        started[-1].wait_until_it_answers(f"{url}/health", 120)
+        child, url = start_prefect(root / "log", {**clean_environment(), **settings}, port=port)
+        started.append(child)
         return url
 
     start.root, start.children = root, started

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from servers import start_prefect
 
 from engine.errors import ConfigError, WorkspaceError
 from engine.project.environment import TRUSTED, TRUSTED_BY, prepare_environment
@@ -195,29 +196,13 @@ def test_a_configured_server_of_another_version_is_refused_with_both_numbers(
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
     """A real Prefect server that lets nobody in without the login."""
-    home, port = tmp_path_factory.mktemp("guarded"), free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        processes.LOOPBACK,
-        "--port",
-        str(port),
-        "--no-ui",
-        "--no-services",
-    ]
-    url = f"http://{processes.LOOPBACK}:{port}/api"
+    home = tmp_path_factory.mktemp("guarded")
     env = {
         "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": url,
         "PREFECT_SERVER_API_AUTH_STRING": "team:secret",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
-    child = Child("The Prefect server", command, home / "server.log", env)
-    child.wait_until_it_answers(f"{url}/health", 120)
+    child, url = start_prefect(home / "server.log", env, "--no-services")
     yield url
     child.stop()
 

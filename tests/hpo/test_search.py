@@ -4,6 +4,7 @@ cleared and refused.
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import optuna
 import pytest
 import yaml
 from searches import WORDS
+from workspaces import ROOT
 
 from engine.config import DetectionTrainConfig
 from engine.core.results import read_results
@@ -81,6 +83,99 @@ def test_a_search_from_first_trial_to_report(project):
         run_some(make_sweep({**WORDS, "epochs": 3}, project), 1)
 
 
+OWN_TRAINER = """
+from engine.config import DetectionTrainConfig
+from engine.core.trainer import BaseTrainer
+from engine.detect import DetectionTrainer
+from mine.net import CellTrainer, Cells
+
+class Settings(DetectionTrainConfig):
+    cells_lr: float = 1.0
+
+class Searched(CellTrainer):
+    config_class = Settings
+
+    def build_optimizer(self, model, name, lr, momentum, decay):
+        return super().build_optimizer(model, name, lr * self.args.cells_lr, momentum, decay)
+
+class OwnData(DetectionTrainer):
+    def get_dataset(self, data):
+        return super().get_dataset(data=data)
+
+    def data_digest(self):
+        return ""
+
+class NoDetector(BaseTrainer):
+    pass
+
+def shorter(trainer):
+    trainer.add_callback("on_fit_epoch_end", lambda t: setattr(t, "stop", True))
+"""
+
+
+@pytest.fixture
+def own_trainer(project, monkeypatch):
+    """The module of docs/engine/custom-models.md, and classes derived from it, in the project."""
+    page = (ROOT / "docs" / "engine" / "custom-models.md").read_text()
+    (text,) = re.findall(r"```python\n# mine/net\.py\n(.*?)```", page, re.S)
+    (project / "mine").mkdir()
+    (project / "mine" / "net.py").write_text(text)
+    (project / "mine" / "searched.py").write_text(OWN_TRAINER)
+    monkeypatch.syspath_prepend(project)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+
+
+def test_a_trainer_of_ones_own_is_searched_its_own_settings_too(project, own_trainer):
+    (project / "tune.yaml").write_text("cells_lr: {low: 0.5, high: 2.0}\nbox: {low: 5, high: 9}\n")
+    words = {**WORDS, "trainer": "mine.searched:Searched"}
+    del words["study"]
+    plan = make_sweep(words, project)
+    assert plan.study == "tiny-yolov8n-Searched"
+    rows, study = run_some(plan, 2)
+    assert [row["state"] for row in rows] == ["complete", "complete"], rows
+    assert rows[0]["values"]["cells_lr"] == 1.0, "the first trial is what training does by itself"
+    args = yaml.safe_load((plan.folder / "trial-0001" / "args.yaml").read_text())
+    assert args["cells_lr"] == rows[1]["values"]["cells_lr"] != 1.0
+    assert args["trainer"] == "mine.searched:Searched"
+    columns = read_results(plan.folder / "trial-0000" / "results.csv")[0]
+    assert "train/score_loss" in columns, "its own network"
+    (command,) = write_report(plan, study)["commands"]
+    from engine.cli.modes import _schema, _with_file
+    from engine.config import parse_overrides
+
+    given = _with_file(parse_overrides(command.split()[2:]))
+    best = studies.ranked(study)[0].params
+    assert _schema(given["trainer"]).build(given, "train").cells_lr == best["cells_lr"]
+
+
+def test_own_data_without_a_digest_and_own_callbacks_are_searched_with(project, own_trainer):
+    words = {"trainer": "mine.searched:OwnData", "callbacks": ["mine.searched:shorter"]}
+    plan = make_sweep({**WORDS, **words}, project)
+    rows, study = run_some(plan, 1)
+    assert rows[0]["state"] == "complete" and rows[0]["epochs"] == 1, "stopped by the callback"
+    run, _ = write_report(plan, study)["commands"]
+    from engine.cli.run import overrides_of
+
+    values = overrides_of([word for word in run.split()[2:] if word != "-S"])
+    assert values["train.trainer"] == "mine.searched:OwnData" and "train.lr0" in values
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"trainer": "mine.searched:NoDetector"}, "does not derive from engine.detect.Detection"),
+        ({"trainer": "mine.searched:Serched"}, "Did you mean 'Searched'"),
+        ({"trainer": "mine.searched:Searched", "cell_lr": 1}, "Did you mean 'cells_lr'"),
+        ({"cells_lr": 1.0}, "unknown key 'cells_lr'"),
+    ],
+)
+def test_wrong_requests_for_a_trainer_of_ones_own(project, own_trainer, words, said):
+    with pytest.raises(ConfigError, match=said):
+        make_sweep({**WORDS, **words}, project)
+
+
 def taken(project, commands):
     """The commands of the report are understood by those that they name."""
     from engine.cli.modes import _with_file
@@ -143,7 +238,7 @@ def test_a_trial_that_outlived_its_driver_leaves(project, monkeypatch):
                 super().save_model()
                 study.set_user_attr(studies.TOKEN, "another")
 
-        monkeypatch.setattr("engine.detect.DetectionTrainer", Overtaken)
+        monkeypatch.setattr("engine.detect.choose.DetectionTrainer", Overtaken)
         row = run_trial(plan, token, 0, ABOUT)
         assert row["state"] == "left" and study.trials[0].state.name == "RUNNING"
         assert len(read_results(plan.folder / "trial-0000" / "results.csv")) == 1

@@ -7,7 +7,7 @@ import yaml
 
 from engine.config import DetectionTrainConfig
 from engine.config.tune import TuneConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 from engine.hpo.space import (
     DEFAULT_SPACE,
     default_space,
@@ -72,6 +72,45 @@ def test_wrong_entries(entries, said):
     with pytest.raises(ConfigError, match="^tune.yaml: ") as error:
         make_space(entries, BASE, "tune.yaml")
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "entries", "said"),
+    [
+        (
+            "torchvision:ssdlite320_mobilenet_v3_large",
+            {"lr0": {"low": 1e-3, "high": 1e-2}, "box": {"low": 5, "high": 9}, "cls": [0.3, 0.7]},
+            "box, cls cannot be searched with model=torchvision:ssdlite320_mobilenet_v3_large:\n"
+            "  box: box=5.0: torchvision:ssdlite320_mobilenet_v3_large has no use for it",
+        ),
+        (
+            "yolov8n",
+            {
+                "box": {"low": 5, "high": 9},
+                "model": ["yolov8n", "torchvision:ssd300_vgg16"],
+            },
+            "box cannot be searched with model=torchvision:ssd300_vgg16",
+        ),
+        (
+            "yolov8n",
+            {"imgsz": [300, 320], "model": ["torchvision:ssd300_vgg16", "yolov8n"]},
+            "try 288 or 320",
+        ),
+        ("none.pt", {"mosaic": {"low": 0, "high": 1}}, "none.pt"),
+    ],
+)
+def test_what_a_network_does_not_take_is_refused_before_the_first_trial(model, entries, said):
+    entries = {k: {"choices": v} if isinstance(v, list) else v for k, v in entries.items()}
+    with pytest.raises(EngineError) as error:
+        make_space(entries, BASE.with_overrides({"model": model}), "tune.yaml")
+    assert said in str(error.value)
+
+
+def test_what_every_searched_network_takes_is_searched(random_weights):
+    entries = {"model": {"choices": ["yolov8n", str(random_weights)]}, "box": {"low": 5, "high": 9}}
+    assert [each.name for each in make_space(entries, BASE, "tune.yaml")] == ["model", "box"]
+    ssd = BASE.with_overrides({"model": "torchvision:ssd300_vgg16"})
+    assert make_space({"imgsz": {"low": 290, "high": 310}}, ssd, "tune.yaml")
 
 
 def test_no_setting_of_the_search_is_one_of_training():

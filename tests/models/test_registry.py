@@ -11,17 +11,19 @@ import torch
 from torch import nn
 
 from engine.config import DetectionTrainConfig
-from engine.errors import CheckpointError, ConfigError
+from engine.errors import CheckpointError, ConfigError, TrainingError
 from engine.models.nms import nms
 from engine.models.registry import (
     CandidateModule,
     Family,
     built_in,
+    check_candidates,
     families,
     family_named,
     family_of,
 )
 from engine.models.transfer import ClassRows, transfer
+from engine.models.yolov8.family import YOLOv8Family
 
 CONFIG = DetectionTrainConfig()
 
@@ -88,6 +90,9 @@ def test_names_of_families_and_networks_are_unique():
     [
         ("yolov8q", r"^model='yolov8q' is not known. Did you mean 'yolov8\w'\? Give yolov8n, "),
         ("ssdlite320", "Give yolov8n.*torchvision:ssdlite320_mobilenet_v3_large"),
+        ("ssdlite320", "Did you mean 'torchvision:ssdlite320_mobilenet_v3_large'"),
+        ("yolov8q", r"\(\.pt, \.safetensors\)\.$"),
+        ("nowhere:Toy", r"the installed packages\.$"),
         (
             "torchvison:retinanet_resnet50_fpn",
             "no module 'torchvison'.*Did you mean 'torchvision:retinanet_resnet50_fpn'",
@@ -103,10 +108,51 @@ def test_an_unknown_name_is_answered_with_the_nearest(module, model, said):
         family_of(model)
 
 
-def test_a_torchvision_name_that_is_misspelt():
-    model = "torchvision:ssdlite320_mobilenet_v3_larg"
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_larg", "ssdlite"])
+def test_a_torchvision_name_that_is_misspelt_or_cut_off(name):
+    model = f"torchvision:{name}"
     with pytest.raises(ConfigError, match="Did you mean 'torchvision:ssdlite320_mobilenet_v3_lar"):
         family_of(model).spec(model, CONFIG)
+
+
+class Derived(YOLOv8Family):
+    """Does not say which network it is."""
+
+
+class Small(YOLOv8Family):
+    def spec(self, model, config):
+        return super().spec("yolov8n", config)
+
+
+def test_a_family_derived_from_yolov8_says_which_network_it_is(module):
+    module.Derived, module.Small = Derived, Small
+    with pytest.raises(ConfigError, match=r"write spec\(self, model, config\) in Derived, for exa"):
+        family_of("toy_module:Derived").spec("toy_module:Derived", CONFIG)
+    assert family_of("toy_module:Small").spec("toy_module:Small", CONFIG)["name"] == "yolov8n"
+
+
+def test_weights_of_a_class_in_a_script_say_who_can_load_them():
+    with pytest.raises(CheckpointError, match=r"the class Gone of a script made.* mine/net\.py"):
+        family_named("__main__:Gone")
+
+
+def test_candidates_of_another_form_are_told_with_what_was_given_and_what_is_wanted():
+    good = torch.zeros(2, 5, 4), torch.zeros(2, 5, 3)
+    assert check_candidates(good, 2, 3, "Mine.candidates") is not None
+    wrong = {
+        "Tensor (2, 5, 7)": torch.zeros(2, 5, 7),
+        "tuple of Tensor (2, 5, 4), Tensor (2, 5)": (good[0], good[1][..., 0]),
+        "tuple of Tensor (2, 5, 4), Tensor (2, 5, 2)": (good[0], good[1][..., :2]),
+        "tuple of Tensor (2, 5, 4), Tensor (2, 4, 3)": (good[0], good[1][:, :4]),
+        "tuple of Tensor (2, 5, 4), Tensor (2, 5, 3), int": (*good, 1),
+        "NoneType": None,
+    }
+    for got, value in wrong.items():
+        with pytest.raises(TrainingError) as caught:
+            check_candidates(value, 2, 3, "Mine.candidates")
+        assert f"Mine.candidates returned {got}. Wanted for a batch of 2 images and 3" in str(
+            caught.value
+        )
 
 
 @pytest.mark.parametrize(
@@ -136,6 +182,7 @@ def test_a_module_that_cannot_be_imported_is_reported_in_one_sentence(
     ("name", "said"),
     [
         ("yolov9", "of family 'yolov9', which is not known here. Did you mean 'yolov8'"),
+        ("__main__:Gone", "Load them there, or move the class into a module"),
         (
             "gone.net:Mine",
             "made by gone.net:Mine, and that code is not at hand: .*no module 'gone'",

@@ -4,8 +4,12 @@ import pytest
 import torch
 import torchvision
 
-from engine.config import DetectionTrainConfig
+from engine.config import DetectionTrainConfig, ExportConfig
+from engine.core.checkpoint import Checkpoint, save_checkpoint
+from engine.detect.model_io import model_meta
+from engine.detect.runtime import load_runtime
 from engine.errors import ConfigError
+from engine.export import FORMATS, export
 from engine.models.detections import padded
 from engine.models.nms import nms
 from engine.models.targets import image_targets
@@ -184,10 +188,74 @@ def test_settings_of_another_family_are_refused():
             FAMILY.spec(f"torchvision:{SSDLITE}", config(SSDLITE, **changes))
 
 
-def test_faster_rcnn_says_before_training_that_it_has_no_onnx():
-    assert "depends on the image" in FAMILY.can_export(spec(FASTER), "onnx")
-    assert FAMILY.can_export(spec(FASTER), "safetensors") is None
-    assert FAMILY.can_export(spec(SSDLITE), "onnx") is None
+def lively(name, classes=3):
+    """A network nobody trained whose objectness, scores and boxes differ from place to place."""
+    module = made(name, classes)
+    with torch.no_grad():
+        for key, parameter in module.named_parameters():
+            if "cls_score" in key or "rpn.head.cls" in key:
+                parameter.normal_(0, 0.3)
+            elif "bbox_pred" in key:
+                parameter.normal_(0, 0.02)
+        module.train()(batch()["img"], image_targets(batch()))  # norms see some images
+    return module.eval()
+
+
+def coarse_images(count):
+    """(count, 3, h, w): patches of colour, of which a fresh network makes something."""
+    small = torch.rand(count, 3, 4, 6, generator=torch.Generator().manual_seed(2))
+    return torch.nn.functional.interpolate(small, size=SIZE)
+
+
+def rows(boxes, scores, image):
+    """(k, 4 + C) rows of one image that hold something, in an order of their own."""
+    kept = scores[image].amax(-1) > 0
+    return torch.cat((boxes[image][kept], 100 * scores[image][kept]), -1)
+
+
+def distances(one, other):
+    """(k,) of each row of `one`: the largest difference to the nearest row of `other`."""
+    return (one[:, None] - other[None]).abs().amax(-1).amin(1)
+
+
+def test_faster_rcnn_of_fixed_shapes_finds_what_torchvisions_own_stages_find():
+    module, images = lively(FASTER), coarse_images(3)
+    with torch.no_grad():
+        wanted = FAMILY.candidates(FAMILY.forward(module, {"img": images}))
+        found = FAMILY.export_module(module, SIZE)(images)
+    assert found[0].shape == (3, 300, 4) and found[1].shape == (3, 300, 3)
+    for image in range(3):
+        ours, theirs = rows(*found, image), rows(*wanted, image)
+        assert len(ours) == len(theirs) > 20
+        for one, other in ((ours, theirs), (theirs, ours)):  # equal scores may change places
+            assert float(distances(one, other).max()) < 1e-3
+
+
+def test_the_onnx_file_of_faster_rcnn_finds_what_pytorch_finds(tmp_path):
+    """Whatever the number of images, also one; and the check of the export compared something."""
+    names, images = ("a", "b", "c"), coarse_images(3)
+    module, file = lively(FASTER), tmp_path / "best.pt"
+    meta = model_meta(FAMILY, spec(FASTER), FASTER, names, SIZE, "")
+    save_checkpoint(Checkpoint(meta, module.state_dict()), file)
+    report = export(file, "onnx", tmp_path / "out", ExportConfig(check_images=4))
+    assert report.check["detections"] > 20 and report.check["flips"] <= 2
+    runtime = load_runtime(report.path, "cpu")
+    with torch.no_grad():
+        wanted = FAMILY.candidates(FAMILY.forward(module, {"img": images}))
+    for part in (images, images[:1]):
+        found = runtime(part)
+        for image in range(len(part)):
+            ours, theirs = rows(*found, image), rows(*wanted, image)
+            near = distances(theirs, ours) < 0.2
+            assert near.float().mean() > 0.95 and abs(len(ours) - len(theirs)) <= 3
+            best = theirs[theirs[:, 4:].amax(-1).argsort(descending=True)[:10]]
+            assert float(distances(best, ours).max()) < 0.2
+
+
+def test_every_network_can_be_written_in_every_format():
+    for name in NETWORKS:
+        assert not any(FAMILY.can_export(spec(name), each) for each in FORMATS)
+        assert FAMILY.selects(spec(name)) is not NETWORKS[name].dense
     assert NETWORKS[SSDLITE].losses == SSD
 
 

@@ -137,24 +137,20 @@ def test_questions_to_mlflow_carry_the_login(guarded, monkeypatch, tmp_path, way
 
 def test_questions_to_prefect_carry_the_login(guarded, monkeypatch):
     url = f"{guarded}/admin/version"
-    assert processes.refuses(url, prefect_login())
+    assert processes.ask(url, login=prefect_login()).status_code == 401
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "anna:wrong")
-    assert (
-        processes.refuses(url, prefect_login())
-        and processes.read_text(url, login=prefect_login()) is None
-    )
+    assert processes.ask(url, login=prefect_login()).status_code == 401
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", f"anna:{PASSWORD}")
-    assert not processes.refuses(url, prefect_login()) and "experiment_id" in processes.read_text(
-        url, login=prefect_login()
-    )
+    answer = processes.ask(url, login=prefect_login())
+    assert answer.is_success and "experiment_id" in answer.text
 
 
 def test_a_wrong_prefect_password_stops_before_any_run(guarded, monkeypatch, tmp_path):
     from engine.errors import WorkspaceError
-    from flows.server import check_login
+    from flows.server import check_prefect
 
     with pytest.raises(WorkspaceError, match="PREFECT_API_AUTH_STRING is not set"):
-        check_login(guarded)
+        check_prefect(guarded)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "anna:wrong")
     with pytest.raises(WorkspaceError, match="is not the one it expects"):
-        check_login(guarded)
+        check_prefect(guarded)

@@ -116,7 +116,7 @@ class TestTwoUsers:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            lock_module._held.entries.clear()  # a process of its own holds nothing
+            lock_module._held.clear()  # a process of its own holds nothing
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
             try:

@@ -24,7 +24,7 @@ from engine.tracking.mlflow_client import open_store
 
 KEYS = (
     "model version aliases decision reason metric value champion_version champion_value "
-    "champion_promoted_value weights_sha256 onnx_sha256"
+    "champion_promoted_value weights_sha256 onnx_sha256 run_id experiment_id"
 ).split()
 
 
@@ -66,6 +66,7 @@ def test_three_models_better_and_worse(workspace, store):
     assert aliases_of(store, "detector") == {"champion": "2", "challenger": "3", "previous": "1"}
     version = store.client.get_model_version("detector", "3")
     run = store.client.get_run(version.run_id)
+    assert (run.info.run_id, run.info.experiment_id) == (worse["run_id"], worse["experiment_id"])
     assert (
         run.data.tags["weights_sha256"] == version.tags["weights_sha256"] == worse["weights_sha256"]
     )

@@ -77,7 +77,7 @@ def test_none_and_a_package_that_is_missing_record_nothing(toy, monkeypatch):
 
 
 def test_a_name_that_is_none_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match="Did you mean 'mlflow'.*'mlflow', 'none'"):
+    with pytest.raises(ConfigError, match="Did you mean 'mlflow'.*There are: mlflow, none"):
         Params.build({"tracking": {"tracker": "mlfow"}})
 
 

@@ -153,10 +153,7 @@ class CocoReader(AnnotationReader):
                         yield image
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file.name, str(error))
-        for name in self._folder.images:
-            if name not in self._owner:
-                yield from self._unlabelled(name, "is in no JSON file")
-        self._splits.report_unused()
+        yield from self._without_entry("is in no JSON file")
 
     def _entries(self, file: str, section: str) -> Iterator[Item]:
         """The objects of a section."""

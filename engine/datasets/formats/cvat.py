@@ -76,10 +76,7 @@ class CvatReader(AnnotationReader):
                 yield from self._file(file)
             except ValueError as error:
                 self._findings.add("unreadable_annotation", file, str(error))
-        for name in self._folder.images:
-            if name not in self._owner:
-                yield from self._unlabelled(name, "is in no XML file")
-        self._splits.report_unused()
+        yield from self._without_entry("is in no XML file")
 
     def _file(self, file: str) -> Iterator[SourceImage]:
         elements = stream_xml(self._folder.chunks(file))

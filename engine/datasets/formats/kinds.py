@@ -54,6 +54,13 @@ class AnnotationReader:
     def _split_of(self, name: str) -> str:
         return self._splits.of(name)
 
+    def _without_entry(self, detail: str) -> Iterator[SourceImage]:
+        """The images that no annotation has described, once all annotations have been read."""
+        for name in self._folder.images:
+            if name not in self._owner:
+                yield from self._unlabelled(name, detail)
+        self._splits.report_unused()
+
     def _unlabelled(self, name: str, detail: str) -> Iterator[SourceImage]:
         """An image without annotation: a finding, and the image where its policy keeps it."""
         if self._findings.add("unlabelled_image", name, detail) == "warn":

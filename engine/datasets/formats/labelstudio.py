@@ -61,10 +61,7 @@ class LabelStudioReader(AnnotationReader):
                 yield from self._tasks(file)
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file, str(error))
-        for name in self._folder.images:
-            if name not in self._owner:
-                yield from self._unlabelled(name, "is in no JSON file")
-        self._splits.report_unused()
+        yield from self._without_entry("is in no JSON file")
 
     def _problem(self, file: str) -> tuple[str, int | None] | None:
         """What makes the whole file useless, and the line of it: it is read to its end before its

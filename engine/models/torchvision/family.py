@@ -22,6 +22,7 @@ from engine.models.torchvision.networks import (
     build,
     decode,
 )
+from engine.models.torchvision.two_stage import StaticTwoStageDetector
 from engine.models.transfer import ClassRows
 from engine.types import Size
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:  # settings of a training: what validates or exports does not 
 PREFIX = "torchvision:"
 # Settings of section train that mean nothing to these networks; another value is refused.
 UNUSED = ("backbone", "pretrained", "class_weights", "box", "cls", "dfl")
-
 
 # Tensors with rows by class, by torchvision's names.
 SSD_BRANCH = re.compile(r"(head\.classification_head\.module_list\.\d+)\.")
@@ -112,25 +112,17 @@ class TorchvisionFamily(Family):
                 rows[name] = ClassRows(inner=4, background=ahead)
         return rows
 
+    def selects(self, spec: Spec) -> bool:
+        return not NETWORKS[_name(spec)].dense
+
     def candidates(self, preds: Any) -> Candidates:
         if isinstance(preds, Found):
             return padded(preds.detections, preds.classes, first_label=1)
         return decode(preds)
 
     def export_module(self, module: nn.Module, size: Size) -> nn.Module:
-        if NETWORKS[module.name].dense:
-            return StaticDetector(module, size).eval()
-        return super().export_module(module, size)
-
-    def can_export(self, spec: Spec, format: str) -> str | None:
-        if NETWORKS[_name(spec)].dense or format != "onnx":
-            return None
-        dense = [name for name, network in NETWORKS.items() if network.dense]
-        return (
-            "the number of boxes between its stages depends on the image, and an ONNX file of this "
-            f"project has no place for that. Take {', '.join(dense)}; or train "
-            "without the pipeline, by `detectflow train`"
-        )
+        static = StaticDetector if NETWORKS[module.name].dense else StaticTwoStageDetector
+        return static(module, size).eval()
 
 
 class SumOfLosses(Criterion):

@@ -187,6 +187,18 @@ class TwoStageDetector(Detector):
         found, of_boxes = self.roi_heads(maps, proposals, sizes, targets)
         return {**of_boxes, **of_proposals} if self.training else Found(found, self.classes)
 
+    def anchors(self, images: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """(A, 4) xyxy px for images of this size, and how many of them each map has."""
+        from torchvision.models.detection.image_list import ImageList
+
+        maps = self.features(images)
+        sizes = [tuple(images.shape[-2:])] * len(images)
+        anchors = self.rpn.anchor_generator(ImageList(images, sizes), list(maps.values()))[0]
+        at_a_cell = self.rpn.anchor_generator.num_anchors_per_location()
+        self.roi_heads.box_roi_pool(maps, [anchors[:1]], sizes[:1])  # learns the scales of the maps
+        cells = [each.shape[-2] * each.shape[-1] for each in maps.values()]
+        return anchors, tuple(a * b for a, b in zip(cells, at_a_cell, strict=True))
+
 
 class StaticDetector(nn.Module):
     """A dense detector for one input size, as export wants it: images (B, 3, h, w) -> boxes (B, A,

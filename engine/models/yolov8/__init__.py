@@ -18,3 +18,7 @@ __all__ = [
     "fuse",
     "load_pretrained",
 ]
+
+# Library whose code is part of the networks -> the setting of section train with which it is: see
+# engine.models.torchvision.
+NETWORKS_OF = {"torchvision": "backbone"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -18,17 +18,11 @@ from engine.models.yolov8.fuse import fuse
 from engine.models.yolov8.loss import DetectionLoss
 from engine.models.yolov8.network import DetectionModel, Preds, build_model
 from engine.models.yolov8.spec import SCALES, STRIDES, find_spec
+from engine.plugins import is_dotted
 from engine.types import Size
 
 if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
     from engine.config import DetectionTrainConfig
-
-# One row per class: the last layer of the class branch of each of the three maps.
-ROWS = {
-    f"head.cls.{level}.2.{part}": ClassRows()
-    for level in range(len(STRIDES))
-    for part in ("weight", "bias")
-}
 
 
 class YOLOv8Family(Family):
@@ -44,6 +38,12 @@ class YOLOv8Family(Family):
         return (*SCALES, "a model .yaml")
 
     def spec(self, model: str, config: DetectionTrainConfig) -> Spec:
+        if is_dotted(model):
+            raise ConfigError(
+                f"model='{model}' names a family, and it does not say which network: write "
+                f"spec(self, model, config) in {type(self).__name__}, for example with "
+                "`return super().spec('yolov8n', config)`"
+            )
         found = find_spec(model)
         return replace(found, backbone=config.backbone or found.backbone).to_dict()
 
@@ -94,7 +94,15 @@ class YOLOv8Family(Family):
         return 0.01 if optimizer == "SGD" else 0.002
 
     def class_rows(self, module: nn.Module, spec: Spec, classes: int) -> Mapping[str, ClassRows]:
-        return ROWS
+        # One row per class: the last layer of the class branch of each of the three maps.
+        return {
+            f"head.cls.{level}.2.{part}": ClassRows()
+            for level in range(len(STRIDES))
+            for part in ("weight", "bias")
+        }
+
+    def reads(self, preds: Any) -> bool:
+        return isinstance(preds, Preds)
 
     def candidates(self, preds: Preds) -> Candidates:
         return decode(preds)
