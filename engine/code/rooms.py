@@ -35,12 +35,16 @@ ROOMS: dict[str, set[str]] = {
     "train": {*DETECTOR, "stages.train", "stages.start_weights"},
     "validate": {*DETECTOR, "stages.validate"},
     "export": {*DETECTOR, "export", "model_formats", "stages.export"},
-    "register": {"data", "registry", "tracking.run_metadata", "stages.register"},
+    "register": {
+        *(*DETECTOR, "comparison", "difference", "gates", "registry", "tracking.run_metadata"),
+        "stages.register",
+    },
 }
 
 # Without influence on any result, also inside the rooms above; why. Of an entry here and one of a
 # stage's row the longer counts, and the row where they are equal.
 HARMLESS = {
+    "comparison.text": "tables for readers",
     "cli": "what people type and read",
     "code": "reads sources, this table among them",
     "errors": "messages",
@@ -70,6 +74,7 @@ HARMLESS = {
     "detect.methods": "refuses methods that cannot be called",
     "metrics.headlines": "names and texts for readers",
     "registry.fetch": "reads versions, makes none",
+    "registry.moves": "what people do by hand",
     "registry.version_description": "a text for readers",
 }
 
@@ -87,6 +92,7 @@ NOT_CALLED = {
     "train": frozenset(OF_EXPORT),
     "validate": frozenset(OF_TRAINING | OF_EXPORT),
     "export": frozenset(OF_TRAINING),
+    "register": frozenset(OF_TRAINING | OF_EXPORT),
 }
 # Code that no import leads to: MLflow takes the served model's code as a file, and weights to start
 # from are read through the table of formats, which alters nothing.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from engine.comparison.measure import Measured, key_of, measure
 from engine.comparison.models import Model
 from engine.config import ValidateConfig
 from engine.data.manifest import PreparedDataset
-from engine.gates import Evidence, Gate, Subject
+from engine.gates import Evidence, Subject
 from engine.metrics import MatchTable
 from engine.metrics.paired import AP, AP50, Paired, compare
 
@@ -85,19 +83,3 @@ def _subject(measured: Measured) -> Subject:
 
 def _without(names: Sequence[str], others: set[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in others)
-
-
-def evidence_key(comparison: Comparison, gates: Sequence[Gate], split_sha256: str) -> str:
-    """What a decision rests on, as one digest: asked again with the same, nothing is decided
-    anew.
-    """
-    evidence = comparison.evidence
-    values = {
-        "candidate": evidence.candidate.digest,
-        "champion": evidence.champion.digest if evidence.champion else "",
-        "split": split_sha256,
-        "approved": evidence.approved_by,
-        "gates": [{"gate": gate.name, **gate.model_dump(mode="json")} for gate in gates],
-        "left out": dict(evidence.left_out),
-    }
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

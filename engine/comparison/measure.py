@@ -77,7 +77,7 @@ def measure(
     on_start(validator)
     validator(model=model.file, data=data.folder)
     table = replace(validator.match_table(), images=tuple(sorted(map(key_of, records))))
-    measured = Measured(model, validator.known_names, table, validator.input_size)
+    measured = Measured(model, validator.model_names, table, validator.input_size)
     if kept is not None:
         _keep(kept, measured)
     return measured

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from engine.config.trackers import NO_TRACKER, TRACKERS
 from engine.config.train import DetectionTrainConfig, Fraction
 from engine.errors import ConfigError, nearest
+from engine.gates.table import is_own, read_gates
 from engine.model_formats.table import FORMATS, find_format
 from engine.settings.base import Frozen, load_yaml
 
@@ -271,9 +272,25 @@ class RegisterConfig(Frozen):
 
     model: str = Field("detector", description="name of the registered model")
     metric: str = Field(
-        "metrics/mAP50-95", description="metric on the test split that decides who is champion"
+        "metrics/mAP50-95",
+        description="metric that decides who is champion: metrics/mAP50-95 or metrics/mAP50",
+    )
+    gate: tuple[str | dict[str, Any], ...] | None = Field(
+        None,
+        description="gates that a new champion has to pass, each by its name or with its settings: "
+        "[min_test, {not_worse: {margin: 0.01}}]; empty: those that fit, see docs/howto/gates.md",
     )
     experiment: str = Field("detectflow", description="name of the MLflow experiment")
+
+    @field_validator("gate")
+    @classmethod
+    def _are_known(cls, listed: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        """Those of ours; a gate of one's own is imported when it is asked."""
+        try:
+            read_gates([each for each in listed or () if not is_own(each)], "gate")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return listed
 
 
 class PrepareFlowConfig(Frozen):

@@ -34,7 +34,7 @@ from engine.detect.model_io import is_weight_file, load_model, read_weights
 from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
-from engine.metrics import DetectionMetrics, DetectionScores
+from engine.metrics import DetectionMetrics, DetectionScores, MatchTable
 from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.nms import nms, warm_up
 from engine.models.registry import Family, check_candidates, family_named
@@ -60,6 +60,9 @@ class DetectionValidator(BaseValidator):
         save_dir: where tables and plots of final metrics go; None: nowhere.
         loader, names, device, world: from a trainer; else made from the model and the dataset of
             the call.
+        by_name: a model file may know other classes than the data, or in another order: its boxes
+            are taken by the names of their classes, and those of a class that the data have not
+            are left out.
     """
 
     metric_names = metric_keys()
@@ -74,6 +77,7 @@ class DetectionValidator(BaseValidator):
         device: torch.device | None = None,
         world: World | None = None,
         overrides: dict[str, Any] | None = None,
+        by_name: bool = False,
     ):
         self.config = config if config is not None else ValidateConfig.build(overrides, "validate")
         world = world if world is not None else world_from_environment()
@@ -83,7 +87,10 @@ class DetectionValidator(BaseValidator):
             world,
         )
         self.save_dir = Path(save_dir) if save_dir is not None else None
-        self.names = names
+        self.names = names  # of the metrics
+        self.by_name = by_name
+        self.model_names: tuple[str, ...] = ()  # of a model file, where they are others
+        self.input_size: Size | None = None  # of a model file
         # what the model's output means; None: boxes and scores, as exported files give them
         self.family: Family | None = None
         self.needs_nms = True  # of such a file
@@ -121,6 +128,7 @@ class DetectionValidator(BaseValidator):
             raise ConfigError("nothing to validate: give model=, a weight file or an exported one")
         if isinstance(model, (str, Path)):
             model, imgsz = self._load(Path(model))
+            self.model_names, self.input_size = self.names, imgsz
         if data is not None:
             self.loader = self._open(data, imgsz or (640, 640))
         if self.loader is None:
@@ -150,7 +158,10 @@ class DetectionValidator(BaseValidator):
                 "the classes of a model that is no file are not known: "
                 "DetectionValidator(names=...) says them"
             )
-        if tuple(dataset.names) != tuple(self.names) and not self._single_cls:
+        differ = tuple(dataset.names) != tuple(self.names) and not self._single_cls
+        if differ and self.by_name and set(dataset.names) & set(self.names):
+            self.names = dataset.names
+        elif differ:
             raise DataError(
                 f"{data}: the model's classes and the dataset's differ. Model: "
                 f"{', '.join(self.names)}. Dataset: {', '.join(dataset.names)}. Order counts: "
@@ -203,20 +214,30 @@ class DetectionValidator(BaseValidator):
         """The detections of each image in pixels of the input. preds: what `forward` gave, of the
         family of the model; else anything that `read_candidates` knows.
         """
+        classes = len(self.model_names or self.names)
         if self.family is None:
-            boxes, scores = read_candidates(preds, len(self.names))
+            boxes, scores = read_candidates(preds, classes)
         else:
             boxes, scores = check_candidates(
                 self.family.candidates(preds),
                 self.batch_size(self.batch),
-                len(self.names),
+                classes,
                 self.family.candidates_owner,
             )
         c = self.config
         needs_nms = self.needs_nms if self.family is None else self.family.needs_nms
         iou = c.iou if needs_nms else None
         found = nms(boxes.float(), scores.float(), c.conf, iou, c.max_det, multi_label=True)
-        return [tuple(part.cpu().numpy() for part in one) for one in found]
+        return [self._by_name(*(part.cpu().numpy() for part in one)) for one in found]
+
+    def _by_name(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> Found:
+        """The detections with the classes of the data."""
+        if not self.model_names or self.model_names == self.names:
+            return boxes, scores, classes
+        place = {name: c for c, name in enumerate(self.names)}
+        classes = np.array([place.get(name, -1) for name in self.model_names])[classes]
+        known = classes >= 0
+        return boxes[known], scores[known], classes[known]
 
     def update_metrics(self, results: list[Found], batch: Any) -> None:
         for index, (boxes, scores, classes) in enumerate(results):
@@ -259,10 +280,14 @@ class DetectionValidator(BaseValidator):
             return metrics
         return {key: metrics[key] for key in self.epoch_metrics if key in metrics}
 
+    def match_table(self) -> MatchTable:
+        """What the last validation found, as a table from which AP of any images follows."""
+        return self._merged.match_table()
+
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:
             return
-        table = self._merged.match_table()
+        table = self.match_table()
         table.save(self.save_dir / "matches.npz")
         write_table(self.save_dir / "per_class.csv", self.scores.per_class)
         rows = zip(self.scores.per_image, table.image_ap50(), strict=True)

@@ -100,6 +100,12 @@ def read_gates(
     return tuple(gates)
 
 
+def is_own(entry: Any) -> bool:
+    """Whether an entry of settings names a gate of the user's own."""
+    name = next(iter(entry), "") if isinstance(entry, Mapping) else entry
+    return isinstance(name, str) and is_dotted(name)
+
+
 def _name_and_settings(entry: Any, where: str) -> tuple[str, Mapping[str, Any]]:
     if isinstance(entry, str):
         return entry, {}

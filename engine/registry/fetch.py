@@ -20,7 +20,7 @@ from typing import Any
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.files import sha256_file
 from engine.project.environment import state_root
-from engine.registry.registry import aliases_of, described_errors
+from engine.registry.registry import TRAINING_IMAGES, aliases_of, described_errors
 from engine.tracking.mlflow_client import Store, open_store, patient
 
 REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/:@]+)(?:@(?P<alias>[^/:@]+)|/(?P<version>\d+))")
@@ -36,6 +36,7 @@ class Fetched:
     onnx: Path
     tags: Mapping[str, str]
     run_id: str | None
+    trained_on: frozenset[str] | None = None  # SHA-256 of training images; None: not recorded
 
     def __str__(self) -> str:
         return f"{self.name} version {self.version}"
@@ -62,14 +63,37 @@ def fetch(reference: str, root: Path) -> Fetched:
     state = state_root(root)
     with described_errors(state), patient():
         store = open_store(state)
-        version = _version(store, match["name"], match["alias"], match["version"])
+        version = version_named(store, match["name"], match["alias"], match["version"])
         onnx = _file(store, version, state / ".cache" / "models")
     return Fetched(
-        version.name, str(version.version), onnx, dict(version.tags), version.run_id or None
+        version.name,
+        str(version.version),
+        onnx,
+        dict(version.tags),
+        version.run_id or None,
+        _read_images(onnx.with_name(TRAINING_IMAGES)),
     )
 
 
-def _version(store: Store, name: str, alias: str | None, number: str | None) -> Any:
+def version_of_run(run_id: str, root: Path) -> str:
+    """`detector/3`: the version that an MLflow run's weights became.
+
+    Raises:
+        ConfigError: none did. WorkspaceError: the registry cannot be reached.
+    """
+    state = state_root(root)
+    with described_errors(state), patient():
+        store = open_store(state)
+        found = store.client.search_model_versions(f"run_id = '{run_id}'")
+    if not found:
+        raise ConfigError(
+            f"no registered version comes from the run {run_id}. `detectflow run` registers one."
+        )
+    newest = max(found, key=lambda version: int(version.version))
+    return f"{newest.name}/{newest.version}"
+
+
+def version_named(store: Store, name: str, alias: str | None, number: str | None) -> Any:
     client = store.client
     models = [each.name for each in client.search_registered_models()]
     if name not in models:
@@ -97,6 +121,13 @@ def _version(store: Store, name: str, alias: str | None, number: str | None) -> 
     return client.get_model_version(name, number)
 
 
+def _read_images(file: Path) -> frozenset[str] | None:
+    try:
+        return frozenset(file.read_text(encoding="ascii").split())
+    except (OSError, UnicodeDecodeError):
+        return None  # a version from before they were recorded
+
+
 def _file(store: Store, version: Any, cache: Path) -> Path:
     from mlflow.artifacts import download_artifacts
 
@@ -121,6 +152,8 @@ def _file(store: Store, version: Any, cache: Path) -> Path:
                 "the model again."
             )
         kept.parent.mkdir(exist_ok=True)
+        for images in folder.rglob(TRAINING_IMAGES):
+            shutil.move(images, kept.with_name(TRAINING_IMAGES))
         shutil.move(digests[wanted], kept)
     return kept
 

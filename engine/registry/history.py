@@ -34,6 +34,7 @@ class What(StrEnum):
     BY_HAND = "moved by hand"
 
 
+DECISIONS = {What.PROMOTED, What.HELD, What.REJECTED}  # where there is evidence
 MOVES = {What.PROMOTED, What.ROLLED_BACK, What.BY_HAND}  # after which another version is champion
 
 
@@ -46,7 +47,9 @@ class Entry:
     before: str = ""  # the champion until then
     by: str = ""  # a person, or the flow that decided
     why: str = ""
-    evidence: str = ""  # key of the comparison that decided, see `engine.comparison`
+    evidence: str = ""  # digest of what a decision rests on, whoever was champion
+    against: str = ""  # of a decision: the champion it was compared with
+    images: str = ""  # of a decision: digest of the test images and their boxes
     at: str = ""  # ISO 8601, UTC
 
     @property
@@ -113,6 +116,21 @@ def champions(history: Sequence[Entry]) -> list[str]:
                 stack.append(entry.before)
             stack.append(entry.version)
     return stack
+
+
+def standing(history: Sequence[Entry], version: str, evidence: str, champion: str) -> Entry | None:
+    """The decision about a version that still stands: made on this very evidence, and either
+    against the present champion, or a rejection, or one that a person has rolled back since.
+    """
+    decided: Entry | None = None
+    for entry in history:
+        if entry.version == version and entry.evidence == evidence and entry.what in DECISIONS:
+            decided = entry
+        elif entry.what == What.ROLLED_BACK and entry.before == version and decided is not None:
+            decided = entry
+    if decided is None or decided.what in {What.REJECTED, What.ROLLED_BACK}:
+        return decided
+    return decided if decided.against == champion else None
 
 
 def notice(store: Store, name: str, aliases: dict[str, str]) -> list[Entry]:

@@ -3,7 +3,7 @@ tracking it waits for the
 server, and fails with a message where there is none: this is what stage register is for.
 
 Aliases: `challenger` is the version presented last, `champion` the one to use in production (who
-that is decides `engine.registry.gates`), `previous` the champion before it.
+that is decides `engine.comparison`), `previous` the champion before it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import contextlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,25 +24,23 @@ from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
 from engine.registry.candidate import DEFAULTS, Candidate, Registration
-from engine.registry.gates import Decision, Measured, decide
 from engine.registry.version_description import describe_version
 from engine.tracking.journal import Journal, journal_home
 from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
 from engine.tracking.mlflow_links import run_url, ui_base
 from engine.tracking.mlflow_recorder import DESCRIPTION, WEIGHTS, Recorder
-from engine.tracking.run_description import describe
+from engine.tracking.run_description import describe as describe_run
 from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import StageRun
 from engine.tracking.stage_runs import attachment
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-# tag of a version: the value it became champion with, whatever it is measured to later
-PROMOTED = "promoted_value"
 REQUIREMENTS = (
     "onnxruntime",
     "numpy",
     "opencv-python-headless",
 )  # of the registered model, besides MLflow
+# beside a version's model: SHA-256 of each image it was trained on, a line each
+TRAINING_IMAGES = "training_images.txt"
 CODE = Path(__file__).with_name("pyfunc_model.py")
 
 MODEL_DESCRIPTION = (
@@ -56,8 +53,7 @@ MODEL_DESCRIPTION = (
 
 
 def register(candidate: Candidate, params: Params, root: Path, track: bool = True) -> Registration:
-    """Make the candidate a version, unless these weights in this very file are one, and set the
-    aliases.
+    """Make the candidate a version, unless these weights in this very file are one. Aliases stay.
 
     track: whether a run is made for weights that have none; without it the version may be without a
     run.
@@ -87,14 +83,27 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
             version = _create(store, candidate, experiment, run_id)
         else:
             _set_tags(store, candidate, version)
-        aliases, decision, champion = _appoint(store, candidate, version)
-        links = _links(root, experiment, run_id)
-        _describe(store, candidate, version, decision, links)
-        if run_id is not None:
+    return Registration(version, run_id, experiment)
+
+
+def describe(
+    candidate: Candidate, done: Registration, decision: str, aliases: Sequence[str], root: Path
+) -> None:
+    """Write on the version's page, and on that of its run, what it is and what was decided about
+    it. Raises as `register` does.
+    """
+    state = state_root(root)
+    with described_errors(state), patient():
+        store = open_store(state)
+        links = _links(root, done.experiment_id, done.run_id)
+        for key, value in links.items():
+            store.client.set_model_version_tag(candidate.name, done.version, key, value)
+        text = describe_version(candidate, decision, links)
+        store.client.update_model_version(candidate.name, done.version, text)
+        if done.run_id is not None:
             named = f" ({', '.join(aliases)})" if aliases else ""
-            registered = f"{candidate.name} version {version}{named}"
-            _tell_run(store.client, run_id, candidate, registered)
-    return Registration(version, aliases, decision, champion, run_id, experiment)
+            registered = f"{candidate.name} version {done.version}{named}"
+            _tell_run(store.client, done.run_id, candidate, registered)
 
 
 @contextlib.contextmanager
@@ -231,6 +240,9 @@ def save_pyfunc(
         signature=signature,
         input_example=example,
     )
+    if candidate.training_images:
+        images = "".join(f"{sha256}\n" for sha256 in sorted(candidate.training_images))
+        (folder / TRAINING_IMAGES).write_text(images, encoding="ascii")
 
 
 def _tags(candidate: Candidate) -> dict[str, str]:
@@ -253,41 +265,11 @@ def _tags(candidate: Candidate) -> dict[str, str]:
 
 
 def _set_tags(store: Store, candidate: Candidate, version: str) -> None:
-    """The same weights may have been measured on other images since; what made them champion stays
-    known.
-    """
+    """The same weights may have been measured on other images since."""
     present = store.client.get_model_version(candidate.name, version).tags
-    if (
-        PROMOTED not in present
-        and present.get("value")
-        and aliases_of(store, candidate.name).get(CHAMPION) == version
-    ):
-        # Champion by hand, or from before this tag existed.
-        store.client.set_model_version_tag(candidate.name, version, PROMOTED, present["value"])
     for key, value in _tags(candidate).items():
         if present.get(key) != value:
             store.client.set_model_version_tag(candidate.name, version, key, value)
-
-
-def _measured_of(version: Any) -> Measured:
-    tags = version.tags
-    return Measured(
-        metric=tags.get("metric", ""),
-        value=_number(tags.get("value")),
-        split=tags.get("split", ""),
-        data_digest=tags.get("split_digest", ""),
-        class_hash=tags.get("class_hash", ""),
-        weights_sha256=tags.get("weights_sha256", ""),
-        version=str(version.version),
-        promoted_value=_number(tags.get(PROMOTED)),
-    )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
 
 
 def aliases_of(store: Store, name: str) -> dict[str, str]:
@@ -296,24 +278,6 @@ def aliases_of(store: Store, name: str) -> dict[str, str]:
         alias: str(version)
         for alias, version in store.client.get_registered_model(name).aliases.items()
     }
-
-
-def _appoint(
-    store: Store, candidate: Candidate, version: str
-) -> tuple[tuple[str, ...], Decision, Measured | None]:
-    client, name = store.client, candidate.name
-    current = aliases_of(store, name).get(CHAMPION)
-    champion = _measured_of(client.get_model_version(name, current)) if current else None
-    decision = decide(replace(candidate.measured, version=version), champion)
-    client.set_registered_model_alias(name, CHALLENGER, version)
-    if decision.promote and current != version:
-        if current:
-            client.set_registered_model_alias(name, PREVIOUS, current)
-        client.set_registered_model_alias(name, CHAMPION, version)
-        client.set_model_version_tag(name, version, PROMOTED, repr(candidate.measured.value))
-    aliases = tuple(sorted(alias for alias, of in aliases_of(store, name).items() if of == version))
-    client.set_model_version_tag(name, version, "decision", decision.reason)
-    return aliases, decision, champion
 
 
 def _link_metrics(client: Any, candidate: Candidate, run_id: str, model_id: str) -> None:
@@ -339,7 +303,7 @@ def _tell_run(client: Any, run_id: str, candidate: Candidate, registered: str) -
         if file.is_file():  # under a name that the UI shows as text
             client.log_text(run_id, file.read_text(encoding="utf-8"), f"code/{file.name}.yaml")
     data = client.get_run(run_id).data
-    client.set_tag(run_id, DESCRIPTION, describe(data.params, data.metrics, data.tags))
+    client.set_tag(run_id, DESCRIPTION, describe_run(data.params, data.metrics, data.tags))
 
 
 def _links(root: Path, experiment: str, run_id: str | None) -> dict[str, str]:
@@ -351,12 +315,3 @@ def _links(root: Path, experiment: str, run_id: str | None) -> dict[str, str]:
         "run_url": run_url(experiment, run_id, base),
         "report_url": run_url(experiment, f"{run_id}/artifacts", base),
     }
-
-
-def _describe(
-    store: Store, candidate: Candidate, version: str, decision: Decision, links: Mapping[str, str]
-) -> None:
-    for key, value in links.items():
-        store.client.set_model_version_tag(candidate.name, version, key, value)
-    text = describe_version(candidate, decision.reason, links)
-    store.client.update_model_version(candidate.name, version, text)

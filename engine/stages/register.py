@@ -1,8 +1,8 @@
-"""Stage register: the exported ONNX becomes a version in the MLflow registry, and champion if it is
-better.
+"""Stage register: the exported ONNX becomes a version in the MLflow registry, and champion if the
+gates say so after both were measured.
 
-The same weights in the same file are registered once; running the stage again only sets the aliases
-again.
+The same weights in the same file are registered once; running the stage again without new evidence
+changes nothing.
 """
 
 from __future__ import annotations
@@ -31,36 +31,45 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 def run(
     params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
 ) -> dict[str, Any]:
-    """Register, decide, and write `reports/registration.json`.
+    """Register, compare with the champion, decide, and write `reports/registration.json`.
 
     Raises:
-        ConfigError: no ONNX was exported, or the deciding metric is not measured.
+        ConfigError: no ONNX was exported, or there is no such metric or gate.
         WorkspaceError: reports and weights do not belong together; the registry cannot be reached.
+        DataError: nothing to compare on.
     """
-    from engine.registry.registry import register
+    from engine.comparison.decision import settle
+    from engine.comparison.text import values_of
+    from engine.gates import read_gates
+    from engine.registry.registry import describe, register
     from engine.stages.runner import tracker_of
 
     layout = Layout(root)
+    read_gates(params.register_.gate)  # before anything is written
     candidate = make_candidate(params, layout)
     done = register(candidate, params, root, track=tracker_of(params) is not None)
+    outcome = settle(candidate.name, done.version, params, root, by="stage register")
+    describe(candidate, done, outcome.reason, outcome.aliases, root)
     if progress is not None:
         progress({"stage": "register", "done": 1, "total": 1, "metrics": {}})
-    champion = done.champion
     summary = {
         "model": candidate.name,
         "version": int(done.version),
-        "aliases": list(done.aliases),
-        "decision": "champion" if done.decision.promote else "challenger",
-        "reason": done.decision.reason,
+        "aliases": list(outcome.aliases),
+        "decision": "champion" if outcome.champion == done.version else "challenger",
+        "verdict": outcome.verdict.value if outcome.verdict else None,
+        "reason": outcome.reason,
+        "advice": list(outcome.advice),
         "metric": candidate.measured.metric,
         "value": candidate.measured.value,
-        "champion_version": int(champion.version) if champion else None,
-        "champion_value": champion.value if champion else None,
-        "champion_promoted_value": champion.promoted_value if champion else None,
+        "champion_version": int(outcome.before) if outcome.before else None,
         "weights_sha256": candidate.measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
         "run_id": done.run_id,
         "experiment_id": done.experiment_id,
+        "comparison": values_of(outcome.comparison, outcome.decision)
+        if outcome.comparison
+        else None,
     }
     return write_json(layout.summary("register"), summary)
 
@@ -69,8 +78,9 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     """What the reports of the stages before say of the exported model, checked to be about the same
     weights.
     """
-    from engine.registry.candidate import Candidate
-    from engine.registry.gates import Measured
+    from engine.comparison.evidence import METRICS
+    from engine.data.manifest import read_manifest
+    from engine.registry.candidate import Candidate, Measured
     from engine.tracking import run_metadata
 
     trained, validated = read_report(layout, "train"), read_report(layout, "validate")
@@ -93,11 +103,10 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     path = layout.root / onnx["file"]
     digest = _checked(path, onnx["sha256"])
     metric, split = params.register_.metric, str(validated.get("split", "test"))
-    known = [key for key in validated if key.startswith("metrics/")]
-    if metric not in known:
+    if metric not in METRICS:
         raise ConfigError(
-            f"params.yaml: register.metric = '{metric}' is not measured by stage "
-            f"validate.{nearest(metric, known)} There are: {', '.join(known)}"
+            f"params.yaml: register.metric = '{metric}' cannot decide.{nearest(metric, METRICS)} "
+            f"There are: {', '.join(METRICS)}"
         )
     dataset = run_metadata.dataset_metadata(layout.root)
     measured = Measured(
@@ -131,6 +140,9 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         example=_example(layout, split, params.train.input_size),
         per_class=read_table(layout.reports / "validate" / "per_class.csv"),
         best_conf=validated.get("metrics/confidence"),
+        training_images=[
+            record.sha256 for record in read_manifest(layout.prepared / "train.jsonl")
+        ],
         files=(layout.root / "dvc.lock",),
     )
 

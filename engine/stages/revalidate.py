@@ -45,7 +45,6 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
     """
     from engine.detect import DetectionValidator
     from engine.registry.fetch import fetch, record_validation
-    from engine.registry.registry import PROMOTED
     from engine.tracking import run_metadata
 
     layout, split = Layout(root), params.validate_.split
@@ -82,7 +81,7 @@ def measure(params: Params, root: Path, reference: str) -> Remeasured:
             root,
         )
         per_class = read_table(folder / "per_class.csv")
-    before = model.tags.get(PROMOTED) or model.tags.get("value")
+    before = model.tags.get("value")
     return Remeasured(
         model=model.name,
         version=model.version,

@@ -12,8 +12,7 @@ from engine.lineage.render import _value_text
 from engine.metrics import reported
 from engine.metrics.headlines import headline_names, headlines
 from engine.metrics.reported import Metric
-from engine.registry.candidate import Candidate
-from engine.registry.gates import Measured
+from engine.registry.candidate import Candidate, Measured
 from engine.registry.version_description import describe_version
 from engine.stages.layout import Layout
 from engine.tracking.run_description import describe

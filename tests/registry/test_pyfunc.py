@@ -12,8 +12,7 @@ import pytest
 import toys
 
 from engine.detect.predictor import DetectionPredictor
-from engine.registry.candidate import Candidate
-from engine.registry.gates import Measured
+from engine.registry.candidate import Candidate, Measured
 from engine.registry.registry import save_pyfunc
 
 

@@ -1,0 +1,217 @@
+"""Whether a registered version becomes champion: both models are measured now, the gates are asked,
+and what comes of it is entered in the history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.comparison.evidence import Comparison, compare_models
+from engine.comparison.models import find_model
+from engine.comparison.text import as_markdown, values_of
+from engine.config import Params
+from engine.data.manifest import load_prepared
+from engine.errors import ConfigError, EngineError, WorkspaceError
+from engine.files import sha256_file
+from engine.gates import Decision, Gate, Verdict, decide, gates_for, read_gates
+from engine.project.environment import state_root
+from engine.registry.history import (
+    CHALLENGER,
+    CHAMPION,
+    Entry,
+    What,
+    add,
+    appoint,
+    notice,
+    repair,
+    standing,
+)
+from engine.registry.moves import approved_by
+from engine.registry.registry import aliases_of, described_errors
+from engine.tracking.mlflow_client import Store, open_store, patient
+
+WHAT = {
+    Verdict.PROMOTE: What.PROMOTED,
+    Verdict.HOLD: What.HELD,
+    Verdict.REJECT: What.REJECTED,
+}
+DIGITS = 16  # of a digest in an entry
+FOLDER = "decisions"  # among the artifacts of a version's run
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of a version. Without `comparison` nothing was asked: `reason` says why."""
+
+    version: str
+    champion: str | None  # as the registry says at this moment
+    aliases: tuple[str, ...]  # of the version, likewise
+    before: str | None  # the champion it was compared with
+    verdict: Verdict | None
+    reason: str
+    advice: tuple[str, ...] = ()
+    comparison: Comparison | None = None
+    decision: Decision | None = None
+
+
+def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outcome:
+    """Decide about a version, unless a decision on the same evidence stands already.
+
+    by: who or what decides, for the history.
+
+    Raises:
+        ConfigError: gates that there are not. DataError: nothing to compare on.
+        WorkspaceError: the registry cannot be reached, the champion's file is gone, or somebody
+            moved the alias meanwhile. Aliases are never half moved.
+    """
+    chosen = read_gates(params.register_.gate)
+    state = state_root(root)
+    data = load_prepared(root / "data/prepared")
+    with described_errors(state), patient():
+        store = open_store(state)
+        aliases = aliases_of(store, name)
+        history = notice(store, name, aliases)
+        repair(store, name, history)
+        before, approval = aliases.get(CHAMPION), approved_by(history, version)
+        store.client.set_registered_model_alias(name, CHALLENGER, version)
+        if before == version:
+            since = next((e for e in reversed(history) if e.moves and e.version == version), None)
+            when = f" since {since.at[:10]}" if since and since.at else ""
+            return _outcome(store, name, version, before, None, f"it is champion already{when}")
+        images = sha256_file(data.manifest(params.validate_.split))[:DIGITS]
+        evidence = _evidence_key(params, chosen, images, approval)
+        stands = standing(history, version, evidence, before or "")
+    if stands is not None:
+        return _stands(store, name, version, before, stands)
+    candidate = find_model(f"{name}/{version}", root)
+    champion = None if before is None else _champion(name, before, root)
+    comparison = compare_models(
+        candidate,
+        champion,
+        data,
+        params.validate_,
+        params.register_.metric,
+        cache=state,
+        data_changed=_data_changed(store, name, version, before),
+        approved_by=approval,
+        decided_before=sum(1 for e in history if e.images == images and e.evidence),
+    )
+    decision = decide(comparison.evidence, gates_for(chosen, comparison.evidence))
+    entry = Entry(
+        WHAT[decision.verdict],
+        version,
+        before or "",
+        by,
+        decision.reason,
+        evidence,
+        before or "",
+        images,
+    )
+    with described_errors(state), patient():
+        if decision.verdict == Verdict.PROMOTE:
+            entry = appoint(store, name, entry, before)
+        else:
+            entry = add(store, name, entry)
+        _keep(store, name, version, comparison, decision, entry)
+        return _outcome(
+            store,
+            name,
+            version,
+            before,
+            decision.verdict,
+            decision.reason,
+            decision.advice,
+            comparison,
+            decision,
+        )
+
+
+def _outcome(
+    store: Store,
+    name: str,
+    version: str,
+    before: str | None,
+    verdict: Verdict | None,
+    reason: str,
+    *more: Any,
+) -> Outcome:
+    aliases = aliases_of(store, name)
+    own = tuple(sorted(alias for alias, of in aliases.items() if of == version))
+    return Outcome(version, aliases.get(CHAMPION), own, before, verdict, reason, *more)
+
+
+def _stands(store: Store, name: str, version: str, before: str | None, entry: Entry) -> Outcome:
+    if entry.what == What.ROLLED_BACK:
+        verdict: Verdict | None = Verdict.REJECT
+        said = f"rolled back by {entry.by} on {entry.at[:10]}" + (
+            f": {entry.why}" if entry.why else ""
+        )
+    else:
+        verdict = next(verdict for verdict, what in WHAT.items() if what == entry.what)
+        said = f"{entry.what} on {entry.at[:10]}: {entry.why}"
+    advice = (
+        f"Nothing is decided anew without new test images, settings or gates. A person promotes it "
+        f'all the same with: detectflow promote {name}/{version} --why "..."'
+    )
+    return _outcome(store, name, version, before, verdict, said, (advice,))
+
+
+def _champion(name: str, version: str, root: Path) -> Any:
+    try:
+        return find_model(f"{name}/{version}", root)
+    except (WorkspaceError, ConfigError, EngineError) as error:
+        raise WorkspaceError(
+            f"the champion, version {version} of '{name}', cannot be measured: {error} Nothing was "
+            "decided. Bring its file back, or give production another champion: `detectflow "
+            f"rollback {name}`, or `detectflow promote {name}/VERSION`."
+        ) from error
+
+
+def _evidence_key(params: Params, chosen: Sequence[Gate] | None, images: str, approval: str) -> str:
+    """What a decision rests on besides the two models."""
+    settings = params.validate_
+    values = {
+        "images": images,
+        "settings": {key: getattr(settings, key) for key in ("split", "conf", "iou", "max_det")},
+        "metric": params.register_.metric,
+        "gates": None
+        if chosen is None
+        else [{"gate": gate.name, **gate.model_dump(mode="json")} for gate in chosen],
+        "approved": bool(approval),
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def _data_changed(store: Store, name: str, version: str, before: str | None) -> bool:
+    """Whether the two were trained on other data; where it is not known, they were."""
+    if before is None:
+        return False
+    digests = [
+        store.client.get_model_version(name, each).tags.get("data_digest", "")
+        for each in (version, before)
+    ]
+    return not digests[0] or digests[0] != digests[1]
+
+
+def _keep(
+    store: Store,
+    name: str,
+    version: str,
+    comparison: Comparison,
+    decision: Decision,
+    entry: Entry,
+) -> None:
+    """The evidence as artifacts of the version's run, and the verdict as its tags."""
+    client: Any = store.client
+    client.set_model_version_tag(name, version, "verdict", decision.verdict.value)
+    client.set_model_version_tag(name, version, "decision", decision.reason[:5000])
+    run_id = client.get_model_version(name, version).run_id
+    if run_id:
+        stem = f"{FOLDER}/{entry.at.replace(':', '')} version {version}"
+        client.log_dict(run_id, values_of(comparison, decision), f"{stem}.json")
+        client.log_text(run_id, as_markdown(comparison, decision) + "\n", f"{stem}.md")
