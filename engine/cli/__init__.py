@@ -32,6 +32,11 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "check": "engine.cli.data",
     "diff": "engine.cli.data",
     "trace": "engine.cli.trace",
+    "compare": "engine.cli.champion",
+    "promote": "engine.cli.champion",
+    "rollback": "engine.cli.champion",
+    "approve": "engine.cli.champion",
+    "history": "engine.cli.champion",
     "convert": "engine.cli.convert",
 }
 GONE = {"benchmark": "it is a script now: python benchmarks/loader.py key=value ..."}

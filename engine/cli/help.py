@@ -25,6 +25,11 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   convert   a labelled dataset in another format
   diff      what changed between two versions of a dataset
   trace     what a model or an image comes from, and what came of it
+  compare   which of two models is better, and how sure that is
+  promote   make a version the champion, whatever the gates said
+  rollback  back to the champion before
+  approve   say yes to a version where the gates ask for it
+  history   who was champion when, by which evidence, moved by whom
   deploy    register the pipeline with a Prefect server, for schedules and workers
   worker    run on this machine what the server starts
   serve     deploy and worker in one process, without a work pool
@@ -187,6 +192,53 @@ MLflow; each fact says from where it is known, and who did not answer is named.
   detectflow trace weights/best.pt
   detectflow trace detector@champion format=json
   detectflow trace ~/images/00017.jpg""",
+    "compare": """\
+detectflow compare A B [data=DATASET] [split=test] key=value ...
+
+Measures both models now, on the same images with the same settings, and compares them by a paired bootstrap over groups of
+images: difference of B and A with its 95 % interval, for the mean and each class; then what the gates of params.yaml say of B
+as the one to replace A. Nothing is moved. Results are kept: asking again costs nothing.
+
+  A, B               a registered model      detector@champion, detector/3, models:/detector/3
+                     a model file            weights/best.pt, export/best.onnx
+                     a run                   runs/train, or the id of an MLflow run
+                     predictions             boxes.json in COCO's format, also of other tools
+  data=data/prepared a dataset
+  split=test         and conf, iou, max_det, batch, device, as in `detectflow help val`
+  out=runs/compare   where comparison.json goes
+
+  detectflow compare detector@champion detector@challenger
+  detectflow compare detector@champion weights/best.pt split=val
+  detectflow compare weights/best.pt other-tool.json data=data/bccd.yaml""",
+    "promote": """\
+detectflow promote NAME/VERSION --why TEXT
+
+Makes the version champion, whatever the gates said, and enters in the history who did it and why.
+
+  detectflow promote detector/3 --why "fewer misses on night images, seen by eye\"""",
+    "rollback": """\
+detectflow rollback [NAME] --why TEXT [--steps N]
+
+Makes the champion before champion again; NAME is register.model where it is left out. The version that leaves does not come
+back by a run, until there are new test images, settings or gates, or a person promotes it.
+
+  detectflow rollback --why "misses trucks since Monday"
+  detectflow rollback detector --steps 2 --why "both of last week" """,
+    "approve": """\
+detectflow approve NAME/VERSION [--why TEXT]
+
+Says yes to a version: the gate `approval`, and classes that go away, ask for it. `detectflow stage register` then asks the
+gates again.
+
+  detectflow approve detector/3 --why "looked at all misses\"""",
+    "history": """\
+detectflow history [NAME] [format=json]
+
+Who was champion from when to when, decided by which evidence, moved by whom; NAME is register.model where it is left out.
+Aliases that were moved by hand in MLflow are noticed and entered as such.
+
+  detectflow history
+  detectflow history detector format=json""",
     "deploy": """\
 detectflow deploy [NAME ...]
 
