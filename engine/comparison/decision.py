@@ -23,6 +23,7 @@ from engine.project.environment import state_root
 from engine.registry.history import (
     CHALLENGER,
     CHAMPION,
+    TAKEN_BACK,
     Entry,
     What,
     add,
@@ -146,11 +147,10 @@ def _outcome(
 
 
 def _stands(store: Store, name: str, version: str, before: str | None, entry: Entry) -> Outcome:
-    if entry.what == What.ROLLED_BACK:
+    if entry.what in TAKEN_BACK:
         verdict: Verdict | None = Verdict.REJECT
-        said = f"rolled back by {entry.by} on {entry.at[:10]}" + (
-            f": {entry.why}" if entry.why else ""
-        )
+        who = f" by {entry.by}" if entry.by else ""
+        said = f"taken back{who} on {entry.at[:10]}" + (f": {entry.why}" if entry.why else "")
     else:
         verdict = next(verdict for verdict, what in WHAT.items() if what == entry.what)
         said = f"{entry.what} on {entry.at[:10]}: {entry.why}"

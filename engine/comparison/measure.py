@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -89,9 +90,15 @@ def _key(model: Model, data: PreparedDataset, settings: ValidateConfig) -> str:
         "split": sha256_file(data.manifest(settings.split)),
         "names": list(data.names),
         "settings": {name: getattr(settings, name) for name in SETTINGS},
-        "code": code_of_stage("validate", Sources.below(package_folder())),
+        "code": _own_code(),
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@functools.cache
+def _own_code() -> dict[str, str]:
+    """What the code does that measures: it does not change while a process runs."""
+    return code_of_stage("validate", Sources.below(package_folder()))
 
 
 def _kept(folder: Path, model: Model, records: Sequence[ImageRecord]) -> Measured | None:

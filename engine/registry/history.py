@@ -34,6 +34,7 @@ class What(StrEnum):
     BY_HAND = "moved by hand"
 
 
+TAKEN_BACK = {What.ROLLED_BACK, What.BY_HAND}  # of the version before, by a person
 DECISIONS = {What.PROMOTED, What.HELD, What.REJECTED}  # where there is evidence
 MOVES = {What.PROMOTED, What.ROLLED_BACK, What.BY_HAND}  # after which another version is champion
 
@@ -126,9 +127,9 @@ def standing(history: Sequence[Entry], version: str, evidence: str, champion: st
     for entry in history:
         if entry.version == version and entry.evidence == evidence and entry.what in DECISIONS:
             decided = entry
-        elif entry.what == What.ROLLED_BACK and entry.before == version and decided is not None:
+        elif entry.what in TAKEN_BACK and entry.before == version and decided is not None:
             decided = entry
-    if decided is None or decided.what in {What.REJECTED, What.ROLLED_BACK}:
+    if decided is None or decided.what in {What.REJECTED, *TAKEN_BACK}:
         return decided
     return decided if decided.against == champion else None
 

@@ -15,24 +15,28 @@ import toys
 from ruamel.yaml import YAML
 
 from engine.config import Params
+from engine.data.manifest import class_hash
 from engine.errors import ConfigError, WorkspaceError
 from engine.files import sha256_file
+from engine.registry.moves import approve, history_of, promote, roll_back
 from engine.registry.registry import aliases_of
 from engine.stages import register as stage
 from engine.tracking import mlflow_links
 from engine.tracking.mlflow_client import open_store
 
 KEYS = (
-    "model version aliases decision reason metric value champion_version champion_value "
-    "champion_promoted_value weights_sha256 onnx_sha256 run_id experiment_id"
+    "model version aliases decision verdict reason advice metric value champion_version "
+    "weights_sha256 onnx_sha256 run_id experiment_id comparison"
 ).split()
 
 
-def model(root, seed, value):
-    """Train, validate to `value`, export and register."""
+def model(root, seed, shift=0, value=0.5, **quality):
+    """Train, export a detector whose boxes lie `shift` pixels beside, and register: AP50-95 is .75,
+    .6, .45, .225 at 0, 1, 2, 4 pixels. value: what stage validate had said.
+    """
     toys.train(root, epochs=1, seed=seed)
     toys.validate(root, value)
-    toys.export(root)
+    toys.export(root, shift=shift, **quality)
     return stage.run(toys.params_of(root), root)
 
 
@@ -50,19 +54,25 @@ def versions(store, name="detector"):
 
 
 def test_three_models_better_and_worse(workspace, store):
-    first = model(workspace, 0, 0.50)
+    first = model(workspace, 0, shift=2)
     assert (
         list(first) == KEYS
         and json.loads((workspace / "reports" / "registration.json").read_text()) == first
     )
     assert (first["version"], first["decision"], first["champion_version"]) == (1, "champion", None)
     assert first["aliases"] == ["challenger", "champion"]
-    better = model(workspace, 1, 0.60)
-    assert (better["version"], better["decision"]) == (2, "champion")
-    assert (better["champion_version"], better["champion_value"]) == (1, 0.5)
+    better = model(workspace, 1, shift=0)
+    assert (better["version"], better["decision"], better["verdict"]) == (2, "champion", "PROMOTE")
+    measured = better["comparison"]["mean"]["AP50-95"]
+    assert (better["champion_version"], measured["a"], measured["b"]) == (
+        1,
+        pytest.approx(0.45),
+        pytest.approx(0.75),
+    )
     assert aliases_of(store, "detector") == {"champion": "2", "challenger": "2", "previous": "1"}
-    worse = model(workspace, 2, 0.55)
+    worse = model(workspace, 2, shift=1, value=0.55)
     assert (worse["version"], worse["decision"], worse["champion_version"]) == (3, "challenger", 2)
+    assert worse["verdict"] == "REJECT" and "-15.0 points" in worse["reason"]
     assert aliases_of(store, "detector") == {"champion": "2", "challenger": "3", "previous": "1"}
     version = store.client.get_model_version("detector", "3")
     run = store.client.get_run(version.run_id)
@@ -73,7 +83,7 @@ def test_three_models_better_and_worse(workspace, store):
     assert run.data.tags["registered"] == "detector version 3 (challenger)"
     assert (
         version.tags["test/mAP50-95"] == "0.5500"
-        and version.tags["class_hash"] == "c1a55"
+        and version.tags["class_hash"] == class_hash(toys.NAMES)
         and version.tags["onnx_sha256"]
     )
     logged = store.client.get_logged_model(version.source.removeprefix("models:/"))
@@ -118,7 +128,7 @@ def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_it
 def test_a_later_validation_is_a_run_below_the_training(workspace, store, tmp_path):
     from engine.registry.fetch import fetch, record_validation
 
-    model(workspace, 0, 0.5)
+    model(workspace, 0)
     (tmp_path / "files").mkdir()
     champion = fetch("detector@champion", workspace)
     made = record_validation(
@@ -131,109 +141,175 @@ def test_a_later_validation_is_a_run_below_the_training(workspace, store, tmp_pa
     assert store.client.get_run(parent).data.metrics["test/mAP50-95"] == 0.5
 
 
-def test_again_makes_no_second_version_but_sets_the_aliases(workspace, store):
-    first = model(workspace, 0, 0.50)
-    for alias in ("champion", "challenger"):
-        store.client.delete_registered_model_alias("detector", alias)
+def test_again_changes_nothing(workspace, store):
+    first = model(workspace, 0)
     again = stage.run(toys.params_of(workspace), workspace)
-    assert versions(store) == [1] and again["version"] == 1 and again["decision"] == "champion"
-    assert aliases_of(store, "detector") == {"champion": "1", "challenger": "1"}
-    third = stage.run(toys.params_of(workspace), workspace)
-    assert "already" in third["reason"] and {**third, "reason": ""} == {
-        **first,
-        "reason": "",
-        "champion_version": 1,
-        "champion_value": 0.5,
-        "champion_promoted_value": 0.5,
-    }
+    assert versions(store) == [1] and again["decision"] == "champion"
+    assert "champion already" in again["reason"] and again["aliases"] == first["aliases"]
+    held = model(workspace, 1, marker="the same boxes")
+    again = stage.run(toys.params_of(workspace), workspace)
+    assert held["verdict"] == again["verdict"] == "HOLD" and again["comparison"] is None
+    assert (
+        held["reason"] in again["reason"] and "detectflow promote detector/2" in again["advice"][0]
+    )
+    assert [e.what for e in history_of("detector", workspace)[0]] == ["promoted", "held"]
 
 
-@pytest.mark.parametrize(
-    "value, words",
-    [(0.0, "metric 0 is never promoted"), (None, "could not be measured is never promoted")],
-)
-def test_a_model_that_finds_nothing_is_registered_but_no_champion(workspace, store, value, words):
-    done = model(workspace, 0, value)
-    assert (done["version"], done["decision"], done["value"], done["aliases"]) == (
+def test_an_alias_taken_away_by_hand_stays_away_and_is_noticed(workspace, store):
+    model(workspace, 0)
+    store.client.delete_registered_model_alias("detector", "champion")
+    again = stage.run(toys.params_of(workspace), workspace)
+    assert again["decision"] == "challenger" and "taken back" in again["reason"]
+    assert "champion" not in aliases_of(store, "detector")
+    entries, _ = history_of("detector", workspace)
+    assert [(e.what, e.version, e.before) for e in entries] == [
+        ("promoted", "1", ""),
+        ("moved by hand", "", "1"),
+    ]
+
+
+def test_a_model_that_finds_nothing_is_registered_but_no_champion(workspace, store):
+    done = model(workspace, 0, shift=12, value=0.0)
+    assert (done["version"], done["decision"], done["aliases"]) == (
         1,
         "challenger",
-        value,
         ["challenger"],
     )
-    assert words in done["reason"] and aliases_of(store, "detector") == {"challenger": "1"}
-    assert model(workspace, 1, 0.1)["decision"] == "champion"
+    assert done["verdict"] == "REJECT" and "below the floor of 0.1" in done["reason"]
+    assert aliases_of(store, "detector") == {"challenger": "1"}
+    assert model(workspace, 1, shift=4)["decision"] == "champion"
 
 
-def test_a_champion_by_hand_keeps_the_figure_it_had(workspace, store):
-    model(workspace, 0, 0.0)
-    store.client.set_registered_model_alias("detector", "champion", "1")
-    toys.validate(workspace, 0.3)
-    again = stage.run(toys.params_of(workspace), workspace)
-    assert again["champion_promoted_value"] == 0.0 and again["reason"].endswith(
-        "promoted with 0.0000"
-    )
+def test_too_few_test_images_hold_the_first_one_and_say_how_many_are_missing(workspace, store):
+    manifest = workspace / "data" / "prepared" / "test.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(lines[:8]))
+    held = model(workspace, 0)
+    assert held["verdict"] == "HOLD" and "8 images of 20" in held["reason"]
+    assert "12 further images" in held["advice"][0]
+    manifest.write_text("".join(lines))
+    assert stage.run(toys.params_of(workspace), workspace)["verdict"] == "PROMOTE"
 
 
 def test_the_same_weights_in_another_file_are_another_version_but_no_better(workspace, store):
-    model(workspace, 0, 0.50)
+    model(workspace, 0)
     toys.export(workspace, marker="other settings")
     again = stage.run(toys.params_of(workspace), workspace)
     assert (
         versions(store) == [1, 2]
-        and again["decision"] == "challenger"
-        and "anew" in again["reason"]
+        and again["verdict"] == "HOLD"
+        and "not proven better" in again["reason"]
     )
 
 
-def test_other_test_images_hold_and_measuring_the_champion_on_them_lets_go(workspace, store):
-    model(workspace, 0, 0.50)
-    shutil.copytree(workspace / "reports", workspace / "old" / "reports")
-    shutil.copytree(workspace / "export", workspace / "old" / "export")
-    shutil.copytree(workspace / "weights", workspace / "old" / "weights")
-    with (workspace / "data" / "prepared" / "test.jsonl").open("a") as stream:
-        stream.write("{}\n")
-    held = model(workspace, 1, 0.90)
-    assert (
-        held["decision"] == "challenger"
-        and held["reason"].startswith("held")
-        and "other test images" in held["reason"]
-    )
-    for name in (
-        "reports",
-        "export",
-        "weights",
-    ):  # back to the champion's weights, validated on today's images
-        shutil.rmtree(workspace / name)
-        shutil.copytree(workspace / "old" / name, workspace / name)
-    toys.validate(workspace, 0.40)
+def test_on_test_images_that_have_grown_both_are_measured_and_the_better_one_wins(workspace, store):
+    model(workspace, 0, shift=1)
+    toys.add_images(workspace / "data" / "prepared", "test", range(5000, 5010))
+    now = model(workspace, 1, shift=0)
+    assert now["decision"] == "champion" and now["comparison"]["images"] == 34
+    assert now["comparison"]["mean"]["AP50-95"]["a"] == pytest.approx(0.6)
+
+
+def test_a_version_rolled_back_stays_away_until_the_test_images_change(workspace, store):
+    model(workspace, 0, shift=1)
+    model(workspace, 1, shift=0)
+    done = roll_back("detector", "misses trucks", workspace)
+    assert (done.version, done.before, done.champion) == ("1", "2", "1")
     again = stage.run(toys.params_of(workspace), workspace)
-    assert again["decision"] == "champion" and again["reason"].endswith(
-        "champion already, but was promoted with 0.5000"
+    assert again["decision"] == "challenger" and "misses trucks" in again["reason"]
+    assert aliases_of(store, "detector") == {"champion": "1", "challenger": "2"}
+    toys.add_images(workspace / "data" / "prepared", "test", [6000])
+    assert stage.run(toys.params_of(workspace), workspace)["decision"] == "champion"
+    assert aliases_of(store, "detector") == {"champion": "2", "challenger": "2", "previous": "1"}
+    assert [e.what for e in history_of("detector", workspace)[0]] == [
+        "promoted",
+        "promoted",
+        "rolled back",
+        "promoted",
+    ]
+
+
+def test_what_a_person_decides_outweighs_the_gates_and_says_who_and_why(workspace, store):
+    model(workspace, 0, shift=0)
+    model(workspace, 1, shift=4)
+    done = promote("detector/2", "the only one that is fast enough", workspace)
+    assert done.champion == "2" and aliases_of(store, "detector")["previous"] == "1"
+    last = history_of("detector", workspace)[0][-1]
+    assert (last.what, last.version, last.before) == ("promoted", "2", "1")
+    assert last.by and last.why == "the only one that is fast enough" and last.at
+    assert promote("detector@champion", "again", workspace).entry is None
+    again = stage.run(toys.params_of(workspace), workspace)
+    assert "champion already" in again["reason"] and again["decision"] == "champion"
+    store.client.set_registered_model_alias("detector", "champion", "1")  # by hand in the UI
+    entries, _ = history_of("detector", workspace)
+    assert (entries[-1].what, entries[-1].version, entries[-1].before) == (
+        "moved by hand",
+        "1",
+        "2",
     )
-    assert (again["champion_value"], again["champion_promoted_value"]) == (0.4, 0.5)
-    tags = store.client.get_model_version("detector", "1").tags
-    assert (tags["value"], tags["promoted_value"], tags["decision"]) == (
-        "0.4",
-        "0.5",
-        again["reason"],
+
+
+def test_a_gate_that_asks_a_person_waits_for_the_yes(workspace, store):
+    set_param(workspace, "register.gate", ["min_test", "approval"])
+    held = model(workspace, 0)
+    assert held["verdict"] == "HOLD" and "detectflow approve detector/1" in held["advice"][0]
+    done = approve("detector/1", "looked at all of it", workspace)
+    assert done.entry.by
+    assert stage.run(toys.params_of(workspace), workspace)["decision"] == "champion"
+
+
+def test_images_that_one_of_the_two_was_trained_on_do_not_count(workspace, store):
+    model(workspace, 0, shift=1)
+    prepared = workspace / "data" / "prepared"
+    (prepared / "train.jsonl").write_text(
+        (prepared / "test.jsonl").read_text().splitlines(keepends=True)[0]
     )
-    now = model(workspace, 1, 0.90)
-    assert (now["version"], now["decision"], now["champion_version"], now["champion_value"]) == (
-        2,
-        "champion",
-        1,
-        0.4,
-    )
+    done = model(workspace, 1, shift=0)
+    assert done["comparison"]["images"] == 23
+    assert [len(v) for v in done["comparison"]["left_out"].values()] == [1]
+    assert "detector/2 was trained on it" in done["comparison"]["left_out"]
+
+
+def test_a_champion_whose_file_is_gone_is_an_error_and_moves_nothing(workspace, store):
+    model(workspace, 0, shift=1)
+    for file in (workspace / "mlartifacts").rglob("*.onnx"):
+        file.unlink()
+    shutil.rmtree(workspace / ".cache" / "models")
+    before = aliases_of(store, "detector")
+    toys.train(workspace, epochs=1, seed=1)
+    toys.validate(workspace)
+    toys.export(workspace)
+    with pytest.raises(WorkspaceError, match="the champion, version 1 of 'detector', cannot be"):
+        stage.run(toys.params_of(workspace), workspace)
+    assert aliases_of(store, "detector") | {"challenger": ""} == before | {"challenger": ""}
+
+
+def test_somebody_else_who_moves_the_champion_meanwhile_wins(workspace, store, monkeypatch):
+    model(workspace, 0, shift=2)
+    model(workspace, 1, shift=1)
+    from engine.comparison import decision
+
+    decide = decision.decide
+
+    def slow(*asked):
+        promote("detector/1", "meanwhile", workspace)
+        return decide(*asked)
+
+    monkeypatch.setattr(decision, "decide", slow)
+    with pytest.raises(WorkspaceError, match="version 1 became champion"):
+        model(workspace, 2, shift=0)
+    assert aliases_of(store, "detector")["champion"] == "1"
 
 
 def test_the_champion_predicts_by_its_alias(workspace):
-    model(workspace, 0, 0.50)
+    model(workspace, 0)
     mlflow.set_tracking_uri(f"sqlite:///{workspace}/mlflow.db")
     try:
         loaded = mlflow.pyfunc.load_model("models:/detector@champion")
     finally:
         mlflow.set_tracking_uri(None)
-    content = next((workspace / "data" / "prepared" / "images" / "test").iterdir()).read_bytes()
+    first = min((workspace / "data" / "prepared" / "images" / "test").iterdir())
+    content = first.read_bytes()
     found = json.loads(
         loaded.predict(pandas.DataFrame({"image": [base64.b64encode(content).decode()]}))[
             "detections"
@@ -266,7 +342,7 @@ def test_without_tracking_it_still_registers_and_makes_no_run(workspace, store, 
 
 
 def test_weights_without_a_run_get_one_when_they_are_registered(workspace, fresh_database):
-    model(workspace, 0, 0.5)
+    model(workspace, 0)
     shutil.copy(fresh_database, workspace / "mlflow.db")
     assert stage.run(toys.params_of(workspace), workspace)["version"] == 1
     store = open_store(workspace)
@@ -278,7 +354,7 @@ def test_weights_without_a_run_get_one_when_they_are_registered(workspace, fresh
 def test_over_a_server_the_model_is_uploaded_and_can_be_loaded(workspace, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     set_param(workspace, "register.model", "over http")
-    done = model(workspace, 0, 0.5)
+    done = model(workspace, 0)
     assert done["decision"] == "champion" and not (workspace / "mlartifacts").exists()
     loaded = mlflow.pyfunc.load_model("models:/over http@champion")
     assert loaded.metadata.metadata["weights_sha256"] == done["weights_sha256"]
@@ -293,7 +369,7 @@ def test_over_a_server_the_model_is_uploaded_and_can_be_loaded(workspace, server
 
 
 def test_no_server_is_an_error_in_words_and_soon(workspace, monkeypatch):
-    model(workspace, 0, 0.5)
+    model(workspace, 0)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(WorkspaceError, match="MLFLOW_TRACKING_URI"):
@@ -366,7 +442,7 @@ def test_a_model_of_other_classes_than_the_data_is_refused_and_the_models_own_ha
     say("0ther")
     with pytest.raises(
         WorkspaceError,
-        match="classes have hash 0ther, those of .*prepared have c1a55: .*prepared "
+        match="classes have hash 0ther, those of .*prepared have 2c94604f3b0aea7e: .*prepared "
         "again.*detectflow run",
     ):
         stage.run(toys.params_of(exported), exported)
@@ -388,7 +464,7 @@ def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
         mlflow_links.experiment_url("detectflow", root=workspace)
         == "http://127.0.0.1:5000/#/experiments"
     )
-    model(workspace, 0, 0.5)
+    model(workspace, 0)
     assert mlflow_links.registered(workspace, params)
     url = "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
     assert mlflow_links.experiment_url("detectflow", root=workspace) == url
@@ -400,7 +476,7 @@ def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
 
 
 def test_a_database_deleted_by_hand_is_made_again(workspace):
-    model(workspace, 0, 0.5)
+    model(workspace, 0)
     (workspace / "mlflow.db").unlink()
     assert stage.run(toys.params_of(workspace), workspace)["version"] == 1
 
