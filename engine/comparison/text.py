@@ -4,6 +4,7 @@ JSON.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +18,7 @@ from engine.metrics.paired import AP, AP50
 def values_of(comparison: Comparison, decision: Decision | None = None) -> dict[str, Any]:
     """Everything of a comparison, fit for JSON."""
     evidence = comparison.evidence
-    return {
+    values = {
         "candidate": asdict(evidence.candidate),
         "champion": asdict(evidence.champion) if evidence.champion else None,
         "split": evidence.split,
@@ -33,6 +34,7 @@ def values_of(comparison: Comparison, decision: Decision | None = None) -> dict[
         "verdict": decision.verdict.value if decision else None,
         "findings": [asdict(finding) for finding in decision.findings] if decision else [],
     }
+    return json.loads(json.dumps(values))
 
 
 def comparison_rows(comparison: Comparison) -> list[list[str]]:
