@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
+from engine.config.sections import check_model_name
 from engine.errors import ConfigError, WorkspaceError
 from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
@@ -66,11 +66,10 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
         ConfigError: a name that MLflow does not take. WorkspaceError: the registry cannot be
             reached or refuses.
     """
-    if not re.fullmatch(r"[^/:'\"`%]+", candidate.name):
-        raise ConfigError(
-            f"params.yaml: register.model = {candidate.name!r} cannot be a model's name: no / : % "
-            "or quotes"
-        )
+    try:
+        check_model_name(candidate.name)
+    except ValueError as error:
+        raise ConfigError(f"params.yaml: register.model = {error}") from None
     state = state_root(root)
     with described_errors(state), patient():
         store = open_store(state)

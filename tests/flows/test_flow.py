@@ -169,7 +169,7 @@ def texts_are_weights(monkeypatch):
     """Weights of the stages here are texts, and no check before the run reads the network in
     them.
     """
-    monkeypatch.setattr("flows.overrides.check_training", lambda *_: None)
+    monkeypatch.setattr("flows.overrides.check_params", lambda *_: None)
 
 
 def test_going_on_from_the_last_weights_trains_from_a_copy_that_params_yaml_names(
