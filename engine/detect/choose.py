@@ -78,7 +78,7 @@ def make_trainer(config: DetectionTrainConfig) -> DetectionTrainer:
     return made(trainer_class, config=config)
 
 
-def network_of(config: DetectionTrainConfig) -> Network:
+def named_network(config: DetectionTrainConfig) -> Network:
     """The network that a training with these settings has, its weight file read where it starts
     from one; `refuse_settings` says whether it takes others.
 
@@ -236,6 +236,6 @@ def _network_of_file(trainer: DetectionTrainer, file: Path) -> Network | None:
     if not (file.is_file() and is_weight_file(str(file))):
         return None
     try:
-        return trainer.network_of(read_weights(file)[0], str(file))
+        return trainer.network_in_file(read_weights(file)[0], str(file))
     except ConfigError as error:
         raise ConfigError(f"params.yaml: train: {error}") from error.__cause__
