@@ -26,6 +26,7 @@ from engine.code.closure import Sources, closure, differences, digests, module_f
 from engine.code.rooms import (
     ANYTHING,
     code_of_stage,
+    families_among,
     family_folder,
     family_folders,
     libraries_of,
@@ -115,13 +116,15 @@ def stage_code(
     if stage in OWN_CODE:
         network = network_of(params.train, root, kept)
         own = own_code(stage, params.train, root, network)
+        modules = code_of_stage(stage, kept, network.families, own.engine, own.names)
+        # A network of the user's own may be derived from one of ours, with its libraries.
         libraries = libraries_of(
-            network.families, {**network.spec, **set_values(params.train)}, kept
+            families_among(modules, kept), {**network.spec, **set_values(params.train)}, kept
         )
         found = {
             "settings": settings,
             "family": network.family,
-            "modules": code_of_stage(stage, kept, network.families, own.engine, own.names),
+            "modules": modules,
             "own": own.modules,
             "packages": own.packages | _versions(libraries),
         }
@@ -267,14 +270,15 @@ def own_code(stage: str, config: DetectionTrainConfig, root: Path, network: Netw
 
 def find_own(module: str, root: Path) -> Path | None:
     """The file of a module that is neither ours, nor Python's, nor installed from an index: in the
-    project's folder first, as the stages themselves look for it, then where Python looks.
+    project's folder first, as the stages themselves look for it, then where Python looks. There it
+    comes before Python's own modules (`profile.py`), except those that are built in.
     """
     top = _top(module)
-    if top in OURS or top in sys.stdlib_module_names:
+    if top in OURS or top in sys.builtin_module_names:
         return None
     if file := module_file(root, module):
         return file
-    folder = _folder_of(top)
+    folder = None if top in sys.stdlib_module_names else _folder_of(top)
     return module_file(folder, module) if folder else None
 
 

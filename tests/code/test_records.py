@@ -140,6 +140,34 @@ def test_the_package_around_a_module_of_the_users_runs_with_it(project):
     assert stale(project, before, settings) == WITH_NETWORK
 
 
+@pytest.mark.parametrize(
+    "offered",
+    ['__all__ = ["head"]', "__all__ = [name for name in ('head',)]"],
+    ids=["list", "made"],
+)
+def test_modules_that_a_star_takes_of_a_package_count(project, offered):
+    nets = project / "mine" / "nets"
+    nets.mkdir()
+    (nets / "__init__.py").write_text(f"{offered}\n")
+    (nets / "head.py").write_text("GAIN = 1.0\n")
+    (project / "mine" / "gain.py").write_text("from mine.nets import *\nGAIN = 1\n")
+    settings = params(trainer="mine.net:Mine")
+    before = records(settings, project)
+    (nets / "head.py").write_text("GAIN = 2.0\n")
+    assert stale(project, before, settings) == WITH_NETWORK
+    (nets / "head.py").write_text("GAIN = 1.0\n")
+    (nets / "__init__.py").write_text("__all__ = []\n")
+    assert stale(project, before, settings) == WITH_NETWORK
+
+
+def test_a_module_of_the_users_that_is_called_like_one_of_pythons_counts(project):
+    for name in ("profile", "sys"):  # the second is built into Python: the file is never imported
+        (project / f"{name}.py").write_text("GAIN = 1\n")
+    (project / "mine" / "gain.py").write_text("import profile, sys, json\nGAIN = 1\n")
+    own = own_code(project, trainer="mine.net:Mine")
+    assert set(own.modules) == {"mine.net", "mine.gain", "profile"}
+
+
 # What own code takes of the engine ----------------------------------------------------------------
 
 
@@ -150,6 +178,7 @@ def test_the_package_around_a_module_of_the_users_runs_with_it(project):
         ("def f():\n    import engine.hpo.space", "engine.hpo.space"),
         ("NAME = 'engine.export.parity:check'", "engine.export.parity"),
         ("from engine.files import sha256_file", "engine.files"),
+        ("from engine.files import *", "engine.files"),
         ("from engine.plots import plot_curves", "engine.plots.curves"),
         ("from engine import YOLO", "engine.yolo"),
         ("import flows.overrides", "flows.overrides"),
@@ -270,6 +299,16 @@ def test_a_library_counts_where_its_code_is_the_network(project, settings, count
 def test_a_backbone_that_start_weights_bring_counts_like_one_that_is_set(project):
     model = save_weights(project, family="yolov8", architecture={"backbone": "resnet18"})
     assert "torchvision" in code.stage_code("validate", params(model=model), project)["packages"]
+
+
+def test_a_family_derived_from_one_of_ours_has_its_libraries(project):
+    text = "from engine.models.yolov8.family import YOLOv8Family\nclass Mine(YOLOv8Family): ...\n"
+    (project / "mine" / "net.py").write_text(text)
+    plain = code.stage_code("train", params(model="mine.net:Mine"), project)
+    assert rooms(plain) == {"yolov8"} and plain["packages"] == {}
+    for stage in WITH_NETWORK:
+        settings = params(model="mine.net:Mine", backbone="resnet18")
+        assert set(code.stage_code(stage, settings, project)["packages"]) == {"torchvision"}
 
 
 def install(folder, name, module, version="1.0", **files):
