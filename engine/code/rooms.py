@@ -52,6 +52,7 @@ HARMLESS = {
     "plots": "draws results",
     "project": "environment and locks",
     "stages.code": "writes down what counts here",
+    "stages.own_code": "finds the user's code, which counts itself",
     "stages.progress": "shows how far a stage is",
     "stages.runner": "the frame around a stage",
     "tracking": "records results",

@@ -23,6 +23,7 @@ from engine.core.checkpoint import Checkpoint, save_checkpoint
 from engine.errors import ConfigError
 from engine.model_formats.checkpoint_meta import read_checkpoint_meta
 from engine.stages import code
+from engine.stages import own_code as installed
 from engine.stages.layout import STAGES, Layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,7 @@ def params(**train):
 def own_code(project, stage="train", **train):
     config = params(**train).train
     network = code.network_of(config, project, code.engine_sources(project))
-    return code.own_code(stage, config, project, network)
+    return installed.own_code(code.own_paths(stage, config, network), project)
 
 
 def records(settings, project):
@@ -331,9 +332,9 @@ def site(tmp_path, monkeypatch):
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    places = (*code._installed_places(), folder.resolve())
-    monkeypatch.setattr(code, "_installed_places", lambda: places)
-    for cached in (code._folder_of, code._distributions_of, code._providers):
+    places = (*installed._installed_places(), folder.resolve())
+    monkeypatch.setattr(installed, "_installed_places", lambda: places)
+    for cached in (installed._folder_of, installed._distributions_of, installed._providers):
         cached.cache_clear()
     return folder
 
@@ -348,10 +349,10 @@ def test_an_installed_package_counts_by_its_version_under_each_name_of_its_netwo
         metadata_file = info / "METADATA"
         text = metadata_file.read_text()
         metadata_file.write_text(text.replace("Version: 1.0", "Version: 1.1"))
-        code._distributions_of.cache_clear()
+        installed._distributions_of.cache_clear()
         assert stale(project, before, settings) == WITH_NETWORK
         metadata_file.write_text(text)
-        code._distributions_of.cache_clear()
+        installed._distributions_of.cache_clear()
     assert "acme" not in code.stage_code("train", params(), project)["packages"]
 
 
@@ -366,10 +367,10 @@ def test_a_package_from_a_folder_counts_by_its_sources(project, site):
 
 
 def test_libraries_of_the_engine_count_by_version_wherever_they_lie(project, site):
-    assert code._folder_of("torch") is None
+    assert installed._folder_of("torch") is None
     direct = json.dumps({"url": "file:///src/psutil", "dir_info": {"editable": True}})
     install(site, "psutil", "psutil", "9.0", direct_url_json=direct)
-    assert code._folder_of("psutil") is None
+    assert installed._folder_of("psutil") is None
     (project / "mine" / "gain.py").write_text("import psutil\nGAIN = 1\n")
     assert own_code(project, trainer="mine.net:Mine").packages["psutil"] == "9.0"
 
@@ -390,7 +391,7 @@ def test_an_installed_package_that_needs_us_may_call_any_family(project, site):
     assert rooms(code.stage_code("train", settings, project)) == {"yolov8"}
     with (info / "METADATA").open("a") as stream:
         stream.write("Requires-Dist: detectflow>=0.1\n")
-    code._distributions_of.cache_clear()
+    installed._distributions_of.cache_clear()
     assert rooms(code.stage_code("train", settings, project)) == FAMILIES
 
 
