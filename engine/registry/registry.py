@@ -26,7 +26,7 @@ from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
 from engine.registry.candidate import DEFAULTS, Candidate, Registration
 from engine.registry.gates import Decision, Measured, decide
-from engine.registry.version_description import describe_version
+from engine.registry.version_description import MODEL_DESCRIPTION, describe_version
 from engine.tracking.journal import Journal, journal_home
 from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
 from engine.tracking.mlflow_links import run_url, ui_base
@@ -45,14 +45,6 @@ REQUIREMENTS = (
     "opencv-python-headless",
 )  # of the registered model, besides MLflow
 CODE = Path(__file__).with_name("pyfunc_model.py")
-
-MODEL_DESCRIPTION = (
-    "Object detectors made by DetectFlow. `champion` is the one to use, `challenger` the newest, "
-    "`previous` the champion "
-    'before: `mlflow.pyfunc.load_model("models:/NAME@champion")`. Input: a column `image` of '
-    "base64 texts of encoded images; output: a column `detections` of JSON texts with class, name, "
-    "score and box in pixels."
-)
 
 
 def register(candidate: Candidate, params: Params, root: Path, track: bool = True) -> Registration:

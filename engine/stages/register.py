@@ -23,6 +23,7 @@ from engine.stages.layout import (
     read_table,
     write_json,
 )
+from engine.stages.progress import step_progress
 
 EXAMPLE_BYTES = 200_000  # a larger image is made smaller for the example
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -44,7 +45,7 @@ def run(
     candidate = make_candidate(params, layout)
     done = register(candidate, params, root, track=tracker_of(params) is not None)
     if progress is not None:
-        progress({"stage": "register", "done": 1, "total": 1, "metrics": {}})
+        progress(step_progress("register", 1, 1))
     champion = done.champion
     summary = {
         "model": candidate.name,
