@@ -5,16 +5,31 @@ imports an old name is told the new one. Nothing here keeps an old name working.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import NamedTuple
 
-# Old package -> where its modules are, and those of them that have another name or place too.
-MOVED: dict[str, tuple[str, dict[str, str]]] = {
-    "engine.kernel": (
+
+class Package(NamedTuple):
+    """What became of a package that is gone."""
+
+    place: str  # where its modules are
+    modules: str = ""  # those that kept their names
+    renamed: Mapping[str, str] = {}  # those of another name or place
+    names: str = ""  # what its __init__ held, which `place` still holds
+    renamed_names: Mapping[str, str] = {}  # of these, what has another name
+
+
+MOVED: dict[str, Package] = {
+    "engine.kernel": Package(
         "engine.core",
-        {
+        modules=(
+            "checkpoint distributed ema events optim predictor progress randomness "
+            "results run_directory run_lock schedule task trainer validator"
+        ),
+        renamed={
             "building": "engine.core.setup",
             "device": "engine.core.distributed",
             "failure": "engine.core.peer_failure",
@@ -26,22 +41,36 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
             "state": "engine.core.train_state",
         },
     ),
-    "engine.parts": (
+    "engine.parts": Package(
         "engine.models.yolov8",
-        {"decode": "engine.models.yolov8.decode (nms: engine.models.nms)"},
+        modules="assign loss",
+        renamed={"decode": "engine.models.yolov8.decode (nms: engine.models.nms)"},
     ),
-    "engine.parts.model": ("engine.models.yolov8", {}),
-    "engine.parts.plots": (
+    "engine.parts.model": Package(
+        "engine.models.yolov8",
+        modules="backbones blocks fuse network spec",
+        names="SCALES DetectionModel ModelSpec Preds build_model find_spec load_pretrained",
+    ),
+    "engine.parts.plots": Package(
         "engine.plots",
-        {"history": "engine.plots.results", "lettering": "engine.plots.fonts"},
+        modules="confusion curves images labels style",
+        renamed={"history": "engine.plots.results", "lettering": "engine.plots.fonts"},
+        names="draw_detections plot_confusion plot_curves plot_images plot_labels plot_results",
+        renamed_names={"write_picture": "engine.plots.write_image"},
     ),
-    "engine.parts.metrics": (
+    "engine.parts.metrics": Package(
         "engine.metrics",
-        {"sample": "engine.metrics.image_matches", "table": "engine.metrics.match_table"},
+        modules="coco collector confusion curves",
+        renamed={"sample": "engine.metrics.image_matches", "table": "engine.metrics.match_table"},
+        names="Curves DetectionMetrics DetectionScores MatchTable coco_ap",
     ),
-    "engine.parts.data": (
+    "engine.parts.data": Package(
         "engine.datasets",
-        {
+        modules=(
+            "classes convert description download generated groups label_errors "
+            "outliers prepare source splits stratify workers"
+        ),
+        renamed={
             "cache": "engine.data.cache",
             "check_report": "engine.datasets.reports.check_report",
             "checks": "engine.datasets.findings",
@@ -61,11 +90,20 @@ MOVED: dict[str, tuple[str, dict[str, str]]] = {
             "transforms": "engine.data.transforms",
         },
     ),
-    "engine.parts.data.formats": (
+    "engine.parts.data.formats": Package(
         "engine.datasets.formats",
-        {"splits": "engine.datasets.formats.given_splits"},
+        modules=(
+            "base coco cvat folder json_stream labelstudio shapes voc writers "
+            "xml_tree yolo yolo_yaml"
+        ),
+        renamed={"splits": "engine.datasets.formats.given_splits"},
+        names="detect_format open_reader",
+        renamed_names={"FORMATS": "engine.datasets.formats.KINDS"},
     ),
-    "engine.tuning": ("engine.hpo", {}),
+    "engine.tuning": Package(
+        "engine.hpo",
+        modules="report space study sweep trial",
+    ),
 }
 # Modules of packages that are still there.
 MOVED_ALONE = {
@@ -113,20 +151,55 @@ MOVED_ALONE = {
     "engine.tracking.stages": "engine.tracking.stage_runs",
     "engine.tracking.sweeps": "engine.tracking.hpo_runs",
     "engine.tracking.trace": "engine.lineage.graph",
+    "engine.tracking.trace_evidence": "engine.lineage.evidence",
+    "engine.tracking.trace_files": "engine.lineage.from_files",
+    "engine.tracking.trace_history": "engine.lineage.from_dvc",
+    "engine.tracking.trace_registry": "engine.lineage.from_mlflow",
+    "engine.tracking.trace_text": "engine.lineage.render",
+    "engine.tracking.trace_workspace": "engine.lineage.from_workspace",
     "engine.tracking.training": "engine.tracking.training_run",
     "engine.tracking.workspace": "engine.project.workspace_lock",
 }
 
 
-def new_name(module: str) -> str | None:
-    """The present name of a module of earlier versions; None: it had no other."""
-    if module in MOVED:
-        return MOVED[module][0]
-    package, _, name = module.rpartition(".")
-    if package in MOVED:
-        place, others = MOVED[package]
-        return others.get(name, f"{place}.{name}")
-    return MOVED_ALONE.get(module)
+# Modules that nothing took the place of, and what to do instead.
+GONE = {
+    "engine.export.torchscript": (
+        "torch calls TorchScript deprecated: export to onnx, "
+        "`detectflow export model=weights/best.pt format=onnx`"
+    ),
+    "engine.tracking.masking": (
+        "secrets in a diff are no longer masked: by default no diff is uploaded, and "
+        "tracking.code: diff uploads it as it is"
+    ),
+    "engine.tracking.moved": (
+        "MLflow's database is no longer edited when a project is moved: docs/howto/mlflow.md says "
+        "what to do"
+    ),
+}
+
+
+def moved_to(name: str) -> str | None:
+    """What became of a module, or a name of a package, of earlier versions, as a sentence without
+    its full stop; None: there was none of that name, or nothing is known of it.
+    """
+    if name in GONE:
+        return f"{name} is gone: {GONE[name]}"
+    if name in MOVED_ALONE:
+        return _is_now(name, MOVED_ALONE[name])
+    package, _, last = name.rpartition(".")
+    if package not in MOVED:
+        return None
+    place, modules, renamed, names, renamed_names = MOVED[package]
+    if last in (others := {**renamed, **renamed_names}):
+        return _is_now(name, others[last])
+    if last in modules.split() or last in names.split():
+        return _is_now(name, f"{place}.{last}")
+    return f"{package} is {place} now, and '{last}' was no module of it: look for it in {place}"
+
+
+def _is_now(old: str, new: str) -> str:
+    return f"{old} is {new} now: import it from there"
 
 
 class MovedFinder(MetaPathFinder, Loader):
@@ -139,10 +212,10 @@ class MovedFinder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         if fullname in MOVED:
             return ModuleSpec(fullname, self, is_package=True)
-        new = new_name(fullname)
-        if new is None:
+        said = moved_to(fullname)
+        if said is None:
             return None
-        raise ModuleNotFoundError(f"{fullname} is {new} now: import it from there")
+        raise ModuleNotFoundError(said)
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing is in it."""

@@ -15,7 +15,7 @@ from typing import Any
 from engine.config import Params
 from engine.datasets.description import load_description
 from engine.datasets.findings import Findings
-from engine.detect.choose import check_registration, check_training
+from engine.detect.choose import check_params, check_registration
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
 from engine.plugins import look_in
@@ -47,8 +47,7 @@ def checked(root: Path, overrides: Overrides) -> Params:
     Findings.with_policies(params.data.policies)  # the schema does not know the kinds of findings
     look_in(root)  # for a trainer or network of the user's own
     check_registration(params.export.formats)
-    # nor which networks there are
-    check_training(params.train, params.export.formats, root)
+    check_params(params, root)  # nor which networks there are
     return params
 
 

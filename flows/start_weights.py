@@ -16,7 +16,7 @@ from typing import Any
 from engine.config import Params
 from engine.errors import ConfigError
 from engine.files import atomic_write, sha256_file
-from engine.stages.start_weights import how_to_get, maker_of, start_files
+from engine.stages.start_weights import how_to_get, stage_that_makes, start_files
 from engine.versioning.dvc_repo import DvcStages
 
 logger = logging.getLogger("detectflow")
@@ -35,7 +35,7 @@ def kept_start(params: Params, root: Path) -> dict[str, Any]:
     """
     overrides = {}
     for key, file in start_files(params.train, root).items():
-        if maker_of(file, root) is None:
+        if stage_that_makes(file, root) is None:
             continue
         if not file.is_file():
             raise ConfigError(

@@ -78,11 +78,13 @@ class Sources:
     def read(
         self, module: str, keep: frozenset[str] = NONE, without: frozenset[str] = NONE
     ) -> Source:
-        """What `module` does; keep, without: see `read_source`.
+        """What `module` does; keep, without: see `read_source`. In whole packages `__all__` counts.
 
         Raises:
             ConfigError: its file is no Python, or cannot be read.
         """
+        if self.whole_packages:
+            keep |= {"__all__"}
         if (module, keep, without) not in self._known:
             content, key = self._content(module)
             hands_on = self.hands_on(module)
@@ -163,6 +165,8 @@ class Sources:
     def behind(self, found: Import, importer: str) -> list[Reached]:
         """The modules that an import leads to."""
         module = self._absolute(found.module, importer)
+        if found.name == "*":
+            return self._behind_all(module)
         inner = f"{module}.{found.name}" if found.name else ""
         if inner and self.find(inner) is not None:
             return [Reached(inner, "", True)]
@@ -177,6 +181,19 @@ class Sources:
             *(Reached(module, "", False, offer) for offer in offers),
             *(each for offer in offers for each in self.behind(offer, module)),
         ]
+
+    def _behind_all(self, module: str) -> list[Reached]:
+        """What `from module import *` leads to: the module, and those of its package that `__all__`
+        names; all of them where only running it would tell the names.
+        """
+        file = self.find(module)
+        if file is None:
+            return []
+        names = set(self.read(module).public) if self.is_package(module) else set()
+        if "*" in names:
+            names |= {path.stem for path in file.parent.iterdir()} - {"__init__"}
+        inner = (f"{module}.{name}" for name in sorted(names))
+        return [Reached(module, "", True), *(Reached(i, "", True) for i in inner if self.find(i))]
 
     def parents(self, module: str) -> list[Reached]:
         """The packages around a module, which run when it is imported."""
@@ -197,7 +214,7 @@ class Sources:
 class Closure:
     """Modules that count, and the imports that lead out of them."""
 
-    modules: Mapping[str, frozenset[str]]  # name -> methods of its classes that do not count
+    modules: Mapping[str, frozenset[str]]  # name -> definitions in it that do not count
     offers: Mapping[str, frozenset[Import]]  # package -> its imports that others take from it
     outside: tuple[tuple[Import, str], ...]  # import, and who imports it
 
@@ -209,7 +226,7 @@ def closure(
     without: Callable[[str], frozenset[str]] = lambda module: NONE,
 ) -> Closure:
     """All modules that `starts` lead to, as far as `counts` says so: behind a module that does not
-    count nothing is looked for. without: methods that nobody calls, of the classes of a module.
+    count nothing is looked for. without: definitions in a module that nobody uses for a result.
 
     Raises:
         ConfigError: a file is no Python.
@@ -320,7 +337,7 @@ def module_file(folder: Path, module: str) -> Path | None:
 
 
 def _unpacked(kept: Any) -> Source:
-    digest, whole, imports, mentions, left_out, used, needed = kept
+    digest, whole, imports, mentions, left_out, used, needed, public = kept
     return Source(
         digest,
         whole,
@@ -329,6 +346,7 @@ def _unpacked(kept: Any) -> Source:
         tuple(left_out),
         tuple(used),
         tuple(Import(*each) for each in needed),
+        tuple(public),
     )
 
 

@@ -56,6 +56,8 @@ HARMLESS = {
     "plots": "draws results",
     "project": "environment and locks",
     "stages.code": "writes down what counts here",
+    "stages.own_code": "finds the user's code, which counts itself",
+    "stages.progress": "shows how far a stage is",
     "stages.runner": "the frame around a stage",
     "tracking": "records results",
     "version": "a name",
@@ -78,6 +80,22 @@ HARMLESS = {
     "registry.version_description": "a text for readers",
 }
 
+# Definitions without influence on any result in modules that count, "module:name" or
+# "module:Class.name"; why. Where code of the user's own reads the module, they count.
+HARMLESS_DEFINITIONS = {
+    "core.events:TRAIN_EVENTS": "what is true at each event, for docs; another name is refused",
+    "core.events:PREDICT_EVENTS": "the same",
+    "core.events:EXPORT_EVENTS": "the same",
+    "core.task:TrainingTask.sample_word": "a word in messages",
+    "core.task:TrainingTask.memory_advice": "words in a message",
+    "detect.trainer:DetectionTrainer.sample_word": "a word in messages",
+    "detect.trainer:DetectionTrainer.memory_advice": "words in a message",
+    "detect.trainer:DetectionTrainer.plot_training_samples": "draws batches",
+    "detect.trainer:DetectionTrainer.plot_metrics": "draws curves",  # the validator's writes tables
+    "tracking.run_metadata:origin_tags": "tags of runs; register asks for none of them",
+    "tracking.run_metadata:run_name": "a name for readers",
+}
+
 # stage -> of its rooms, what it imports and does not call; why.
 IDLE: dict[str, dict[str, str]] = {
     "prepare": {"datasets.formats.writers": "writes for `convert`; prepare only reads"},
@@ -97,7 +115,10 @@ NOT_CALLED = {
 # Code that no import leads to: MLflow takes the served model's code as a file, and weights to start
 # from are read through the table of formats, which alters nothing.
 NOT_IMPORTED = {
-    "train": (Import("engine.model_formats.safetensors", "read_safetensors"),),
+    "train": (
+        Import("engine.model_formats.safetensors", "read_safetensors"),
+        Import("engine.model_formats.metadata", "decode_meta"),  # class names, what is built
+    ),
     "register": (Import("engine.registry.pyfunc_model"),),
 }
 CONFIG = ("engine.config", "engine.settings")
@@ -147,9 +168,19 @@ def closure_of_stage(
         sources,
         (Import(f"engine.stages.{stage}"), *NOT_IMPORTED.get(stage, ())),
         lambda module: counts(stage, module) and not _is_other_family(module, families, sources),
-        lambda module: NOT_CALLED.get(stage, NONE) if _is_of_family(module) else NONE,
+        lambda module: _not_used(stage, module),
     )
     return joined(reached, closure(sources, own, counts_for_own)) if own else reached
+
+
+def _not_used(stage: str, module: str) -> frozenset[str]:
+    """Definitions in a module of which no result of `stage` follows: `name`, `Class.name`,
+    `*.name`.
+    """
+    places = (entry.partition(":") for entry in HARMLESS_DEFINITIONS)
+    names = {name for place, _, name in places if module == f"engine.{place}"}
+    methods = NOT_CALLED.get(stage, NONE) if _is_of_family(module) else NONE
+    return frozenset(names | {f"*.{name}" for name in methods})
 
 
 def counts(stage: str, module: str) -> bool:
@@ -197,14 +228,20 @@ def family_folder(model: str, sources: Sources) -> str | None:
     return None
 
 
+def families_among(modules: Iterable[str], sources: Sources) -> list[str]:
+    """The folders of families in which one of the modules lies."""
+    places = {m.removeprefix(FAMILY).partition(".")[0] for m in modules if m.startswith(FAMILY)}
+    return [folder for folder in family_folders(sources) if folder in places]
+
+
 def libraries_of(
-    families: Collection[str] | None, settings: Mapping[str, Any], sources: Sources
+    families: Iterable[str], settings: Mapping[str, Any], sources: Sources
 ) -> list[str]:
-    """The libraries whose code is part of the networks of these families (None: all), under these
-    settings of section train.
+    """The libraries whose code is part of the networks of these families, under these settings of
+    section train.
     """
     found = set()
-    for folder in family_folders(sources) if families is None else families:
+    for folder in families:
         for library, setting in (sources.constant(f"{FAMILY}{folder}", LIBRARIES) or {}).items():
             if not setting or settings.get(setting):
                 found.add(library)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-RULES = 2  # part of every digest: raise it when the rules below change
+RULES = 3  # part of every digest: raise it when the rules below change
 
 # Exceptions whose arguments are their message and nothing else.
 MESSAGE_ERRORS = {
@@ -47,7 +47,17 @@ PURE_METHODS = {
     *("rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "title"),
     *("upper", "values", "most_common"),
 }
+MESSAGE_CLASSES = {"OldName"}  # classes of ours whose arguments are for readers alone
 HARMLESS_DECORATORS = {"staticmethod", "classmethod", "property", "cache", "lru_cache"}
+# Decorators that read no annotations. Any other one may choose by them what to call or convert
+# (`@singledispatch` with `@name.register`, `@validate_call`, `@torch.jit.script`).
+PLAIN_DECORATORS = {
+    *HARMLESS_DECORATORS,
+    *("cached_property", "setter", "deleter", "abstractmethod", "contextmanager"),
+    *("asynccontextmanager", "wraps", "override", "final", "overload", "no_grad"),
+    *("inference_mode", "enable_grad"),
+}
+PLAIN_CLASS_DECORATORS = {"dataclass", "total_ordering", "final", "runtime_checkable"}
 # module -> classes that read no annotations of a class derived from them.
 # tests/code/test_syntax.py holds ours against the classes themselves.
 PLAIN_BASES = {
@@ -94,6 +104,7 @@ class Source:
     left_out: tuple[str, ...]  # names of its own, and SHOWN_FIELDS, that only messages use
     used: tuple[str, ...]  # names it uses otherwise that may be another module's
     needed: tuple[Import, ...] = ()  # of a package: imports that its own statements use
+    public: tuple[str, ...] = ()  # names in `__all__`; "*": any, it is put together when it runs
 
 
 class SourceError(ValueError):
@@ -109,8 +120,9 @@ def read_source(
     """Reduce the text of a module.
 
     is_package: of an `__init__.py`, whose imports are its offer unless its own statements use them.
-    keep: names that count although only messages here use them. without: methods that nobody will
-    call; what only they import does not count.
+    keep: names that count although only messages here use them, and `__all__`, which else does
+    not. without: definitions that nobody uses for a result, `name`, `Class.name` or `*.name` (a
+    method of any class); what only they import does not count.
 
     Raises:
         SourceError: not valid Python; with the line.
@@ -119,9 +131,10 @@ def read_source(
         tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
         raise SourceError(str(error)) from None
+    public = _public(tree)
     if without:
-        _drop_methods(tree, without)
-    tree = _Plain().visit(tree)
+        _drop_definitions(tree, without)
+    tree = _Plain(keep).visit(tree)
     imports = tuple(dict.fromkeys(_imports(tree)))
     mentions = tuple(sorted({t for t in _texts(tree) if MODULE.match(t)}))
     needed: tuple[Import, ...] = ()
@@ -133,7 +146,9 @@ def read_source(
     fields = _silence(tree, keep)
     left_out = fields | _sweep(tree, before, keep)
     used = tuple(sorted(_used_of_others(tree)))
-    return Source(_digest(tree), whole, imports, mentions, tuple(sorted(left_out)), used, needed)
+    return Source(
+        _digest(tree), whole, imports, mentions, tuple(sorted(left_out)), used, needed, public
+    )
 
 
 def constant_of(text: str, name: str) -> object:
@@ -188,7 +203,13 @@ def read_definitions(text: str, names: set[str]) -> tuple[str, tuple[Import, ...
 
 
 class _Plain(ast.NodeTransformer):
-    """Docstrings, annotations of functions and locals, what only type checkers see: all gone."""
+    """Docstrings, annotations of functions and locals, what only type checkers see: all gone, but
+    annotations that a decorator may read. `__all__` stays where it is among the names to keep.
+    """
+
+    def __init__(self, keep: frozenset[str] = frozenset()):
+        self.dropped = {"__all__", "__doc__"} - keep
+        self.read_by_class = False  # whether a decorator of the class around may read annotations
 
     def _body(self, node: ast.AST, in_class: bool = False) -> ast.AST:
         self.generic_visit(node)
@@ -211,23 +232,28 @@ class _Plain(ast.NodeTransformer):
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
         self._body(node)
-        node.body = [n for n in node.body if not _binds_only(n, {"__all__", "__doc__"})]
+        node.body = [n for n in node.body if not _binds_only(n, self.dropped)]
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._body(node, in_class=True)
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = node.type_comment = None
-        return self._body(node)
-
-    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
-        node.returns = node.type_comment = None
-        return self._body(node)
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = node.type_comment = None
+        outer = self.read_by_class
+        self.read_by_class = not _decorated_by(node, PLAIN_CLASS_DECORATORS)
+        self._body(node, in_class=True)
+        self.read_by_class = outer
         return node
+
+    def _function(self, node: Function) -> ast.AST:
+        node.type_comment = None
+        if not self.read_by_class and _decorated_by(node, PLAIN_DECORATORS):
+            node.returns = None
+            for arg in _arguments(node.args):
+                arg.annotation = arg.type_comment = None
+        outer, self.read_by_class = self.read_by_class, False
+        self._body(node)
+        self.read_by_class = outer
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = _function
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
         if ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
@@ -236,6 +262,17 @@ class _Plain(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if node.module == "__future__" else node
+
+
+def _decorated_by(node: Function | ast.ClassDef, names: set[str]) -> bool:
+    """Whether all decorators are among these: `@name`, `@module.name` or `@name(...)`."""
+    decorators = (d.func if isinstance(d, ast.Call) else d for d in node.decorator_list)
+    return all(_last_name(decorator) in names for decorator in decorators)
+
+
+def _arguments(node: ast.arguments) -> list[ast.arg]:
+    given = [*node.posonlyargs, *node.args, node.vararg, *node.kwonlyargs, node.kwarg]
+    return [arg for arg in given if arg is not None]
 
 
 def _without_annotation(node: ast.AST) -> ast.AST:
@@ -305,7 +342,7 @@ class _Silent(ast.NodeTransformer):
         self.generic_visit(node)
         self.shows = self.shows or any(k.arg in SHOWN_FIELDS for k in node.keywords)
         name = _last_name(node.func)
-        if name in MESSAGE_ERRORS and isinstance(node.func, ast.Name):
+        if name in MESSAGE_ERRORS | MESSAGE_CLASSES and isinstance(node.func, ast.Name):
             node.args, node.keywords = [], []
         elif name in SETTINGS:
             node.keywords = [k for k in node.keywords if k.arg not in {"description", "help"}]
@@ -318,7 +355,8 @@ class _Silent(ast.NodeTransformer):
         elif name == "Kind" and isinstance(node.func, ast.Name):  # the table of findings
             node.args = [self._marked(a) if i != 1 else a for i, a in enumerate(node.args)]
             for keyword in node.keywords:
-                keyword.value = self._marked(keyword.value)
+                if keyword.arg != "default":  # the policy, also in second place
+                    keyword.value = self._marked(keyword.value)
         return node
 
     def _marked(self, node: ast.expr) -> ast.expr:
@@ -719,19 +757,40 @@ def _drop_offers(tree: ast.Module) -> None:
     tree.body = [n for n in tree.body if not isinstance(n, kinds) or n.names]
 
 
-def _drop_methods(tree: ast.Module, names: frozenset[str]) -> None:
-    """Methods of these names are gone, and the imports that only they used."""
+def _drop_definitions(tree: ast.Module, paths: frozenset[str]) -> None:
+    """Definitions of these paths are gone, and the imports that only they used."""
+
+    def stays(node: ast.AST, owners: tuple[str, ...]) -> bool:
+        names = _bound(node)
+        return not names or not all(any(f"{o}{n}" in paths for o in owners) for n in names)
+
     before = _used(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            kept = [n for n in node.body if not (isinstance(n, Function) and n.name in names)]
+            kept = [n for n in node.body if stays(n, (f"{node.name}.", "*."))]
             node.body = kept or [ast.Pass()]
+    tree.body = [node for node in tree.body if stays(node, ("",))]
     now = _used(tree)
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             bound = [(alias, (alias.asname or alias.name).split(".")[0]) for alias in node.names]
             node.names = [alias for alias, name in bound if now[name] or not before[name]]
     tree.body = [n for n in tree.body if not hasattr(n, "names") or n.names]
+
+
+def _public(tree: ast.Module) -> tuple[str, ...]:
+    """The names that `from module import *` takes, as `__all__` says; without one, none."""
+    found: set[str] = set()
+    for node in tree.body:
+        if not any(isinstance(n, ast.Name) and n.id == "__all__" for n in ast.walk(node)):
+            continue
+        value = getattr(node, "value", None)
+        try:
+            names = ast.literal_eval(value) if not isinstance(node, ast.Expr) else None
+            found |= set(names)
+        except (TypeError, ValueError):  # put together by code: any name
+            found.add("*")
+    return tuple(sorted(map(str, found)))
 
 
 def _digest(tree: ast.AST) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -267,10 +268,19 @@ class ExportConfig(Frozen):
     )
 
 
+def check_model_name(name: str) -> str:
+    """`name`. ValueError where MLflow's registry takes no model of that name."""
+    if not re.fullmatch(r"[^/:'\"`%]+", name):
+        raise ValueError(f"{name!r} cannot be a model's name: no / : % or quotes")
+    return name
+
+
 class RegisterConfig(Frozen):
     """The register stage."""
 
-    model: str = Field("detector", description="name of the registered model")
+    model: Annotated[str, AfterValidator(check_model_name)] = Field(
+        "detector", description="name of the registered model"
+    )
     metric: str = Field(
         "metrics/mAP50-95",
         description="metric that decides who is champion: metrics/mAP50-95 or metrics/mAP50",

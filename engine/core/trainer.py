@@ -472,15 +472,19 @@ class BaseTrainer(RunView):
         """What `monitor` may be, where that is known before training; None: code of the user's own
         may add metrics.
         """
+        if self.adds_metrics():
+            return None
+        return early_stopping.known_metrics(self.validator, self.loss_names, self.optimizer)
+
+    def adds_metrics(self) -> bool:
+        """Whether code of the user's own here may add metrics to those of the validator."""
         own = type(self)
-        if (
+        return (
             own.validate is not BaseTrainer.validate
             or own.label_loss_items is not BaseTrainer.label_loss_items
             or "validate" in vars(self)
             or self.callbacks.has_user_callbacks("on_val_end")
-        ):
-            return None
-        return early_stopping.known_metrics(self.validator, self.loss_names, self.optimizer)
+        )
 
     def _step_report(self, samples: list[str]) -> amp.StepReport:
         """What is known of the step under way, for an error. samples: names."""

@@ -189,14 +189,14 @@ class OwnLoss(Criterion):
         return loss
 
 
-def maker_of(meta: Mapping[str, Any]) -> str | None:
+def trainer_path_in(meta: Mapping[str, Any]) -> str | None:
     """The trainer class that made the network of a weight file, as `package.module:Name`, which
     need not be at hand; None: a family did.
 
     meta: of the file.
     """
-    made = {MODEL, SETTINGS} == set(meta.get("architecture") or ())
-    return str(meta["family"]) if made else None
+    is_own = {MODEL, SETTINGS} == set(meta.get("architecture") or ())
+    return str(meta["family"]) if is_own else None
 
 
 def _default(config: DetectionTrainConfig, key: str) -> Any:

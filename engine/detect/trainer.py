@@ -36,7 +36,7 @@ from engine.detect.model_io import (
     model_meta,
     read_weights,
 )
-from engine.detect.own_network import OwnNetwork, maker_of
+from engine.detect.own_network import OwnNetwork, trainer_path_in
 from engine.detect.validator import DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
 from engine.metrics.reported import headline_keys
@@ -318,7 +318,7 @@ class DetectionTrainer(BaseTrainer):
         file = self.args.model
         self.network = self._named_network()
         if self.network is None and (Path(file).is_file() or not self.args.resume):
-            self.network = self.network_of(read_weights(file)[0], file)
+            self.network = self.network_in_file(read_weights(file)[0], file)
         self._take_loss_names()
 
     def _check_resumed(self) -> None:
@@ -327,7 +327,7 @@ class DetectionTrainer(BaseTrainer):
         """
         if not self.last.is_file():
             return
-        made_by = maker_of(load_checkpoint(self.last).meta)
+        made_by = trainer_path_in(load_checkpoint(self.last).meta)
         module, _, name = (made_by or "").partition(":")
         mine = self._makes_networks() and type(self).__qualname__ == name
         if made_by is None or mine:
@@ -340,7 +340,7 @@ class DetectionTrainer(BaseTrainer):
             f"{name}(overrides={{'model': {str(self.last)!r}, 'resume': True}}).train()"
         )
 
-    def network_of(self, meta: Mapping[str, Any], file: str) -> Network:
+    def network_in_file(self, meta: Mapping[str, Any], file: str) -> Network:
         """The network of a weight file. ConfigError: settings that contradict it; one of the user's
         own, which is trained by the class that made it.
         """
@@ -363,7 +363,7 @@ class DetectionTrainer(BaseTrainer):
             if weights is not None
             else read_weights(cfg)
         )
-        self.network = own or self.network_of(meta, cfg)
+        self.network = own or self.network_in_file(meta, cfg)
         self._take_loss_names()
         family, spec = self.network
         model = family.build(spec, len(self.names))

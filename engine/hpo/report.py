@@ -25,7 +25,7 @@ import optuna
 import yaml
 from optuna.trial import FrozenTrial, TrialState
 
-from engine.config import DetectionTrainConfig
+from engine.config import DetectionTrainConfig, Params
 from engine.core.results import write_results
 from engine.files import write_text
 from engine.hpo.study import CONTINUES, ERROR, START, finished, ranked
@@ -88,7 +88,13 @@ def commands_for(sweep: Sweep, values: dict[str, Any]) -> list[str]:
     train = f"detectflow train data={sweep.source} {settings} settings={file}"
     if not values.keys() <= DetectionTrainConfig.model_fields.keys():
         return [train]  # settings of the user's own trainer, which params.yaml does not know
-    own = f" -S train.trainer={given['trainer']}" if given.get("trainer") else ""
+    # What the trials had and the pipeline would not have from params.yaml.
+    there = Params.load(Path(sweep.root) / "params.yaml").train
+    own = "".join(
+        f" -S train.{name}={_word(given[name])}"
+        for name in ("trainer", "model")
+        if given.get(name) is not None and given[name] != getattr(there, name)
+    )
     return [f"detectflow run{own} -S @{file}", train]
 
 

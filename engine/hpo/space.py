@@ -285,12 +285,12 @@ def _refuse_untaken(space: Space, base: DetectionTrainConfig, where: str) -> Non
     """ConfigError where a network that is trained does not take the values of a dimension: every
     trial with them would fail.
     """
-    from engine.detect.choose import network_of, refuse_settings
+    from engine.detect.choose import named_network, refuse_settings
 
     models = next((each.choices for each in space if each.name == "model"), (base.model,))
     for model in models:
         config = base.with_overrides({"model": model}, where)
-        network = network_of(_with_size(config, space))
+        network = named_network(_with_size(config, space))
         refused: dict[str, str] = {}
         for each in space:
             for value in each.tried():

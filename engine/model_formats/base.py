@@ -56,6 +56,8 @@ class Format:
     load: Callable[[Path, torch.device], OpenFile] | None = None  # CheckpointError: not usable
     # (metadata, state); CheckpointError: not readable
     read_weights: Callable[[Path], tuple[Mapping[str, str], Mapping[str, Tensor]]] | None = None
+    # ExportError: the operator set cannot be written here, whatever the network; None: it has none
+    check_opset: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         assert (self.load is None) != (self.read_weights is None), self.name

@@ -9,8 +9,10 @@ onnxscript, on nothing else.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -72,6 +74,29 @@ def write_onnx(job: ExportJob, path: Path) -> None:
     except onnx.checker.ValidationError as error:
         raise ExportError(f"onnx: the file would not be valid ONNX: {error}") from None
     write_bytes(path, proto.SerializeToString(deterministic=True))
+
+
+@functools.cache  # a second for each
+def check_opset(opset: int) -> None:
+    """ExportError where the exporter installed here does not write `opset`. Asks it with a network
+    of one layer, since torch has no list of them.
+    """
+    import torch
+
+    class OneLayer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 5, 3)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            rows = self.layer(images).flatten(2).transpose(1, 2)  # (B, N, 5)
+            return rows[..., :4], rows[..., 4:]
+
+    with torch.random.fork_rng(devices=[]):
+        network = OneLayer().eval()
+    job = ExportJob(network, {}, size=(8, 8), batch=2, dynamic=True, opset=opset, meta={})
+    with tempfile.TemporaryDirectory(prefix="detectflow-") as folder:
+        write_onnx(job, Path(folder) / "one_layer.onnx")
 
 
 def read_onnx_meta(path: Path) -> Mapping[str, str]:
@@ -203,4 +228,5 @@ ONNX = Format(
     write=write_onnx,
     read_meta=read_onnx_meta,
     load=load_onnx,
+    check_opset=check_opset,
 )

@@ -56,6 +56,12 @@ def check_suffix(path: Path) -> None:
             f"{path}: {path.suffix} files are no longer opened: export the weights as ONNX, "
             "detectflow export model=weights/best.pt format=onnx"
         )
+    if not path.suffix:
+        raise CheckpointError(
+            f"{path}: is no weight file. A network by its name has no trained weights: give "
+            "model=weights/best.pt, which a training writes, or another "
+            f"{', '.join(model_suffixes())} file"
+        )
     if not is_model_file(path):
         raise CheckpointError(
             f"{path}: cannot run a '{path.suffix}' file; known are {', '.join(model_suffixes())}."

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
+from engine.config.sections import check_model_name
 from engine.errors import ConfigError, WorkspaceError
 from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
 from engine.registry.candidate import DEFAULTS, Candidate, Registration
-from engine.registry.version_description import describe_version
+from engine.registry.version_description import MODEL_DESCRIPTION, describe_version
 from engine.tracking.journal import Journal, journal_home
 from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
 from engine.tracking.mlflow_links import run_url, ui_base
@@ -43,14 +43,6 @@ REQUIREMENTS = (
 TRAINING_IMAGES = "training_images.txt"
 CODE = Path(__file__).with_name("pyfunc_model.py")
 
-MODEL_DESCRIPTION = (
-    "Object detectors made by DetectFlow. `champion` is the one to use, `challenger` the newest, "
-    "`previous` the champion "
-    'before: `mlflow.pyfunc.load_model("models:/NAME@champion")`. Input: a column `image` of '
-    "base64 texts of encoded images; output: a column `detections` of JSON texts with class, name, "
-    "score and box in pixels."
-)
-
 
 def register(candidate: Candidate, params: Params, root: Path, track: bool = True) -> Registration:
     """Make the candidate a version, unless these weights in this very file are one. Aliases stay.
@@ -62,11 +54,10 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
         ConfigError: a name that MLflow does not take. WorkspaceError: the registry cannot be
             reached or refuses.
     """
-    if not re.fullmatch(r"[^/:'\"`%]+", candidate.name):
-        raise ConfigError(
-            f"params.yaml: register.model = {candidate.name!r} cannot be a model's name: no / : % "
-            "or quotes"
-        )
+    try:
+        check_model_name(candidate.name)
+    except ValueError as error:
+        raise ConfigError(f"params.yaml: register.model = {error}") from None
     state = state_root(root)
     with described_errors(state), patient():
         store = open_store(state)

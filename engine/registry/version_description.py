@@ -10,6 +10,13 @@ from engine.registry.candidate import DEFAULTS, Candidate
 
 CLASS_ROWS = 30  # of a version's description
 CLASS_COLUMNS = {"ap": "AP50-95", "ap50": "AP50", "precision": "precision", "recall": "recall"}
+MODEL_DESCRIPTION = (
+    "Object detectors made by DetectFlow. `champion` is the one to use, `challenger` the newest, "
+    "`previous` the champion "
+    'before: `mlflow.pyfunc.load_model("models:/NAME@champion")`. Input: a column `image` of '
+    "base64 texts of encoded images; output: a column `detections` of JSON texts with class, name, "
+    "score and box in pixels."
+)
 
 
 def describe_version(candidate: Candidate, decision: str, links: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from types import FrameType
 
 from engine.config import Params
 from engine.errors import INTERRUPTED, TERMINATED, EngineError, Terminated
+from engine.plugins import look_in
 from engine.project.environment import prepare_environment
 from engine.project.parent_process import end_with_parent
 from engine.project.workspace_lock import workspace_lock
@@ -73,6 +74,11 @@ def _run(stage: str, root: Path) -> None:
     from engine.stages.runner import run_stage
 
     definition = load_definition(root, stage)
+    if stage == "train":  # a mistake that only a later stage would find costs no training
+        from engine.detect.choose import check_params
+
+        look_in(root)
+        check_params(Params.load(root / "params.yaml"), root)
     recorded = Layout(root).code(stage).relative_to(root).as_posix()
     if "DVC_STAGE" in os.environ and recorded in definition.deps:
         code.check_code(stage, Params.load(root / "params.yaml"), root)

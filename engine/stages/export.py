@@ -11,6 +11,7 @@ from typing import Any
 from engine.config import Params
 from engine.files import sha256_file
 from engine.stages.layout import Attached, Layout, Progress, publish_folder, write_json
+from engine.stages.progress import step_progress
 
 
 def run(
@@ -37,13 +38,6 @@ def run(
                 **report.check,
             }
             if progress is not None:
-                progress(
-                    {
-                        "stage": "export",
-                        "done": number,
-                        "total": len(params.export.formats),
-                        "metrics": {},
-                    }
-                )
+                progress(step_progress("export", number, len(params.export.formats)))
     summary = {"weights_sha256": sha256_file(layout.best), "files": files}
     return write_json(layout.summary("export"), summary)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 from engine.project.environment import NoProject, find_root
-from engine.stages.start_weights import maker_of
+from engine.stages.start_weights import stage_that_makes
 
 EXPORTS = "runs/export"  # of a project
 
@@ -25,7 +25,7 @@ def export_folder(weights: Path, asked: str | Path | None) -> Path:
         root = find_root(folder)
     except NoProject:
         return folder
-    owner = maker_of(folder, root)
+    owner = stage_that_makes(folder, root)
     if owner is None:
         return folder
     if asked is None:

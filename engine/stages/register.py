@@ -23,6 +23,7 @@ from engine.stages.layout import (
     read_table,
     write_json,
 )
+from engine.stages.progress import step_progress
 
 EXAMPLE_BYTES = 200_000  # a larger image is made smaller for the example
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -51,7 +52,7 @@ def run(
     outcome = settle(candidate.name, done.version, params, root, by="stage register")
     describe(candidate, done, outcome.reason, outcome.aliases, root)
     if progress is not None:
-        progress({"stage": "register", "done": 1, "total": 1, "metrics": {}})
+        progress(step_progress("register", 1, 1))
     summary = {
         "model": candidate.name,
         "version": int(done.version),

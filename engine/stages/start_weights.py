@@ -47,7 +47,7 @@ def start_digests(config: DetectionTrainConfig, root: Path) -> dict[str, str]:
     found = {}
     for key, file in start_files(config, root).items():
         name = getattr(config, key)
-        if owner := maker_of(file, root):
+        if owner := stage_that_makes(file, root):
             stage, out = owner
             gone = "" if file.is_file() else f"`dvc checkout {out}` brings it back; then "
             raise ConfigError(
@@ -66,7 +66,7 @@ def start_digests(config: DetectionTrainConfig, root: Path) -> dict[str, str]:
     return found
 
 
-def maker_of(file: Path, root: Path) -> tuple[str, str] | None:
+def stage_that_makes(file: Path, root: Path) -> tuple[str, str] | None:
     """(stage, output) in which `file` lies, None where no stage makes it."""
     place = file.resolve()
     for name, definition in load_definitions(root).items():
@@ -92,7 +92,7 @@ def start_changed(params: Params, root: Path) -> bool:
 
 def how_to_get(file: Path, root: Path) -> str:
     """What to do about a start file that is not there."""
-    if owner := maker_of(file, root):
+    if owner := stage_that_makes(file, root):
         return (
             f"`dvc checkout {owner[1]}` brings back what stage {owner[0]} made last; without an "
             "earlier result start from a kind of network, for example train.model=yolov8n"

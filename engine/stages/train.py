@@ -33,6 +33,7 @@ from engine.stages.layout import (
     relative,
     write_json,
 )
+from engine.stages.progress import epoch_progress
 from engine.stages.start_weights import start_digests
 
 logger = logging.getLogger("detectflow")
@@ -141,25 +142,6 @@ def _follow_moved_project(args: Path, prepared: str) -> None:
     saved = DetectionTrainConfig.load(args)
     if saved.data != prepared:
         write_text(args, json.dumps({**saved.model_dump(mode="json"), "data": prepared}))
-
-
-def epoch_progress(trainer: Any) -> dict[str, Any]:
-    """One epoch in plain values, for whoever shows it."""
-    done = trainer.epoch + 1
-    # both count the epochs before a resume too
-    left = trainer.elapsed_s() / done * (trainer.args.epochs - done)
-    metrics = {
-        key: float(value)
-        for key, value in trainer.metrics.items()
-        if isinstance(value, (int, float))
-    }
-    return {
-        "stage": "train",
-        "done": done,
-        "total": trainer.args.epochs,
-        "left_s": round(left, 1),
-        "metrics": metrics,
-    }
 
 
 def publish(

@@ -23,6 +23,7 @@ from engine.core.checkpoint import Checkpoint, save_checkpoint
 from engine.errors import ConfigError
 from engine.model_formats.checkpoint_meta import read_checkpoint_meta
 from engine.stages import code
+from engine.stages import own_code as installed
 from engine.stages.layout import STAGES, Layout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,7 @@ def params(**train):
 def own_code(project, stage="train", **train):
     config = params(**train).train
     network = code.network_of(config, project, code.engine_sources(project))
-    return code.own_code(stage, config, project, network)
+    return installed.own_code(code.own_paths(stage, config, network), project)
 
 
 def records(settings, project):
@@ -140,6 +141,34 @@ def test_the_package_around_a_module_of_the_users_runs_with_it(project):
     assert stale(project, before, settings) == WITH_NETWORK
 
 
+@pytest.mark.parametrize(
+    "offered",
+    ['__all__ = ["head"]', "__all__ = [name for name in ('head',)]"],
+    ids=["list", "made"],
+)
+def test_modules_that_a_star_takes_of_a_package_count(project, offered):
+    nets = project / "mine" / "nets"
+    nets.mkdir()
+    (nets / "__init__.py").write_text(f"{offered}\n")
+    (nets / "head.py").write_text("GAIN = 1.0\n")
+    (project / "mine" / "gain.py").write_text("from mine.nets import *\nGAIN = 1\n")
+    settings = params(trainer="mine.net:Mine")
+    before = records(settings, project)
+    (nets / "head.py").write_text("GAIN = 2.0\n")
+    assert stale(project, before, settings) == WITH_NETWORK
+    (nets / "head.py").write_text("GAIN = 1.0\n")
+    (nets / "__init__.py").write_text("__all__ = []\n")
+    assert stale(project, before, settings) == WITH_NETWORK
+
+
+def test_a_module_of_the_users_that_is_called_like_one_of_pythons_counts(project):
+    for name in ("profile", "sys"):  # the second is built into Python: the file is never imported
+        (project / f"{name}.py").write_text("GAIN = 1\n")
+    (project / "mine" / "gain.py").write_text("import profile, sys, json\nGAIN = 1\n")
+    own = own_code(project, trainer="mine.net:Mine")
+    assert set(own.modules) == {"mine.net", "mine.gain", "profile"}
+
+
 # What own code takes of the engine ----------------------------------------------------------------
 
 
@@ -150,6 +179,7 @@ def test_the_package_around_a_module_of_the_users_runs_with_it(project):
         ("def f():\n    import engine.hpo.space", "engine.hpo.space"),
         ("NAME = 'engine.export.parity:check'", "engine.export.parity"),
         ("from engine.files import sha256_file", "engine.files"),
+        ("from engine.files import *", "engine.files"),
         ("from engine.plots import plot_curves", "engine.plots.curves"),
         ("from engine import YOLO", "engine.yolo"),
         ("import flows.overrides", "flows.overrides"),
@@ -272,6 +302,16 @@ def test_a_backbone_that_start_weights_bring_counts_like_one_that_is_set(project
     assert "torchvision" in code.stage_code("validate", params(model=model), project)["packages"]
 
 
+def test_a_family_derived_from_one_of_ours_has_its_libraries(project):
+    text = "from engine.models.yolov8.family import YOLOv8Family\nclass Mine(YOLOv8Family): ...\n"
+    (project / "mine" / "net.py").write_text(text)
+    plain = code.stage_code("train", params(model="mine.net:Mine"), project)
+    assert rooms(plain) == {"yolov8"} and plain["packages"] == {}
+    for stage in WITH_NETWORK:
+        settings = params(model="mine.net:Mine", backbone="resnet18")
+        assert set(code.stage_code(stage, settings, project)["packages"]) == {"torchvision"}
+
+
 def install(folder, name, module, version="1.0", **files):
     """A package as pip leaves it: `module` with one family, its entry point, its metadata."""
     info = folder / f"{name}-{version}.dist-info"
@@ -292,9 +332,9 @@ def site(tmp_path, monkeypatch):
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    places = (*code._installed_places(), folder.resolve())
-    monkeypatch.setattr(code, "_installed_places", lambda: places)
-    for cached in (code._folder_of, code._distributions_of, code._providers):
+    places = (*installed._installed_places(), folder.resolve())
+    monkeypatch.setattr(installed, "_installed_places", lambda: places)
+    for cached in (installed._folder_of, installed._distributions_of, installed._providers):
         cached.cache_clear()
     return folder
 
@@ -309,10 +349,10 @@ def test_an_installed_package_counts_by_its_version_under_each_name_of_its_netwo
         metadata_file = info / "METADATA"
         text = metadata_file.read_text()
         metadata_file.write_text(text.replace("Version: 1.0", "Version: 1.1"))
-        code._distributions_of.cache_clear()
+        installed._distributions_of.cache_clear()
         assert stale(project, before, settings) == WITH_NETWORK
         metadata_file.write_text(text)
-        code._distributions_of.cache_clear()
+        installed._distributions_of.cache_clear()
     assert "acme" not in code.stage_code("train", params(), project)["packages"]
 
 
@@ -327,10 +367,10 @@ def test_a_package_from_a_folder_counts_by_its_sources(project, site):
 
 
 def test_libraries_of_the_engine_count_by_version_wherever_they_lie(project, site):
-    assert code._folder_of("torch") is None
+    assert installed._folder_of("torch") is None
     direct = json.dumps({"url": "file:///src/psutil", "dir_info": {"editable": True}})
     install(site, "psutil", "psutil", "9.0", direct_url_json=direct)
-    assert code._folder_of("psutil") is None
+    assert installed._folder_of("psutil") is None
     (project / "mine" / "gain.py").write_text("import psutil\nGAIN = 1\n")
     assert own_code(project, trainer="mine.net:Mine").packages["psutil"] == "9.0"
 
@@ -351,7 +391,7 @@ def test_an_installed_package_that_needs_us_may_call_any_family(project, site):
     assert rooms(code.stage_code("train", settings, project)) == {"yolov8"}
     with (info / "METADATA").open("a") as stream:
         stream.write("Requires-Dist: detectflow>=0.1\n")
-    code._distributions_of.cache_clear()
+    installed._distributions_of.cache_clear()
     assert rooms(code.stage_code("train", settings, project)) == FAMILIES
 
 

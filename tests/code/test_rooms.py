@@ -2,6 +2,7 @@
 lies in a module that counts for it, or in one that the table declares to be harmless.
 """
 
+import ast
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from engine.code.closure import Sources
 from engine.code.rooms import (
     HARMLESS,
+    HARMLESS_DEFINITIONS,
     IDLE,
     NOT_IMPORTED,
     OF_EXPORT,
@@ -22,6 +24,8 @@ from engine.code.rooms import (
     family_folders,
     package_folder,
 )
+from engine.code.syntax import _bound
+from engine.model_formats.metadata import decode_meta
 from engine.model_formats.table import FORMATS
 from engine.models.family import Family
 from engine.models.registry import built_in
@@ -131,6 +135,17 @@ def test_every_row_of_the_table_names_a_module_that_is_there():
         assert path.is_dir() or path.with_name(f"{path.name}.py").is_file(), name
 
 
+@pytest.mark.parametrize("entry", HARMLESS_DEFINITIONS)
+def test_every_harmless_definition_is_there_in_a_module_that_counts(entry, sources):
+    module, _, path = entry.partition(":")
+    assert any(counts(stage, f"engine.{module}") for stage in STAGES)
+    tree = ast.parse(sources.find(f"engine.{module}").read_text())
+    *owners, name = path.split(".")
+    for owner in owners:
+        tree = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == owner)
+    assert any(name in _bound(node) for node in tree.body)
+
+
 def test_a_family_of_ours_is_called_like_its_folder(sources):
     assert {family.name for family in built_in()} == set(family_folders(sources))
     for family in built_in():
@@ -143,6 +158,7 @@ def test_a_family_of_ours_is_called_like_its_folder(sources):
 def test_formats_that_a_training_can_start_from_count_for_it():
     counted = {(found.module, found.name) for found in NOT_IMPORTED["train"]}
     readers = [each.read_weights for each in FORMATS.values() if each.read_weights]
+    readers.append(decode_meta)  # of what such a file says the network and its classes follow
     assert {(reader.__module__, reader.__name__) for reader in readers} == counted
 
 

@@ -189,12 +189,82 @@ def test_a_public_helper_of_messages_is_named_for_others_to_ask_for():
 def test_methods_that_nobody_calls_are_gone_with_what_they_import():
     one = "from a import loss\nfrom b import decode\nclass F:\n"
     one += "    def criterion(self): return loss(1)\n    def boxes(self): return decode(2)\n"
-    without = frozenset({"criterion"})
+    without = frozenset({"*.criterion"})
     assert read_source(one, without=without).imports == (Import("b", "decode", "decode"),)
     assert read_source(one, without=without) == read_source(
         one.replace("loss(1)", "loss(3)"), without=without
     )
     assert read(one).digest != read(one.replace("loss(1)", "loss(3)")).digest
+
+
+def test_definitions_without_influence_are_gone_by_their_path():
+    one = "from a import draw\nEVENTS = {'x': 'text'}\nclass A:\n    word = 'images'\n"
+    one += "    def plot(self): draw(1)\nclass B:\n    word = 'images'\ndef plot(): return 1\n"
+    without = frozenset({"EVENTS", "A.word", "A.plot"})
+    digest = read_source(one, without=without).digest
+    assert read_source(one, without=without).imports == ()
+    for old, new in (
+        ("'text'", "'t'"),
+        ("draw(1)", "draw(2)"),
+        ("A:\n    word = 'im", "A:\n    word = 'I"),
+    ):
+        assert read_source(one.replace(old, new), without=without).digest == digest
+    for old, new in (("return 1", "return 2"), ("B:\n    word = 'im", "B:\n    word = 'I")):
+        assert read_source(one.replace(old, new), without=without).digest != digest
+
+
+@pytest.mark.parametrize(
+    "decorator, counts",
+    [
+        *[("functools.singledispatch", True), ("size.register", True), ("torch.jit.script", True)],
+        *[("validate_call(config=1)", True), ("unknown", True)],
+        *[("staticmethod", False), ("torch.no_grad()", False), ("functools.cache", False)],
+        *[("size.setter", False), ("contextlib.contextmanager", False)],
+    ],
+)
+def test_annotations_count_where_a_decorator_may_read_them(decorator, counts):
+    one = f"@{decorator}\ndef size(x: INT, *rest: INT) -> INT: return 1\n"
+    for old, new in (("x: INT", "x: list"), ("*rest: INT", "*rest: list"), ("-> INT", "-> list")):
+        assert (read(one).digest != read(one.replace(old, new)).digest) == counts, old
+    inner = f"@{decorator}\ndef f(): \n    def size(x: INT): return 1\n    return size\n"
+    assert read(inner).digest == read(inner.replace("INT", "list")).digest
+
+
+@pytest.mark.parametrize(
+    "decorator, counts", [("dataclass(frozen=True)", False), ("torch.jit.script", True)]
+)
+def test_annotations_of_methods_count_where_a_decorator_of_the_class_may_read_them(
+    decorator, counts
+):
+    one = f"@{decorator}\nclass A:\n    def size(self, x: INT): return 1\n"
+    assert (read(one).digest != read(one.replace("INT", "list")).digest) == counts
+
+
+def test_the_default_of_a_kind_counts_by_its_name_too():
+    one = 'KINDS = {"dark": Kind("image that is dark", advice="look", default="error")}'
+    assert read(one).digest != read(one.replace('"error"', '"warn"')).digest
+    assert read(one).digest == read(one.replace('"look"', '"look at it"')).digest
+
+
+@pytest.mark.parametrize(
+    "text, public",
+    [
+        ("__all__ = ['a', 'b']", ("a", "b")),
+        ("__all__ = ('a',)\n__all__ += ['b']", ("a", "b")),
+        ("__all__: list[str] = ['a']", ("a",)),
+        ("__all__ = [p.stem for p in HERE]", ("*",)),
+        ("__all__ = ['a']\n__all__.append(b)", ("*", "a")),
+        ("x = 1", ()),
+    ],
+)
+def test_names_that_a_star_takes(text, public):
+    assert read(text).public == public
+
+
+def test_what_a_star_takes_counts_where_it_is_kept():
+    one, kept = "__all__ = ['a', 'b']", frozenset({"__all__"})
+    assert read(one).digest == read("").digest
+    assert read_source(one, keep=kept) != read_source("__all__ = ['a']", keep=kept)
 
 
 def test_bases_that_are_said_to_read_no_annotations_read_none():

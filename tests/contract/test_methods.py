@@ -18,7 +18,7 @@ from engine.core.validator import BaseValidator
 from engine.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from engine.errors import ConfigError
 from engine.export import FORMATS, Exporter
-from engine.moved import MOVED, MOVED_ALONE
+from engine.moved import GONE, MOVED, MOVED_ALONE
 from engine.plugins import find_object
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -259,6 +259,10 @@ def test_what_took_the_place_of_decide_stop_ends_the_run(tiny):
         ("from engine.parts.metrics import DetectionMetrics", "engine.metrics"),
         ("from engine.tracking.environment import find_root", "engine.project.environment"),
         ("from engine.tuning.space import make_space", "engine.hpo.space"),
+        ("from engine.parts.model import DetectionModel", "engine.models.yolov8.DetectionModel"),
+        ("from engine.parts.plots import write_picture", "engine.plots.write_image"),
+        ("from engine.tracking.trace_text import as_text", "engine.lineage.render"),
+        ("from engine.tracking import trace_history", "engine.lineage.from_dvc"),
     ],
 )
 def test_an_import_of_an_old_module_says_its_new_name(line, new, tmp_path, monkeypatch):
@@ -273,14 +277,33 @@ def test_an_import_of_an_old_module_says_its_new_name(line, new, tmp_path, monke
 
 
 def test_every_new_name_of_an_old_module_is_one():
-    others = [other for _, names in MOVED.values() for other in names.values()]
-    for name in [place for place, _ in MOVED.values()] + others + [*MOVED_ALONE.values()]:
+    new, old = [*MOVED_ALONE.values()], {*MOVED, *MOVED_ALONE, *GONE}
+    for at, package in MOVED.items():
+        kept = package.modules.split()
+        new += [package.place, *(f"{package.place}.{name}" for name in kept)]
+        new += package.renamed.values()
+        old |= {f"{at}.{name}" for name in (*kept, *package.renamed)}
+        holder = importlib.import_module(package.place)
+        assert all(hasattr(holder, name) for name in package.names.split()), at
+        for name in package.renamed_names.values():
+            assert hasattr(holder, name.removeprefix(f"{package.place}.")), name
+    for name in new:
         assert importlib.util.find_spec(name.split()[0]), name
-    old = {
-        *MOVED,
-        *MOVED_ALONE,
-        *(f"{at}.{name}" for at, (_, own) in MOVED.items() for name in own),
-    }
     assert not {name for name in old if (ROOT / name.replace(".", "/")).with_suffix(".py").exists()}
     with pytest.raises(ModuleNotFoundError, match="No module named 'engine.nothing'"):
         importlib.import_module("engine.nothing")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("from engine.kernel import BaseTrainer", "'BaseTrainer' was no module of it: look for it"),
+        ("import engine.parts.metrics.nothing", "engine.parts.metrics is engine.metrics now, and"),
+        ("import engine.export.torchscript", "engine.export.torchscript is gone: .*format=onnx"),
+        ("from engine.tracking.masking import mask", "is gone: .*tracking.code: diff uploads it"),
+        ("from engine.tracking import moved", "is gone: .*docs/howto/mlflow.md"),
+    ],
+)
+def test_what_never_was_a_module_gets_no_address_and_what_is_gone_says_what_to_do(line, said):
+    with pytest.raises(ImportError, match=said):
+        exec(line, {})

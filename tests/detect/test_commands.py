@@ -165,6 +165,18 @@ def test_what_a_stage_made_stays_as_it_is_when_its_weights_are_exported(pipeline
             "no class 'disk'. Did you mean 'disc'?",
         ),
         (["predict", "source=images", "model=images/0.png"], 1, "cannot run a '.png' file"),
+        (["export", "format=onnx", "model=yolov8n"], 1, "yolov8n: is no weight file. A network by"),
+        (
+            ["val", "data=images", "model=yolov8n"],
+            1,
+            "give model=weights/best.pt, which a training",
+        ),
+        (["predict", "source=images", "model=yolov8n"], 1, "yolov8n: is no weight file"),
+        (
+            ["predict", "source=images", "model=torchvision:ssdlite320_mobilenet_v3_large"],
+            1,
+            "is no weight file",
+        ),
         (["val", "data=nowhere.yaml"], 1, "nowhere.yaml: no such description or folder"),
         (
             ["val", "data=images", "split=testing"],

@@ -214,6 +214,22 @@ def test_a_method_that_cannot_be_called_is_named_before_anything_is_read(trainer
         make_trainer(config)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("torch.nn:Conv2d", "is the class Conv2d, not a class derived from a trainer"),
+        ("math:pi", "is a value of type float, not a class derived from a trainer"),
+        (
+            "engine.models.yolov8.family:YOLOv8Family",
+            "is a family of networks, not a trainer: give model=engine.models.yolov8.family:YOLOv8",
+        ),
+    ],
+)
+def test_what_is_no_trainer_is_named_and_a_family_sent_to_model(path, said):
+    with pytest.raises(ConfigError, match=said):
+        trainer_class_of(path)
+
+
 def test_weights_of_a_class_that_cannot_be_made_say_so(shapes, tmp_path):
     result = TakesNoConfig(settings(shapes, tmp_path, model="yolov8n")).train()
     with pytest.raises(CheckpointError, match="cannot load its weights: TakesNoConfig cannot be"):

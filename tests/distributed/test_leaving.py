@@ -303,7 +303,10 @@ def test_a_process_that_does_not_notice_is_interrupted_and_one_that_cannot_is_en
         ("trainer=nowhere.mine:Trainer", "there is no module 'nowhere'"),
         ("trainer=ddp_toys:Clasifier", "Did you mean 'Classifier'?"),
         ("trainer=ddp_toys", "is not package.module:Name"),
-        ("trainer=ddp_toys:not_a_class", "is a int, not a class derived from a trainer"),
+        (
+            "trainer=ddp_toys:not_a_class",
+            "is a value of type int, not a class derived from a trainer",
+        ),
         ("callbacks=ddp_toys:nothing", "has no 'nothing'"),
         ("callbacks=ddp_toys:not_a_class", "is a int, not a function"),
         (

@@ -2,7 +2,10 @@
 all.
 """
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,6 +116,17 @@ def test_nothing_is_written_as_dvc_writes_it(root):
             "the registered model is the onnx file, and without it stage register fails after",
         ),
         ({"train.imgsz": 100}, "multiple of 32"),
+        ({"export.imgsz": 100}, "params.yaml: export.imgsz = 100: imgsz must be a multiple of 32"),
+        ({"export.imgsz": [64, 100]}, "params.yaml: export.imgsz = (64, 100): imgsz must be a"),
+        ({"export.opset": 99}, "params.yaml: export.opset = 99: onnx: opset 99 cannot be made"),
+        ({"register.model": "a/b"}, "register.model: 'a/b' cannot be a model's name: no / : %"),
+        (
+            {"register.metric": "metrics/mAP50-59"},
+            "params.yaml: register.metric = 'metrics/mAP50-59' is not measured by stage validate. "
+            "Did you mean 'metrics/mAP50-95'?",
+        ),
+        ({"train.monitor": "metrics/foo"}, "train: monitor='metrics/foo' is not measured"),
+        ({"train.monitor": "val/bx_loss"}, "Did you mean 'val/box_loss'?"),
         ({"data.source": "data/digit.yaml"}, "no such file or folder, seen from"),
         ({"data.source": "data/digit.yaml"}, "Did you mean 'data/digits.yaml'?"),
         (
@@ -138,6 +152,75 @@ def test_a_wrong_override_changes_nothing(root, overrides, message):
             function(root, overrides)
         assert message in str(error.value)
     assert text(root) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("export.imgsz", 96),
+        ("export.opset", 18),
+        ("register.model", "my detector-2"),
+        ("register.metric", "metrics/AR100"),
+        ("train.monitor", "metrics/F1"),
+        ("train.monitor", "val/dfl_loss"),
+        ("train.monitor", "lr/decay"),
+        ("train.monitor", ""),  # the first metric
+    ],
+)
+def test_what_a_run_can_do_with_is_taken(root, key, value):
+    apply(root, {key: value})
+    section, _, name = key.partition(".")
+    assert yaml.safe_load(text(root))[section][name] == value
+
+
+OWN_METRICS = """
+from engine.detect import DetectionTrainer, DetectionValidator
+from torch import nn
+
+
+class Counts(DetectionValidator):
+    def get_stats(self):
+        return {**super().get_stats(), "metrics/counted": 1.0}
+
+
+class Named(Counts):
+    metric_names = (*DetectionValidator.metric_names, "metrics/counted")
+
+
+class Mine(DetectionTrainer):
+    validator_class = Counts
+
+    def get_model(self, cfg, weights):
+        return nn.Conv2d(3, 1, 1)
+
+
+class Told(Mine):
+    validator_class = Named
+"""
+
+
+def test_metrics_of_a_validator_of_ones_own_are_refused_only_where_it_lists_what_it_measures(root):
+    (root / "own_metrics.py").write_text(OWN_METRICS)
+    for name in ("Mine", "Told"):
+        for key in ("train.monitor", "register.metric"):
+            checked(root, {"train.trainer": f"own_metrics:{name}", key: "metrics/counted"})
+    wrong = {"metrics/count": "Did you mean 'metrics/counted'"}
+    for value, said in wrong.items():
+        for key in ("train.monitor", "register.metric"):
+            checked(root, {"train.trainer": "own_metrics:Mine", key: value})  # may be measured
+            with pytest.raises(ConfigError, match=said):
+                checked(root, {"train.trainer": "own_metrics:Told", key: value})
+
+
+def test_stage_train_alone_refuses_what_a_later_stage_would(root):
+    """What `dvc repro` and `detectflow stage train` call."""
+    shutil.copy(ROOT / "dvc.yaml", root)
+    (root / "params.yaml").write_text(text(root).replace("  dynamic: true", "  imgsz: 100"))
+    words = [sys.executable, "-m", "engine.stages", "train"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=root, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert "params.yaml: export.imgsz = 100: imgsz must be a multiple of 32" in done.stderr
 
 
 def test_a_file_with_an_error_of_its_own_is_named(root):

@@ -21,7 +21,7 @@ from engine.core.results import read_results
 from engine.detect import DetectionTrainer
 from engine.errors import ConfigError, WorkspaceError
 from engine.hpo import study as studies
-from engine.hpo.report import clear_weights, importances, write_report
+from engine.hpo.report import clear_weights, commands_for, importances, write_report
 from engine.hpo.sweep import make_sweep
 from engine.hpo.trial import run_trial
 
@@ -174,6 +174,15 @@ def test_own_data_without_a_digest_and_own_callbacks_are_searched_with(project, 
 def test_wrong_requests_for_a_trainer_of_ones_own(project, own_trainer, words, said):
     with pytest.raises(ConfigError, match=said):
         make_sweep({**WORDS, **words}, project)
+
+
+def test_the_command_for_the_pipeline_names_the_model_where_params_yaml_has_another(project):
+    name = "torchvision:ssdlite320_mobilenet_v3_large"
+    for words, wanted in (({}, None), ({"model": "yolov8n"}, None), ({"model": name}, name)):
+        run, train = commands_for(make_sweep({**WORDS, **words}, project), {"lr0": 0.01})
+        assert (f"-S train.model={name} -S @" in run) == (wanted is not None), run
+        assert "train.model" not in run or wanted
+        assert f"model={wanted or 'yolov8n'}" in train
 
 
 def taken(project, commands):

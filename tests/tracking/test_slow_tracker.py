@@ -85,8 +85,7 @@ def test_a_tracker_that_takes_its_time_gets_all_of_it_and_the_version_finds_its_
     slow, server, workspace, monkeypatch
 ):
     slow.delay_s = 0.15
-    monkeypatch.setattr("engine.tracking.stage_runs.CLOSE_S", 0.1)
-    monkeypatch.setattr("engine.tracking.training_run.CLOSE_S", 0.1)
+    monkeypatch.setattr("engine.tracking.stage_run.CLOSE_S", 0.1)
     toys.train(workspace, epochs=3)
     toys.validate(workspace, value=0.5)
     toys.export(workspace)

@@ -228,9 +228,14 @@ def decode(preds: Dense) -> tuple[Tensor, Tensor]:
     else:
         scores = logits.sigmoid()
     boxes = _boxes(outputs["bbox_regression"], preds.anchors, preds.detector.coder_weights)
-    h, w = preds.size
+    return clip(boxes, preds.size), scores
+
+
+def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (..., 4) xyxy px within an image of `size` (h, w)."""
+    h, w = size
     x, y = boxes[..., 0::2].clamp(0, w), boxes[..., 1::2].clamp(0, h)
-    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), -1), scores
+    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), -1)
 
 
 def _boxes(codes: Tensor, anchors: Tensor, weights: tuple[float, ...] | None) -> Tensor:

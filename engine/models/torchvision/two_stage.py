@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from engine.models.torchvision.networks import clip
+
 if TYPE_CHECKING:
     from engine.models.torchvision.networks import TwoStageDetector
 
@@ -126,13 +128,6 @@ def decode(codes: Tensor, boxes: Tensor, weights: tuple[float, ...]) -> Tensor:
     coder = BoxCoder(weights)
     flat = coder.decode_single(codes.reshape(-1, 4), boxes.expand(shape).reshape(-1, 4))
     return flat.view(shape)
-
-
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (..., 4) xyxy px within an image of `size` (h, w)."""
-    h, w = size
-    x, y = boxes[..., 0::2].clamp(0, w), boxes[..., 1::2].clamp(0, h)
-    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), -1)
 
 
 def is_larger(boxes: Tensor, side_px: float) -> Tensor:
