@@ -96,9 +96,26 @@ def share_the_fork_server():
     os.waitpid = lambda pid, options: (0, 0) if pid == server else wait(pid, options)
 
 
+def start_the_fork_server():
+    """Until a process came out of it. A life killed between its call of the server and its request
+    takes the server along (CPython: EOFError in its main loop). A program has a server of its own,
+    which ends with it in any case; here the next life needs it.
+    """
+    ended = None
+    while ended != 0:
+        context = loader.worker_context(torch.utils.data.TensorDataset(torch.zeros(1)))
+        try:
+            process = context.Process(target=int)
+            process.start()
+            process.join()
+            ended = process.exitcode
+        except (OSError, EOFError):  # it is about to end: the next turn starts another
+            time.sleep(0.01)
+
+
 def main():
     torch.set_num_threads(1)
-    loader.worker_context(torch.utils.data.TensorDataset(torch.zeros(1)))
+    start_the_fork_server()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -110,6 +127,8 @@ def main():
                 os._exit(1)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
+        if os.WIFSIGNALED(status):
+            start_the_fork_server()
         print(
             json.dumps({"signal": os.WTERMSIG(status), "code": os.WEXITSTATUS(status)}), flush=True
         )

@@ -1,10 +1,37 @@
 """A real Prefect server for tests, as a process of its own."""
 
+import json
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flows.processes import LOOPBACK, Child, free_port
+
+PATIENCE_S = 240.0
+
+
+def ask_prefect(url: str, body: Any = None, method: str | None = None) -> Any:
+    """The server's answer. Asked again while its SQLite is busy (503), as Prefect's own client does.
+
+    Raises:
+        urllib.error.HTTPError: it refuses, or is busy for ever.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(url, data, headers, method=method)
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
+                return json.loads(response.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def start_prefect(

@@ -14,10 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import pytest
+from servers import PATIENCE_S, ask_prefect
 from workspaces import clean_environment, copy_project, shell
 
 from engine.project.workspace_lock import holder
@@ -32,7 +31,6 @@ TINY = {
     "train.epochs": 14,
     "train.plots": False,
 }
-PATIENCE_S = 240.0
 
 
 class Api:
@@ -42,25 +40,10 @@ class Api:
         self.url = url
 
     def __call__(self, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.url + path, data, {"content-type": "application/json"}
-        )
-        for pause_s in (1, 2, 4, 0):
-            try:
-                with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
-                    return json.loads(response.read() or b"null")
-            except (
-                urllib.error.HTTPError
-            ) as error:  # 503: its SQLite is busy, which Prefect's own client sits out too
-                if error.code != 503 or not pause_s:
-                    raise
-                time.sleep(pause_s)
+        return ask_prefect(self.url + path, body)
 
     def delete(self, path):
-        urllib.request.urlopen(
-            urllib.request.Request(self.url + path, method="DELETE"), timeout=PATIENCE_S
-        ).close()
+        ask_prefect(self.url + path, method="DELETE")
 
     def start(self, name, **parameters):
         deployment = self(f"/deployments/name/{name}")
@@ -211,14 +194,7 @@ def test_registering_twice_changes_nothing_somebody_has_set(workspace, api):
 
 
 def switch(api, automation, on):
-    body = json.dumps({"enabled": on}).encode()
-    request = urllib.request.Request(
-        f"{api.url}/automations/{automation}",
-        body,
-        {"content-type": "application/json"},
-        method="PATCH",
-    )
-    urllib.request.urlopen(request).close()
+    ask_prefect(f"{api.url}/automations/{automation}", {"enabled": on}, "PATCH")
 
 
 def test_the_nightly_schedule_plans_runs(workspace, api):

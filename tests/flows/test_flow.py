@@ -4,11 +4,13 @@ and DVC are real.
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
+from detectors import random_detector, save_detector
 
 from engine.config import Params
 from engine.errors import ConfigError, DataError, WorkspaceError
@@ -203,17 +205,18 @@ def test_there_must_be_last_weights_to_go_on_from(run, stages, project):
 
 @pytest.mark.parametrize("place", ["models/start/mine.pt", "../elsewhere.pt"])
 def test_other_bytes_in_the_start_file_train_again_and_the_first_ones_are_no_excuse(
-    run, project, place, texts_are_weights
+    run, project, place, random_weights, tmp_path
 ):
+    one, two = random_weights, save_detector(tmp_path / "two.pt", random_detector(seed=1))
     file = project / place
-    file.write_text("one")
+    shutil.copy(one, file)
     assert hows(run({"train.model": place})) == ["ran"] * 5
     assert hows(run()) == ["skipped"] * 5
-    file.write_text("two")
+    shutil.copy(two, file)
     assert hows(run())[1] == "ran"
     with_two = (project / "weights" / "best.pt").read_text()
     run({"train.epochs": 7})
-    file.write_text("one")
+    shutil.copy(one, file)
     assert hows(run({"train.epochs": 30}))[1] in {"ran", "restored"}
     assert (project / "weights" / "best.pt").read_text() != with_two
     assert sha256_file(file) in (project / "weights" / "best.pt").read_text()

@@ -5,16 +5,13 @@ Prefect's own default forgets it, and ends the run within minutes because the sl
 reserved.
 """
 
-import json
 import os
 import sys
-import time
 import urllib.error
-import urllib.request
 
 import pytest
 from environments import forget_settings
-from servers import start_prefect
+from servers import ask_prefect, start_prefect
 from test_pipeline import TINY, Driver
 from workspaces import clean_environment, copy_project
 
@@ -22,22 +19,6 @@ from engine.project.environment import prepare_environment
 from flows.processes import free_port
 
 pytestmark = pytest.mark.system
-
-
-def post(url, body, patience_s=120):
-    """The answer; asked again, as Prefect's client does, while the server's database is busy."""
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=60) as response:
-                return json.loads(response.read() or b"null")
-        except urllib.error.HTTPError as error:
-            if error.code != 503 or time.monotonic() > deadline:
-                raise
-            time.sleep(1)
 
 
 @pytest.fixture
@@ -65,15 +46,17 @@ def server(tmp_path, own_environment):
 
 def test_the_slot_of_a_run_outlives_the_server(server):
     limits = f"{server()}/v2/concurrency_limits"
-    post(f"{limits}/", {"name": "workspace", "limit": 1})
-    lease = post(
+    ask_prefect(f"{limits}/", {"name": "workspace", "limit": 1})
+    lease = ask_prefect(
         f"{limits}/increment-with-lease",
         {"names": ["workspace"], "slots": 1, "lease_duration": 300},
     )["lease_id"]
     server()
-    post(f"{limits}/leases/{lease}/renew", {"lease_duration": 300})  # 410 where it is forgotten
+    ask_prefect(
+        f"{limits}/leases/{lease}/renew", {"lease_duration": 300}
+    )  # 410 where it is forgotten
     with pytest.raises(urllib.error.HTTPError) as full:
-        post(
+        ask_prefect(
             f"{limits}/increment-with-lease",
             {"names": ["workspace"], "slots": 1, "lease_duration": 300},
         )

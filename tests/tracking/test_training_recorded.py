@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import environments
 import pytest
 import toys
 from PIL import Image
@@ -42,7 +43,7 @@ def set_params(root, **sections):
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, server):
     """A real detector trained, validated: (workspace, store, its run)."""
-    before = dict(os.environ)
+    before = environments.now()
     root = tmp_path_factory.mktemp("recorded") / "project"
     (root / "data").mkdir(parents=True)
     subprocess.run(["git", "init", "-q", str(root)], check=True)
@@ -78,8 +79,7 @@ def recorded(tmp_path_factory, server):
         )
         yield root, store, run
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        environments.restore(before)
 
 
 def files(store, run, folder):
