@@ -232,7 +232,7 @@ Measures the version (by default the challenger) and the champion on data/prepar
 register.gate, and moves the aliases as a run would; nothing is trained. For a version that was held, once there are more
 test images or a yes. On the same evidence as before nothing is decided anew.
 
-  dvc repro prepare && detectflow decide
+  dvc repro prepare && detectflow decide        (dvc repro -f prepare: images outside the project)
   detectflow decide detector/3""",
     "approve": """\
 detectflow approve NAME/VERSION [--why TEXT]
