@@ -36,6 +36,7 @@ class DetectionScores:
     map_small: float | None
     map_medium: float | None
     map_large: float | None
+    map50_area: Mapping[str, float | None]  # small, medium, large
     ar1: float | None  # average recall with at most 1, 10, 100 detections per image and class
     ar10: float | None
     ar100: float | None
@@ -128,7 +129,7 @@ class DetectionMetrics:
 
     def compute(self) -> DetectionScores:
         """Score what was collected so far."""
-        samples = self._in_order()
+        samples = self.samples()
         coco = coco_scores(samples, len(self.names))
         matches = match(samples, len(self.names))
         curves = make_curves(matches, coco.precision50)
@@ -138,9 +139,10 @@ class DetectionMetrics:
         """What AP of any choice of the images follows from; its images are in the order of
         `DetectionScores.per_image`.
         """
-        return make_table(self._in_order(), self.names)
+        return make_table(self.samples(), self.names)
 
-    def _in_order(self) -> list[Sample]:
+    def samples(self) -> list[Sample]:
+        """Truth and detections of every image, in the order of `DetectionScores.per_image`."""
         return [self._samples[key] for key in sorted(self._samples)]
 
     def _scores(
@@ -176,6 +178,9 @@ class DetectionMetrics:
             map_small=ap["small"],
             map_medium=ap["medium"],
             map_large=ap["large"],
+            map50_area={
+                area: mean(row) for area, row in zip(AREAS, coco.ap50_area) if area != "all"
+            },
             ar1=mean(coco.ar[0]),
             ar10=mean(coco.ar[1]),
             ar100=mean(coco.ar[2]),
