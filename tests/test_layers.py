@@ -28,7 +28,7 @@ FLOORS = (  # from the ground up: a room imports its own files and rooms of lowe
     {"config"},
     {"core", "data", "metrics", "models"},
     {"plots", "datasets", "project"},
-    {"versioning"},
+    {"versioning", "error_analysis"},
     {"tracking"},
     {"detect", "registry"},
     {"export", "lineage"},
