@@ -205,7 +205,7 @@ as the one to replace A. Nothing is moved. Results are kept: asking again costs 
                      predictions             boxes.json in COCO's format, also of other tools
   data=data/prepared a dataset
   split=test         and conf, iou, max_det, batch, device, as in `detectflow help val`
-  out=runs/compare   where comparison.json goes
+  out=runs/compare   where comparison.json goes, and what B gains and loses: errors.json and images/, images side by side
 
   detectflow compare detector@champion detector@challenger
   detectflow compare detector@champion weights/best.pt split=val

@@ -106,25 +106,11 @@ class DetectionMetrics:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything collected, as plain arrays that travel between processes."""
-        samples = list(self._samples.values())
-        state = {
-            "key": np.array([s.key for s in samples], np.str_).reshape(-1, 2),
-            "file": np.array([s.file for s in samples], np.str_),
-            "n": np.array([(len(s.gt_classes), len(s.classes)) for s in samples], np.int64).reshape(
-                -1, 2
-            ),
-        }
-        for field in _BOXED:
-            state[field] = np.concatenate([_EMPTY[field], *(getattr(s, field) for s in samples)])
-        return state
+        return pack(list(self._samples.values()))
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         """Add what another process collected for the same names."""
-        ends = state["n"].cumsum(0)[:-1].T if len(state["n"]) else np.zeros((2, 0), np.int64)
-        parts = {f: np.split(state[f], ends[0] if f.startswith("gt_") else ends[1]) for f in _BOXED}
-        for i, (sha256, name) in enumerate(state["key"].tolist()):
-            fields = {f: parts[f][i] for f in _BOXED}
-            sample = Sample(key=(sha256, name), file=str(state["file"][i]), name=name, **fields)
+        for sample in unpack(state):
             self._samples.setdefault(sample.key, sample)
 
     def compute(self) -> DetectionScores:
@@ -205,6 +191,35 @@ class DetectionMetrics:
             curves=curves,
             confusion=confusion_matrix(samples, len(self.names)),
         )
+
+
+def pack(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    """Samples as plain arrays, for a file or another process."""
+    state = {
+        "key": np.array([s.key for s in samples], np.str_).reshape(-1, 2),
+        "file": np.array([s.file for s in samples], np.str_),
+        "n": np.array([(len(s.gt_classes), len(s.classes)) for s in samples], np.int64).reshape(
+            -1, 2
+        ),
+    }
+    for field in _BOXED:
+        state[field] = np.concatenate([_EMPTY[field], *(getattr(s, field) for s in samples)])
+    return state
+
+
+def unpack(state: Mapping[str, np.ndarray]) -> list[Sample]:
+    """The samples that `pack` was given."""
+    ends = state["n"].cumsum(0)[:-1].T if len(state["n"]) else np.zeros((2, 0), np.int64)
+    parts = {f: np.split(state[f], ends[0] if f.startswith("gt_") else ends[1]) for f in _BOXED}
+    return [
+        Sample(
+            key=(sha256, name),
+            file=str(state["file"][i]),
+            name=name,
+            **{f: parts[f][i] for f in _BOXED},
+        )
+        for i, (sha256, name) in enumerate(state["key"].tolist())
+    ]
 
 
 def coco_ap(
