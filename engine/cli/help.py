@@ -159,9 +159,11 @@ source is only read. The formats are listed below; docs/data/formats.md says wha
   format=coco                one of the formats that can be written
   out=converted/             a folder that does not exist yet
   path=...                   local folder to use instead of the description's address
+  corrections=FOLDER         labelled images whose boxes count where they are the same images; its others are added
   policies.KIND=POLICY       what to do about a finding, for example policies.missing_size=fix
 
-  detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo""",
+  detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo
+  detectflow convert data=data/prepared corrections=returned/ format=coco out=data/raw/mine-2""",
     "diff": """\
 detectflow diff BEFORE [AFTER] [out=FOLDER] [notify=true]
 

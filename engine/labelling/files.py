@@ -2,8 +2,8 @@
 
 CVAT: `annotations.xml` ("CVAT for images 1.1") and `labels.json` for the task's raw labels. Label
 Studio: `tasks.json`, with labels as annotations and the model's boxes as predictions, and
-`labels.xml` for the project's labelling interface. Beside them `tasks.csv` says why each image is
-there. Images are copied into `images/` or listed in `images.txt`.
+`interface.cfg` for the project's labelling interface. Beside them `tasks.csv` says why each image
+is there. Images are copied into `images/` or listed in `images.txt`.
 """
 
 from __future__ import annotations
@@ -154,11 +154,11 @@ def _write_label_studio(
             }
         )
     write_text(folder / "tasks.json", json.dumps(values, ensure_ascii=False, indent=1) + "\n")
-    labels_xml = "\n".join(f"    <Label value={quoteattr(name)}/>" for name in names)
+    choices = "\n".join(f"    <Label value={quoteattr(name)}/>" for name in names)
     write_text(
-        folder / "labels.xml",
+        folder / "interface.cfg",
         '<View>\n  <Text name="why" value="$why"/>\n  <Image name="image" value="$image"/>\n'
-        f'  <RectangleLabels name="label" toName="image">\n{labels_xml}\n'
+        f'  <RectangleLabels name="label" toName="image">\n{choices}\n'
         "  </RectangleLabels>\n</View>\n",
     )
 
@@ -207,7 +207,7 @@ TOOLS: dict[str, Tool] = {
             "Label Studio",
             "tasks.json",
             _write_label_studio,
-            "make a project with the interface of labels.xml, serve the images as local files "
+            "make a project with the interface of interface.cfg, serve the images as local files "
             "(LOCAL_FILES_SERVING_ENABLED=true, LOCAL_FILES_DOCUMENT_ROOT={root}), then import "
             "tasks.json",
         ),
