@@ -14,6 +14,7 @@ import numpy as np
 from engine.error_analysis.error_types import TYPES, find_errors
 from engine.error_analysis.images import ImageLosses, image_losses
 from engine.error_analysis.pictures import draw_side_by_side
+from engine.error_analysis.report import rounded
 from engine.errors import DataError
 from engine.metrics.curves import make_curves, match
 from engine.metrics.image_matches import Sample
@@ -60,7 +61,7 @@ def pair_report(
     better = [int(i) for i in order if change[i] < 0]
     worse = [int(i) for i in order[::-1] if change[i] > 0]
     about = _Drawn(sides, confidences, names, models, losses, folder)
-    return {
+    values = {
         "a": models[0],
         "b": models[1],
         "images": len(a),
@@ -82,6 +83,7 @@ def pair_report(
         "gained": [about.row(i, rank, "gained") for rank, i in enumerate(better[:MOST])],
         "lost": [about.row(i, rank, "lost") for rank, i in enumerate(worse[:MOST])],
     }
+    return rounded(values)
 
 
 def of_classes(

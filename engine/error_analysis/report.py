@@ -64,7 +64,7 @@ def error_report(
     losses = image_losses(table, confidence)
     pictures = _Pictures(samples, names, confidence, folder)
     ap50, costs = table.ap50(), table.costs()
-    return {
+    values = {
         "split": split,
         "images": len(samples),
         "boxes": len(table.truth_class),
@@ -80,6 +80,16 @@ def error_report(
         "hardest": _hardest(samples, losses, pictures),
         "label_errors": _label_errors(label_errors(samples, names), table, samples, pictures),
     }
+    return rounded(values)
+
+
+def rounded(values: Any) -> Any:
+    """The same with six digits after the point: more say nothing, and differ between machines."""
+    if isinstance(values, float):
+        return round(values, 6)
+    if isinstance(values, Mapping):
+        return {key: rounded(value) for key, value in values.items()}
+    return [rounded(value) for value in values] if isinstance(values, list) else values
 
 
 def key_of(record: ImageRecord) -> str:
