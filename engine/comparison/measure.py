@@ -8,7 +8,6 @@ import functools
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,15 +109,16 @@ def _own_code() -> dict[str, str]:
 def _kept(folder: Path, model: Model, records: Sequence[ImageRecord]) -> Measured | None:
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        if about["files"] != {name: sha256_file(folder / name) for name in FILES}:
+            return None
         table = MatchTable.load(folder / "matches.npz")
         size = about["input_size"]
         names = tuple(about["names"])
-        is_whole = about["files"] == {name: sha256_file(folder / name) for name in FILES}
         with np.load(folder / "detections.npz", allow_pickle=False) as arrays:
             samples = unpack({key.removeprefix("sample_"): arrays[key] for key in arrays})
-    except (OSError, ValueError, KeyError, TypeError, DataError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
-    if not is_whole or len(table.images) != len(records):
+    if len(table.images) != len(records):
         return None
     file_of = {key_of(record): str(record.file) for record in records}  # may lie elsewhere today
     here = tuple(replace(s, file=file_of.get(" ".join(s.key), s.file)) for s in samples)
