@@ -172,7 +172,8 @@ class ValidateConfig(Frozen):
     goal: str | dict[str, float] = Field(
         MAX_F1,
         description="what the thresholds of the classes are chosen for, on the val images: "
-        f"{FORMS} (costs)",
+        f"{FORMS}, the cost of each",
+        json_schema_extra=_in("cost"),
     )
 
     @field_validator("goal")
