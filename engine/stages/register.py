@@ -86,6 +86,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     from engine.model_formats.table import FORMATS
     from engine.registry.candidate import Candidate, Measured
     from engine.tracking import run_metadata
+    from engine.tracking.model_name import registered_name
 
     trained, validated = read_report(layout, "train"), read_report(layout, "validate")
     exported = read_json(layout.summary("export"), "export")
@@ -132,7 +133,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         "onnx_sha256": digest,
     }
     return Candidate(
-        name=params.register_.model,
+        name=registered_name(params, layout.root),
         onnx=path,
         onnx_sha256=digest,
         measured=measured,
