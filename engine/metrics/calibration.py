@@ -111,8 +111,9 @@ def detected(table: MatchTable) -> Detected:
 
 def choose_calibration(table: MatchTable, groups: Sequence[str] | None = None) -> Calibration:
     """The method with the lowest log loss on images that it has not seen (FOLDS parts, whole groups
-    of images), fitted to all of them. A class of few detections takes the function of all classes;
-    where these are few too, nothing is calibrated.
+    of images), with one function for all classes or one for each, fitted to all images. A class of
+    few detections takes the function of all classes; where these are few too, nothing is
+    calibrated.
 
     groups: of each image of the table; None: each is its own.
     """
@@ -127,28 +128,34 @@ def choose_calibration(table: MatchTable, groups: Sequence[str] | None = None) -
         return no_calibration(classes)
     fold = (np.random.default_rng(0).permutation(int(group.max()) + 1) % folds)[group]
     fold = fold[found.image]
-    losses = {method: _held_out_loss(method, found, fold, classes) for method in METHODS}
-    return _fit_all(min(METHODS, key=losses.__getitem__), found, np.ones(len(fold), bool), classes)
+    ways = [("none", False), *((method, own) for method in METHODS[1:] for own in (False, True))]
+    losses = {way: _held_out_loss(*way, found, fold, classes) for way in ways}
+    best = min(ways, key=losses.__getitem__)
+    return _fit_all(*best, found, np.ones(len(fold), bool), classes)
 
 
-def _held_out_loss(method: str, found: Detected, fold: np.ndarray, classes: int) -> float:
+def _held_out_loss(
+    method: str, by_class: bool, found: Detected, fold: np.ndarray, classes: int
+) -> float:
     total = 0.0
     for held_out in np.unique(fold):
         mine = fold == held_out
-        calibration = _fit_all(method, found, ~mine, classes)
+        calibration = _fit_all(method, by_class, found, ~mine, classes)
         scores = calibration(found.scores[mine], found.classes[mine])
         total += log_loss(scores, found.true[mine]) * mine.sum()
     return total / len(fold)
 
 
-def _fit_all(method: str, found: Detected, kept: np.ndarray, classes: int) -> Calibration:
+def _fit_all(
+    method: str, by_class: bool, found: Detected, kept: np.ndarray, classes: int
+) -> Calibration:
     if method == "none" or not _enough(found.true[kept]):
         return no_calibration(classes)
     shared = fit(method, found.scores[kept], found.true[kept])
     maps, own = [], []
     for c in range(classes):
         mine = kept & (found.classes == c)
-        own.append(_enough(found.true[mine]))
+        own.append(by_class and _enough(found.true[mine]))
         maps.append(fit(method, found.scores[mine], found.true[mine]) if own[-1] else shared)
     return Calibration(method, tuple(maps), tuple(own))
 

@@ -93,17 +93,48 @@ def test_what_is_calibrated_stays_calibrated():
     assert before < 0.03 and after < 0.03
 
 
-def test_a_class_of_few_detections_takes_the_function_of_all():
-    table = drawn(7, 3000, a=0.5, classes=2)
-    kinds = table.classes.copy()
-    kinds[:] = 0
-    kinds[::100] = 1
-    table = MatchTable(
-        table.names, table.images, table.truths, table.image, kinds, table.scores, table.outcome
+def two_classes(few):
+    """Class 0 is sure of itself with little reason, class 1 is modest; `few` of the second."""
+    sure, modest = drawn(7, 3000, a=0.3), drawn(8, few, a=2.5)
+    both = [np.concatenate([getattr(t, f) for t in (sure, modest)]) for f in ("image", "scores")]
+    kinds = np.repeat([0, 1], [3000, few]).astype(np.int32)
+    order = np.argsort(both[0], kind="stable")
+    outcome = np.concatenate([sure.outcome, modest.outcome])[order]
+    truths = np.concatenate([sure.truths, modest.truths], 1)
+    return MatchTable(
+        ("a", "b"), sure.images, truths, both[0][order], kinds[order], both[1][order], outcome
     )
+
+
+def test_classes_that_differ_have_functions_of_their_own():
+    chosen = choose_calibration(two_classes(3000))
+    assert chosen.own == (True, True)
+    assert chosen.maps[0].slope == pytest.approx(0.3, abs=0.05)
+    assert chosen.maps[1].slope == pytest.approx(2.5, abs=0.3)
+
+
+def test_classes_that_do_not_differ_share_one_where_data_are_few():
+    chosen = choose_calibration(drawn(3, 1500, a=0.5, classes=20))
+    assert chosen.method != "none" and not any(chosen.own)
+
+
+def test_a_class_of_few_detections_takes_the_function_of_all():
+    table = two_classes(30)
+    kinds = table.classes.copy()
+    kinds[::7] = 2  # a third class, of many
+    table = MatchTable(
+        ("a", "b", "c"),
+        table.images,
+        np.repeat(table.truths[:, :1], 3, 1),
+        table.image,
+        np.where(kinds == 1, 1, kinds),
+        np.where(kinds == 2, 0.3 + 0.1 * table.scores, table.scores),
+        np.where((kinds == 2)[:, None], 1, table.outcome).astype(np.int8),
+    )
+    table.outcome[np.flatnonzero(kinds == 2)[:6]] = 0
     chosen = choose_calibration(table)
     found = detected(table)
-    assert chosen.own == (True, False)
+    assert chosen.own == (True, False, True)
     assert chosen.maps[1] == fit(chosen.method, found.scores, found.true) != chosen.maps[0]
 
 
