@@ -34,6 +34,7 @@ from engine.metrics.paired import expanded_levels
 KEY = "operating_point"  # in the metadata of weights and of exported files
 # Of a class with fewer boxes a threshold of its own would be chance: it takes the overall one.
 FEWEST_BOXES = 10
+DRAWS_AT_ONCE = 500  # an array of them and all images in float64
 SLACK = 1e-9  # of a bound that is met exactly
 
 
@@ -254,13 +255,14 @@ def report(
     in_groups = np.zeros((3, len(draws.counts), len(table.names)))
     for kind, values in zip(in_groups, counted, strict=True):
         np.add.at(kind, draws.group, values)
+    drawn = _of_draws(in_groups, draws.counts)
     classes = [
         {
             "name": name,
             "threshold": point.thresholds[c],
             "own_threshold": point.own[c],
             "reached": point.reached[c],
-            **_rates(in_groups[:, :, c], draws.counts),
+            **_rates(in_groups[:, :, c], drawn[:, c]),
         }
         for c, name in enumerate(table.names)
     ]
@@ -275,7 +277,7 @@ def report(
         "overall": {
             "threshold": point.overall,
             "reached": all(point.reached),
-            **_rates(in_groups.sum(2), draws.counts),
+            **_rates(in_groups.sum(2), drawn.sum(1)),
         },
     }
 
@@ -287,10 +289,19 @@ def _by_image(table: MatchTable, which: np.ndarray) -> np.ndarray:
     return counts
 
 
-def _rates(counts: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
-    """counts (3, G): right ones, reported ones, boxes to find of each group; draws (G, B)."""
+def _of_draws(counts: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """(3, C, B) sums over drawn groups of counts (3, G, C); draws (G, B)."""
+    by_class = counts.transpose(0, 2, 1)  # (3, C, G)
+    starts = range(0, draws.shape[1], DRAWS_AT_ONCE)
+    parts = [by_class @ draws[:, i : i + DRAWS_AT_ONCE].astype(np.float64) for i in starts]
+    return np.concatenate(parts, 2)
+
+
+def _rates(counts: np.ndarray, drawn: np.ndarray) -> dict[str, Any]:
+    """counts (3, G): right ones, reported ones, boxes to find of each group; drawn (3, B): their
+    sums in each draw.
+    """
     right, reported, boxes = (float(each) for each in counts.sum(1))
-    drawn = counts @ draws  # (3, B)
     precision = _rate("precision", right, reported, drawn[0], drawn[1], counts[1])
     recall = _rate("recall", right, boxes, drawn[0], drawn[2], counts[2])
     f1 = 2 * right / (reported + boxes) if boxes else None

@@ -2,24 +2,31 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from engine.config import ExportConfig
+from engine.config import ExportConfig, Params
 from engine.config.goal import Goal, read_goal
+from engine.config.sections import DataConfig
 from engine.core.checkpoint import load_checkpoint, save_checkpoint
+from engine.datasets.description import load_description
+from engine.datasets.prepare import prepare
 from engine.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
 from engine.detect.choose_point import point_of, report_point, settle_point
 from engine.detect.operating_point import select
 from engine.detect.runtime import load_runtime
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, WorkspaceError
 from engine.export import Exporter
+from engine.files import sha256_file
 from engine.metrics.calibration import Calibration, ScoreMap
 from engine.metrics.operating_point import KEY, OperatingPoint
 from engine.models.nms import nms
+from engine.stages import export, validate
+from engine.stages.layout import Layout, write_json
 
 LINE = ScoreMap((0.0,), (1.0,), 0.5)
 
@@ -193,6 +200,67 @@ def test_reports_are_files(trained, shapes, tmp_path):
     rows = (tmp_path / "operating_point.csv").read_text().splitlines()
     assert rows[0].startswith("name,threshold,") and len(rows) == 3
     assert (tmp_path / "reliability.png").is_file()
+
+
+@pytest.fixture
+def handed_over(trained, shapes, tmp_path):
+    """A workspace after stage train."""
+    layout = Layout(tmp_path)
+    prepare(load_description(shapes), layout.prepared, DataConfig())
+    layout.weights.mkdir()
+    shutil.copyfile(trained[1].best, layout.best)
+    sha256 = sha256_file(layout.best)
+    for file, values in (
+        (layout.summary("train"), {}),
+        (layout.origin("train"), {"weights_sha256": sha256}),
+    ):
+        write_json(file, values)
+    return layout
+
+
+def test_stage_validate_chooses_for_its_goal_and_stage_export_writes_it(handed_over):
+    layout, root = handed_over, handed_over.root
+    settings = {
+        "validate": {"goal": "recall>=0.5", "plots": True},
+        "export": {"check_images": 1, "formats": ["onnx"]},
+    }
+    params = Params.build(settings)
+    metrics = validate.run(params, root)
+    folder = layout.reports / "validate"
+    report = json.loads((folder / "operating_point.json").read_text())
+    assert (report["goal"], report["reported_on"]) == ("recall>=0.5", "test")
+    assert (folder / "reliability.png").is_file() and (folder / "operating_point.csv").is_file()
+    export.run(params, root)
+    chosen = json.loads(layout.thresholds.read_text())[KEY]
+    runtime = load_runtime(layout.export / "best.onnx", "cpu")
+    assert runtime.operating_point == OperatingPoint.from_dict(chosen, 2)
+    # Another goal: other thresholds, the same metrics, and no training.
+    again = validate.run(Params.build({"validate": {"goal": "max_f1"}}), root)
+    assert again == metrics and json.loads(layout.thresholds.read_text())[KEY] != chosen
+
+
+def test_stage_export_refuses_thresholds_of_other_weights(handed_over):
+    write_json(handed_over.thresholds, {"weights_sha256": "0" * 64, KEY: None})
+    with pytest.raises(WorkspaceError, match="about other weights.*Run stage validate again"):
+        export.run(Params(), handed_over.root)
+
+
+def test_stage_export_before_stage_validate_writes_those_of_the_weights(handed_over, trained):
+    export.run(Params.build({"export": {"check_images": 1}}), handed_over.root)
+    found = load_runtime(handed_over.export / "best.onnx", "cpu").operating_point
+    assert found == load_runtime(trained[1].best, "cpu").operating_point is not None
+
+
+def test_without_boxes_in_val_no_thresholds_are_chosen(trained, make_shapes, tmp_path):
+    folder = make_shapes(tmp_path / "bare", {"train": 4, "val": 3, "test": 3})
+    for label in (folder / "labels" / "val").iterdir():
+        label.write_text("")
+    data = DataConfig(policies={"split_without_boxes": "warn"})
+    prepare(load_description(folder), tmp_path / "prepared", data)
+    validator = DetectionValidator(overrides={"goal": "recall>=0.9"})
+    validator(model=trained[1].best, data=tmp_path / "prepared")
+    found = settle_point(validator, trained[1].best, tmp_path / "prepared")
+    assert found is None and report_point(validator, found, tmp_path) is None
 
 
 def test_groups_of_images_are_those_of_the_data(trained, shapes):
