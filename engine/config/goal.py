@@ -1,6 +1,6 @@
 """What the thresholds of a detector are chosen for: the setting `validate.goal`.
 
-Values only; `engine.metrics.operating_point` finds the thresholds.
+Values only; `engine.metrics.thresholds` finds the thresholds.
 """
 
 from __future__ import annotations

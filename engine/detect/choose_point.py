@@ -1,6 +1,6 @@
 """Choose a detector's operating point after a validation, and report what it gives.
 
-The computation is `engine.metrics.operating_point`; here are the models, splits and files.
+The computation is `engine.metrics.thresholds`; here are the models, splits and files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from engine.config.goal import Goal, read_goal
 from engine.detect.validator import DetectionValidator, validator_class_of, write_table
 from engine.errors import DataError
 from engine.files import write_text
-from engine.metrics.operating_point import OperatingPoint, choose, report, warnings_of
+from engine.metrics.operating_point import OperatingPoint
+from engine.metrics.thresholds import choose, report, warnings_of
 
 log = logging.getLogger("detectflow")
 

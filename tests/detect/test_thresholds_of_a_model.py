@@ -22,8 +22,8 @@ from engine.detect.runtime import load_runtime
 from engine.errors import CheckpointError, WorkspaceError
 from engine.export import Exporter
 from engine.files import sha256_file
-from engine.metrics.calibration import Calibration, ScoreMap
 from engine.metrics.operating_point import KEY, OperatingPoint
+from engine.metrics.score_maps import Calibration, ScoreMap
 from engine.models.nms import nms
 from engine.stages import export, validate
 from engine.stages.layout import Layout, write_json

@@ -7,18 +7,15 @@ import pytest
 
 from engine.metrics import MatchTable
 from engine.metrics.calibration import (
-    IDENTITY,
     METHODS,
-    ScoreMap,
     calibration_error,
     choose_calibration,
     detected,
     fit,
-    logit,
     no_calibration,
     reliability,
-    sigmoid,
 )
+from engine.metrics.score_maps import IDENTITY, ScoreMap, logit, sigmoid
 
 
 def drawn(seed, number, a=1.0, b=0.0, classes=1, images=200):

@@ -10,9 +10,9 @@ from engine.config.goal import Goal, read_goal
 from engine.errors import ConfigError, DataError
 from engine.metrics import MatchTable
 from engine.metrics.calibration import no_calibration
-from engine.metrics.operating_point import (
+from engine.metrics.operating_point import OperatingPoint
+from engine.metrics.thresholds import (
     Choice,
-    OperatingPoint,
     choose,
     report,
     threshold_for,
