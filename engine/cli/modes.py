@@ -86,7 +86,8 @@ def val(argv: Sequence[str]) -> int:
     config = ValidateConfig.build(given, "val")
     _prepare()
     from engine.cli.progress import validation_bar
-    from engine.detect.choose_point import report_point, settle_point
+    from engine.detect.choose_point import settle_point
+    from engine.detect.report_point import report_point
     from engine.detect.validator import validator_class_of
     from engine.registry.fetch import file_of
 

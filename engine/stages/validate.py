@@ -29,7 +29,8 @@ def run(
         WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit
             the data.
     """
-    from engine.detect.choose_point import report_point, settle_point
+    from engine.detect.choose_point import settle_point
+    from engine.detect.report_point import report_point
     from engine.detect.validator import validator_class_of
     from engine.metrics.operating_point import KEY
 

@@ -16,8 +16,9 @@ from engine.core.checkpoint import load_checkpoint, save_checkpoint
 from engine.datasets.description import load_description
 from engine.datasets.prepare import prepare
 from engine.detect import DetectionPredictor, DetectionTrainer, DetectionValidator
-from engine.detect.choose_point import point_of, report_point, settle_point
+from engine.detect.choose_point import point_of, settle_point
 from engine.detect.operating_point import select
+from engine.detect.report_point import report_point
 from engine.detect.runtime import load_runtime
 from engine.errors import CheckpointError, WorkspaceError
 from engine.export import Exporter

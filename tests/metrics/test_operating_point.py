@@ -11,13 +11,8 @@ from engine.errors import ConfigError, DataError
 from engine.metrics import MatchTable
 from engine.metrics.calibration import no_calibration
 from engine.metrics.operating_point import OperatingPoint
-from engine.metrics.thresholds import (
-    Choice,
-    choose,
-    report,
-    threshold_for,
-    warnings_of,
-)
+from engine.metrics.threshold_report import report, warnings_of
+from engine.metrics.thresholds import Choice, choose, threshold_for
 
 #        right wrong right right wrong wrong
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.1])
