@@ -20,6 +20,7 @@ from engine.metrics.match_table import MatchTable
 from engine.metrics.operating_point import OperatingPoint
 from engine.metrics.thresholds import FEWEST_BOXES
 
+MOST_NAMED = 10  # classes in a sentence
 DRAWS_AT_ONCE = 500  # an array of them and all images in float64
 
 
@@ -171,16 +172,21 @@ def warnings_of(point: OperatingPoint, names: Sequence[str]) -> list[str]:
     missed = [name for name, ok, own in zip(names, point.reached, point.own) if own and not ok]
     if missed:
         said.append(
-            f"{point.goal} is not reached on {point.chosen_on} by {', '.join(missed)}: the "
+            f"{point.goal} is not reached on {point.chosen_on} by {_listed(missed)}: the "
             "threshold is the one that comes nearest"
         )
     without = [name for name, own in zip(names, point.own) if not own]
     if without:
         said.append(
-            f"{', '.join(without)}: fewer than {FEWEST_BOXES} boxes in {point.chosen_on}, or none "
+            f"{_listed(without)}: fewer than {FEWEST_BOXES} boxes in {point.chosen_on}, or none "
             f"of them found, so the threshold of all classes together is taken ({point.overall:.3f}"
             ")"
         )
         if not all(ok for ok, own in zip(point.reached, point.own) if not own):
             said.append(f"{point.goal} is not reached on {point.chosen_on} by all classes together")
     return said
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
