@@ -101,7 +101,9 @@ def verdicts(found: Paired) -> dict[str, Verdict]:
         found.images,
         found.groups,
     )
-    found = {name: GATES[name]().ask(asked).verdict for name in ("better", "not_worse", "per_class")}
+    found = {
+        name: GATES[name]().ask(asked).verdict for name in ("better", "not_worse", "per_class")
+    }
     return found | {STRICT: GATES["per_class"](margin=0.0).ask(asked).verdict}
 
 
