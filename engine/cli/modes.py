@@ -21,6 +21,7 @@ from engine.config import (
     ValidateConfig,
     parse_overrides,
 )
+from engine.config.goal import read_goal
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated
 from engine.files import make_folder
 from engine.settings.base import load_yaml
@@ -85,6 +86,8 @@ def val(argv: Sequence[str]) -> int:
     config = ValidateConfig.build(given, "val")
     _prepare()
     from engine.cli.progress import validation_bar
+    from engine.detect.choose_point import settle_point
+    from engine.detect.report_point import report_point
     from engine.detect.validator import validator_class_of
     from engine.registry.fetch import file_of
 
@@ -94,6 +97,8 @@ def val(argv: Sequence[str]) -> int:
         validator = validator_class_of(extra["model"])(config=config, save_dir=folder)
         with validation_bar(validator):
             metrics = validator(model=Path(extra["model"]), data=extra["data"])
+        point = settle_point(validator, Path(extra["model"]), extra["data"])
+        found = report_point(validator, point, folder) if validator.world.is_main else None
     if not validator.world.is_main:
         return 0
     scores = validator.scores
@@ -107,8 +112,30 @@ def val(argv: Sequence[str]) -> int:
         "  ms per image: "
         + ", ".join(f"{step} {ms:.1f}" for step, ms in validator.speed_ms.items())
     )
+    if found is not None:
+        print(_at_the_thresholds(found))
     print(f"plots and tables {_short(folder)}/")
     return 0
+
+
+def _at_the_thresholds(report: Mapping[str, Any]) -> str:
+    """The operating point in two lines: precision and recall of all classes with intervals."""
+    rates, calibration = report["overall"], report["calibration"]
+    said = [f"at the thresholds for {read_goal(report['goal'])}, chosen on {report['chosen_on']}:"]
+    for name in ("precision", "recall"):
+        value, low, high = (rates[f"{name}{end}"] for end in ("", "_low", "_high"))
+        said.append(
+            f"{name} -"
+            if value is None
+            else f"{name} {value:.3f}"
+            if low is None
+            else f"{name} {value:.3f} ({low:.3f} to {high:.3f})"
+        )
+    line = "  ".join(said)
+    if calibration["ece_before"] is None:
+        return line
+    errors = f"{calibration['ece_before']:.3f} -> {calibration['ece_after']:.3f}"
+    return f"{line}\ncalibration ({calibration['method']}): ECE {errors}"
 
 
 def predict(argv: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from engine.config.goal import FORMS, MAX_F1, read_goal
 from engine.config.trackers import NO_TRACKER, TRACKERS
 from engine.config.train import DetectionTrainConfig, Fraction
 from engine.errors import ConfigError, nearest
@@ -173,6 +174,20 @@ class ValidateConfig(Frozen):
         0, ge=0, le=64, description="loader processes", json_schema_extra=_in("processes")
     )
     plots: bool = Field(True, description="write curves, confusion matrix and sample predictions")
+    goal: str | dict[str, float] = Field(
+        MAX_F1,
+        description="what the thresholds of the classes are chosen for, on the val images: "
+        f"{FORMS}, the cost of each",
+        json_schema_extra=_in("cost"),
+    )
+
+    @field_validator("goal")
+    @classmethod
+    def _is_a_goal(cls, setting: Any) -> Any:
+        try:
+            return read_goal(setting).setting
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 class PredictConfig(Frozen):
@@ -189,7 +204,10 @@ class PredictConfig(Frozen):
     )
     batch: int = Field(16, ge=1, description="images per step", json_schema_extra=_in("images"))
     conf: Fraction = Field(
-        0.25, description="lowest score that is reported", json_schema_extra=_in("score")
+        0.25,
+        description="lowest score that is reported; not given: the thresholds that the model "
+        "brings, where it has them",
+        json_schema_extra=_in("score"),
     )
     iou: Fraction = Field(
         0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU")

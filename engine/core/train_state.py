@@ -11,7 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from engine.config.train import TrainConfig
-from engine.core.checkpoint import Checkpoint, load_checkpoint, previous_of, save_checkpoint
+from engine.core.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    previous_of,
+    read_sidecar,
+    save_checkpoint,
+)
 from engine.core.distributed import World
 from engine.core.randomness import rng_state
 from engine.core.results import losses_not_finite, measured_numbers, write_results
@@ -179,6 +185,20 @@ def write_epoch(
             " and ".join(bad[-1]) + (" is" if len(bad[-1]) == 1 else " are"),
             config.lr0,
         )
+
+
+def add_to_best(paths: RunPaths, found: dict[str, Any]) -> None:
+    """Write what the final validation found into the metadata of the best weights. A run that was
+    killed here and goes on finds the same, and the file gets the same bytes.
+    """
+    if not found:
+        return
+    best, about = load_checkpoint(paths.best), read_sidecar(paths.best)
+    if all(best.meta.get(key) == value for key, value in found.items()):
+        return
+    best.meta = {**best.meta, **found}
+    summary = {key: about[key] for key in about if not key.endswith("sha256")}
+    save_checkpoint(best, paths.best, summary)
 
 
 def public_config(config: TrainConfig) -> dict[str, Any]:

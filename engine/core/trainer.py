@@ -18,7 +18,7 @@ moment.
         validate                  on_val_start, on_val_batch_start, on_val_batch_end, on_val_end
         results.csv, best.pt
         on_model_save, on_fit_epoch_end
-      validate best.pt            on_val_... as above
+      validate best.pt            on_val_... as above; what it found is added to the file
       on_final_eval_end, on_train_end
       teardown                    always
 
@@ -375,6 +375,9 @@ class BaseTrainer(RunView):
             final = self.validator(model=model, trainer=self, final=True)
             final = self.world.broadcast(results.plain_metrics(final, "validation"))
             self.metrics = final
+            if self.world.is_main:
+                train_state.add_to_best(self.paths, self.best_meta())
+            self.world.barrier()
         self.callbacks.run("on_final_eval_end", self)
         if self.world.is_main:
             self.plot_metrics()

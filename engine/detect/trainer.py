@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config import DetectionTrainConfig, ValidateConfig
+from engine.config.goal import MAX_F1, read_goal
 from engine.core.checkpoint import Checkpoint, load_checkpoint
 from engine.core.train_state import public_config
 from engine.core.trainer import BaseTrainer
@@ -26,6 +27,7 @@ from engine.data.loader import build_loader, scaled_size, size_times
 from engine.data.manifest import PreparedDataset, read_manifest
 from engine.data.transforms import Augment
 from engine.detect.batches import to_device
+from engine.detect.choose_point import point_of
 from engine.detect.data import open_data
 from engine.detect.first_output import check_output
 from engine.detect.methods import check_methods
@@ -39,6 +41,7 @@ from engine.detect.model_io import (
 from engine.detect.own_network import OwnNetwork, trainer_path_in
 from engine.detect.validator import DetectionValidator
 from engine.errors import ConfigError, DataError, nearest
+from engine.metrics.operating_point import KEY
 from engine.metrics.reported import headline_keys
 from engine.models.registry import (
     Candidates,
@@ -435,6 +438,15 @@ class DetectionTrainer(BaseTrainer):
         family, spec = self.network
         meta = model_meta(family, spec, self.args.model, self.names, size, self.data_digest())
         return {**meta, "config": config}
+
+    def best_meta(self) -> dict[str, Any]:
+        """The thresholds and the calibration that fit the `val` images, for predictions that name
+        no `conf`: a goal of `validate.goal` is chosen for later, and trains nothing again.
+        """
+        point = None
+        if isinstance(self.validator, DetectionValidator):
+            point = point_of(self.validator, read_goal(MAX_F1))
+        return {KEY: point.to_dict()} if point is not None else {}
 
     def _class_weights(self) -> Tensor | None:
         """(C,) factors. ConfigError: a class that the data have not."""

@@ -31,11 +31,13 @@ from engine.detect.batches import file_of, record_of, to_device
 from engine.detect.candidates import read_candidates
 from engine.detect.data import open_data
 from engine.detect.model_io import is_weight_file, load_model, read_weights
+from engine.detect.operating_point import point_in
 from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores, MatchTable
 from engine.metrics.image_matches import Sample
+from engine.metrics.operating_point import OperatingPoint
 from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.nms import nms, warm_up
 from engine.models.registry import Family, check_candidates, family_named
@@ -101,7 +103,10 @@ class DetectionValidator(BaseValidator):
         self.scores: DetectionScores | None = None
         self._collected = DetectionMetrics(names)  # of this rank
         self._merged = self._collected  # of all ranks
+        self._table: MatchTable | None = None  # of `_merged`, where it was asked for
         self._said_empty = False
+        # of a model file: from which scores on it reports; metrics do not depend on it
+        self.operating_point: OperatingPoint | None = None
         self._records: dict[str, ImageRecord] = {}
         self._final = False
         self._single_cls = False  # the weights were trained with every class as one
@@ -145,9 +150,11 @@ class DetectionValidator(BaseValidator):
             runtime = load_runtime(path, str(self.device))
             self.names, self.family = runtime.names, None
             self.needs_nms = runtime.needs_nms
+            self.operating_point = runtime.operating_point
             return RuntimeModule(runtime), runtime.input_size(None)
         loaded = load_model(path, self.device)
         self.names, self.family = loaded.names, loaded.family
+        self.operating_point = point_in(loaded.meta, len(loaded.names), path)
         self._single_cls = bool((loaded.meta.get("config") or {}).get("single_cls", False))
         return loaded.module, loaded.imgsz
 
@@ -263,6 +270,7 @@ class DetectionValidator(BaseValidator):
         size) is None, never 0.
         """
         self._merged = own = self._collected
+        self._table = None
         if self.world.size > 1:
             self._merged = DetectionMetrics(self.names)
             for state in self.world.gather(own.state()):
@@ -283,7 +291,25 @@ class DetectionValidator(BaseValidator):
 
     def match_table(self) -> MatchTable:
         """What the last validation found, as a table from which AP of any images follows."""
-        return self._merged.match_table()
+        if self._table is None:
+            self._table = self._merged.match_table()
+        return self._table
+
+    def image_groups(self) -> list[str] | None:
+        """Of each image of `match_table` the group that must not be parted (`data.group_by`); an
+        image without one is its own. None: the data do not say.
+        """
+        records = getattr(getattr(self.loader, "dataset", None), "records", ())
+        group_of = {
+            (record.sha256 or str(record.file), record.name or record.file.name): record.group
+            for record in records
+        }
+        if sorted(name for _, name in group_of) != sorted(self.match_table().images):
+            return None
+        return [
+            f"group {group_of[key]}" if group_of[key] else f"image {number}"
+            for number, key in enumerate(sorted(group_of))
+        ]
 
     def samples(self) -> list[Sample]:
         """Truth and detections of every image of the last validation."""

@@ -10,11 +10,13 @@ Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from engine.difference import LEVEL
 from engine.errors import DataError
 from engine.metrics.curves import IGNORED, TRUE
 from engine.metrics.match_table import IOU_THRESHOLDS, RECALLS, MatchTable
@@ -163,6 +165,16 @@ def _recalls_reached(recall: np.ndarray) -> np.ndarray:
     """
     nearest = np.floor(recall * (len(RECALLS) - 1) + 1e-6)
     return nearest + (RECALLS[nearest.astype(np.intp)] <= recall)
+
+
+def expanded_levels(groups: int, level: float = LEVEL) -> np.ndarray:
+    """(2,) the percentiles, as fractions, that make an interval of `level` of draws of so many
+    groups.
+    """
+    from scipy.stats import norm, t
+
+    inner = t.ppf([(1 - level) / 2, (1 + level) / 2], groups - 1)
+    return norm.cdf(inner * math.sqrt(groups / (groups - 1)))
 
 
 def _blocks(size: int, most: int) -> Iterator[slice]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.difference import LEVEL, Difference
 from engine.errors import DataError
-from engine.metrics.bootstrap import RESAMPLES, ap_of_draws, draw
+from engine.metrics.bootstrap import RESAMPLES, ap_of_draws, draw, expanded_levels
 from engine.metrics.match_table import MatchTable
 
 AP, AP50 = "AP50-95", "AP50"
@@ -133,16 +133,6 @@ def _difference(
         error=float(spread.std() * math.sqrt(groups / (groups - 1))),
         groups=groups,
     )
-
-
-def expanded_levels(groups: int, level: float = LEVEL) -> np.ndarray:
-    """(2,) the percentiles, as fractions, that make an interval of `level` of draws of so many
-    groups.
-    """
-    from scipy.stats import norm, t
-
-    inner = t.ppf([(1 - level) / 2, (1 + level) / 2], groups - 1)
-    return norm.cdf(inner * math.sqrt(groups / (groups - 1)))
 
 
 def _mean(values: np.ndarray) -> float | None:

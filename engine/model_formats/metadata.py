@@ -20,6 +20,7 @@ JSON_KEYS = frozenset(
         "batch",
         "needs_nms",
         "thresholds",
+        "operating_point",
         "architecture",
         "training",
         "opset",

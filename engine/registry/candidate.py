@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import PredictConfig
+from engine.metrics.operating_point import OperatingPoint
 
 DEFAULTS = PredictConfig().thresholds()  # of a call that names none; the ONNX file says the same
 
@@ -43,7 +44,15 @@ class Candidate:
     per_class: Sequence[Mapping[str, Any]] = ()  # rows of per_class.csv
     best_conf: float | None = None  # the confidence of the best mean F1 on the deciding split
     training_images: Sequence[str] = ()  # SHA-256 of each
+    names: Sequence[str] = ()  # of the classes, in the model's order
+    # thresholds and calibration that the ONNX file brings; None: DEFAULTS count
+    operating_point: OperatingPoint | None = None
     files: Sequence[Path] = ()  # of the workspace, in YAML, for the run's artifacts: dvc.lock
+
+    @property
+    def thresholds(self) -> dict[str, Any]:
+        """What a call uses that names nothing: conf is None where each class has its own."""
+        return {**DEFAULTS, "conf": None} if self.operating_point is not None else DEFAULTS
 
 
 @dataclass(frozen=True)

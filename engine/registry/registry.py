@@ -210,8 +210,8 @@ def save_pyfunc(
         Schema([ColSpec("string", "detections")]),
         ParamSchema(
             [
-                ParamSpec(name, "long" if isinstance(value, int) else "double", value)
-                for name, value in DEFAULTS.items()
+                ParamSpec(name, "long" if isinstance(DEFAULTS[name], int) else "double", value)
+                for name, value in candidate.thresholds.items()
             ]
         ),
     )
@@ -237,7 +237,7 @@ def save_pyfunc(
 
 
 def _tags(candidate: Candidate) -> dict[str, str]:
-    measured = candidate.measured
+    measured, point = candidate.measured, candidate.operating_point
     return {
         **{name: f"{value:.4f}" for name, value in candidate.metrics.items()},
         **candidate.tags,
@@ -248,7 +248,11 @@ def _tags(candidate: Candidate) -> dict[str, str]:
         "class_hash": measured.class_hash,
         "weights_sha256": measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
-        **{f"threshold.{name}": str(value) for name, value in DEFAULTS.items()},
+        **{
+            f"threshold.{name}": "of each class" if value is None else str(value)
+            for name, value in candidate.thresholds.items()
+        },
+        **({"threshold.goal": str(point.goal)} if point is not None else {}),
         "threshold.conf_of_best_F1": ""
         if candidate.best_conf is None
         else f"{candidate.best_conf:.4f}",

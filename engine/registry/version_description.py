@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.metrics.headlines import headlines
-from engine.registry.candidate import DEFAULTS, Candidate
+from engine.registry.candidate import Candidate
 
 CLASS_ROWS = 30  # of a version's description
 CLASS_COLUMNS = {"ap": "AP50-95", "ap50": "AP50", "precision": "precision", "recall": "recall"}
@@ -47,7 +47,21 @@ def _within(url: str) -> str:
 
 
 def _thresholds(candidate: Candidate) -> str:
-    used = ", ".join(f"{name} {value}" for name, value in DEFAULTS.items())
+    point = candidate.operating_point
+    used = ", ".join(
+        f"{name} {value}" for name, value in candidate.thresholds.items() if value is not None
+    )
+    if point is not None:
+        rows = zip(candidate.names, point.thresholds, point.own)
+        listed = [f"{_plain(name)} {t:.3f}{'' if own else ' (of all)'}" for name, t, own in rows]
+        more = len(listed) - CLASS_ROWS
+        classes = ", ".join(listed[:CLASS_ROWS]) + (f", and {more} more" if more > 0 else "")
+        return (
+            f"Thresholds where a call names none: {used}; of each class, for {point.goal}, chosen "
+            f"on {point.chosen_on}: {classes}. Scores are calibrated "
+            f"({point.calibration.method}); a conf that a call names is one of these for all "
+            "classes."
+        )
     best = (
         ""
         if candidate.best_conf is None
@@ -65,14 +79,21 @@ def _class_table(candidate: Candidate) -> str:
     ]
     for row in candidate.per_class[:CLASS_ROWS]:
         cells = [_cell(row.get(column)) for column in CLASS_COLUMNS]
-        name = str(row.get("name", "")).replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {name} | {row.get('instances', '')} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| {_plain(row.get('name', ''))} | {row.get('instances', '')} | "
+            + " | ".join(cells)
+            + " |"
+        )
     if len(candidate.per_class) > CLASS_ROWS:
         lines.append(
             f"| and {len(candidate.per_class) - CLASS_ROWS} more: `validate/per_class.csv` | | | "
             "| | |"
         )
     return "\n".join(lines)
+
+
+def _plain(name: Any) -> str:
+    return str(name).replace("|", "\\|").replace("\n", " ")
 
 
 def _cell(value: Any) -> str:

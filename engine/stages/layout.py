@@ -19,6 +19,10 @@ What lies below `reports/`:
     validate/origin.json     split, weights_sha256
     validate/errors.json     where the detector fails: types of errors and their costs, slices, the
                              hardest images, probable label errors; images of them in errors/
+    validate/thresholds.json weights_sha256, and the operating point that goes into exported files:
+                             goal, calibration, a threshold for each class; null where nothing could
+                             be chosen
+    validate/operating_point.json  what that gives on the split, with intervals
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
     registration.json        model, version, aliases, decision and its reason, the metrics it was
@@ -104,6 +108,11 @@ class Layout:
         to.
         """
         return self.summary(stage).with_name("origin.json")
+
+    @property
+    def thresholds(self) -> Path:
+        """The operating point that stage validate chose, for stage export."""
+        return self.reports / "validate" / "thresholds.json"
 
     def code(self, stage: str) -> Path:
         """The file that says what the code of a stage does: its code dependency in dvc.yaml."""

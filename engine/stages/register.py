@@ -7,7 +7,7 @@ changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,9 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     """
     from engine.comparison.evidence import METRICS
     from engine.data.manifest import read_manifest
+    from engine.detect.operating_point import point_in
+    from engine.model_formats.metadata import decode_meta
+    from engine.model_formats.table import FORMATS
     from engine.registry.candidate import Candidate, Measured
     from engine.tracking import run_metadata
     from engine.tracking.model_name import registered_name
@@ -103,6 +106,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         )
     path = layout.root / onnx["file"]
     digest = _checked(path, onnx["sha256"])
+    meta = decode_meta(FORMATS["onnx"].read_meta(path), path)
     metric, split = params.register_.metric, str(validated.get("split", "test"))
     if metric not in METRICS:
         raise ConfigError(
@@ -115,7 +119,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         value=validated[metric],  # None where the split holds nothing to find
         split=split,
         data_digest=run_metadata.split_digest(layout.root, split),
-        class_hash=_class_hash(path, str(dataset.get("class_hash", "")), layout),
+        class_hash=_class_hash(path, meta, str(dataset.get("class_hash", "")), layout),
         weights_sha256=weights,
     )
     about = {
@@ -141,6 +145,8 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         example=_example(layout, split, params.train.input_size),
         per_class=read_table(layout.reports / "validate" / "per_class.csv"),
         best_conf=validated.get("metrics/confidence"),
+        names=meta["names"],
+        operating_point=point_in(meta, len(meta["names"]), path),
         training_images=[
             record.sha256 for record in read_manifest(layout.prepared / "train.jsonl")
         ],
@@ -148,11 +154,8 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     )
 
 
-def _class_hash(onnx: Path, of_data: str, layout: Layout) -> str:
+def _class_hash(onnx: Path, meta: Mapping[str, Any], of_data: str, layout: Layout) -> str:
     """What the model's numbers mean, as its own file says, where that is what the data say too."""
-    from engine.model_formats.table import FORMATS
-
-    meta = FORMATS["onnx"].read_meta(onnx)
     if "needs_nms" not in meta:  # its outputs are others than the registered model reads
         raise WorkspaceError(
             f"{onnx}: exported by an older version. Run stage export again: `detectflow run`."

@@ -1,5 +1,5 @@
-"""Stage validate: the metrics of the best weights on the deciding split, and the plots that
-explain them.
+"""Stage validate: the metrics of the best weights on the deciding split, the plots that explain
+them, and the thresholds for the goal of the settings.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def run(
         WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit
             the data.
     """
+    from engine.detect.choose_point import settle_point
+    from engine.detect.report_point import report_point
     from engine.detect.validator import validator_class_of
+    from engine.metrics.operating_point import KEY
 
     layout = Layout(root)
     trained = read_report(layout, "train")
@@ -44,6 +47,13 @@ def run(
         metrics = validator(model=layout.best, data=layout.prepared)
         origin = {"split": params.validate_.split, "weights_sha256": trained["weights_sha256"]}
         measured = {key: metric_value(value) for key, value in metrics.items()}
+        point = settle_point(validator, layout.best, layout.prepared)
+        report_point(validator, point, folder)
+        chosen = {
+            "weights_sha256": trained["weights_sha256"],
+            KEY: point.to_dict() if point is not None else None,
+        }
+        write_json(folder / layout.thresholds.name, chosen)
         write_json(folder / "metrics.json", measured)
         write_json(folder / "origin.json", origin)
         _write_errors(validator, layout, params.validate_, folder)

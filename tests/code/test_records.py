@@ -412,7 +412,7 @@ def test_settings_count_by_their_values_wherever_those_come_from(project):
         ("sections.py", "0.7, description=", "0.6, description=", {"validate"}),
         ("sections.py", "opset: int | None = Field(\n        None", "opset: int | None = Field(\n        18", {"export"}),
         ("sections.py", "near_duplicate_bits: int = Field(\n        45", "near_duplicate_bits: int = Field(\n        44", {"prepare"}),
-        ("sections.py", "0.25, description=", "0.35, description=", {"export", "register"}),
+        ("sections.py", "0.25,\n        description=\"lowest score that", "0.35,\n        description=\"lowest score that", {"export", "register"}),
         ("sections.py", "ONNX operator set; empty", "operators of ONNX; empty", set()),
     ],
     ids=["train.lrf", "validate.iou", "export.opset", "data.near_duplicate_bits", "predict.conf", "a help text"],

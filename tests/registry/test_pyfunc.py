@@ -12,6 +12,7 @@ import pytest
 import toys
 
 from engine.detect.predictor import DetectionPredictor
+from engine.metrics.operating_point import OperatingPoint
 from engine.registry.candidate import Candidate, Measured
 from engine.registry.registry import save_pyfunc
 
@@ -89,6 +90,59 @@ def test_a_real_detector_exported_by_this_project_answers_as_its_checkpoint(
     save_pyfunc(candidate, tmp_path / "saved")
     settings = {"conf": 0.5, "iou": 0.6}
     assert_agrees(random_weights, tmp_path / "saved", settings, tolerance_px=0.05)
+
+
+IDENTITY = {"x": [0.0], "y": [0.0], "slope": 1.0}
+BENT = {"x": [-1.0, 0.5], "y": [-2.0, 1.0], "slope": 1.0}
+POINT = {
+    "goal": "precision>=0.9",
+    "chosen_on": "val",
+    "overall": 0.5,
+    "thresholds": [0.12, 0.4],
+    "own": [True, True],
+    "reached": [True, True],
+    "calibration": {"method": "isotonic", "maps": [IDENTITY, BENT], "own": [True, True]},
+}
+
+
+@pytest.fixture(scope="module")
+def saved_with_point(tmp_path_factory):
+    home = tmp_path_factory.mktemp("model")
+    file = toys.write_detector(home / "best.onnx", point=POINT)
+    candidate = Candidate(
+        "detector",
+        file,
+        "",
+        Measured("metrics/mAP50-95", 0.5, "test", "d"),
+        {},
+        names=toys.NAMES,
+        operating_point=OperatingPoint.from_dict(POINT, 2),
+    )
+    save_pyfunc(candidate, home / "saved")
+    return file, home / "saved"
+
+
+@pytest.mark.parametrize("settings", [{}, {"conf": 0.3}, {"iou": 0.3}], ids=str)
+def test_without_conf_each_class_has_its_threshold_and_scores_are_calibrated(
+    saved_with_point, settings
+):
+    assert_agrees(*saved_with_point, settings)
+
+
+def test_thresholds_and_calibration_worked_by_hand(saved_with_point):
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[16:24, 40:48] = 153  # bright .6, logit .405, on the line from (-1, -2) to (.5, 1)
+    logit = np.log(0.6 / 0.4)
+    score = 1 / (1 + np.exp(-(-2 + 2 * (logit + 1))))  # .69
+    found = predict(saved_with_point[1], [encoded(image)])[0]
+    assert [(each["name"], each["score"]) for each in found] == [
+        ("bright", pytest.approx(score, abs=1e-4))
+    ]
+    assert predict(saved_with_point[1], [encoded(image)], conf=score + 0.01) == [[]]
+    assert len(predict(saved_with_point[1], [encoded(image)], conf=score - 0.01)[0]) == 1
+    image[16:24, 40:48] = 112  # bright .44 becomes .38, below .4; dark .146 stays, above .12
+    found = predict(saved_with_point[1], [encoded(image)])[0]
+    assert [each["name"] for each in found] == ["dark"]
 
 
 def test_nms_runs_only_where_the_file_needs_it(tmp_path):

@@ -130,6 +130,34 @@ def test_a_version_carries_digests_thresholds_metrics_and_links_and_describes_it
     assert [each.path for each in kept] == ["code/dvc.lock.yaml"]
 
 
+def test_a_version_says_its_own_thresholds(workspace, store):
+    point = {
+        "goal": {"miss": 10, "false_alarm": 1},
+        "chosen_on": "val",
+        "overall": 0.25,
+        "thresholds": [0.125, 0.25],
+        "own": [True, False],
+        "reached": [True, True],
+        "calibration": {
+            "method": "temperature",
+            "maps": [{"x": [0.0], "y": [0.0], "slope": 0.5}] * 2,
+            "own": [True, False],
+        },
+    }
+    model(workspace, 0, point=point)
+    version = store.client.get_model_version("detector", "1")
+    assert version.tags["threshold.conf"] == "of each class"
+    assert version.tags["threshold.goal"] == "lowest cost (miss 10, false alarm 1)"
+    assert "dark 0.125, bright 0.250 (of all)" in version.description
+    assert "calibrated (temperature)" in version.description
+    served = mlflow.pyfunc.load_model("models:/detector/1")
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[16:24, 40:48] = 26  # bright .1, calibrated to .25 and a little
+    text = base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()
+    found = json.loads(served.predict(pandas.DataFrame({"image": [text]}))["detections"][0])
+    assert [each["name"] for each in found] == ["bright"] and 0.25 < found[0]["score"] < 0.26
+
+
 def test_a_later_validation_is_a_run_below_the_training(workspace, store, tmp_path):
     from engine.registry.fetch import fetch, record_validation
 

@@ -239,12 +239,14 @@ def write_detector(
     shift: float = 0,
     blind: tuple[int, ...] = (),
     names=NAMES,
+    point: dict | None = None,
 ) -> Path:
     """(B, 3, 64, 64) -> boxes (B, 64, 4), scores (B, 64, 2): one 16 px box per 8 px cell; its score
     for "bright" is the cell's brightness.
 
     shift: pixels by which boxes lie too far to the right: 1, 2, 4 make IoU .88, .78, .6 of a box,
-    and AP50-95 of "bright" .8, .6, .3 of 1. blind: columns of cells in which nothing is seen.
+    and AP50-95 of "bright" .8, .6, .3 of 1. blind: columns of cells in which nothing is seen. point: an operating point
+    for its metadata.
     """
     from onnx import TensorProto, helper, numpy_helper, save
 
@@ -291,6 +293,8 @@ def write_detector(
         "thresholds": json.dumps({"conf": 0.25, "iou": 0.7, "max_det": 300}),
         "marker": marker,
     }
+    if point is not None:
+        about["operating_point"] = json.dumps(point)
     helper.set_model_props(model, about)
     path.parent.mkdir(parents=True, exist_ok=True)
     save(model, path)
