@@ -178,6 +178,7 @@ def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, P
         general = (
             "policies",
             "near_duplicate_bits",
+            "find_crops",
             "tiny_box_px",
             "seed",
             "val_fraction",

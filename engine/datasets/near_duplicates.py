@@ -2,10 +2,11 @@
 within a distance.
 
 The hash asks of a 16 x 17 grey miniature, cell by cell, whether its right neighbour is brighter. It
-survives another focus, brightness, size or compression, not another crop or rotation. The search is
-locality-sensitive hashing by bit sampling (Indyk and Motwani 1998): tables of randomly chosen bits,
-sized so that a pair at the threshold is missed with a probability below one in a million; its time
-grows like n^1.3, not n^2.
+survives another focus, brightness, size or compression, not another crop or rotation. What it would
+be of the image mirrored or turned by quarters follows from its bits and from those of a second
+hash, of the image with rows and columns exchanged. The search is locality-sensitive hashing by bit
+sampling (Indyk and Motwani 1998): tables of randomly chosen bits, sized so that a pair at the
+threshold is missed with a probability below one in a million; its time grows like n^1.3, not n^2.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ FINER = 8
 FLAT_LEVELS = 0.5  # neighbours closer than this, of 256 grey levels, say nothing
 # fraction of neighbours that must differ: on a blank ground a few edges would make strangers alike
 LEAST_SHAPE = 0.5
+
+SYMMETRIC_BITS = 45  # an image so near its own mirror image is not looked for mirrored
 
 EXACT_BELOW = 4096  # hashes; fewer are compared each with each, which is then quicker
 MISS = 1e-6  # probability that a pair exactly at the threshold is in no table
@@ -58,6 +61,54 @@ def dhash(grey: np.ndarray) -> bytes:
     if (np.abs(steps) > FLAT_LEVELS).mean() < LEAST_SHAPE:
         return b""
     return np.packbits(steps > 0).tobytes()
+
+
+def dhash_pair(grey: np.ndarray) -> tuple[bytes, bytes]:
+    """`dhash` of the image, and of the image with rows and columns exchanged; the second is empty,
+    too, for an image that is nearly its own mirror image or turned self. A plain sky is: what is
+    alike when it is mirrored says nothing then.
+    """
+    upright, exchanged = dhash(grey), dhash(np.ascontiguousarray(grey.T))
+    if upright and exchanged:
+        eight = np.concatenate(views(as_array([upright]), as_array([exchanged])))
+        own = np.bitwise_count(eight[1:] ^ eight[0]).sum(-1, dtype=np.int64)
+        if own.min() <= SYMMETRIC_BITS:
+            exchanged = b""
+    return upright, exchanged
+
+
+def views(upright: np.ndarray, exchanged: np.ndarray) -> list[np.ndarray]:
+    """The hashes of the eight ways to mirror an image and turn it by quarters: eight (n, 32) uint8.
+
+    upright, exchanged: (n, 32) uint8, the two of `dhash_pair`. The first of the eight is the image
+    as it is; the last is the only one whose inverse is another view, the one before it.
+    """
+    return [*_flips(upright), *_flips(exchanged)[::3], *_flips(exchanged)[1:3]]
+
+
+def _flips(hashes: np.ndarray) -> list[np.ndarray]:
+    """As it is; mirrored left-right; up-down; both: (n, 32) uint8 each."""
+    bits = np.unpackbits(hashes, axis=1).reshape(-1, CELLS[1], CELLS[1])
+    # Seen in a mirror, "the right neighbour is brighter" is "it is darker".
+    mirrored = 1 - bits[:, :, ::-1]
+    four = (bits, mirrored, bits[:, ::-1], mirrored[:, ::-1])
+    return [np.packbits(each.reshape(-1, HASH_BITS), axis=1) for each in four]
+
+
+def mirrored_links(
+    upright: np.ndarray, exchanged: np.ndarray, threshold: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Links between images of which one is nearly the other mirrored or turned by quarters, as
+    `near_links` has them; images that are near as they are may be among them.
+
+    upright, exchanged: (n, 32) uint8, the two hashes of `dhash_pair`.
+    """
+    n = len(upright)
+    # Seven of the eight: one turned left is the other turned right.
+    pairs, distances = near_links(np.concatenate(views(upright, exchanged)[:7]), threshold)
+    pairs = pairs % max(n, 1)
+    other = pairs[:, 0] != pairs[:, 1]
+    return np.sort(pairs[other], axis=1), distances[other]
 
 
 def as_array(hashes: list[bytes]) -> np.ndarray:

@@ -8,6 +8,7 @@ for.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ import numpy as np
 
 from engine.config import DataConfig
 from engine.datasets.classes import ClassSchema, reconcile, rename_rows
+from engine.datasets.copies import Copy, Fingerprint, copies_in_train, find_links
 from engine.datasets.description import Description
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import SourceImage
@@ -30,7 +32,6 @@ from engine.datasets.image_scan import (
     scan_images,
 )
 from engine.datasets.label_checks import Labels, check_labels
-from engine.datasets.near_duplicates import as_array, near_links
 from engine.datasets.outliers import report_imbalance, report_outliers
 from engine.datasets.source import Source, compare_digest, open_source
 from engine.datasets.source_digest import SourceDigest
@@ -57,6 +58,7 @@ class Examination:
     content: str  # digests of the source: `SourceDigest`
     layout: str
     files: Mapping[str, Path]  # image name -> its file, also of images that were left out
+    copies: Sequence[Copy] = ()  # of training images, in val and test
 
 
 def examine(
@@ -88,7 +90,7 @@ def examine(
     known = reconcile(description, schema, source.reader.names, settings.class_map)
     collector = SampleCollector(settings, known, source.group_of, findings)
     with contextlib.closing(
-        scan_images(source.reader, findings, copies, mapper or SerialMapper())
+        scan_images(source.reader, findings, copies, mapper or SerialMapper(), settings.find_crops)
     ) as results:
         for image, ask, result in _reported(results, source.reader.total, progress):
             collector.take(image, ask, result)
@@ -96,7 +98,12 @@ def examine(
     compare_digest(description, source, content, findings)
     names = known or collector.class_names()
     records = collector.records(names)
-    links = _near_duplicates(records, collector.dhashes, settings.near_duplicate_bits, findings)
+    prints = collector.prints
+    report = functools.partial(_report_pairs, progress, source.reader.total)
+    links = find_links(
+        [record.sha256 for record in records], prints, settings.near_duplicate_bits, report
+    )
+    _report_near_duplicates(records, links, findings)
     records = _without_near_duplicates(records, links, kept, source.reader.gives_splits, findings)
     usable = len(records)
     if records:
@@ -106,9 +113,9 @@ def examine(
         _check_splits(records, known, names, findings)
         report_imbalance(names, records, findings)
         report_outliers(names, records, findings)
-    return Examination(
-        source, names, records, usable, content, collector.digest.layout(), collector.files
-    )
+    found = copies_in_train(records, links, prints, settings.near_duplicate_bits)
+    layout = collector.digest.layout()
+    return Examination(source, names, records, usable, content, layout, collector.files, found)
 
 
 # Images -------------------------------------------------------------------------------------------
@@ -139,9 +146,7 @@ class SampleCollector:
     findings: Findings
     digest: SourceDigest = field(default_factory=SourceDigest)
     entries: list[Entry] = field(default_factory=list)
-    dhashes: dict[str, bytes] = field(
-        default_factory=dict
-    )  # sha256 -> dhash, of images that have one
+    prints: dict[str, Fingerprint] = field(default_factory=dict)  # sha256 -> what copies share
     files: dict[str, Path] = field(default_factory=dict)
 
     def take(self, image: SourceImage, ask: ScanRequest, result: ScanResult) -> None:
@@ -161,8 +166,8 @@ class SampleCollector:
         )
         if labels is None:
             return
-        if result.shape.dhash:
-            self.dhashes[result.sha256] = result.shape.dhash
+        shape = result.shape
+        self.prints[result.sha256] = Fingerprint(shape.dhash, shape.exchanged, shape.keypoints)
         file = ask.copy or image.path or Path()
         self.entries.append(
             Entry(file, image.name, result.sha256, result.shape.shown, labels, image.split, group)
@@ -258,25 +263,23 @@ def _reported(images: Iterable[T], total: int, progress: Progress | None) -> Ite
 # Near duplicates ----------------------------------------------------------------------------------
 
 
-def _near_duplicates(
-    records: Sequence[ImageRecord], dhashes: Mapping[str, bytes], threshold: int, findings: Findings
-) -> list[Link]:
-    """Links between different images of `records` that show nearly the same; a finding where both
-    are in one split.
-    """
-    first = {record.sha256: record for record in reversed(records) if record.sha256 in dhashes}
-    shas = sorted(first)
-    pairs, distances = near_links(as_array([dhashes[sha] for sha in shas]), threshold)
-    links = [
-        Link(shas[i], shas[j], bits)
-        for (i, j), bits in zip(pairs.tolist(), distances.tolist(), strict=True)
-    ]
+def _report_near_duplicates(
+    records: Sequence[ImageRecord], links: Sequence[Link], findings: Findings
+) -> None:
+    """A finding for each link between two images of one split."""
+    first = {record.sha256: record for record in reversed(records)}
     for link in links:
         one, other = first[link.one], first[link.other]
         if one.split == other.split:
-            detail = f"shows nearly the same as {one.name}, {link.bits} of 256 bits differ"
+            detail = f"shows nearly the same as {one.name}, {link}"
             findings.add("near_duplicate", other.name, detail, image=other.name, other=one.name)
-    return links
+
+
+def _report_pairs(progress: Progress | None, images: int, done: int, total: int) -> None:
+    """The search for crops, after all images were read."""
+    if progress is not None:
+        metrics = {"pairs compared": done, "pairs": total}
+        progress({"stage": "prepare", "done": images, "total": images, "metrics": metrics})
 
 
 def _without_near_duplicates(
