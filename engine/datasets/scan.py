@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from engine.config import DataConfig
-from engine.datasets.classes import ClassSchema, reconcile, rename_rows
+from engine.datasets.classes import ClassSchema, reconcile, rename_rows, with_pinned
 from engine.datasets.copies import Copy, Fingerprint, copies_in_train, find_links
 from engine.datasets.description import Description
 from engine.datasets.findings import Findings
@@ -41,6 +41,7 @@ from engine.types import SPLITS, ImageRecord, Size
 Progress = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
 
+BY_NUMBER = ("yolo",)  # formats whose label files hold the numbers of classes
 PROGRESS_CALLS = 100  # over the whole run
 DARK_LEVELS = 16  # of 256: what 12 bits come to when they are taken as 16
 
@@ -87,7 +88,9 @@ def examine(
     """
     source = source or open_source(description, settings, findings, schema.names if schema else ())
     kept = read_kept_splits(Path(settings.keep_splits)) if settings.keep_splits else {}
-    known = reconcile(description, schema, source.reader.names, settings.class_map)
+    known = reconcile(
+        description, schema, source.reader.names, settings.class_map, source.format in BY_NUMBER
+    )
     collector = SampleCollector(settings, known, source.group_of, findings)
     with contextlib.closing(
         scan_images(source.reader, findings, copies, mapper or SerialMapper(), settings.find_crops)
@@ -96,7 +99,7 @@ def examine(
             collector.take(image, ask, result)
     content = collector.digest.content(source.reader.names)
     compare_digest(description, source, content, findings)
-    names = known or collector.class_names()
+    names = with_pinned(schema, known or collector.class_names())
     records = collector.records(names)
     prints = collector.prints
     report = functools.partial(_report_pairs, progress, source.reader.total)
@@ -110,7 +113,8 @@ def examine(
         records = _split(
             records, links, kept, names, source.reader.gives_splits, settings, findings
         )
-        _check_splits(records, known, names, findings)
+        listed = names if known or (schema and schema.pinned) else ()
+        _check_splits(records, listed, names, findings)
         report_imbalance(names, records, findings)
         report_outliers(names, records, findings)
     found = copies_in_train(records, links, prints, settings.near_duplicate_bits)
