@@ -22,7 +22,7 @@ import numpy as np
 import prepare as drawn
 
 from engine.datasets.copies import Fingerprint, find_links
-from engine.datasets.crops import find_keypoints, find_parts
+from engine.datasets.crops import find_keypoints, find_parts, miniature
 from engine.datasets.demo_digits import open_reader
 from engine.datasets.near_duplicates import dhash_pair
 
@@ -65,7 +65,7 @@ def saved(image: Image, quality: int) -> Image:
 
 
 def fingerprint(image: Image) -> Fingerprint:
-    return Fingerprint(*dhash_pair(image), find_keypoints(image))
+    return Fingerprint(*dhash_pair(image), find_keypoints(image), miniature(image))
 
 
 def links(prints: list[Fingerprint]) -> list[tuple[int, int, str]]:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.datasets.crops import Keypoints, find_parts
+from engine.datasets.crops import Keypoints, find_parts, open_miniature, same_pixels
 from engine.datasets.near_duplicates import (
     HASH_BITS,
     as_array,
     hamming,
     mirrored_links,
     near_links,
+    turned,
     views,
 )
 from engine.datasets.splits import Candidate, Link, split_groups
@@ -37,6 +38,7 @@ class Fingerprint:
     dhash: bytes  # `near_duplicates.dhash_pair`
     exchanged: bytes  # empty: not looked for mirrored
     keypoints: Keypoints | None = None  # None where crops are not looked for, too
+    thumb: bytes = b""  # `crops.miniature`, where `exchanged` is there
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,13 @@ def find_links(
     whole = [sha for sha in hashed if prints[sha].exchanged]
     upright = as_array([prints[sha].dhash for sha in whole])
     exchanged = as_array([prints[sha].exchanged for sha in whole])
-    pairs, distances = mirrored_links(upright, exchanged, threshold)
+
+    def same(i: int, v: int, j: int, w: int) -> bool:
+        # Hashes of symmetric things are near when mirrored; a copy is the same in every pixel.
+        one, other = (open_miniature(prints[whole[n]].thumb) for n in (i, j))
+        return same_pixels(turned(one, v), turned(other, w))
+
+    pairs, distances = mirrored_links(upright, exchanged, threshold, same)
     links += _joining(links, _as_links(whole, pairs, distances, "mirrored"))
     return links + _crops(shas, prints, threshold, progress)
 
@@ -235,10 +243,19 @@ def _closest(
         rows = np.array([place[sha] for sha in block])[:, None]
         for kind, distance in (("mirrored", hashes.nearest), ("re-encoded", hashes.as_shown)):
             bits = distance(rows, others[None])  # (rows, trained)
-            for sha, nearest, of in zip(block, bits.min(1), bits.argmin(1), strict=True):
-                if nearest <= threshold:
-                    found[sha] = (kind, trained[of])
+            for sha, nearest, number in zip(block, bits.min(1), bits.argmin(1), strict=True):
+                of = trained[number]
+                if nearest <= threshold and (kind != "mirrored" or _mirrors(prints, sha, of)):
+                    found[sha] = (kind, of)
     return found
+
+
+def _mirrors(prints: Mapping[str, Fingerprint], one: str, other: str) -> bool:
+    """Whether one is the other mirrored or turned, by their pixels."""
+    if not (prints[one].thumb and prints[other].thumb):
+        return False
+    a, b = open_miniature(prints[one].thumb), open_miniature(prints[other].thumb)
+    return any(same_pixels(a, turned(b, view)) for view in range(1, 8))
 
 
 def copies_text(copies: Iterable[Copy]) -> str:

@@ -59,6 +59,16 @@ class Keypoints:
     thumb: bytes  # (64, 64) uint8, the whole image
 
 
+def miniature(grey: np.ndarray) -> bytes:
+    """(64, 64) uint8 of (H, W) grey levels, whatever their aspect."""
+    return cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).tobytes()
+
+
+def open_miniature(thumb: bytes) -> np.ndarray:
+    """(64, 64) uint8."""
+    return np.frombuffer(thumb, np.uint8).reshape(THUMB_PX, THUMB_PX)
+
+
 def find_keypoints(grey: np.ndarray) -> Keypoints | None:
     """The keypoints of (H, W) uint8 grey levels; None for an image too small or too plain."""
     h, w = grey.shape
@@ -91,9 +101,8 @@ def find_keypoints(grey: np.ndarray) -> Keypoints | None:
     if mirrored is None or len(left) < LEAST_POINTS:
         return None
     points = np.array([found[i].pt for i in left], np.float32)
-    thumb = cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA)
     return Keypoints(
-        size, points.tobytes(), descriptors[left].tobytes(), mirrored.tobytes(), thumb.tobytes()
+        size, points.tobytes(), descriptors[left].tobytes(), mirrored.tobytes(), miniature(grey)
     )
 
 
@@ -236,7 +245,7 @@ class _Opened:
         )
 
     def thumb(self, place: int) -> np.ndarray:
-        return np.frombuffer(self.images[place].thumb, np.uint8).reshape(THUMB_PX, THUMB_PX)
+        return open_miniature(self.images[place].thumb)
 
 
 def compare(opened: _Opened, one: int, other: int) -> Part | None:

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from engine.data.images import decode_image, open_pillow, refuse_without_scale
-from engine.datasets.crops import Keypoints, find_keypoints
+from engine.datasets.crops import Keypoints, find_keypoints, miniature
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import SourceImage
 from engine.datasets.near_duplicates import dhash_pair, grey_levels
@@ -50,6 +50,7 @@ class Shape:
     orientation: int = 1
     dhash: bytes = b""  # of the image as shown: `near_duplicates.dhash_pair`
     exchanged: bytes = b""
+    thumb: bytes = b""  # `crops.miniature`
     pages: int = 1  # or frames
     brightest: int = 255  # grey level, of 255
     keypoints: Keypoints | None = None  # where asked for, and there are enough
@@ -105,6 +106,7 @@ def _shape(grey: np.ndarray, stored: Size, orientation: int, pages: int, keypoin
         orientation,
         dhash,
         exchanged,
+        miniature(grey) if exchanged else b"",
         pages,
         int(grey.max()),
         find_keypoints(grey) if keypoints else None,

@@ -12,7 +12,7 @@ threshold is missed with a probability below one in a million; its time grows li
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -95,17 +95,34 @@ def _flips(hashes: np.ndarray) -> list[np.ndarray]:
     return [np.packbits(each.reshape(-1, HASH_BITS), axis=1) for each in four]
 
 
+def turned(image: np.ndarray, view: int) -> np.ndarray:
+    """A square miniature (S, S) as the view of that place in `views` shows it."""
+    if view >= 4:
+        image, view = image.T, (0, 3, 1, 2)[view - 4]
+    return image[:: -1 if view & 2 else 1, :: -1 if view & 1 else 1]
+
+
 def mirrored_links(
-    upright: np.ndarray, exchanged: np.ndarray, threshold: int
+    upright: np.ndarray,
+    exchanged: np.ndarray,
+    threshold: int,
+    same: Callable[[int, int, int, int], bool],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Links between images of which one is nearly the other mirrored or turned by quarters, as
-    `near_links` has them; images that are near as they are may be among them.
+    `near_links` has them.
 
-    upright, exchanged: (n, 32) uint8, the two hashes of `dhash_pair`.
+    upright, exchanged: (n, 32) uint8, the two hashes of `dhash_pair`. same: asked whether view v of
+    image i is view w of image j, (i, v, j, w), where their hashes are near.
     """
     n = len(upright)
+
+    def accept(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        # Two in one view are near as they are, or not at all.
+        ends = zip((a % n).tolist(), (a // n).tolist(), (b % n).tolist(), (b // n).tolist())
+        return np.array([v != w and same(i, v, j, w) for i, v, j, w in ends], bool)
+
     # Seven of the eight: one turned left is the other turned right.
-    pairs, distances = near_links(np.concatenate(views(upright, exchanged)[:7]), threshold)
+    pairs, distances = near_links(np.concatenate(views(upright, exchanged)[:7]), threshold, accept)
     pairs = pairs % max(n, 1)
     other = pairs[:, 0] != pairs[:, 1]
     return np.sort(pairs[other], axis=1), distances[other]
@@ -116,13 +133,17 @@ def as_array(hashes: list[bytes]) -> np.ndarray:
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
 
 
-def near_links(hashes: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarray]:
+def near_links(
+    hashes: np.ndarray,
+    threshold: int,
+    accept: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Links between hashes at most `threshold` bits apart, and the distance of each: (m, 2) int64
     with i < j, (m,) int64.
 
-    hashes: (n, 32) uint8. Links form a forest: any two hashes within the threshold are connected by
-    them, so a thousand frames of one scene give 999 links and not half a million pairs. The result
-    depends on the order of the rows.
+    hashes: (n, 32) uint8. accept: which of two arrays of near hashes may be linked. Links form a
+    forest: any two hashes within the threshold are connected by them, so a thousand frames of one
+    scene give 999 links and not half a million pairs. The result depends on the order of the rows.
     """
     words = np.ascontiguousarray(hashes).view(np.uint16)  # (n, 16)
     forest = _Forest(len(words))
@@ -134,6 +155,8 @@ def near_links(hashes: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarr
         a, b = a[strangers], b[strangers]
         distance = hamming(words, a, b)
         near = np.nonzero(distance <= threshold)[0]
+        if accept is not None and len(near):
+            near = near[accept(a[near], b[near])]
         forest.connect(a[near], b[near], distance[near])
     if not forest.links:
         return np.zeros((0, 2), np.int64), np.zeros(0, np.int64)

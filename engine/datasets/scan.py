@@ -171,7 +171,9 @@ class SampleCollector:
         if labels is None:
             return
         shape = result.shape
-        self.prints[result.sha256] = Fingerprint(shape.dhash, shape.exchanged, shape.keypoints)
+        self.prints[result.sha256] = Fingerprint(
+            shape.dhash, shape.exchanged, shape.keypoints, shape.thumb
+        )
         file = ask.copy or image.path or Path()
         self.entries.append(
             Entry(file, image.name, result.sha256, result.shape.shown, labels, image.split, group)
