@@ -1,5 +1,5 @@
-"""compare, promote, rollback, approve, history: which model is better, and which one production
-uses.
+"""compare, decide, promote, rollback, approve, history: which model is better, and which one
+production uses.
 """
 
 from __future__ import annotations
@@ -9,11 +9,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.cli.arguments import folder_to_write, take, written_into
 from engine.config import Params, ValidateConfig, parse_overrides
 from engine.errors import ConfigError
+from engine.files import make_folder
+
+if TYPE_CHECKING:
+    from engine.comparison.evidence import Comparison
 
 COMPARE_EXTRA = {"data": None, "out": "runs/compare", "metric": None}
 
@@ -36,26 +40,83 @@ def compare(argv: Sequence[str]) -> int:
     from engine.comparison.models import find_model
     from engine.comparison.text import as_text, values_of
     from engine.detect.data import open_data
+    from engine.error_analysis.pair import summary
     from engine.errors import nearest
     from engine.files import write_text
     from engine.gates import decide, gates_for, read_gates
+    from engine.gates.latency import Latency
     from engine.project.environment import state_root
 
     metric = extra["metric"] or params.register_.metric
     if metric not in METRICS:
         raise ConfigError(f"compare: metric={metric}.{nearest(metric, METRICS)} {list(METRICS)}")
     gates = read_gates(params.register_.gate)
+    timed = any(isinstance(gate, Latency) for gate in gates or ())
     champion, candidate = (find_model(name, root) for name in names)
     data = open_data(extra["data"] or root / "data/prepared")
     found = compare_models(
-        candidate, champion, data, settings, metric, state_root(root), data_changed=True
+        candidate,
+        champion,
+        data,
+        settings,
+        metric,
+        state_root(root),
+        timed=timed,
+        data_changed=True,
     )
     decision = decide(found.evidence, gates_for(gates, found.evidence))
     print(as_text(found, decision))
+    pair = _pair(found, data.names, out)
+    print(f"\n{summary(pair)}")
     with written_into(out):
+        write_text(out / "errors.json", json.dumps(pair, ensure_ascii=False, indent=1) + "\n")
         values = json.dumps(values_of(found, decision), ensure_ascii=False, indent=1)
         write_text(out / "comparison.json", values + "\n")
-    print(f"\nvalues {(out / 'comparison.json').as_posix()}")
+    print(
+        f"\nvalues {(out / 'comparison.json').as_posix()}, {(out / 'errors.json').as_posix()}   "
+        f"images side by side {(out / 'images').as_posix()}/"
+    )
+    return 0
+
+
+def _pair(found: Comparison, names: Sequence[str], out: Path) -> dict[str, Any]:
+    """What the candidate gains and loses, on the images and classes that count."""
+    from engine.error_analysis.pair import FOLDER, of_classes, pair_report
+
+    table = found.tables[0]
+    sides = [
+        of_classes(each.samples, names, table.names, table.images)
+        for each in (found.champion, found.candidate)
+        if each
+    ]
+    models = [each.model.name for each in (found.champion, found.candidate) if each]
+    with written_into(out):
+        make_folder(out / FOLDER)
+        for old in (out / FOLDER).glob("*.jpg"):  # of an earlier comparison
+            old.unlink()
+        return pair_report(*sides, table.names, (models[0], models[1]), out)
+
+
+def decide(argv: Sequence[str]) -> int:
+    """`detectflow decide [NAME/VERSION]`"""
+    names, *_ = _arguments("decide", argv, "a version, for example detector/3", least=0, why="")
+    root = _project()
+    params = Params.load(root / "params.yaml")
+    from engine.comparison.decision import settle
+    from engine.comparison.text import as_text
+    from engine.registry.fetch import fetch
+    from engine.registry.moves import person
+
+    reference = names[0] if names else f"{_model_of(root)}@challenger"
+    version = fetch(reference, root)
+    done = settle(version.name, version.version, params, root, by=person(root))
+    if done.comparison is not None:
+        print(as_text(done.comparison, done.decision))
+    else:
+        said = f"{done.verdict.value}: " if done.verdict else ""
+        print("\n\n".join([f"{version.name}/{version.version} {said}{done.reason}", *done.advice]))
+    now = f"version {done.champion} is champion" if done.champion else "there is no champion"
+    print(f"\n{version.name}: {now}")
     return 0
 
 
@@ -92,7 +153,7 @@ def approve(argv: Sequence[str]) -> int:
     by = done.entry.by if done.entry else "somebody before"
     print(
         f"{done.name}/{done.version} is approved by {by}. The gates are asked again by: detectflow "
-        "stage register"
+        f"decide {done.name}/{done.version}"
     )
     return 0
 
@@ -171,7 +232,9 @@ def _arguments(
 
 
 def _model_of(root: Path) -> str:
-    return Params.load(root / "params.yaml").register_.model
+    from engine.tracking.model_name import registered_name
+
+    return registered_name(Params.load(root / "params.yaml"), root)
 
 
 def _project() -> Path:

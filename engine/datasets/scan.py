@@ -31,6 +31,7 @@ from engine.datasets.image_scan import (
     Shape,
     scan_images,
 )
+from engine.datasets.image_table import MetaOf, nothing_known
 from engine.datasets.label_checks import Labels, check_labels
 from engine.datasets.outliers import report_imbalance, report_outliers
 from engine.datasets.source import Source, compare_digest, open_source
@@ -91,7 +92,7 @@ def examine(
     known = reconcile(
         description, schema, source.reader.names, settings.class_map, source.format in BY_NUMBER
     )
-    collector = SampleCollector(settings, known, source.group_of, findings)
+    collector = SampleCollector(settings, known, source.group_of, findings, source.meta_of)
     with contextlib.closing(
         scan_images(source.reader, findings, copies, mapper or SerialMapper(), settings.find_crops)
     ) as results:
@@ -136,6 +137,7 @@ class Entry:
     labels: Labels
     given: str
     group: str
+    meta: Mapping[str, str]
 
 
 @dataclass
@@ -148,6 +150,7 @@ class SampleCollector:
     known: Sequence[str]
     group_of: Callable[[str], str]
     findings: Findings
+    meta_of: MetaOf = nothing_known
     digest: SourceDigest = field(default_factory=SourceDigest)
     entries: list[Entry] = field(default_factory=list)
     prints: dict[str, Fingerprint] = field(default_factory=dict)  # sha256 -> what copies share
@@ -155,7 +158,8 @@ class SampleCollector:
 
     def take(self, image: SourceImage, ask: ScanRequest, result: ScanResult) -> None:
         group = self.group_of(image.name)
-        self.digest.add(image, result.sha256, group)
+        meta = self.meta_of(image.name)
+        self.digest.add(image, result.sha256, group, meta)
         if result.shape is None:
             self.findings.add("unreadable_image", image.name, result.wrong)
             return
@@ -175,8 +179,9 @@ class SampleCollector:
             shape.dhash, shape.exchanged, shape.keypoints, shape.thumb
         )
         file = ask.copy or image.path or Path()
+        size = result.shape.shown
         self.entries.append(
-            Entry(file, image.name, result.sha256, result.shape.shown, labels, image.split, group)
+            Entry(file, image.name, result.sha256, size, labels, image.split, group, meta)
         )
 
     def _is_left_out_for_its_pixels(self, name: str, shape: Shape) -> bool:
@@ -248,6 +253,7 @@ def _record(entry: Entry, number: Mapping[str, int]) -> ImageRecord:
         group=entry.group,
         crowd=labels.crowd if labels.crowd.any() else None,
         name=entry.name,
+        meta=entry.meta,
     )
 
 

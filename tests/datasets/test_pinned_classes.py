@@ -188,7 +188,7 @@ def test_names_that_yaml_reads_otherwise_come_back(tmp_path):
         ("names: [a]\ndatasets: {}\n", "either names"),
         ("datasets:\n  d: {names: [a, a]}\n", "each class once: a"),
         ("datasets:\n  d: {names: [1]}\n", "in quotes"),
-        ("datasets:\n  d: {names: []}\n", "names"),
+        ("datasets:\n  d: {names: []}\n", "line 2: datasets.*at least 1"),
     ],
 )
 def test_a_wrong_file_is_explained(text, message, tmp_path):
