@@ -133,6 +133,10 @@ class DataConfig(Frozen):
         description="near duplicates: 256-bit hashes that differ in so many bits",
         json_schema_extra=_in("bits"),
     )
+    find_crops: bool = Field(
+        True,
+        description="near duplicates: also look for images that are a part of another one",
+    )
     tiny_box_px: float = Field(
         2.0,
         ge=0,

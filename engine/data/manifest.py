@@ -5,6 +5,7 @@ training reads.
     train.jsonl, val.jsonl, test.jsonl   one image a line
     splits.jsonl                      content hash and split of every image: what data.keep_splits
                                       takes
+    copies.jsonl                      images of val and test with a copy in train
     images/<split>/<file>             copies, byte for byte
 
 `open_dataset` takes any kind of source and prepares it into a cache first, where that is needed.

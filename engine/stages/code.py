@@ -26,6 +26,7 @@ from engine.code.rooms import (
     package_folder,
 )
 from engine.config import DetectionTrainConfig, Params, PredictConfig
+from engine.datasets.classes import CLASSES_FILE, edited_classes
 from engine.errors import ConfigError
 from engine.model_formats.checkpoint_meta import read_checkpoint_meta
 from engine.model_formats.metadata import decode_meta
@@ -122,6 +123,9 @@ def stage_code(
     else:
         modules = code_of_stage(stage, kept)
         found = {"settings": settings, "modules": modules, "own": {}, "packages": {}}
+    # Not a dependency of its own: the file need not be there, and prepare adds to it.
+    if stage == "prepare" and (edited := edited_classes(root / CLASSES_FILE)):
+        found["classes"] = edited
     if sources is None:
         kept.keep()
     return found
