@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import griffe
+from engine.registry.gates import GATES
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
@@ -30,7 +31,6 @@ from engine.core import events
 from engine.datasets import formats
 from engine.datasets.findings import KINDS
 from engine.model_formats.table import FORMATS
-from engine.registry.gates import GATES
 
 ENGINE = Path(events.__file__).parents[1]
 EXTENSION = Path(__file__).with_name("comments.py")

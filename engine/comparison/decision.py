@@ -21,6 +21,7 @@ from engine.files import sha256_file
 from engine.gates import Decision, Gate, Verdict, decide, gates_for, read_gates
 from engine.project.environment import state_root
 from engine.registry.history import (
+    APPROVAL,
     CHALLENGER,
     CHAMPION,
     TAKEN_BACK,
@@ -112,6 +113,7 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
         evidence,
         before or "",
         images,
+        APPROVAL if decision.asks_a_person else "",
     )
     with described_errors(state), patient():
         if decision.verdict == Verdict.PROMOTE:
@@ -157,6 +159,8 @@ def _stands(store: Store, name: str, version: str, before: str | None, entry: En
     advice = (
         f"Nothing is decided anew without new test images, settings or gates. A person promotes it "
         f'all the same with: detectflow promote {name}/{version} --why "..."'
+        if entry.waits_for != APPROVAL
+        else f"A person decides: `detectflow approve {name}/{version}`."
     )
     return _outcome(store, name, version, before, verdict, said, (advice,))
 

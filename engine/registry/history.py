@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +22,7 @@ from engine.tracking.mlflow_client import Store
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 TAG = "history."
+APPROVAL = "approval"
 MOST_CHARACTERS = 1000  # of a text somebody gave; MLflow takes 5,000 for all of an entry
 
 
@@ -51,6 +52,7 @@ class Entry:
     evidence: str = ""  # digest of what a decision rests on, whoever was champion
     against: str = ""  # of a decision: the champion it was compared with
     images: str = ""  # of a decision: digest of the test images and their boxes
+    waits_for: str = ""  # of a decision to hold: APPROVAL where only a person's yes is missing
     at: str = ""  # ISO 8601, UTC
 
     @property
@@ -59,12 +61,18 @@ class Entry:
 
 
 def entries(store: Store, name: str) -> list[Entry]:
-    """All entries about versions of a registered model, the oldest first. What is no entry (a tag
-    that somebody edited) is passed over.
+    """All entries about versions of a registered model, the oldest first."""
+    versions = store.client.search_model_versions(f"name = '{name}'")
+    return read_entries(version.tags for version in versions)
+
+
+def read_entries(tags: Iterable[Mapping[str, str]]) -> list[Entry]:
+    """The entries among the tags of all versions of a model, the oldest first. What is no entry (a
+    tag that somebody edited) is passed over.
     """
     found = []
-    for version in store.client.search_model_versions(f"name = '{name}'"):
-        for key, value in version.tags.items():
+    for of_version in tags:
+        for key, value in of_version.items():
             entry = _read(value) if key.startswith(TAG) else None
             if entry is not None:
                 found.append((key, entry))
@@ -132,6 +140,17 @@ def standing(history: Sequence[Entry], version: str, evidence: str, champion: st
     if decided is None or decided.what in {What.REJECTED, *TAKEN_BACK}:
         return decided
     return decided if decided.against == champion else None
+
+
+def waiting(history: Sequence[Entry], version: str) -> Entry | None:
+    """The decision that holds a version only because a person has to say yes; None where it waits
+    for nobody.
+    """
+    last: Entry | None = None
+    for entry in history:
+        if entry.version == version and (entry.what in DECISIONS or entry.what == What.APPROVED):
+            last = entry
+    return last if last is not None and last.waits_for == APPROVAL else None
 
 
 def notice(store: Store, name: str, aliases: dict[str, str]) -> list[Entry]:
