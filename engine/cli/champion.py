@@ -4,6 +4,7 @@ uses.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import sys
@@ -66,6 +67,7 @@ def promote(argv: Sequence[str]) -> int:
     from engine.registry.moves import promote as move
 
     done = move(reference, why, root)
+    _tell_prefect(done, root)
     was = f"; it was version {done.before}" if done.before and done.entry else ""
     print(f"{done.name}: {done.aliases_text}{was}" if done.entry else _already(done))
     return 0
@@ -78,6 +80,7 @@ def rollback(argv: Sequence[str]) -> int:
     from engine.registry.moves import roll_back
 
     done = roll_back(names[0] if names else _model_of(root), why, root, steps)
+    _tell_prefect(done, root)
     print(f"{done.name}: {done.aliases_text} again; it was version {done.before}")
     return 0
 
@@ -128,6 +131,15 @@ def history(argv: Sequence[str]) -> int:
     held = ", ".join(f"{alias} is version {version}" for alias, version in sorted(aliases.items()))
     print(f"Now: {held or 'no alias'}")
     return 0
+
+
+def _tell_prefect(done: Any, root: Path) -> None:
+    """The event of a move, where there is a Prefect server to send it to."""
+    if done.entry is not None and importlib.util.find_spec("prefect") is not None:
+        from flows.events import post_event
+
+        aliases = {"champion": done.champion} if done.champion else {}
+        post_event(done.name, done.entry, aliases, root)
 
 
 def _already(done: Any) -> str:

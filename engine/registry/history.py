@@ -148,7 +148,7 @@ def waiting(history: Sequence[Entry], version: str) -> Entry | None:
     """
     last: Entry | None = None
     for entry in history:
-        if entry.version == version and (entry.what in DECISIONS or entry.what == What.APPROVED):
+        if entry.version == version and entry.what in {*DECISIONS, What.APPROVED}:
             last = entry
     return last if last is not None and last.waits_for == APPROVAL else None
 
