@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from engine.registry.history import (
     What,
     add,
     appoint,
+    evidence_stem,
     notice,
     repair,
     standing,
@@ -43,7 +45,6 @@ WHAT = {
     Verdict.REJECT: What.REJECTED,
 }
 DIGITS = 16  # of a digest in an entry
-FOLDER = "decisions"  # among the artifacts of a version's run
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,6 +217,10 @@ def _keep(
     client.set_model_version_tag(name, version, "decision", decision.reason[:5000])
     run_id = client.get_model_version(name, version).run_id
     if run_id:
-        stem = f"{FOLDER}/{entry.at.replace(':', '')} version {version}"
+        stem = evidence_stem(entry)
         client.log_dict(run_id, values_of(comparison, decision), f"{stem}.json")
         client.log_text(run_id, as_markdown(comparison, decision) + "\n", f"{stem}.md")
+        with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+            place = Path(f"{stem}.npz")
+            file = comparison.candidate.table.save(Path(scratch) / place.name)
+            client.log_artifact(run_id, str(file), str(place.parent))

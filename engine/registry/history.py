@@ -15,14 +15,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from engine.errors import WorkspaceError
+from engine.locks import locked
 from engine.tracking.mlflow_client import Store
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 TAG = "history."
 APPROVAL = "approval"
+EVIDENCE = "decisions"  # folder among the artifacts of a version's run
 MOST_CHARACTERS = 1000  # of a text somebody gave; MLflow takes 5,000 for all of an entry
 
 
@@ -58,6 +61,13 @@ class Entry:
     @property
     def moves(self) -> bool:
         return self.what in MOVES
+
+
+def evidence_stem(entry: Entry) -> str:
+    """Where the evidence of a decision lies among the artifacts of its version's run, without the
+    suffix: `.json`, `.md`, and `.npz`, what the version found in each image.
+    """
+    return f"{EVIDENCE}/{entry.at.replace(':', '')} version {entry.version}"
 
 
 def entries(store: Store, name: str) -> list[Entry]:
@@ -180,20 +190,30 @@ def appoint(store: Store, name: str, entry: Entry, expected: str | None) -> Entr
         WorkspaceError: another version has become champion since; nothing was moved.
     """
     client: Any = store.client
-    now = client.get_registered_model(name).aliases.get(CHAMPION)
-    now = None if now is None else str(now)
-    if now != expected:
-        raise WorkspaceError(
-            f"while this was decided, {_called(now)} became champion of '{name}' instead of "
-            f"{_called(expected)}. Nothing was moved. Run it again: it is then compared with the "
-            "new champion."
-        )
-    # The champion first: where this is interrupted, production has a whole answer, and `repair`
-    # makes `previous` what the history says.
-    client.set_registered_model_alias(name, CHAMPION, entry.version)
-    done = add(store, name, entry)
-    repair(store, name, entries(store, name))
-    return done
+    with locked(_lock_file(store)):
+        now = client.get_registered_model(name).aliases.get(CHAMPION)
+        now = None if now is None else str(now)
+        if now != expected:
+            raise WorkspaceError(
+                f"while this was decided, {_called(now)} became champion of '{name}' instead of "
+                f"{_called(expected)}. Nothing was moved. Run it again: it is then compared with "
+                "the new champion."
+            )
+        # The champion first: where this is interrupted, production has a whole answer, and `repair`
+        # makes `previous` what the history says.
+        client.set_registered_model_alias(name, CHAMPION, entry.version)
+        done = add(store, name, entry)
+        repair(store, name, entries(store, name))
+        return done
+
+
+def _lock_file(store: Store) -> Path:
+    """One move at a time by the processes of this machine: MLflow has no "set if it is still". A
+    move from another machine within the same instant is noticed by the next decision.
+    """
+    database = store.uri.removeprefix("sqlite:///")
+    folder = store.state if database == store.uri else Path(database).absolute().parent
+    return folder / ".lock" / "registry"
 
 
 def repair(store: Store, name: str, history: Sequence[Entry]) -> None:

@@ -313,10 +313,11 @@ def test_a_toy_project_with_a_real_registry_and_no_git(project):
         sha256_file(project / "export" / "best.onnx"),
     )
     assert {node.kind for node in weights.children} == {"data", "run"}
-    assert [sentence.split(":")[0] for sentence in found.unasked] == [
-        "export/best.onnx",
-        "git",
-        "DVC",
+    names = [sentence.split(":")[0] for sentence in found.unasked]
+    fetched = f".cache/models/{file.key}/model.onnx"  # by stage register, to measure it
+    assert names == [fetched, "export/best.onnx", "git", "DVC"]
+    assert [fact.name for fact in found.subject.facts if fact.name in {"promoted", "held"}] == [
+        "promoted"
     ]
     moved = project / "renamed.bin"
     shutil.copy(project / "data/prepared/images/val/1.png", moved)
