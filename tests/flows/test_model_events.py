@@ -14,6 +14,7 @@ import toys
 from servers import PATIENCE_S, ask_prefect
 from workspaces import shell
 
+from engine.project.environment import prepare_environment
 from engine.registry.history import Entry, What
 from engine.stages import register as stage
 from flows.events import TIMEOUT_S, event_of, text_of
@@ -60,7 +61,7 @@ def webhook():
 
 @pytest.fixture
 def two_versions(tmp_path, own_environment):
-    root = toys.make_workspace(tmp_path / "project").resolve()
+    root = prepare_environment(toys.make_workspace(tmp_path / "project").resolve())
     for seed, shift in ((0, 1), (1, 0)):
         toys.train(root, epochs=1, seed=seed)
         toys.validate(root)
