@@ -117,8 +117,8 @@ def decision_markdown(found: Standing, root: Path) -> str:
 
 
 def comparison_values(found: Standing, root: Path) -> Mapping[str, Any]:
-    """The comparison behind the decision; empty where the report is of one made earlier."""
-    values = found.report.get("comparison") or {}
+    """The comparison behind the decision; empty where it was not kept."""
+    values = read_object(Layout(root).reports / "decision.json")
     own = (values.get("candidate") or {}).get("name") == f"{found.model}/{found.version}"
     return values if own else {}
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from engine.data.manifest import load_prepared
 from engine.errors import ConfigError, EngineError, WorkspaceError
 from engine.files import sha256_file
 from engine.gates import Decision, Gate, Verdict, decide, gates_for, read_gates
+from engine.gates.latency import Latency
 from engine.project.environment import state_root
+from engine.registry.fetch import read_artifact
 from engine.registry.history import (
     APPROVAL,
     CHALLENGER,
     CHAMPION,
+    DECISIONS,
     TAKEN_BACK,
     Entry,
     What,
@@ -49,7 +52,9 @@ DIGITS = 16  # of a digest in an entry
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of a version. Without `comparison` nothing was asked: `reason` says why."""
+    """What became of a version. Without `comparison` nothing was asked now: `reason` says why, and
+    `values` are those of the decision that stands.
+    """
 
     version: str
     champion: str | None  # as the registry says at this moment
@@ -60,6 +65,7 @@ class Outcome:
     advice: tuple[str, ...] = ()
     comparison: Comparison | None = None
     decision: Decision | None = None
+    values: Mapping[str, Any] | None = None  # of the comparison and the decision, as JSON has them
 
 
 def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outcome:
@@ -85,12 +91,15 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
         if before == version:
             since = next((e for e in reversed(history) if e.moves and e.version == version), None)
             when = f" since {since.at[:10]}" if since and since.at else ""
-            return _outcome(store, name, version, before, None, f"it is champion already{when}")
+            said = f"it is champion already{when}"
+            values = _kept_values(store, name, version, history)
+            return _outcome(store, name, version, before, None, said, values=values)
         images = sha256_file(data.manifest(params.validate_.split))[:DIGITS]
         evidence = _evidence_key(params, chosen, images, approval)
         stands = standing(history, version, evidence, before or "")
     if stands is not None:
-        return _stands(store, name, version, before, stands)
+        values = _kept_values(store, name, version, history)
+        return _stands(store, name, version, before, stands, values)
     candidate = find_model(f"{name}/{version}", root)
     champion = None if before is None else _champion(name, before, root)
     comparison = compare_models(
@@ -100,6 +109,7 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
         params.validate_,
         params.register_.metric,
         cache=state,
+        timed=any(isinstance(gate, Latency) for gate in chosen or ()),
         data_changed=_data_changed(store, name, version, before),
         approved_by=approval,
         decided_before=sum(1 for e in history if e.images == images and e.evidence),
@@ -121,7 +131,8 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
             entry = appoint(store, name, entry, before)
         else:
             entry = add(store, name, entry)
-        _keep(store, name, version, comparison, decision, entry)
+        values = values_of(comparison, decision)
+        _keep(store, name, entry, comparison, decision, values)
         return _outcome(
             store,
             name,
@@ -132,6 +143,7 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
             decision.advice,
             comparison,
             decision,
+            values,
         )
 
 
@@ -143,13 +155,22 @@ def _outcome(
     verdict: Verdict | None,
     reason: str,
     *more: Any,
+    values: Mapping[str, Any] | None = None,
 ) -> Outcome:
     aliases = aliases_of(store, name)
     own = tuple(sorted(alias for alias, of in aliases.items() if of == version))
-    return Outcome(version, aliases.get(CHAMPION), own, before, verdict, reason, *more)
+    found = Outcome(version, aliases.get(CHAMPION), own, before, verdict, reason, *more)
+    return found if values is None else replace(found, values=values)
 
 
-def _stands(store: Store, name: str, version: str, before: str | None, entry: Entry) -> Outcome:
+def _stands(
+    store: Store,
+    name: str,
+    version: str,
+    before: str | None,
+    entry: Entry,
+    values: Mapping[str, Any] | None,
+) -> Outcome:
     if entry.what in TAKEN_BACK:
         verdict: Verdict | None = Verdict.REJECT
         who = f" by {entry.by}" if entry.by else ""
@@ -163,7 +184,22 @@ def _stands(store: Store, name: str, version: str, before: str | None, entry: En
         if entry.waits_for != APPROVAL
         else f"A person decides: `detectflow approve {name}/{version}`."
     )
-    return _outcome(store, name, version, before, verdict, said, (advice,))
+    return _outcome(store, name, version, before, verdict, said, (advice,), values=values)
+
+
+def _kept_values(
+    store: Store, name: str, version: str, history: Sequence[Entry]
+) -> Mapping[str, Any] | None:
+    """The evidence of the last decision about a version, from the artifacts of its run; None where
+    it is not to be had.
+    """
+    decided = [e for e in history if e.version == version and e.what in DECISIONS and e.evidence]
+    run_id = store.client.get_model_version(name, version).run_id
+    if not decided or not run_id:
+        return None
+    # A person's no has the evidence of the decision that asked for it.
+    found = (read_artifact(store, run_id, f"{evidence_stem(e)}.json") for e in reversed(decided))
+    return next((values for values in found if values), None)
 
 
 def _champion(name: str, version: str, root: Path) -> Any:
@@ -206,19 +242,19 @@ def _data_changed(store: Store, name: str, version: str, before: str | None) -> 
 def _keep(
     store: Store,
     name: str,
-    version: str,
+    entry: Entry,
     comparison: Comparison,
     decision: Decision,
-    entry: Entry,
+    values: Mapping[str, Any],
 ) -> None:
     """The evidence as artifacts of the version's run, and the verdict as its tags."""
-    client: Any = store.client
+    client, version = store.client, entry.version
     client.set_model_version_tag(name, version, "verdict", decision.verdict.value)
     client.set_model_version_tag(name, version, "decision", decision.reason[:5000])
     run_id = client.get_model_version(name, version).run_id
     if run_id:
         stem = evidence_stem(entry)
-        client.log_dict(run_id, values_of(comparison, decision), f"{stem}.json")
+        client.log_dict(run_id, values, f"{stem}.json")
         client.log_text(run_id, as_markdown(comparison, decision) + "\n", f"{stem}.md")
         with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
             place = Path(f"{stem}.npz")

@@ -67,7 +67,7 @@ def evidence_stem(entry: Entry) -> str:
     """Where the evidence of a decision lies among the artifacts of its version's run, without the
     suffix: `.json`, `.md`, and `.npz`, what the version found in each image.
     """
-    return f"{EVIDENCE}/{entry.at.replace(':', '')} version {entry.version}"
+    return f"{EVIDENCE}/{entry.at.replace(':', '')}-version-{entry.version}"
 
 
 def entries(store: Store, name: str) -> list[Entry]:

@@ -55,6 +55,10 @@ class Stages:
             layout.export.mkdir(exist_ok=True)
             (layout.export / "best.onnx").unlink(missing_ok=True)
             (layout.export / "best.onnx").write_text(layout.best.read_text())
+        if name == "register":
+            layout.reports.mkdir(exist_ok=True)
+            (layout.reports / "decision.json").unlink(missing_ok=True)
+            (layout.reports / "decision.json").write_text("{}")
         path = layout.summary(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

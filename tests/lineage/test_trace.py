@@ -320,14 +320,13 @@ def test_a_toy_project_with_a_real_registry_and_no_git(project):
         "promoted"
     ]
     moved = project / "renamed.bin"
-    shutil.copy(project / "data/prepared/images/val/01000.png", moved)
+    shutil.copy(next((project / "data/prepared/images/val").glob("*.png")), moved)
     assert (
         trace("renamed.bin", project).summary[1]
         == f"only measured with it: weights {weights.key[:12]} (detector/1)"
     )
-    cv2.imwrite(
-        str(project / "again.jpg"), cv2.imread(str(project / "data/prepared/images/val/01000.png"))
-    )
+    images = (project / "data/prepared/images/val").glob("*.png")
+    cv2.imwrite(str(project / "again.jpg"), cv2.imread(str(next(images))))
     assert "saved anew is another image" in trace("again.jpg", project).summary[0]
 
 
