@@ -9,6 +9,7 @@ there before are told from new ones. Nothing is decided here; aliases are stage 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from engine.config import Params
-from engine.errors import DataError, WorkspaceError
+from engine.errors import DataError
 from engine.stages.layout import Layout, read_json
 
 IOU = {"metrics/mAP50-95": None, "metrics/mAP50": 0.5}  # of the metrics that may decide
@@ -200,28 +201,13 @@ def _earlier(fetched: Any, today: Any, metric: str, digest: str, root: Path) -> 
 
 def _table_of_decision(fetched: Any, root: Path) -> Any | None:
     """What the version had found when it was last decided about; None where it was not kept."""
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
-
     from engine.metrics import MatchTable
-    from engine.project.environment import state_root
-    from engine.registry.history import evidence_stem
-    from engine.registry.moves import history_of
-    from engine.tracking.mlflow_client import patient, tracking_uri
+    from engine.registry.fetch import decision_files
 
-    entries, _ = history_of(fetched.name, root)
-    decided = [e for e in entries if e.version == fetched.version and e.evidence]
-    for entry in reversed(decided if fetched.run_id else []):
-        uri = f"runs:/{fetched.run_id}/{evidence_stem(entry)}.npz"
-        with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
-            try:
-                with patient():
-                    file = download_artifacts(
-                        uri, dst_path=scratch, tracking_uri=tracking_uri(state_root(root))
-                    )
+    with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+        for file in decision_files(fetched, ".npz", Path(scratch), root):
+            with contextlib.suppress(DataError):
                 return MatchTable.load(file)
-            except (MlflowException, OSError, DataError, WorkspaceError):
-                continue  # of a decision before these were kept, or cleaned up
     return None
 
 

@@ -81,7 +81,7 @@ def test_a_first_run_makes_everything_and_says_so(workspace):
     assert {line[0]: line[1] for line in lines if line[0] in STAGES} == all_of("ran")
     for reported in (
         "mAP50-95",
-        "detector version 1 (challenger)",
+        "digits version 1 (challenger)",
         "weights/best.pt",
         "export/best.onnx",
         "make ui",
