@@ -77,13 +77,16 @@ def decide(argv: Sequence[str]) -> int:
     from engine.comparison.decision import settle
     from engine.comparison.text import as_text
     from engine.registry.fetch import fetch
-    from engine.registry.moves import person
+    from engine.registry.moves import Move, history_of, person
 
     reference = names[0] if names else f"{_model_of(root)}@challenger"
     version = fetch(reference, root)
     done = settle(version.name, version.version, params, root, by=person(root))
     if done.comparison is not None:
         print(as_text(done.comparison, done.decision))
+        history, _ = history_of(version.name, root)
+        entry = next(e for e in reversed(history) if e.version == done.version and e.evidence)
+        _tell_prefect(Move(version.name, done.version, done.before, done.champion, entry), root)
     else:
         said = f"{done.verdict.value}: " if done.verdict else ""
         print("\n\n".join([f"{version.name}/{version.version} {said}{done.reason}", *done.advice]))

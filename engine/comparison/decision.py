@@ -33,6 +33,7 @@ from engine.registry.history import (
     What,
     add,
     appoint,
+    entries,
     evidence_stem,
     notice,
     repair,
@@ -40,6 +41,7 @@ from engine.registry.history import (
 )
 from engine.registry.moves import approved_by
 from engine.registry.registry import aliases_of, described_errors
+from engine.registry.version_description import show_history
 from engine.tracking.mlflow_client import Store, open_store, patient
 
 WHAT = {
@@ -133,6 +135,7 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
             entry = add(store, name, entry)
         values = values_of(comparison, decision)
         _keep(store, name, entry, comparison, decision, values)
+        show_history(store, name, entries(store, name))
         return _outcome(
             store,
             name,
