@@ -138,6 +138,18 @@ def show_reports(root: Path) -> None:
         logger.warning("the Prefect server does not take tables and images (%s)", _reason(error))
 
 
+def show_decision(decision: str, history: str) -> None:
+    """Markdown of the verdict with its reasons, and of who was champion when."""
+    try:
+        _must_answer()
+        create_markdown_artifact(decision, key="decision", description="verdict and reasons")
+        create_markdown_artifact(
+            history, key="champion-history", description="who was champion, and why"
+        )
+    except Exception as error:  # see show_result
+        logger.warning("the Prefect server does not take the decision (%s)", _reason(error))
+
+
 def per_class_rows(path: Path) -> list[dict[str, Any]]:
     """The main columns of per_class.csv, numbers as numbers, to four digits; none where there is no
     such file.

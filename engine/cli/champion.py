@@ -4,6 +4,7 @@ production uses.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import sys
@@ -105,13 +106,16 @@ def decide(argv: Sequence[str]) -> int:
     from engine.comparison.decision import settle
     from engine.comparison.text import as_text
     from engine.registry.fetch import fetch
-    from engine.registry.moves import person
+    from engine.registry.moves import Move, history_of, person
 
     reference = names[0] if names else f"{_model_of(root)}@challenger"
     version = fetch(reference, root)
     done = settle(version.name, version.version, params, root, by=person(root))
     if done.comparison is not None:
         print(as_text(done.comparison, done.decision))
+        history, _ = history_of(version.name, root)
+        entry = next(e for e in reversed(history) if e.version == done.version and e.evidence)
+        _tell_prefect(Move(version.name, done.version, done.before, done.champion, entry), root)
     else:
         said = f"{done.verdict.value}: " if done.verdict else ""
         print("\n\n".join([f"{version.name}/{version.version} {said}{done.reason}", *done.advice]))
@@ -127,6 +131,7 @@ def promote(argv: Sequence[str]) -> int:
     from engine.registry.moves import promote as move
 
     done = move(reference, why, root)
+    _tell_prefect(done, root)
     was = f"; it was version {done.before}" if done.before and done.entry else ""
     print(f"{done.name}: {done.aliases_text}{was}" if done.entry else _already(done))
     return 0
@@ -139,6 +144,7 @@ def rollback(argv: Sequence[str]) -> int:
     from engine.registry.moves import roll_back
 
     done = roll_back(names[0] if names else _model_of(root), why, root, steps)
+    _tell_prefect(done, root)
     print(f"{done.name}: {done.aliases_text} again; it was version {done.before}")
     return 0
 
@@ -189,6 +195,15 @@ def history(argv: Sequence[str]) -> int:
     held = ", ".join(f"{alias} is version {version}" for alias, version in sorted(aliases.items()))
     print(f"Now: {held or 'no alias'}")
     return 0
+
+
+def _tell_prefect(done: Any, root: Path) -> None:
+    """The event of a move, where there is a Prefect server to send it to."""
+    if done.entry is not None and importlib.util.find_spec("prefect") is not None:
+        from flows.events import post_event
+
+        aliases = {"champion": done.champion} if done.champion else {}
+        post_event(done.name, done.entry, aliases, root)
 
 
 def _already(done: Any) -> str:

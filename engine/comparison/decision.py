@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from engine.gates.latency import Latency
 from engine.project.environment import state_root
 from engine.registry.fetch import read_artifact
 from engine.registry.history import (
+    APPROVAL,
     CHALLENGER,
     CHAMPION,
     DECISIONS,
@@ -31,12 +33,15 @@ from engine.registry.history import (
     What,
     add,
     appoint,
+    entries,
+    evidence_stem,
     notice,
     repair,
     standing,
 )
 from engine.registry.moves import approved_by
 from engine.registry.registry import aliases_of, described_errors
+from engine.registry.version_description import show_history
 from engine.tracking.mlflow_client import Store, open_store, patient
 
 WHAT = {
@@ -45,7 +50,6 @@ WHAT = {
     Verdict.REJECT: What.REJECTED,
 }
 DIGITS = 16  # of a digest in an entry
-FOLDER = "decisions"  # among the artifacts of a version's run
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +126,7 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
         evidence,
         before or "",
         images,
+        APPROVAL if decision.asks_a_person else "",
     )
     with described_errors(state), patient():
         if decision.verdict == Verdict.PROMOTE:
@@ -129,7 +134,8 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
         else:
             entry = add(store, name, entry)
         values = values_of(comparison, decision)
-        _keep(store, name, version, values, as_markdown(comparison, decision), decision, entry)
+        _keep(store, name, entry, comparison, decision, values)
+        show_history(store, name, entries(store, name))
         return _outcome(
             store,
             name,
@@ -178,6 +184,8 @@ def _stands(
     advice = (
         f"Nothing is decided anew without new test images, settings or gates. A person promotes it "
         f'all the same with: detectflow promote {name}/{version} --why "..."'
+        if entry.waits_for != APPROVAL
+        else f"A person decides: `detectflow approve {name}/{version}`."
     )
     return _outcome(store, name, version, before, verdict, said, (advice,), values=values)
 
@@ -192,7 +200,9 @@ def _kept_values(
     run_id = store.client.get_model_version(name, version).run_id
     if not decided or not run_id:
         return None
-    return read_artifact(store, run_id, f"{_stem(decided[-1])}.json")
+    # A person's no has the evidence of the decision that asked for it.
+    found = (read_artifact(store, run_id, f"{evidence_stem(e)}.json") for e in reversed(decided))
+    return next((values for values in found if values), None)
 
 
 def _champion(name: str, version: str, root: Path) -> Any:
@@ -235,22 +245,21 @@ def _data_changed(store: Store, name: str, version: str, before: str | None) -> 
 def _keep(
     store: Store,
     name: str,
-    version: str,
-    values: Mapping[str, Any],
-    markdown: str,
-    decision: Decision,
     entry: Entry,
+    comparison: Comparison,
+    decision: Decision,
+    values: Mapping[str, Any],
 ) -> None:
     """The evidence as artifacts of the version's run, and the verdict as its tags."""
-    client: Any = store.client
+    client, version = store.client, entry.version
     client.set_model_version_tag(name, version, "verdict", decision.verdict.value)
     client.set_model_version_tag(name, version, "decision", decision.reason[:5000])
     run_id = client.get_model_version(name, version).run_id
     if run_id:
-        client.log_dict(run_id, values, f"{_stem(entry)}.json")
-        client.log_text(run_id, markdown + "\n", f"{_stem(entry)}.md")
-
-
-def _stem(entry: Entry) -> str:
-    """Where the evidence of a decision lies among the artifacts of its version's run."""
-    return f"{FOLDER}/{entry.at.replace(':', '')}-version-{entry.version}"
+        stem = evidence_stem(entry)
+        client.log_dict(run_id, values, f"{stem}.json")
+        client.log_text(run_id, as_markdown(comparison, decision) + "\n", f"{stem}.md")
+        with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+            place = Path(f"{stem}.npz")
+            file = comparison.candidate.table.save(Path(scratch) / place.name)
+            client.log_artifact(run_id, str(file), str(place.parent))

@@ -26,10 +26,10 @@ class Classes(Gate):
                 "Give a dataset of other classes a registered name of its own: register.model.",
             )
         if evidence.lost_classes and not evidence.approved_by:
-            return self.holds(
+            return self.asks(
                 f"{evidence.champion.name} also knows {', '.join(evidence.lost_classes)}; with the "
                 f"candidate they are gone{new}",
-                "Say yes if that is meant: `detectflow approve`.",
+                f"Say yes if that is meant: `detectflow approve {evidence.candidate.name}`.",
             )
         gone = (
             f"; gone, approved by {evidence.approved_by}: {', '.join(evidence.lost_classes)}"

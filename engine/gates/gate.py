@@ -29,6 +29,7 @@ class Finding:
     reason: str
     advice: str = ""
     rows: tuple[Mapping[str, Any], ...] = ()  # of a table behind the reason, for example by class
+    asks_a_person: bool = False  # whether a yes, and nothing else, would make it pass
 
 
 class Gate(Frozen):
@@ -51,6 +52,11 @@ class Gate(Frozen):
 
     def holds(self, reason: str, advice: str = "", rows: Any = ()) -> Finding:
         return self.found(Verdict.HOLD, reason, advice, rows)
+
+    def asks(self, reason: str, advice: str) -> Finding:
+        """It holds until a person says yes: `detectflow approve`."""
+        name = self.name or type(self).__name__
+        return Finding(name, Verdict.HOLD, reason, advice, asks_a_person=True)
 
     def rejects(self, reason: str, advice: str = "", rows: Any = ()) -> Finding:
         return self.found(Verdict.REJECT, reason, advice, rows)

@@ -54,6 +54,12 @@ class Decision:
         return "; ".join(f"{each.gate}: {each.reason}" for each in deciding)
 
     @property
+    def asks_a_person(self) -> bool:
+        """Whether it holds only because somebody has to say yes."""
+        holding = [each for each in self.findings if each.verdict == Verdict.HOLD]
+        return self.verdict == Verdict.HOLD and all(each.asks_a_person for each in holding)
+
+    @property
     def advice(self) -> tuple[str, ...]:
         return (*(e.advice for e in self.findings if e.advice), *filter(None, [self.way_out]))
 

@@ -17,7 +17,9 @@ from typing import Any
 from engine.lineage.evidence import Evidence, Statement
 from engine.project.redaction import hide
 from engine.registry.fetch import PURPOSE
+from engine.registry.history import Entry, evidence_stem, read_entries
 from engine.registry.registry import aliases_of
+from engine.registry.version_description import about
 from engine.tracking.mlflow_client import Store, open_store, quick, reason, tracking_uri
 
 RUNS, PAGE = 5000, 500  # at most that many runs are read, so many at a time
@@ -70,10 +72,12 @@ def _short(error: Exception) -> str:
 
 def _versions(store: Store, uri: str) -> Iterator[Statement]:
     aliases: dict[str, dict[str, str]] = {}
+    tags_of: dict[str, dict[str, dict[str, str]]] = {}  # model -> version -> tags
     for version in _paged(store.client.search_model_versions):
         name, number, tags = version.name, str(version.version), version.tags
         if name not in aliases:
             aliases[name] = aliases_of(store, name)
+        tags_of.setdefault(name, {})[number] = tags
         facts = {
             "aliases": ", ".join(
                 sorted(alias for alias, of in aliases[name].items() if of == number)
@@ -93,6 +97,26 @@ def _versions(store: Store, uri: str) -> Iterator[Statement]:
         if facts["weights_sha256"]:
             about = {"data_digest": tags.get("data_digest"), "dvc_md5": tags.get("dvc.weights")}
             yield Statement("weights", facts["weights_sha256"], f"tags of {key} in {source}", about)
+    for name, versions in tags_of.items():
+        history = read_entries(versions.values())
+        for number in versions:
+            yield from _history(name, number, history, f"MLflow's registry at {uri}")
+
+
+def _history(name: str, number: str, history: list[Entry], source: str) -> Iterator[Statement]:
+    """A fact for each thing that happened to a version: when, by whom, why, on which evidence."""
+    for entry in about(history, number):
+        if entry.version == number:
+            what, before = str(entry.what), f", before: version {entry.before}"
+        else:
+            what, before = "no champion since", f", {entry.what}"
+            before += f": version {entry.version}" if entry.version else ": nobody is champion"
+        text = f"{entry.at[:16].replace('T', ' ')} UTC" + (f" by {entry.by}" if entry.by else "")
+        text += before if entry.moves and entry.before else ""
+        text += f": {entry.why}" if entry.why else ""
+        if entry.evidence and entry.version == number:
+            text += f" (evidence: {evidence_stem(entry)}.md in its run)"
+        yield Statement("version", f"{name}/{number}", source, {what: text})
 
 
 def _runs(store: Store) -> Iterator[Any]:

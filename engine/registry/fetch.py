@@ -22,6 +22,7 @@ from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.files import atomic_write, sha256_file
 from engine.model_formats.table import is_model_file
 from engine.project.environment import NoProject, prepare_environment, state_root
+from engine.registry.history import entries, evidence_stem
 from engine.registry.registry import TRAINING_IMAGES, aliases_of, described_errors
 from engine.tracking.mlflow_client import Store, open_store, patient
 
@@ -156,17 +157,40 @@ def _weights(store: Store, version: Any, wanted: str, root: Path, kept: Path) ->
 
 def read_artifact(store: Store, run_id: str, path: str) -> Any:
     """The content of a run's JSON artifact; None where it is not there, or no JSON."""
+    with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+        file = _artifact(store, run_id, path, scratch)
+        try:
+            return None if file is None else json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+
+def decision_files(model: Fetched, suffix: str, folder: Path, root: Path) -> list[Path]:
+    """What was kept of each decision about a version, with this suffix, brought into `folder`: the
+    newest first. Those that are not there any more are left out.
+    """
+    state = state_root(root)
+    with described_errors(state), patient():
+        store = open_store(state)
+        decided = [
+            each
+            for each in reversed(entries(store, model.name))
+            if each.version == model.version and each.evidence and model.run_id
+        ]
+        paths = [f"{evidence_stem(each)}{suffix}" for each in decided]
+        found = (_artifact(store, str(model.run_id), path, str(folder)) for path in paths)
+        return [file for file in found if file is not None]
+
+
+def _artifact(store: Store, run_id: str, path: str, folder: str) -> Path | None:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
-        try:
-            file = download_artifacts(
-                f"runs:/{run_id}/{path}", dst_path=scratch, tracking_uri=store.uri
-            )
-            return json.loads(Path(file).read_text(encoding="utf-8"))
-        except (MlflowException, OSError, ValueError):
-            return None
+    uri = f"runs:/{run_id}/{path}"
+    try:
+        return Path(download_artifacts(uri, dst_path=folder, tracking_uri=store.uri))
+    except (MlflowException, OSError):
+        return None
 
 
 def _named(reference: str) -> re.Match[str]:

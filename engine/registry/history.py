@@ -11,17 +11,21 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from engine.errors import WorkspaceError
+from engine.locks import locked
 from engine.tracking.mlflow_client import Store
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 TAG = "history."
+APPROVAL = "approval"
+EVIDENCE = "decisions"  # folder among the artifacts of a version's run
 MOST_CHARACTERS = 1000  # of a text somebody gave; MLflow takes 5,000 for all of an entry
 
 
@@ -51,6 +55,7 @@ class Entry:
     evidence: str = ""  # digest of what a decision rests on, whoever was champion
     against: str = ""  # of a decision: the champion it was compared with
     images: str = ""  # of a decision: digest of the test images and their boxes
+    waits_for: str = ""  # of a decision to hold: APPROVAL where only a person's yes is missing
     at: str = ""  # ISO 8601, UTC
 
     @property
@@ -58,13 +63,26 @@ class Entry:
         return self.what in MOVES
 
 
+def evidence_stem(entry: Entry) -> str:
+    """Where the evidence of a decision lies among the artifacts of its version's run, without the
+    suffix: `.json`, `.md`, and `.npz`, what the version found in each image.
+    """
+    return f"{EVIDENCE}/{entry.at.replace(':', '')}-version-{entry.version}"
+
+
 def entries(store: Store, name: str) -> list[Entry]:
-    """All entries about versions of a registered model, the oldest first. What is no entry (a tag
-    that somebody edited) is passed over.
+    """All entries about versions of a registered model, the oldest first."""
+    versions = store.client.search_model_versions(f"name = '{name}'")
+    return read_entries(version.tags for version in versions)
+
+
+def read_entries(tags: Iterable[Mapping[str, str]]) -> list[Entry]:
+    """The entries among the tags of all versions of a model, the oldest first. What is no entry (a
+    tag that somebody edited) is passed over.
     """
     found = []
-    for version in store.client.search_model_versions(f"name = '{name}'"):
-        for key, value in version.tags.items():
+    for of_version in tags:
+        for key, value in of_version.items():
             entry = _read(value) if key.startswith(TAG) else None
             if entry is not None:
                 found.append((key, entry))
@@ -134,6 +152,17 @@ def standing(history: Sequence[Entry], version: str, evidence: str, champion: st
     return decided if decided.against == champion else None
 
 
+def waiting(history: Sequence[Entry], version: str) -> Entry | None:
+    """The decision that holds a version only because a person has to say yes; None where it waits
+    for nobody.
+    """
+    last: Entry | None = None
+    for entry in history:
+        if entry.version == version and entry.what in {*DECISIONS, What.APPROVED}:
+            last = entry
+    return last if last is not None and last.waits_for == APPROVAL else None
+
+
 def notice(store: Store, name: str, aliases: dict[str, str]) -> list[Entry]:
     """The history, with an entry added if the alias says something else than it does: somebody
     moved it in MLflow.
@@ -161,20 +190,30 @@ def appoint(store: Store, name: str, entry: Entry, expected: str | None) -> Entr
         WorkspaceError: another version has become champion since; nothing was moved.
     """
     client: Any = store.client
-    now = client.get_registered_model(name).aliases.get(CHAMPION)
-    now = None if now is None else str(now)
-    if now != expected:
-        raise WorkspaceError(
-            f"while this was decided, {_called(now)} became champion of '{name}' instead of "
-            f"{_called(expected)}. Nothing was moved. Run it again: it is then compared with the "
-            "new champion."
-        )
-    # The champion first: where this is interrupted, production has a whole answer, and `repair`
-    # makes `previous` what the history says.
-    client.set_registered_model_alias(name, CHAMPION, entry.version)
-    done = add(store, name, entry)
-    repair(store, name, entries(store, name))
-    return done
+    with locked(_lock_file(store)):
+        now = client.get_registered_model(name).aliases.get(CHAMPION)
+        now = None if now is None else str(now)
+        if now != expected:
+            raise WorkspaceError(
+                f"while this was decided, {_called(now)} became champion of '{name}' instead of "
+                f"{_called(expected)}. Nothing was moved. Run it again: it is then compared with "
+                "the new champion."
+            )
+        # The champion first: where this is interrupted, production has a whole answer, and `repair`
+        # makes `previous` what the history says.
+        client.set_registered_model_alias(name, CHAMPION, entry.version)
+        done = add(store, name, entry)
+        repair(store, name, entries(store, name))
+        return done
+
+
+def _lock_file(store: Store) -> Path:
+    """One move at a time by the processes of this machine: MLflow has no "set if it is still". A
+    move from another machine within the same instant is noticed by the next decision.
+    """
+    database = store.uri.removeprefix("sqlite:///")
+    folder = store.state if database == store.uri else Path(database).absolute().parent
+    return folder / ".lock" / "registry"
 
 
 def repair(store: Store, name: str, history: Sequence[Entry]) -> None:

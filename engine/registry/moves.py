@@ -5,7 +5,8 @@ who and why.
 from __future__ import annotations
 
 import getpass
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine.errors import ConfigError
@@ -18,11 +19,17 @@ from engine.registry.history import (
     add,
     appoint,
     champions,
+    entries,
     notice,
+    waiting,
 )
 from engine.registry.registry import aliases_of, described_errors
+from engine.registry.version_description import show_history
 from engine.tracking.mlflow_client import Store, open_store, patient
 from engine.tracking.run_metadata import git
+
+NO = "not approved"
+PERSON = "DETECTFLOW_PERSON"  # variable: who started this run
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,11 @@ class Move:
 
 
 def person(root: Path) -> str:
-    """Who is at work: git's user, else the one of the system."""
+    """Who is at work: whom Prefect names (the flow sets PERSON), else git's user, else the one of
+    the system.
+    """
+    if os.environ.get(PERSON):
+        return os.environ[PERSON]
     name, mail = git(root, "config", "user.name"), git(root, "config", "user.email")
     if name:
         return f"{name} <{mail}>" if mail else name
@@ -67,6 +78,7 @@ def promote(reference: str, why: str, root: Path) -> Move:
         if before != version:
             entry = Entry(What.PROMOTED, version, before or "", person(root), why)
             entry = appoint(store, name, entry, before)
+            show_history(store, name, entries(store, name))
         return Move(name, version, before, aliases_of(store, name).get(CHAMPION), entry)
 
 
@@ -98,6 +110,7 @@ def roll_back(name: str, why: str, root: Path, steps: int = 1) -> Move:
         version = there[-steps]
         entry = Entry(What.ROLLED_BACK, version, before, person(root), why)
         entry = appoint(store, name, entry, before)
+        show_history(store, name, entries(store, name))
         return Move(name, version, before, aliases_of(store, name).get(CHAMPION), entry)
 
 
@@ -111,6 +124,24 @@ def approve(reference: str, why: str, root: Path, by: str = "") -> Move:
         entry = None
         if not approved_by(history, version):
             entry = add(store, name, Entry(What.APPROVED, version, "", by or person(root), why))
+            show_history(store, name, [*history, entry])
+        return Move(name, version, before, before, entry)
+
+
+def decline(reference: str, why: str, root: Path, by: str = "") -> Move:
+    """A person says no to a version that waits for a yes: it stays rejected until there is new
+    evidence, or somebody approves or promotes it. Nothing is done where it does not wait.
+    """
+    state = state_root(root)
+    with described_errors(state), patient():
+        store = open_store(state)
+        name, version = _named(store, reference)
+        before, history = _now(store, name)
+        asked, entry = waiting(history, version), None
+        if asked is not None:
+            rejected = replace(asked, what=What.REJECTED, by=by or person(root), waits_for="")
+            entry = add(store, name, replace(rejected, why=f"not approved: {why}" if why else NO))
+            show_history(store, name, [*history, entry])
         return Move(name, version, before, before, entry)
 
 

@@ -24,7 +24,8 @@ from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
 from engine.registry.candidate import DEFAULTS, Candidate, Registration
-from engine.registry.version_description import MODEL_DESCRIPTION, describe_version
+from engine.registry.history import entries
+from engine.registry.version_description import MODEL_DESCRIPTION, describe_version, show_history
 from engine.tracking.journal import Journal, journal_home
 from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
 from engine.tracking.mlflow_links import run_url, ui_base
@@ -77,11 +78,9 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
     return Registration(version, run_id, experiment)
 
 
-def describe(
-    candidate: Candidate, done: Registration, decision: str, aliases: Sequence[str], root: Path
-) -> None:
-    """Write on the version's page, and on that of its run, what it is and what was decided about
-    it. Raises as `register` does.
+def describe(candidate: Candidate, done: Registration, aliases: Sequence[str], root: Path) -> None:
+    """Write on the pages of the version, of its model and of its run what it is and what was
+    decided about it. Raises as `register` does.
     """
     state = state_root(root)
     with described_errors(state), patient():
@@ -89,8 +88,10 @@ def describe(
         links = _links(root, done.experiment_id, done.run_id)
         for key, value in links.items():
             store.client.set_model_version_tag(candidate.name, done.version, key, value)
-        text = describe_version(candidate, decision, links)
+        history = entries(store, candidate.name)
+        text = describe_version(candidate, history, done.version, links)
         store.client.update_model_version(candidate.name, done.version, text)
+        show_history(store, candidate.name, history)
         if done.run_id is not None:
             named = f" ({', '.join(aliases)})" if aliases else ""
             registered = f"{candidate.name} version {done.version}{named}"

@@ -49,8 +49,8 @@ def run(
     read_gates(params.register_.gate)  # before anything is written
     candidate = make_candidate(params, layout)
     done = register(candidate, params, root, track=tracker_of(params) is not None)
-    outcome = settle(candidate.name, done.version, params, root, by="stage register")
-    describe(candidate, done, outcome.reason, outcome.aliases, root)
+    outcome = settle(candidate.name, done.version, params, root, by=decider(root))
+    describe(candidate, done, outcome.aliases, root)
     if progress is not None:
         progress(step_progress("register", 1, 1))
     summary = {
@@ -72,6 +72,13 @@ def run(
     evidence = {"asked_now": outcome.comparison is not None, **(outcome.values or {})}
     write_json(layout.reports / "decision.json", evidence)
     return write_json(layout.summary("register"), summary)
+
+
+def decider(root: Path) -> str:
+    """Who the history says has decided: the gates, and who had them asked."""
+    from engine.registry.moves import person
+
+    return f"stage register, run by {person(root)}"
 
 
 def make_candidate(params: Params, layout: Layout) -> Any:

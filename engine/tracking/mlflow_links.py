@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,52 @@ def registered(root: Path, params: Params) -> bool:
     )
     rows = _query(uri, query, [name, int(version)])
     return rows is None or bool(rows) and rows[0][0] == weights
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A registered model as the registry has it at this moment."""
+
+    aliases: Mapping[str, str]  # alias -> version
+    tags: Mapping[str, Mapping[str, str]]  # version -> its tags
+
+
+def model_state(root: Path, name: str) -> ModelState | None:
+    """Aliases and tags of a registered model, empty where there is no such model; None where nobody
+    answers.
+    """
+    uri = tracking_uri(state_root(root))
+    if uri.startswith("http"):
+        return _state_over_rest(uri, name)
+    aliases = _query(
+        uri, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", [name]
+    )
+    rows = _query(uri, "SELECT version, key, value FROM model_version_tags WHERE name = ?", [name])
+    if aliases is None or rows is None:
+        return None
+    tags: dict[str, dict[str, str]] = {}
+    for version, key, value in rows:
+        tags.setdefault(str(version), {})[key] = value or ""
+    return ModelState({alias: str(version) for alias, version in aliases}, tags)
+
+
+def _state_over_rest(uri: str, name: str) -> ModelState | None:
+    model = _get(uri, "registered-models/get", name=name)
+    if model is None:
+        return None
+    tags: dict[str, dict[str, str]] = {}
+    query, page = {"filter": f"name='{name}'", "max_results": "1000"}, "first"
+    while page:
+        answer = _get(uri, "model-versions/search", **query)
+        if answer is None:
+            return None
+        for version in answer.get("model_versions", ()):
+            tags[str(version["version"])] = {
+                tag.get("key", ""): tag.get("value", "") for tag in version.get("tags", ())
+            }
+        page = query["page_token"] = answer.get("next_page_token") or ""
+    aliases = model.get("registered_model", {}).get("aliases", ())
+    return ModelState({each["alias"]: str(each["version"]) for each in aliases}, tags)
 
 
 def _query(uri: str, query: str, values: Sequence[Any]) -> list[tuple] | None:

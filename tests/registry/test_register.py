@@ -18,7 +18,8 @@ from engine.config import Params
 from engine.data.manifest import class_hash
 from engine.errors import ConfigError, WorkspaceError
 from engine.files import sha256_file
-from engine.registry.moves import approve, history_of, promote, roll_back
+from engine.registry.history import read_entries
+from engine.registry.moves import approve, decline, history_of, promote, roll_back
 from engine.registry.registry import aliases_of
 from engine.stages import register as stage
 from engine.tracking import mlflow_links
@@ -536,6 +537,64 @@ def test_without_images_at_hand_the_example_is_grey_and_a_large_image_is_made_sm
 
 def decoded(content):
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+
+
+def page(store, version=None):
+    if version is None:
+        return store.client.get_registered_model("detector").description
+    return store.client.get_model_version("detector", version).description
+
+
+def test_the_pages_in_mlflow_say_what_the_registry_says_after_every_move(workspace, store):
+    set_param(workspace, "register.gate", ["min_test", "approval"])
+    model(workspace, 0)
+    assert "**held on " in page(store, "1") and "There is **no champion**." in page(store)
+    approve("detector/1", "looked at | all of it", workspace)
+    assert "**approved on " in page(store, "1") and "looked at \\| all of it" in page(store)
+    stage.run(toys.params_of(workspace), workspace)
+    assert "**promoted on " in page(store, "1") and "Champion: **version 1**." in page(store)
+    store.client.update_registered_model("detector", f"Ours.\n\n{page(store)}\n### Use\n\nHere.\n")
+    model(workspace, 1)
+    promote("detector/2", "by eye", workspace)
+    assert "**replaced by version 2 on " in page(store, "1")
+    assert "by eye" in store.client.get_model_version("detector", "2").tags["decision"]
+    roll_back("detector", "misses trucks", workspace)
+    assert "**rolled back, version 1 is champion on " in page(store, "2")
+    assert page(store, "2").startswith("On test: mAP50-95 ")
+    assert page(store, "2").count("### Decisions") == 1
+    text = page(store)
+    assert text.startswith("Ours.") and text.rstrip().endswith("### Use\n\nHere.")
+    assert text.count("### History") == 1 and "Champion: **version 1**." in text
+
+
+def test_a_no_stands_until_somebody_says_yes(workspace, store):
+    set_param(workspace, "register.gate", ["min_test", "approval"])
+    held = model(workspace, 0)
+    assert held["verdict"] == "HOLD"
+    done = decline("detector/1", "misses night images", workspace, by="Jo")
+    assert (done.entry.what, done.entry.by) == ("rejected", "Jo")
+    assert decline("detector/1", "again", workspace).entry is None, "it waits for nobody now"
+    again = stage.run(toys.params_of(workspace), workspace)
+    assert again["verdict"] == "REJECT" and "misses night images" in again["reason"]
+    approve("detector/1", "on second thoughts", workspace)
+    assert stage.run(toys.params_of(workspace), workspace)["decision"] == "champion"
+
+
+def test_a_long_history_fits_into_mlflows_description(workspace, store):
+    model(workspace, 0)
+    model(workspace, 1)
+    for number in range(8):
+        promote(f"detector/{2 - number % 2}", f"{number} " + "why " * 200, workspace)
+    for text in (page(store), page(store, "1"), page(store, "2")):
+        assert len(text) <= 5000 and "7 why" in text and " earlier: `detectflow history`" in text
+
+
+def test_the_state_of_a_model_is_read_without_mlflow(workspace, store):
+    assert mlflow_links.model_state(workspace, "detector").aliases == {}
+    model(workspace, 0)
+    state = mlflow_links.model_state(workspace, "detector")
+    assert state.aliases == aliases_of(store, "detector")
+    assert read_entries(state.tags.values()) == history_of("detector", workspace)[0]
 
 
 def test_latency_is_measured_in_turns_where_its_gate_is_listed(workspace, store):
