@@ -19,6 +19,7 @@ from engine.errors import ConfigError, DataError
 from engine.project.environment import prepare_environment
 from engine.registry.fetch import fetch, is_reference
 from engine.stages.batch_predict import Shard, collect, list_images, plan, predict_shard
+from engine.tracking.model_name import registered_name
 from flows.logs import engine_logs, plain_failures
 
 logger = logging.getLogger("detectflow")
@@ -121,8 +122,8 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
 def weights_of(model: str | None, root: Path) -> Path:
     """The weight file that `model` names."""
     if model is None:
-        model = f"{Params.load(root / 'params.yaml').register_.model}@champion"
-    if is_reference(model):
+        model = f"{registered_name(Params.load(root / 'params.yaml'), root)}@champion"
+    if is_reference(model, root):
         found = fetch(model, root)
         logger.info("model: %s", found)
         return found.onnx

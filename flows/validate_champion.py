@@ -15,6 +15,7 @@ from engine.config import Params
 from engine.project.environment import prepare_environment
 from engine.project.workspace_lock import workspace_lock
 from engine.stages.revalidate import Remeasured, measure
+from engine.tracking.model_name import registered_name
 from flows import overrides as params_file
 from flows.automations import CHAMPION_WORSE, emit
 from flows.logs import engine_logs, plain_failures
@@ -43,7 +44,7 @@ def validate_champion(
         digest = data_digest(folder)
         TASKS["prepare"](str(folder))
         emit_data_changed(folder, digest)
-        found = measured(str(folder), f"{params.register_.model}@{alias}")
+        found = measured(str(folder), f"{registered_name(params, folder)}@{alias}")
         create_markdown_artifact(
             as_markdown(found, alias),
             key="champion-today",

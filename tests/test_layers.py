@@ -31,7 +31,7 @@ FLOORS = (  # from the ground up: a room imports its own files and rooms of lowe
     {"versioning"},
     {"tracking"},
     {"detect", "registry"},
-    {"export", "lineage"},
+    {"export", "lineage", "comparison"},
     {"stages"},
     {"yolo", "hpo"},
     {"flows"},

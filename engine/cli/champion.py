@@ -171,7 +171,9 @@ def _arguments(
 
 
 def _model_of(root: Path) -> str:
-    return Params.load(root / "params.yaml").register_.model
+    from engine.tracking.model_name import registered_name
+
+    return registered_name(Params.load(root / "params.yaml"), root)
 
 
 def _project() -> Path:

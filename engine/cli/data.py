@@ -226,10 +226,11 @@ def _ask_model(weights: str, device: str, found: Any, findings: Any) -> None:
     """Findings `label_error`: what a trained model sees in the images, beside their labels."""
     from engine.datasets.label_errors import LEAST_SCORE, LabelErrors
     from engine.detect import DetectionPredictor
+    from engine.registry.fetch import file_of
 
     predictor = DetectionPredictor(
         {
-            "model": weights,
+            "model": file_of(weights),
             "device": device,
             "conf": LEAST_SCORE,
             "save": False,

@@ -36,6 +36,10 @@ def train(argv: Sequence[str]) -> int:
     several = "WORLD_SIZE" in os.environ
     with _errors_reported_once() if several else contextlib.nullcontext():
         given = _as_started(_with_file(parse_overrides(argv)))
+        if isinstance(given.get("model"), str):
+            from engine.registry.fetch import file_of
+
+            given["model"] = file_of(given["model"], weights=True)
         config = _schema(given.get("trainer")).build(given, "train")
         if config.nproc > 1 and not several:
             from engine.cli.launch import launch
@@ -82,6 +86,9 @@ def val(argv: Sequence[str]) -> int:
     _prepare()
     from engine.cli.progress import validation_bar
     from engine.detect.validator import validator_class_of
+    from engine.registry.fetch import file_of
+
+    named, extra["model"] = extra["model"], file_of(str(extra["model"]))
 
     with _own(Path(extra["project"]) / extra["name"]) as folder:
         validator = validator_class_of(extra["model"])(config=config, save_dir=folder)
@@ -91,7 +98,7 @@ def val(argv: Sequence[str]) -> int:
         return 0
     scores = validator.scores
     print(
-        f"{extra['model']} on {extra['data']}, {config.split}: {scores.images} images, "
+        f"{named} on {extra['data']}, {config.split}: {scores.images} images, "
         f"{scores.instances} objects"
     )
     for key, value in metrics.items():
@@ -115,6 +122,9 @@ def predict(argv: Sequence[str]) -> int:
     _prepare()
     from engine.cli.progress import prediction_bar
     from engine.detect import DetectionPredictor
+    from engine.registry.fetch import file_of
+
+    given["model"] = file_of(config.model)
 
     images = boxes = code = 0
     with _own(Path(config.project) / config.name) as folder:  # images of two runs do not mix
@@ -144,9 +154,10 @@ def export(argv: Sequence[str]) -> int:
     config = ExportConfig.build(given, "export")
     _prepare()
     from engine.export import export as write
+    from engine.registry.fetch import file_of
     from engine.stages.places import export_folder
 
-    weights = Path(extra["model"])
+    weights = Path(file_of(str(extra["model"]), weights=True))
     folder = export_folder(weights, extra["folder"])
     data = Path(extra["data"]) if extra["data"] else None
     for name in [extra["format"]] if extra["format"] else config.formats:

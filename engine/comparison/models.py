@@ -16,7 +16,6 @@ from engine.files import sha256_file
 from engine.model_formats.table import FORMATS
 from engine.registry.fetch import fetch, is_reference
 
-NUMBERED = re.compile(r"[^/:@]+/\d+")
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -52,7 +51,7 @@ def find_model(text: str, root: Path) -> Model:
         return Model(path.as_posix(), path, sha256_file(path))
     if path.is_dir():
         return _of_folder(path)
-    if is_reference(text) or NUMBERED.fullmatch(text):
+    if is_reference(text):
         found = fetch(text, root)
         return Model(
             f"{found.name}/{found.version}",

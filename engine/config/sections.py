@@ -278,8 +278,8 @@ def check_model_name(name: str) -> str:
 class RegisterConfig(Frozen):
     """The register stage."""
 
-    model: Annotated[str, AfterValidator(check_model_name)] = Field(
-        "detector", description="name of the registered model"
+    model: Annotated[str, AfterValidator(check_model_name)] | None = Field(
+        None, description="name of the registered model; empty: the name of the dataset"
     )
     metric: str = Field(
         "metrics/mAP50-95",

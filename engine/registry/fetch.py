@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError, WorkspaceError, nearest
-from engine.files import sha256_file
-from engine.project.environment import state_root
+from engine.files import atomic_write, sha256_file
+from engine.model_formats.table import is_model_file
+from engine.project.environment import NoProject, prepare_environment, state_root
 from engine.registry.registry import TRAINING_IMAGES, aliases_of, described_errors
 from engine.tracking.mlflow_client import Store, open_store, patient
 
 REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/:@]+)(?:@(?P<alias>[^/:@]+)|/(?P<version>\d+))")
+CACHE = Path(".cache/models")
+DESCRIPTIONS = {".yaml", ".yml", ".json"}
+WEIGHTS_ARTIFACT = "checkpoints/best.pt"  # of a training's run
 PURPOSE = "detectflow.purpose"  # tag of runs that are no trainings
 
 
@@ -42,9 +46,37 @@ class Fetched:
         return f"{self.name} version {self.version}"
 
 
-def is_reference(text: str) -> bool:
-    """Whether `text` names a registered model: "models:/detector@champion", "detector@champion"."""
-    return text.startswith("models:/") or ("@" in text and bool(REFERENCE.fullmatch(text)))
+def is_reference(text: str, root: Path = Path()) -> bool:
+    """Whether `text` names a registered model: "models:/detector@champion", "detector@champion",
+    "detector/3". A file or folder of that name, seen from `root`, comes first.
+    """
+    if text.startswith("models:/"):
+        return True
+    path = root / text
+    is_file = path.suffix.lower() in DESCRIPTIONS or is_model_file(path) or path.exists()
+    return bool(REFERENCE.fullmatch(text)) and not is_file
+
+
+def file_of(model: str, weights: bool = False, root: Path | None = None) -> str:
+    """`model` where it names a file or a kind of network; of a model in this project's registry the
+    file on this machine.
+
+    weights: what training starts from, instead of the ONNX that production loads. root: the
+    project; None: the one around the working directory.
+
+    Raises:
+        ConfigError: no such model, alias or version; outside a project. WorkspaceError: the
+            registry cannot be reached, or has not the file.
+    """
+    if not is_reference(model, root or Path()):
+        return model
+    try:
+        root = prepare_environment(root)
+    except NoProject as error:
+        raise ConfigError(
+            f"'{model}' is no file, and registered models have no registry here: {error}"
+        ) from None
+    return str(fetch_weights(model, root) if weights else fetch(model, root).onnx)
 
 
 def fetch(reference: str, root: Path) -> Fetched:
@@ -54,17 +86,12 @@ def fetch(reference: str, root: Path) -> Fetched:
         ConfigError: no reference, no such model, alias or version. WorkspaceError: the registry
             cannot be reached, or its file is not the one that was registered.
     """
-    match = REFERENCE.fullmatch(reference)
-    if match is None:
-        raise ConfigError(
-            f"'{reference}' names no registered model: NAME@ALIAS or NAME/VERSION, for example "
-            "detector@champion"
-        )
+    match = _named(reference)
     state = state_root(root)
     with described_errors(state), patient():
         store = open_store(state)
         version = version_named(store, match["name"], match["alias"], match["version"])
-        onnx = _file(store, version, state / ".cache" / "models")
+        onnx = _file(store, version, state / CACHE)
     return Fetched(
         version.name,
         str(version.version),
@@ -73,6 +100,67 @@ def fetch(reference: str, root: Path) -> Fetched:
         version.run_id or None,
         _read_images(onnx.with_name(TRAINING_IMAGES)),
     )
+
+
+def is_fetched(file: Path, root: Path) -> bool:
+    """Whether a file came from the registry: it is kept by digest, and may be fetched again."""
+    return file.is_relative_to(state_root(root) / CACHE)
+
+
+def fetch_weights(reference: str, root: Path) -> Path:
+    """The PyTorch weights of the version that `reference` names now: those of its training's run.
+
+    Raises:
+        ConfigError: see `fetch`. WorkspaceError: the registry cannot be reached, or the weights
+            were not kept there (`tracking.checkpoints: none`).
+    """
+    match = _named(reference)
+    state = state_root(root)
+    with described_errors(state), patient():
+        store = open_store(state)
+        version = version_named(store, match["name"], match["alias"], match["version"])
+        wanted = version.tags.get("weights_sha256", "")
+        kept = state / CACHE / (wanted or "unknown") / f"{version.name}-{version.version}.pt"
+        if wanted and not (kept.is_file() and sha256_file(kept) == wanted):
+            _weights(store, version, wanted, root, kept)
+    if not wanted or not kept.is_file():
+        raise WorkspaceError(
+            f"{version.name} version {version.version}: its weights are neither in its MLflow run "
+            f"nor in {root}/weights (SHA-256 {wanted[:12] or 'not recorded'}). With "
+            "tracking.checkpoints: best in params.yaml MLflow keeps them; `dvc pull` at the commit "
+            "of its training brings those back."
+        )
+    return kept
+
+
+def _weights(store: Store, version: Any, wanted: str, root: Path, kept: Path) -> None:
+    """The file whose digest is `wanted`, from the workspace or the version's run, as `kept`."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+        source = root / "weights" / "best.pt"
+        if not (source.is_file() and sha256_file(source) == wanted):
+            uri = f"runs:/{version.run_id}/{WEIGHTS_ARTIFACT}"
+            try:
+                found = download_artifacts(uri, dst_path=scratch, tracking_uri=store.uri)
+            except (MlflowException, OSError):  # not kept, or cleaned up
+                return
+            source = Path(found)
+            if sha256_file(source) != wanted:  # of a later training in the same run
+                return
+        with open(source, "rb") as content, atomic_write(kept) as target:
+            shutil.copyfileobj(content, target)
+
+
+def _named(reference: str) -> re.Match[str]:
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ConfigError(
+            f"'{reference}' names no registered model: NAME@ALIAS or NAME/VERSION, for example "
+            "detector@champion"
+        )
+    return match
 
 
 def version_of_run(run_id: str, root: Path) -> str:

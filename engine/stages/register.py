@@ -83,6 +83,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     from engine.data.manifest import read_manifest
     from engine.registry.candidate import Candidate, Measured
     from engine.tracking import run_metadata
+    from engine.tracking.model_name import registered_name
 
     trained, validated = read_report(layout, "train"), read_report(layout, "validate")
     exported = read_json(layout.summary("export"), "export")
@@ -128,7 +129,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         "onnx_sha256": digest,
     }
     return Candidate(
-        name=params.register_.model,
+        name=registered_name(params, layout.root),
         onnx=path,
         onnx_sha256=digest,
         measured=measured,

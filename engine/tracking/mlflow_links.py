@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
+from engine.errors import ConfigError
 from engine.files import read_object
 from engine.project.environment import LOOPBACK, MLFLOW_PORT, state_root
 from engine.project.redaction import mlflow_login, without_user
 from engine.tracking.mlflow_client import tracking_uri
+from engine.tracking.model_name import registered_name
 
 ASK_TIMEOUT_S = 3.0
 TRAINING = "workflowType=machine_learning"  # else the UI opens as one for language models
@@ -71,7 +73,10 @@ def registered(root: Path, params: Params) -> bool:
         name, version, weights = (str(found[k]) for k in ("model", "version", "weights_sha256"))
     except KeyError:
         return False
-    if name != params.register_.model:
+    try:
+        if name != registered_name(params, root):
+            return False
+    except ConfigError:  # the prepared data have gone
         return False
     uri = tracking_uri(state_root(root))
     if uri.startswith("http"):

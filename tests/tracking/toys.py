@@ -65,7 +65,11 @@ def make_workspace(root: Path) -> Path:
     """dvc.yaml, params.yaml and a prepared dataset, with enough test images for a decision."""
     root.mkdir(parents=True, exist_ok=True)
     shutil.copy(ROOT / "dvc.yaml", root)
-    shutil.copy(ROOT / "params.yaml", root)
+    text = (ROOT / "params.yaml").read_text()
+    empty = "  model:                           # name in"
+    assert empty in text
+    text = text.replace(empty, "  model: detector                  # name in")
+    (root / "params.yaml").write_text(text)
     prepared = root / "data" / "prepared"
     counts = {}
     for number, split in enumerate(("train", "val", "test")):
