@@ -32,6 +32,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "check": "engine.cli.data",
     "diff": "engine.cli.data",
     "trace": "engine.cli.trace",
+    "report": "engine.cli.report",
     "compare": "engine.cli.champion",
     "promote": "engine.cli.champion",
     "rollback": "engine.cli.champion",

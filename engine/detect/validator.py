@@ -35,6 +35,7 @@ from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores, MatchTable
+from engine.metrics.confusion import confusion_rows
 from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.nms import nms, warm_up
 from engine.models.registry import Family, check_candidates, family_named
@@ -295,6 +296,9 @@ class DetectionValidator(BaseValidator):
             self.save_dir / "per_image.csv",
             [{**_without_path(row), "ap50": ap50} for row, ap50 in rows],
         )
+        with atomic_write(self.save_dir / "confusion_matrix.csv", "w", newline="") as stream:
+            rows = confusion_rows(self.scores.confusion, self.names)
+            csv.writer(stream, lineterminator="\n").writerows(rows)
         if self.config.plots:
             from engine.plots import plot_confusion, plot_curves
 

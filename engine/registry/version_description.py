@@ -30,6 +30,8 @@ def describe_version(candidate: Candidate, decision: str, links: Mapping[str, st
     ]
     if links:
         parts.append(
+            f"[Report]({_within(links['page_url'])}) · [model card]"
+            f"({_within(links['card_url'])}) · "
             f"[Training run]({_within(links['run_url'])}) · [reports, curves, "
             f"plots]({_within(links['report_url'])})"
         )

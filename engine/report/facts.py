@@ -27,6 +27,7 @@ from engine.metrics.match_table import RECALLS, MatchTable
 from engine.metrics.paired import compare
 from engine.project.environment import state_root
 from engine.registry.moves import history_of
+from engine.registry.version_files import recorded_decision
 from engine.types import SPLITS
 
 log = logging.getLogger("detectflow")
@@ -156,6 +157,8 @@ def collect(root: Path, ask: bool = True) -> Facts:
         if each.get("split") == split:
             kind = str(each.get("kind", "copy"))
             copies[kind] = copies.get(kind, 0) + 1
+    if not decision and ask:
+        decision = files.attempt("Decision", lambda: _decided(root, registration), {})
     lineage: Values = {}
     history: tuple[Values, ...] = ()
     aliases: Values = {}
@@ -294,6 +297,15 @@ def _lineage(root: Path, exported: Values, registration: Values) -> Values:
             return {}
         weights = sha256_file(file)
     return trace_values(trace(str(weights), root))
+
+
+def _decided(root: Path, registration: Values) -> Values:
+    """What decided about the version when it was decided: stage register, run again, compares
+    nothing where a decision stands.
+    """
+    if not registration.get("version"):
+        return {}
+    return recorded_decision(str(registration["model"]), str(registration["version"]), root)
 
 
 def _history(root: Path, registration: Values) -> tuple[tuple[Values, ...], Values]:

@@ -19,6 +19,8 @@ What lies below `reports/`:
     validate/origin.json     split, weights_sha256
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
+    index.html               the report: all of this for people, in one page
+    model_card.md            the same in short, recorded facts only
     registration.json        model, version, aliases, decision and its reason, the metrics it was
                              made by, and where MLflow has the training's run
 """
