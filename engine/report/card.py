@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 from engine.metrics.reported import GROUP
@@ -25,7 +26,7 @@ from engine.report.provenance import (
 )
 
 ROWS = 100  # of a table
-SPECIAL = re.compile(r"[\\`*\[\]|<>#]|(?<!\w)_|_(?!\w)")  # an underscore within a word is none
+SPECIAL = re.compile(r"[\\`*\[\]|#]|(?<!\w)_|_(?!\w)")  # an underscore within a word is none
 
 
 def card_of(facts: Facts) -> str:
@@ -246,7 +247,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def _plain(value: Any) -> str:
     """A text in which Markdown finds nothing to interpret."""
     text = " ".join(str("" if value is None else value).split())
-    return SPECIAL.sub(lambda found: f"\\{found[0]}", text)
+    return SPECIAL.sub(lambda found: f"\\{found[0]}", escape(text, quote=False))
 
 
 SECTIONS = (

@@ -116,8 +116,9 @@ def interval_mark(
         return Markup("")
     least, most = scale
 
-    def at(x: float) -> float:
-        return round(100 * min(max((x - least) / ((most - least) or 1), 0), 1), 2)
+    def at(x: float) -> str:
+        place = 100 * min(max((x - least) / ((most - least) or 1), 0), 1)
+        return f"{place:.2f}".rstrip("0").rstrip(".")
 
     parts = []
     if zero is not None and least <= zero <= most:
@@ -139,7 +140,7 @@ def bar_mark(value: float | None, most: float, style: str = "") -> Markup:
     """A bar as long as `value` of `most`, stretched to the width of its cell."""
     if value is None or most <= 0:
         return Markup("")
-    length = round(100 * min(max(value / most, 0), 1), 2)
+    length = f"{100 * min(max(value / most, 0), 1):.4g}"
     return Markup(
         '<svg class="mark" viewBox="0 0 100 20" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="bar {style}" x="0" y="4" width="{length}" height="12"/></svg>'

@@ -151,6 +151,7 @@ def collect(root: Path, ask: bool = True) -> Facts:
     split = str(validated.get("split") or decision.get("split") or "test")
     manifests = {name: files.lines(PREPARED, f"{name}.jsonl") for name in SPLITS}
     table = _matches(files, validate)
+    decision = files.attempt("Decision", lambda: _shaped(decision), {})
     digest = str((decision.get("champion") or {}).get("digest") or "")
     copies: dict[str, int] = {}
     for each in files.lines(PREPARED, "copies.jsonl"):
@@ -297,6 +298,18 @@ def _lineage(root: Path, exported: Values, registration: Values) -> Values:
             return {}
         weights = sha256_file(file)
     return trace_values(trace(str(weights), root))
+
+
+SHAPE = {"champion": dict, "candidate": dict, "mean": dict, "classes": dict, "left_out": dict}
+SHAPE |= {"findings": list, "new_classes": list, "lost_classes": list}
+
+
+def _shaped(decision: Values) -> Values:
+    """ValueError: parts of a decision are of another kind than those that are written."""
+    for name, kind in SHAPE.items():
+        if not isinstance(decision.get(name) or kind(), kind):
+            raise ValueError(f"{name} is no {kind.__name__}")
+    return decision
 
 
 def _decided(root: Path, registration: Values) -> Values:

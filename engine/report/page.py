@@ -114,7 +114,15 @@ def _banner(facts: Facts) -> dict[str, Any]:
 
 
 def _cards(facts: Facts) -> list[dict[str, str]]:
-    """The numbers that a reader takes away."""
+    """The numbers that a reader takes away; none where they are not as expected."""
+    try:
+        return _headlines(facts)
+    except UNEXPECTED as error:
+        log.warning("report: the headline numbers could not be made: %r", error)
+        return []
+
+
+def _headlines(facts: Facts) -> list[dict[str, str]]:
     own = (facts.own.get("mean") or {}).get(AP) or {}
     cards = []
 

@@ -8,13 +8,15 @@ import logging
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import TypeVar
 
 from engine.errors import EngineError
 from engine.files import write_text
 from engine.report.card import card_of
-from engine.report.facts import Facts, collect
+from engine.report.facts import collect
 from engine.report.page import page_of
 
+T, U = TypeVar("T"), TypeVar("U")
 PAGE, CARD = "index.html", "model_card.md"
 
 FAILURE = """<!doctype html>
@@ -35,26 +37,28 @@ def write_report(root: Path, folder: Path, ask: bool = True) -> list[Path]:
     Raises:
         WorkspaceError: the disk is full, or the folder refuses the files.
     """
-    facts = collect(root, ask)
-    page = _made("report", page_of, facts, _page_of_failure)
-    card = _made("model card", card_of, facts, _card_of_failure)
+    facts = _made("facts", lambda: collect(root, ask), str)
+    if isinstance(facts, str):
+        page, card = _page_of_failure(facts), _card_of_failure(facts)
+    else:
+        page = _made("page", lambda: page_of(facts), _page_of_failure)
+        card = _made("model card", lambda: card_of(facts), _card_of_failure)
     write_text(folder / PAGE, page)
     write_text(folder / CARD, card)
     return [folder / PAGE, folder / CARD]
 
 
-def _made(
-    what: str, make: Callable[[Facts], str], facts: Facts, otherwise: Callable[[str], str]
-) -> str:
+def _made(what: str, make: Callable[[], T], otherwise: Callable[[str], U]) -> T | U:
+    """What `make` gives; where it fails, `otherwise` of the reason, which is told."""
     try:
-        return make(facts)
+        return make()
     except Exception as error:  # whatever it is, the registration is done and stays
         reason = (
             str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
         )
         log.warning(
-            "the %s could not be made (%s); what it is about is in reports/. Make it again with: "
-            "detectflow report",
+            "the report's %s could not be made (%s); what it is about is in reports/. Make it "
+            "again with: detectflow report",
             what,
             reason,
         )
@@ -67,4 +71,4 @@ def _page_of_failure(reason: str) -> str:
 
 
 def _card_of_failure(reason: str) -> str:
-    return f"# No model card\n\nIt could not be made: {reason}\n"
+    return f"# No model card\n\nIt could not be made: {escape(reason)}\n"
