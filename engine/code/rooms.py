@@ -36,7 +36,8 @@ ROOMS: dict[str, set[str]] = {
     "validate": {*DETECTOR, "stages.validate"},
     "export": {*DETECTOR, "export", "model_formats", "stages.export"},
     "register": {
-        *(*DETECTOR, "comparison", "difference", "gates", "registry", "tracking.run_metadata"),
+        *DETECTOR,  # it measures
+        *("comparison", "difference", "gates", "registry", "tracking.run_metadata"),
         "stages.register",
     },
 }
@@ -109,11 +110,12 @@ IDLE: dict[str, dict[str, str]] = {
 # does not: what they alone import is none of its code.
 OF_TRAINING = {"check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"}
 OF_EXPORT = {"can_export", "export_module"}
+OF_NETWORK = {"build", "candidates", "forward", "has_loss", "losses", "spec", "spec_of"}
 NOT_CALLED = {
     "train": frozenset(OF_EXPORT),
     "validate": frozenset(OF_TRAINING | OF_EXPORT),
     "export": frozenset(OF_TRAINING),
-    "register": frozenset(OF_TRAINING | OF_EXPORT),
+    "register": frozenset(OF_TRAINING | OF_EXPORT | OF_NETWORK),
 }
 # Code that no import leads to: MLflow takes the served model's code as a file, and weights to start
 # from are read through the table of formats, which alters nothing.
@@ -124,7 +126,7 @@ NOT_IMPORTED = {
     ),
     "register": (Import("engine.registry.pyfunc_model"),),
 }
-CONFIG = ("engine.config", "engine.settings")
+CONFIG = ("engine.config.", "engine.settings.")
 FAMILY = "engine.models."  # each folder below it with a module `family` is one family of networks
 # In the package of a family: library whose code is part of its networks -> the setting of section
 # train with which it is, "" for always.
@@ -197,7 +199,7 @@ def counts(stage: str, module: str) -> bool:
 
 def counts_for_own(module: str) -> bool:
     """Whether a module can alter a result where code of the user's own leads to it."""
-    if module == "engine" or module.startswith(CONFIG):
+    if module == "engine" or f"{module}.".startswith(CONFIG):
         return False
     below = module.removeprefix("engine.")
     counting = _longest(below, EVERYWHERE.union(*ROOMS.values()))
@@ -274,9 +276,11 @@ def _parts(
     """
     wanted: dict[str, set[str]] = {}
     found: dict[str, str] = {}
-    waiting = [(*pair, CONFIG) for pair in reached.outside if pair[0].module.startswith(CONFIG)]
+    waiting = [
+        (*pair, CONFIG) for pair in reached.outside if f"{pair[0].module}.".startswith(CONFIG)
+    ]
     waiting += [(start, "", CONFIG) for start in NOT_IMPORTED.get(stage, ())]
-    waiting += [(e, "", CONFIG if e.module.startswith(CONFIG) else "engine") for e in own]
+    waiting += [(e, "", CONFIG if f"{e.module}.".startswith(CONFIG) else ("engine.",)) for e in own]
     seen = set()
     while waiting:
         request = import_, importer, within = waiting.pop()
@@ -286,7 +290,7 @@ def _parts(
         for module, name, follow, offer in sources.behind(import_, importer):
             if module in reached.modules:
                 continue
-            if importer and not f"{module}.".startswith(f"{within}."):
+            if importer and not f"{module}.".startswith(within):
                 continue
             if offer is not None:
                 wanted.setdefault(module, set()).add(f"{offer.alias}={offer.module}:{offer.name}")

@@ -313,20 +313,21 @@ def test_a_toy_project_with_a_real_registry_and_no_git(project):
         sha256_file(project / "export" / "best.onnx"),
     )
     assert {node.kind for node in weights.children} == {"data", "run"}
+    fetched = f".cache/models/{file.key}/model.onnx"  # measured as production would load it
     assert [sentence.split(":")[0] for sentence in found.unasked] == [
+        fetched,
         "export/best.onnx",
         "git",
         "DVC",
     ]
     moved = project / "renamed.bin"
-    shutil.copy(project / "data/prepared/images/val/1.png", moved)
+    shutil.copy(next((project / "data/prepared/images/val").glob("*.png")), moved)
     assert (
         trace("renamed.bin", project).summary[1]
         == f"only measured with it: weights {weights.key[:12]} (detector/1)"
     )
-    cv2.imwrite(
-        str(project / "again.jpg"), cv2.imread(str(project / "data/prepared/images/val/1.png"))
-    )
+    images = (project / "data/prepared/images/val").glob("*.png")
+    cv2.imwrite(str(project / "again.jpg"), cv2.imread(str(next(images))))
     assert "saved anew is another image" in trace("again.jpg", project).summary[0]
 
 
