@@ -37,7 +37,7 @@ PREPARED = Path("data/prepared")
 MODELS = Path(".cache/models")  # of the state's folder: fetched versions, by SHA-256 of their file
 # What a section raises where a file holds other things than its stage writes.
 UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-GRID_STEP = 20  # of 1,001 confidences every so many is drawn
+GRID_STEP = 10  # of 1,001 confidences every so many is drawn
 Values = dict[str, Any]
 
 

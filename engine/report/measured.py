@@ -38,7 +38,7 @@ def why(facts: Facts, pictures: Pictures) -> list[Block]:
         lines.append(f"Classes that go away: {', '.join(known['lost_classes'])}.")
     before = number(known.get("decided_before")) or 0
     if before:
-        lines.append(f"These test images have decided {say.count(before)} times before.")
+        lines.append(f"These test images have decided {say.several(before, 'time')} before.")
     if known.get("approved_by"):
         lines.append(f"Approved by {known['approved_by']}.")
     return [*blocks, *([{"kind": "list", "texts": lines}] if lines else [])]

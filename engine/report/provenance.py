@@ -232,8 +232,8 @@ def settings_of(facts: Facts) -> dict[str, Any]:
 def history(facts: Facts, pictures: Pictures) -> list[Block]:
     rows = [
         (
-            Cell(str(each.get("at", ""))[:16].replace("T", " "), "n name"),
-            Cell(f"version {each['version']}" if each.get("version") else "nobody"),
+            Cell(str(each.get("at", ""))[:16].replace("T", " "), "when name"),
+            Cell(f"version {each['version']}" if each.get("version") else "nobody", "which"),
             Cell(str(each.get("what", "")), "strong"),
             Cell(str(each.get("by", ""))),
             Cell(str(each.get("why", "")), "words"),
