@@ -39,16 +39,25 @@ def compare(argv: Sequence[str]) -> int:
     from engine.errors import nearest
     from engine.files import write_text
     from engine.gates import decide, gates_for, read_gates
+    from engine.gates.latency import Latency
     from engine.project.environment import state_root
 
     metric = extra["metric"] or params.register_.metric
     if metric not in METRICS:
         raise ConfigError(f"compare: metric={metric}.{nearest(metric, METRICS)} {list(METRICS)}")
     gates = read_gates(params.register_.gate)
+    timed = any(isinstance(gate, Latency) for gate in gates or ())
     champion, candidate = (find_model(name, root) for name in names)
     data = open_data(extra["data"] or root / "data/prepared")
     found = compare_models(
-        candidate, champion, data, settings, metric, state_root(root), data_changed=True
+        candidate,
+        champion,
+        data,
+        settings,
+        metric,
+        state_root(root),
+        timed=timed,
+        data_changed=True,
     )
     decision = decide(found.evidence, gates_for(gates, found.evidence))
     print(as_text(found, decision))

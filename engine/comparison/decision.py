@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from engine.data.manifest import load_prepared
 from engine.errors import ConfigError, EngineError, WorkspaceError
 from engine.files import sha256_file
 from engine.gates import Decision, Gate, Verdict, decide, gates_for, read_gates
+from engine.gates.latency import Latency
 from engine.project.environment import state_root
+from engine.registry.fetch import read_artifact
 from engine.registry.history import (
     CHALLENGER,
     CHAMPION,
+    DECISIONS,
     TAKEN_BACK,
     Entry,
     What,
@@ -47,7 +50,9 @@ FOLDER = "decisions"  # among the artifacts of a version's run
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of a version. Without `comparison` nothing was asked: `reason` says why."""
+    """What became of a version. Without `comparison` nothing was asked now: `reason` says why, and
+    `values` are those of the decision that stands.
+    """
 
     version: str
     champion: str | None  # as the registry says at this moment
@@ -58,6 +63,7 @@ class Outcome:
     advice: tuple[str, ...] = ()
     comparison: Comparison | None = None
     decision: Decision | None = None
+    values: Mapping[str, Any] | None = None  # of the comparison and the decision, as JSON has them
 
 
 def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outcome:
@@ -83,12 +89,15 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
         if before == version:
             since = next((e for e in reversed(history) if e.moves and e.version == version), None)
             when = f" since {since.at[:10]}" if since and since.at else ""
-            return _outcome(store, name, version, before, None, f"it is champion already{when}")
+            said = f"it is champion already{when}"
+            values = _kept_values(store, name, version, history)
+            return _outcome(store, name, version, before, None, said, values=values)
         images = sha256_file(data.manifest(params.validate_.split))[:DIGITS]
         evidence = _evidence_key(params, chosen, images, approval)
         stands = standing(history, version, evidence, before or "")
     if stands is not None:
-        return _stands(store, name, version, before, stands)
+        values = _kept_values(store, name, version, history)
+        return _stands(store, name, version, before, stands, values)
     candidate = find_model(f"{name}/{version}", root)
     champion = None if before is None else _champion(name, before, root)
     comparison = compare_models(
@@ -98,6 +107,7 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
         params.validate_,
         params.register_.metric,
         cache=state,
+        timed=any(isinstance(gate, Latency) for gate in chosen or ()),
         data_changed=_data_changed(store, name, version, before),
         approved_by=approval,
         decided_before=sum(1 for e in history if e.images == images and e.evidence),
@@ -118,7 +128,8 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
             entry = appoint(store, name, entry, before)
         else:
             entry = add(store, name, entry)
-        _keep(store, name, version, comparison, decision, entry)
+        values = values_of(comparison, decision)
+        _keep(store, name, version, values, as_markdown(comparison, decision), decision, entry)
         return _outcome(
             store,
             name,
@@ -129,6 +140,7 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
             decision.advice,
             comparison,
             decision,
+            values,
         )
 
 
@@ -140,13 +152,22 @@ def _outcome(
     verdict: Verdict | None,
     reason: str,
     *more: Any,
+    values: Mapping[str, Any] | None = None,
 ) -> Outcome:
     aliases = aliases_of(store, name)
     own = tuple(sorted(alias for alias, of in aliases.items() if of == version))
-    return Outcome(version, aliases.get(CHAMPION), own, before, verdict, reason, *more)
+    found = Outcome(version, aliases.get(CHAMPION), own, before, verdict, reason, *more)
+    return found if values is None else replace(found, values=values)
 
 
-def _stands(store: Store, name: str, version: str, before: str | None, entry: Entry) -> Outcome:
+def _stands(
+    store: Store,
+    name: str,
+    version: str,
+    before: str | None,
+    entry: Entry,
+    values: Mapping[str, Any] | None,
+) -> Outcome:
     if entry.what in TAKEN_BACK:
         verdict: Verdict | None = Verdict.REJECT
         who = f" by {entry.by}" if entry.by else ""
@@ -158,7 +179,20 @@ def _stands(store: Store, name: str, version: str, before: str | None, entry: En
         f"Nothing is decided anew without new test images, settings or gates. A person promotes it "
         f'all the same with: detectflow promote {name}/{version} --why "..."'
     )
-    return _outcome(store, name, version, before, verdict, said, (advice,))
+    return _outcome(store, name, version, before, verdict, said, (advice,), values=values)
+
+
+def _kept_values(
+    store: Store, name: str, version: str, history: Sequence[Entry]
+) -> Mapping[str, Any] | None:
+    """The evidence of the last decision about a version, from the artifacts of its run; None where
+    it is not to be had.
+    """
+    decided = [e for e in history if e.version == version and e.what in DECISIONS and e.evidence]
+    run_id = store.client.get_model_version(name, version).run_id
+    if not decided or not run_id:
+        return None
+    return read_artifact(store, run_id, f"{_stem(decided[-1])}.json")
 
 
 def _champion(name: str, version: str, root: Path) -> Any:
@@ -202,7 +236,8 @@ def _keep(
     store: Store,
     name: str,
     version: str,
-    comparison: Comparison,
+    values: Mapping[str, Any],
+    markdown: str,
     decision: Decision,
     entry: Entry,
 ) -> None:
@@ -212,6 +247,10 @@ def _keep(
     client.set_model_version_tag(name, version, "decision", decision.reason[:5000])
     run_id = client.get_model_version(name, version).run_id
     if run_id:
-        stem = f"{FOLDER}/{entry.at.replace(':', '')} version {version}"
-        client.log_dict(run_id, values_of(comparison, decision), f"{stem}.json")
-        client.log_text(run_id, as_markdown(comparison, decision) + "\n", f"{stem}.md")
+        client.log_dict(run_id, values, f"{_stem(entry)}.json")
+        client.log_text(run_id, markdown + "\n", f"{_stem(entry)}.md")
+
+
+def _stem(entry: Entry) -> str:
+    """Where the evidence of a decision lies among the artifacts of its version's run."""
+    return f"{FOLDER}/{entry.at.replace(':', '')}-version-{entry.version}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.comparison.latency import compare_latency
 from engine.comparison.left_out import images_left_out
 from engine.comparison.measure import Measured, key_of, measure
 from engine.comparison.models import Model
@@ -38,11 +39,13 @@ def compare_models(
     settings: ValidateConfig,
     metric: str = "metrics/mAP50-95",
     cache: Path | None = None,
+    timed: bool = False,
     **about: Any,
 ) -> Comparison:
     """Measure both on the same images and compare.
 
-    about: further fields of `Evidence`: data_changed, approved_by, decided_before, latency.
+    timed: measure the latency of both files as well. about: further fields of `Evidence`:
+    data_changed, approved_by, decided_before.
 
     Raises:
         DataError: no images to compare on, or no class of the data that both know.
@@ -58,6 +61,11 @@ def compare_models(
     tables = [each.table.subset(images, common) for each in measured]
     paired = compare(tables[1] if champion else None, tables[0], groups)
     chosen = METRICS[metric]
+    latency = (
+        compare_latency(champion, candidate, records, settings.device)
+        if timed and champion
+        else None
+    )
     evidence = Evidence(
         _subject(measured[0]),
         _subject(measured[1]) if champion else None,
@@ -69,6 +77,7 @@ def compare_models(
         new_classes=_without(measured[0].names, known[-1]) if champion else (),
         lost_classes=_without(measured[1].names, known[0]) if champion else (),
         left_out={reason: len(which) for reason, which in left_out.items()},
+        latency=latency,
         **about,
     )
     return Comparison(

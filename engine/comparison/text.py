@@ -30,6 +30,7 @@ def values_of(comparison: Comparison, decision: Decision | None = None) -> dict[
         "data_changed": evidence.data_changed,
         "approved_by": evidence.approved_by,
         "decided_before": evidence.decided_before,
+        "latency_ms": asdict(evidence.latency) if evidence.latency else None,
         **{key: value for key, value in comparison.paired.to_dict().items() if key != "images"},
         "verdict": decision.verdict.value if decision else None,
         "findings": [asdict(finding) for finding in decision.findings] if decision else [],

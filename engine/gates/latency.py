@@ -20,8 +20,10 @@ class Latency(Gate):
 
     def ask(self, evidence: Evidence) -> Finding:
         measured = evidence.latency
-        if measured is None or not measured.a or measured.b is None or measured.high is None:
+        if evidence.is_first:
             return self.passes("there is no champion to be slower than")
+        if measured is None or not measured.a or measured.b is None or measured.high is None:
+            return self.holds("only model files can be timed, and one of the two is none", "")
         said = (
             f"{measured.b:.1f} ms an image, {measured.b / measured.a:.2f} times the champion's "
             f"{measured.a:.1f} ms on this machine"

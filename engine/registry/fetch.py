@@ -8,6 +8,7 @@ used without the server's files.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -151,6 +152,21 @@ def _weights(store: Store, version: Any, wanted: str, root: Path, kept: Path) ->
                 return
         with open(source, "rb") as content, atomic_write(kept) as target:
             shutil.copyfileobj(content, target)
+
+
+def read_artifact(store: Store, run_id: str, path: str) -> Any:
+    """The content of a run's JSON artifact; None where it is not there, or no JSON."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+        try:
+            file = download_artifacts(
+                f"runs:/{run_id}/{path}", dst_path=scratch, tracking_uri=store.uri
+            )
+            return json.loads(Path(file).read_text(encoding="utf-8"))
+        except (MlflowException, OSError, ValueError):
+            return None
 
 
 def _named(reference: str) -> re.Match[str]:

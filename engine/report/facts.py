@@ -27,7 +27,6 @@ from engine.metrics.match_table import RECALLS, MatchTable
 from engine.metrics.paired import compare
 from engine.project.environment import state_root
 from engine.registry.moves import history_of
-from engine.registry.version_files import recorded_decision
 from engine.types import SPLITS
 
 log = logging.getLogger("detectflow")
@@ -144,7 +143,7 @@ def collect(root: Path, ask: bool = True) -> Facts:
     files = _Files(root)
     validate, train = REPORTS / "validate", REPORTS / "train"
     registration = files.values(REPORTS, "registration.json")
-    decision = files.values(REPORTS, "decision.json") or registration.get("comparison") or {}
+    decision = files.values(REPORTS, "decision.json")
     validated = {**files.values(validate, "origin.json"), **files.values(validate, "metrics.json")}
     trained = {**files.values(train, "origin.json"), **files.values(train, "metrics.json")}
     exported = files.values(REPORTS, "export.json")
@@ -158,8 +157,6 @@ def collect(root: Path, ask: bool = True) -> Facts:
         if each.get("split") == split:
             kind = str(each.get("kind", "copy"))
             copies[kind] = copies.get(kind, 0) + 1
-    if not decision and ask:
-        decision = files.attempt("Decision", lambda: _decided(root, registration), {})
     lineage: Values = {}
     history: tuple[Values, ...] = ()
     aliases: Values = {}
@@ -310,15 +307,6 @@ def _shaped(decision: Values) -> Values:
         if not isinstance(decision.get(name) or kind(), kind):
             raise ValueError(f"{name} is no {kind.__name__}")
     return decision
-
-
-def _decided(root: Path, registration: Values) -> Values:
-    """What decided about the version when it was decided: stage register, run again, compares
-    nothing where a decision stands.
-    """
-    if not registration.get("version"):
-        return {}
-    return recorded_decision(str(registration["model"]), str(registration["version"]), root)
 
 
 def _history(root: Path, registration: Values) -> tuple[tuple[Values, ...], Values]:

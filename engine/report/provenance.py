@@ -149,7 +149,7 @@ def latency_text(each: Mapping[str, Any], facts: Facts) -> str:
     """Milliseconds an image, as the gate measured both models in turns, or stage register the
     file.
     """
-    pair = facts.decision.get("latency")
+    pair = facts.decision.get("latency_ms")
     if isinstance(pair, Mapping) and number(pair.get("a")) and number(pair.get("b")) is not None:
         return (
             f"{number(pair['b']):.1f} ms an image, the champion {number(pair['a']):.1f} ms, "

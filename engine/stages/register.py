@@ -35,8 +35,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 def run(
     params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
 ) -> dict[str, Any]:
-    """Register, compare with the champion, decide, and write `reports/registration.json`,
-    `index.html` and `model_card.md`.
+    """Register, compare with the champion, decide, and write `reports/registration.json`, the
+    evidence as `decision.json`, the report as `index.html` and `model_card.md`.
 
     Raises:
         ConfigError: no ONNX was exported, or there is no such metric or gate.
@@ -44,7 +44,6 @@ def run(
         DataError: nothing to compare on.
     """
     from engine.comparison.decision import settle
-    from engine.comparison.text import values_of
     from engine.gates import read_gates
     from engine.registry.registry import describe, register
     from engine.stages.runner import tracker_of
@@ -73,10 +72,9 @@ def run(
         "latency": _latency(candidate.onnx),
         "run_id": done.run_id,
         "experiment_id": done.experiment_id,
-        "comparison": values_of(outcome.comparison, outcome.decision)
-        if outcome.comparison
-        else None,
     }
+    evidence = {"asked_now": outcome.comparison is not None, **(outcome.values or {})}
+    write_json(layout.reports / "decision.json", evidence)
     write_json(layout.summary("register"), summary)
     _report(candidate.name, done.version, layout)
     return summary

@@ -26,7 +26,7 @@ from engine.tracking.mlflow_client import open_store
 
 KEYS = (
     "model version aliases decision verdict reason advice metric value champion_version "
-    "weights_sha256 onnx_sha256 latency run_id experiment_id comparison"
+    "weights_sha256 onnx_sha256 latency run_id experiment_id"
 ).split()
 
 
@@ -38,6 +38,11 @@ def model(root, seed, shift=0, value=0.5, **quality):
     toys.validate(root, value)
     toys.export(root, shift=shift, **quality)
     return stage.run(toys.params_of(root), root)
+
+
+def evidence(root):
+    """Of the decision that stands, as stage register wrote it."""
+    return json.loads((root / "reports" / "decision.json").read_text())
 
 
 def set_param(root, dotted, value):
@@ -63,7 +68,7 @@ def test_three_models_better_and_worse(workspace, store):
     assert first["aliases"] == ["challenger", "champion"]
     better = model(workspace, 1, shift=0)
     assert (better["version"], better["decision"], better["verdict"]) == (2, "champion", "PROMOTE")
-    measured = better["comparison"]["mean"]["AP50-95"]
+    measured = evidence(workspace)["mean"]["AP50-95"]
     assert (better["champion_version"], measured["a"], measured["b"]) == (
         1,
         pytest.approx(0.45),
@@ -148,7 +153,10 @@ def test_again_changes_nothing(workspace, store):
     assert "champion already" in again["reason"] and again["aliases"] == first["aliases"]
     held = model(workspace, 1, marker="the same boxes")
     again = stage.run(toys.params_of(workspace), workspace)
-    assert held["verdict"] == again["verdict"] == "HOLD" and again["comparison"] is None
+    assert (
+        held["verdict"] == again["verdict"] == "HOLD" and evidence(workspace)["asked_now"] is False
+    )
+    assert evidence(workspace)["verdict"] == "HOLD" and evidence(workspace)["findings"]
     assert (
         held["reason"] in again["reason"] and "detectflow promote detector/2" in again["advice"][0]
     )
@@ -206,8 +214,8 @@ def test_on_test_images_that_have_grown_both_are_measured_and_the_better_one_win
     model(workspace, 0, shift=1)
     toys.add_images(workspace / "data" / "prepared", "test", range(5000, 5010))
     now = model(workspace, 1, shift=0)
-    assert now["decision"] == "champion" and now["comparison"]["images"] == 34
-    assert now["comparison"]["mean"]["AP50-95"]["a"] == pytest.approx(0.6)
+    assert now["decision"] == "champion" and evidence(workspace)["images"] == 34
+    assert evidence(workspace)["mean"]["AP50-95"]["a"] == pytest.approx(0.6)
 
 
 def test_a_version_rolled_back_stays_away_until_the_test_images_change(workspace, store):
@@ -264,10 +272,10 @@ def test_images_that_one_of_the_two_was_trained_on_do_not_count(workspace, store
     (prepared / "train.jsonl").write_text(
         (prepared / "test.jsonl").read_text().splitlines(keepends=True)[0]
     )
-    done = model(workspace, 1, shift=0)
-    assert done["comparison"]["images"] == 23
-    assert [len(v) for v in done["comparison"]["left_out"].values()] == [1]
-    assert "detector/2 was trained on it" in done["comparison"]["left_out"]
+    model(workspace, 1, shift=0)
+    assert evidence(workspace)["images"] == 23
+    assert [len(v) for v in evidence(workspace)["left_out"].values()] == [1]
+    assert "detector/2 was trained on it" in evidence(workspace)["left_out"]
 
 
 def test_a_champion_whose_file_is_gone_is_an_error_and_moves_nothing(workspace, store):
@@ -500,3 +508,44 @@ def test_without_images_at_hand_the_example_is_grey_and_a_large_image_is_made_sm
 
 def decoded(content):
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_latency_is_measured_in_turns_where_its_gate_is_listed(workspace, store):
+    set_param(workspace, "register.gate", ["min_test", {"latency": {"ratio": 1000.0}}])
+    model(workspace, 0, shift=1)
+    assert evidence(workspace)["latency_ms"] is None
+    model(workspace, 1, shift=0)
+    found = evidence(workspace)["latency_ms"]
+    assert found["a"] > 0 and found["b"] > 0 and found["low"] <= found["b"] - found["a"]
+    assert found["high"] >= found["b"] - found["a"] and found["groups"] >= 5
+    (said,) = [f for f in evidence(workspace)["findings"] if f["gate"] == "latency"]
+    assert said["verdict"] == "PROMOTE" and "ms an image" in said["reason"]
+
+
+def test_registered_models_are_named_wherever_a_model_is(workspace, store, monkeypatch):
+    from engine.registry.fetch import fetch_weights, file_of, is_reference
+
+    done = model(workspace, 0)
+    monkeypatch.chdir(workspace)
+    onnx, weights = file_of("detector@champion"), file_of("models:/detector/1", weights=True)
+    assert sha256_file(onnx) == done["onnx_sha256"]
+    assert sha256_file(weights) == done["weights_sha256"]
+    kept = fetch_weights("detector/1", workspace)
+    assert kept.name == "detector-1.pt" and kept.is_relative_to(workspace / ".cache")
+    assert not any(map(is_reference, ["yolov8n", "weights/best.pt", "a@b.pt", "data/prepared"]))
+    (workspace / "detector").mkdir()
+    (workspace / "detector" / "1").write_text("a file comes first")
+    assert file_of("detector/1") == "detector/1"
+    for wrong, said in [("detector@champ", "Did you mean 'champion'"), ("detektor@x", "detector")]:
+        with pytest.raises(ConfigError, match=said):
+            file_of(wrong)
+
+
+def test_weights_that_are_nowhere_say_where_they_were_looked_for(workspace, store, monkeypatch):
+    from engine.registry.fetch import fetch_weights
+
+    model(workspace, 0)
+    for file in (*(workspace / "weights").glob("*.pt"), *workspace.rglob("checkpoints/*.pt")):
+        file.unlink()
+    with pytest.raises(WorkspaceError, match=r"neither in its MLflow run nor in .*dvc pull"):
+        fetch_weights("detector@champion", workspace)

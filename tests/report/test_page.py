@@ -131,6 +131,14 @@ def test_errors_thresholds_data_file_and_origin_say_what_was_recorded(whole):
     assert "12, best: 7" in found.text("origin") and "yolov8n" in found.text("origin")
 
 
+def test_the_latency_of_a_pair_is_the_one_that_the_gate_measured(whole):
+    decision = json.loads((whole / "reports/decision.json").read_text())
+    decision["latency_ms"] = {"a": 8.0, "b": 6.25, "low": -2.0, "high": -1.5}
+    reports.write(whole, "reports/decision.json", decision)
+    said = "6.2 ms an image, the champion 8.0 ms, measured in turns on one machine"
+    assert said in page(whole).text("file") and said in card_of(collect(whole, ask=False))
+
+
 def test_the_confusion_matrix_is_a_table_with_counts(whole):
     found = page(whole)
     text = found.text("confusion")
