@@ -53,6 +53,10 @@ def thresholds(facts: Facts, pictures: Pictures) -> list[Block]:
             if each
         ],
     )
+    missed = [name for name, each in rows[1:] if each.get("reached") is False]
+    if missed:
+        words = f"The goal is not reached for {', '.join(missed)}: their thresholds are the best "
+        blocks.append(text(f"{words}there are.", "warning"))
     calibration = found.get("calibration") or {}
     before, after = calibration.get("ece_before"), calibration.get("ece_after")
     if number(before) is not None:

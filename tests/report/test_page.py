@@ -131,6 +131,14 @@ def test_errors_thresholds_data_file_and_origin_say_what_was_recorded(whole):
     assert "12, best: 7" in found.text("origin") and "yolov8n" in found.text("origin")
 
 
+def test_a_goal_that_is_not_reached_is_told(whole):
+    path = "reports/validate/operating_point.json"
+    values = json.loads((whole / path).read_text())
+    values["classes"][0]["reached"], values["classes"][1]["reached"] = True, False
+    reports.write(whole, path, values)
+    assert "The goal is not reached for truck:" in page(whole).text("thresholds")
+
+
 def test_the_latency_of_a_pair_is_the_one_that_the_gate_measured(whole):
     decision = json.loads((whole / "reports/decision.json").read_text())
     decision["latency_ms"] = {"a": 8.0, "b": 6.25, "low": -2.0, "high": -1.5}
