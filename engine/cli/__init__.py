@@ -37,6 +37,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "promote": "engine.cli.champion",
     "rollback": "engine.cli.champion",
     "approve": "engine.cli.champion",
+    "decide": "engine.cli.champion",
     "history": "engine.cli.champion",
     "convert": "engine.cli.convert",
 }

@@ -1,5 +1,5 @@
-"""compare, promote, rollback, approve, history: which model is better, and which one production
-uses.
+"""compare, decide, promote, rollback, approve, history: which model is better, and which one
+production uses.
 """
 
 from __future__ import annotations
@@ -68,6 +68,29 @@ def compare(argv: Sequence[str]) -> int:
     return 0
 
 
+def decide(argv: Sequence[str]) -> int:
+    """`detectflow decide [NAME/VERSION]`"""
+    names, *_ = _arguments("decide", argv, "a version, for example detector/3", least=0, why="")
+    root = _project()
+    params = Params.load(root / "params.yaml")
+    from engine.comparison.decision import settle
+    from engine.comparison.text import as_text
+    from engine.registry.fetch import fetch
+    from engine.registry.moves import person
+
+    reference = names[0] if names else f"{_model_of(root)}@challenger"
+    version = fetch(reference, root)
+    done = settle(version.name, version.version, params, root, by=person(root))
+    if done.comparison is not None:
+        print(as_text(done.comparison, done.decision))
+    else:
+        said = f"{done.verdict.value}: " if done.verdict else ""
+        print("\n\n".join([f"{version.name}/{version.version} {said}{done.reason}", *done.advice]))
+    now = f"version {done.champion} is champion" if done.champion else "there is no champion"
+    print(f"\n{version.name}: {now}")
+    return 0
+
+
 def promote(argv: Sequence[str]) -> int:
     """`detectflow promote NAME/VERSION --why TEXT`"""
     (reference,), why, _ = _arguments("promote", argv, "a version, for example detector/3")
@@ -101,7 +124,7 @@ def approve(argv: Sequence[str]) -> int:
     by = done.entry.by if done.entry else "somebody before"
     print(
         f"{done.name}/{done.version} is approved by {by}. The gates are asked again by: detectflow "
-        "stage register"
+        f"decide {done.name}/{done.version}"
     )
     return 0
 

@@ -29,6 +29,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   compare   which of two models is better, and how sure that is
   promote   make a version the champion, whatever the gates said
   rollback  back to the champion before
+  decide    ask the gates about a version again, on the test images of now
   approve   say yes to a version where the gates ask for it
   history   who was champion when, by which evidence, moved by whom
   deploy    register the pipeline with a Prefect server, for schedules and workers
@@ -237,11 +238,19 @@ back by a run, until there are new test images, settings or gates, or a person p
 
   detectflow rollback --why "misses trucks since Monday"
   detectflow rollback detector --steps 2 --why "both of last week" """,
+    "decide": """\
+detectflow decide [NAME/VERSION]
+
+Measures the version (by default the challenger) and the champion on data/prepared as it is now, asks the gates of
+register.gate, and moves the aliases as a run would; nothing is trained. For a version that was held, once there are more
+test images or a yes. On the same evidence as before nothing is decided anew.
+
+  dvc repro prepare && detectflow decide        (dvc repro -f prepare: images outside the project)
+  detectflow decide detector/3""",
     "approve": """\
 detectflow approve NAME/VERSION [--why TEXT]
 
-Says yes to a version: the gate `approval`, and classes that go away, ask for it. `detectflow stage register` then asks the
-gates again.
+Says yes to a version: the gate `approval`, and classes that go away, ask for it. `detectflow decide` then asks the gates again.
 
   detectflow approve detector/3 --why "looked at all misses\"""",
     "history": """\

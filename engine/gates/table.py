@@ -4,6 +4,7 @@ decision.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from engine.errors import ConfigError, nearest
 from engine.gates.approval import Approval
 from engine.gates.better import Better
 from engine.gates.classes import Classes
-from engine.gates.evidence import Evidence
+from engine.gates.evidence import Evidence, interval_text
 from engine.gates.gate import Finding, Gate, Verdict
 from engine.gates.latency import Latency
 from engine.gates.leaks import Leaks
@@ -22,6 +23,7 @@ from engine.gates.per_class import PerClass
 from engine.gates.size import Size
 from engine.plugins import find_object, is_dotted
 
+VERSION = re.compile(r"/\d+$")
 # A new gate is one file and its line here.
 GATES: dict[str, type[Gate]] = {
     gate.name: gate
@@ -41,6 +43,7 @@ class Decision:
 
     verdict: Verdict
     findings: tuple[Finding, ...]
+    way_out: str = ""  # of a HOLD: the evidence so far, and what a person can do
 
     @property
     def reason(self) -> str:
@@ -52,7 +55,7 @@ class Decision:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        return tuple(each.advice for each in self.findings if each.advice)
+        return (*(e.advice for e in self.findings if e.advice), *filter(None, [self.way_out]))
 
 
 _TOLD = {"min_test", "better", "not_worse"}
@@ -67,8 +70,24 @@ def decide(evidence: Evidence, gates: Sequence[Gate]) -> Decision:
     said = {finding.verdict for finding in findings}
     for verdict in (Verdict.REJECT, Verdict.HOLD):
         if verdict in said:
-            return Decision(verdict, findings)
+            way_out = _way_out(evidence) if verdict == Verdict.HOLD else ""
+            return Decision(verdict, findings, way_out)
     return Decision(Verdict.PROMOTE, findings)
+
+
+def _way_out(evidence: Evidence) -> str:
+    name, on = evidence.candidate.name, f"on {evidence.images} images of {evidence.split}"
+    so_far = (
+        f"{evidence.mean.metric} {evidence.mean.b:.3f} {on}"
+        if evidence.is_first and evidence.mean.b is not None
+        else f"{interval_text(evidence.mean)}, {on}"
+    )
+    if not VERSION.search(name):  # a file, which nobody can promote
+        return f"So far: {so_far}."
+    return (
+        f"So far: {so_far}. With further images in data/prepared ask again: `detectflow decide "
+        f'{name}`. A person promotes it all the same: `detectflow promote {name} --why "..."`.'
+    )
 
 
 def gates_for(chosen: Sequence[Gate] | None, evidence: Evidence) -> tuple[Gate, ...]:

@@ -29,6 +29,7 @@ FIXED_DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime's, from 1.29
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # between the lines of a command
     # A fresh Prefect home needs about 32 s to migrate its database; the default of 20 s fails the
     # very first run.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

@@ -102,9 +102,7 @@ def roll_back(name: str, why: str, root: Path, steps: int = 1) -> Move:
 
 
 def approve(reference: str, why: str, root: Path, by: str = "") -> Move:
-    """A person says yes to a version. Gates that ask for it are asked again by the next `detectflow
-    stage register`.
-    """
+    """A person says yes to a version; `detectflow decide` then asks the gates again."""
     state = state_root(root)
     with described_errors(state), patient():
         store = open_store(state)

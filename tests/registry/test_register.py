@@ -549,3 +549,28 @@ def test_weights_that_are_nowhere_say_where_they_were_looked_for(workspace, stor
         file.unlink()
     with pytest.raises(WorkspaceError, match=r"neither in its MLflow run nor in .*dvc pull"):
         fetch_weights("detector@champion", workspace)
+
+
+def test_a_held_version_is_decided_again_by_a_command_when_images_have_come(
+    workspace, store, monkeypatch, capsys
+):
+    from engine.cli import main
+
+    model(workspace, 0, shift=2)
+    monkeypatch.chdir(workspace)
+    set_param(workspace, "register.gate", [{"min_test": {"images": 30}}, "better"])
+    held = model(workspace, 1, shift=0)
+    assert held["verdict"] == "HOLD" and "detectflow promote detector/2" in held["advice"][-1]
+    assert main(["decide"]) == 0
+    said = capsys.readouterr().out
+    assert "Nothing is decided anew" in said and "version 1 is champion" in said
+    toys.add_images(workspace / "data" / "prepared", "test", range(5000, 5010))
+    assert main(["decide", "detector/2"]) == 0
+    said = capsys.readouterr().out
+    assert "PROMOTE" in said and "version 2 is champion" in said and "on 34 images" in said
+    assert aliases_of(store, "detector")["champion"] == "2"
+    assert [e.what for e in history_of("detector", workspace)[0]] == [
+        "promoted",
+        "held",
+        "promoted",
+    ]
