@@ -108,7 +108,7 @@ def _banner(facts: Facts) -> dict[str, Any]:
         "verdict": say.WORDS.get(verdict, NO_VERDICT),
         "code": verdict,
         "outcome": say.outcome_text(facts),
-        "reason": f"{reason[:1].upper()}{reason[1:]}" + ("" if reason.endswith(".") else "."),
+        "reason": reason + ("" if reason.endswith(".") else "."),
         "advice": [str(each) for each in facts.registration.get("advice") or ()],
     } | ({"reason": ""} if not reason else {})
 

@@ -73,7 +73,7 @@ def test_verdict_and_reasons_come_first_then_every_section(whole):
     found = page(whole)
     head = found.text("")
     assert head.index("Promoted") < head.index("cars version 2 is the champion, instead of version")
-    assert head.index("instead of version 1") < head.index("It is not worse.")
+    assert head.index("instead of version 1") < head.index("it is not worse.")
     assert [each["id"] for each in found.all("section")] == (
         "why metrics comparison classes curves confusion errors thresholds data file origin"
     ).split()

@@ -56,7 +56,7 @@ def test_run_again_it_still_says_by_what_was_decided(workspace, store):
     assert again["verdict"] is None
     text = text_of(workspace)
     assert "Promoted" in text and "Against the champion" in text
-    assert "It is champion already since" in text
+    assert "it is champion already since" in text
 
 
 def test_what_was_trained_on_since_the_champion_is_counted(workspace, store):
