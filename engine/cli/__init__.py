@@ -31,6 +31,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "tune": "engine.cli.tune",
     "check": "engine.cli.data",
     "diff": "engine.cli.data",
+    "tasks": "engine.cli.tasks",
     "trace": "engine.cli.trace",
     "report": "engine.cli.report",
     "compare": "engine.cli.champion",

@@ -9,11 +9,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.cli.arguments import folder_to_write, take, written_into
 from engine.config import Params, ValidateConfig, parse_overrides
 from engine.errors import ConfigError
+from engine.files import make_folder
+
+if TYPE_CHECKING:
+    from engine.comparison.evidence import Comparison
 
 COMPARE_EXTRA = {"data": None, "out": "runs/compare", "metric": None}
 
@@ -36,6 +40,7 @@ def compare(argv: Sequence[str]) -> int:
     from engine.comparison.models import find_model
     from engine.comparison.text import as_text, values_of
     from engine.detect.data import open_data
+    from engine.error_analysis.pair import summary
     from engine.errors import nearest
     from engine.files import write_text
     from engine.gates import decide, gates_for, read_gates
@@ -61,11 +66,35 @@ def compare(argv: Sequence[str]) -> int:
     )
     decision = decide(found.evidence, gates_for(gates, found.evidence))
     print(as_text(found, decision))
+    pair = _pair(found, data.names, out)
+    print(f"\n{summary(pair)}")
     with written_into(out):
+        write_text(out / "errors.json", json.dumps(pair, ensure_ascii=False, indent=1) + "\n")
         values = json.dumps(values_of(found, decision), ensure_ascii=False, indent=1)
         write_text(out / "comparison.json", values + "\n")
-    print(f"\nvalues {(out / 'comparison.json').as_posix()}")
+    print(
+        f"\nvalues {(out / 'comparison.json').as_posix()}, {(out / 'errors.json').as_posix()}   "
+        f"images side by side {(out / 'images').as_posix()}/"
+    )
     return 0
+
+
+def _pair(found: Comparison, names: Sequence[str], out: Path) -> dict[str, Any]:
+    """What the candidate gains and loses, on the images and classes that count."""
+    from engine.error_analysis.pair import FOLDER, of_classes, pair_report
+
+    table = found.tables[0]
+    sides = [
+        of_classes(each.samples, names, table.names, table.images)
+        for each in (found.champion, found.candidate)
+        if each
+    ]
+    models = [each.model.name for each in (found.champion, found.candidate) if each]
+    with written_into(out):
+        make_folder(out / FOLDER)
+        for old in (out / FOLDER).glob("*.jpg"):  # of an earlier comparison
+            old.unlink()
+        return pair_report(*sides, table.names, (models[0], models[1]), out)
 
 
 def decide(argv: Sequence[str]) -> int:

@@ -24,6 +24,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   check     what is wrong with a dataset: a table, a page with images
   convert   a labelled dataset in another format
   diff      what changed between two versions of a dataset
+  tasks     what is worth labelling or relabelling next, for CVAT or Label Studio
   trace     what a model or an image comes from, and what came of it
   report    what was found about the latest model, in one page for people
   compare   which of two models is better, and how sure that is
@@ -160,9 +161,11 @@ source is only read. The formats are listed below; docs/data/formats.md says wha
   format=coco                one of the formats that can be written
   out=converted/             a folder that does not exist yet
   path=...                   local folder to use instead of the description's address
+  corrections=FOLDER         labelled images whose boxes count where they are the same images; its others are added
   policies.KIND=POLICY       what to do about a finding, for example policies.missing_size=fix
 
-  detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo""",
+  detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo
+  detectflow convert data=data/prepared corrections=returned/ format=coco out=data/raw/mine-2""",
     "diff": """\
 detectflow diff BEFORE [AFTER] [out=FOLDER] [notify=true]
 
@@ -177,6 +180,25 @@ project (a tag, HEAD~1, an experiment): then its data/prepared is taken from DVC
   detectflow diff HEAD~1
   detectflow diff v1.0 v1.1 out=reports/diff
   detectflow diff old_export/ new_export/""",
+    "tasks": """\
+detectflow tasks [model=MODEL] [unlabelled=FOLDER] [format=cvat] out=FOLDER key=value ...
+
+What is worth an annotator's time, as files that CVAT or Label Studio imports, with the boxes of the model to begin with:
+OUT/relabel/ are labelled images whose labels the model contradicts or in which it gets most wrong, OUT/label/ those images of
+a folder without labels about which it is least sure, no two of them alike. Nothing is written into either. tasks.csv says why
+each image is there. What comes back is read as any dataset: `detectflow diff` shows what has changed, and `detectflow convert
+corrections=` puts it into the dataset (docs/howto/failures.md).
+
+  model=weights/best.pt  a model file or a registered model, as in `detectflow help compare`
+  data=data/prepared     the labelled dataset; split=all, or train, val, test
+  unlabelled=FOLDER      images without labels; those that are in the dataset already are left out
+  format=cvat            cvat: XML 1.1 for images; label-studio: JSON with predictions
+  number=50              at most so many images in each of the two folders
+  copy=true              copy the images into OUT/.../images/; else images.txt lists where they are
+  out=FOLDER             a folder that does not exist yet
+
+  detectflow tasks unlabelled=~/new-images out=runs/tasks
+  detectflow tasks model=detector@champion split=test format=label-studio copy=true out=runs/tasks""",
     "trace": """\
 detectflow trace X [format=json]
 
@@ -219,7 +241,7 @@ as the one to replace A. Nothing is moved. Results are kept: asking again costs 
                      predictions             boxes.json in COCO's format, also of other tools
   data=data/prepared a dataset
   split=test         and conf, iou, max_det, batch, device, as in `detectflow help val`
-  out=runs/compare   where comparison.json goes
+  out=runs/compare   where comparison.json goes, and what B gains and loses: errors.json and images/, images side by side
 
   detectflow compare detector@champion detector@challenger
   detectflow compare detector@champion weights/best.pt split=val

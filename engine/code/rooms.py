@@ -33,7 +33,10 @@ DETECTOR = {"core", "data", "models", "metrics", "detect"}
 ROOMS: dict[str, set[str]] = {
     "prepare": {"data", "datasets", "stages.prepare"},
     "train": {*DETECTOR, "stages.train", "stages.start_weights"},
-    "validate": {*DETECTOR, "stages.validate"},
+    "validate": {
+        *(*DETECTOR, "difference", "error_analysis", "gates.statistics"),
+        *("datasets.label_errors", "stages.validate"),
+    },
     "export": {*DETECTOR, "export", "model_formats", "stages.export"},
     "register": {
         *DETECTOR,  # it measures
@@ -72,6 +75,7 @@ HARMLESS = {
     "plugins": "finds the user's code, which counts itself",
     "datasets.open": "hands on a prepared folder; what else it prepares is of stage prepare",
     "datasets.reports": "pages and texts about a dataset",
+    "error_analysis.pictures": "draws images",
     "detect.batch_plots": "draws batches",
     "detect.data": "hands on a prepared folder",
     "detect.epoch_images": "draws predictions while it trains",

@@ -22,13 +22,16 @@ from engine.config import ValidateConfig
 from engine.data.manifest import PreparedDataset
 from engine.detect.validator import DetectionValidator, validator_class_of
 from engine.errors import DataError
-from engine.files import make_folder, sha256_file, write_text
+from engine.files import atomic_write, make_folder, sha256_file, write_text
 from engine.metrics import DetectionMetrics, MatchTable
+from engine.metrics.collector import pack, unpack
+from engine.metrics.image_matches import Sample
 from engine.types import Detections, ImageRecord
 
 log = logging.getLogger("detectflow")
 
 CACHE = Path(".cache/measured")
+FILES = ("matches.npz", "detections.npz")
 SETTINGS = ("conf", "iou", "max_det")  # of which the result depends; the same for both models
 
 
@@ -40,6 +43,7 @@ class Measured:
     names: tuple[str, ...]  # the classes that the model knows, by the names of the data
     table: MatchTable  # of the classes of the data
     input_size: tuple[int, int] | None
+    samples: tuple[Sample, ...]  # truth and detections of each image, in the order of `table`
 
 
 def key_of(record: ImageRecord) -> str:
@@ -78,7 +82,8 @@ def measure(
     on_start(validator)
     validator(model=model.file, data=data.folder)
     table = replace(validator.match_table(), images=tuple(sorted(map(key_of, records))))
-    measured = Measured(model, validator.model_names, table, validator.input_size)
+    samples = tuple(validator.samples())
+    measured = Measured(model, validator.model_names, table, validator.input_size, samples)
     if kept is not None:
         _keep(kept, measured)
     return measured
@@ -104,25 +109,34 @@ def _own_code() -> dict[str, str]:
 def _kept(folder: Path, model: Model, records: Sequence[ImageRecord]) -> Measured | None:
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        if about["files"] != {name: sha256_file(folder / name) for name in FILES}:
+            return None
         table = MatchTable.load(folder / "matches.npz")
         size = about["input_size"]
         names = tuple(about["names"])
-        digest = about["table_sha256"]
+        with np.load(folder / "detections.npz", allow_pickle=False) as arrays:
+            samples = unpack({key.removeprefix("sample_"): arrays[key] for key in arrays})
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
-    if digest != sha256_file(folder / "matches.npz") or len(table.images) != len(records):
+    if len(table.images) != len(records):
         return None
-    return Measured(model, names, table, tuple(size) if size else None)
+    file_of = {key_of(record): str(record.file) for record in records}  # may lie elsewhere today
+    here = tuple(replace(s, file=file_of.get(" ".join(s.key), s.file)) for s in samples)
+    return Measured(model, names, table, tuple(size) if size else None, here)
 
 
 def _keep(folder: Path, measured: Measured) -> None:
     make_folder(folder)
-    path = measured.table.save(folder / "matches.npz")
+    measured.table.save(folder / "matches.npz")
+    with atomic_write(folder / "detections.npz") as stream:
+        # "file" is numpy's own word
+        arrays = {f"sample_{key}": values for key, values in pack(measured.samples).items()}
+        np.savez_compressed(stream, **arrays)
     about = {
         "model": measured.model.name,
         "names": list(measured.names),
         "input_size": list(measured.input_size) if measured.input_size else None,
-        "table_sha256": sha256_file(path),
+        "files": {name: sha256_file(folder / name) for name in FILES},
     }
     write_text(folder / "about.json", json.dumps(about, ensure_ascii=False, indent=1) + "\n")
 
@@ -171,7 +185,7 @@ def _of_predictions(
         )
     table = replace(metrics.match_table(), images=tuple(sorted(map(key_of, records))))
     known = tuple(data.names[c] for c in sorted(set(classes.values())))
-    return Measured(model, known, table, None)
+    return Measured(model, known, table, None, tuple(metrics.samples()))
 
 
 def _coco(

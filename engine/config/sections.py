@@ -117,6 +117,11 @@ class DataConfig(Frozen):
     group_table: str | None = Field(
         None, description="CSV file in the dataset folder with columns `image` and `group_by`"
     )
+    meta_table: str | None = Field(
+        None,
+        description="CSV file in the dataset folder with a column `image` and whatever else is "
+        "known of the images, such as camera or weather: errors are shown by each column",
+    )
     keep_splits: str | None = Field(
         None, description="splits.jsonl of an earlier version, whose images stay where they are"
     )

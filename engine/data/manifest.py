@@ -100,6 +100,8 @@ def _line(record: ImageRecord, folder: Path) -> str:
         values["crowd"] = record.crowd.astype(int).tolist()
     if record.group:
         values["group"] = record.group
+    if record.meta:
+        values["meta"] = dict(record.meta)
     values["name"] = record.name
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
@@ -153,6 +155,7 @@ def _record(values: dict[str, Any], manifest: Path) -> ImageRecord:
         group=values.get("group", ""),
         crowd=crowd,
         name=values.get("name", ""),
+        meta=values.get("meta", {}),
     )
 
 

@@ -29,6 +29,7 @@ from engine.datasets.image_scan import (
     Shape,
     scan_images,
 )
+from engine.datasets.image_table import MetaOf, nothing_known
 from engine.datasets.label_checks import Labels, check_labels
 from engine.datasets.near_duplicates import as_array, near_links
 from engine.datasets.outliers import report_imbalance, report_outliers
@@ -86,7 +87,7 @@ def examine(
     source = source or open_source(description, settings, findings, schema.names if schema else ())
     kept = read_kept_splits(Path(settings.keep_splits)) if settings.keep_splits else {}
     known = reconcile(description, schema, source.reader.names, settings.class_map)
-    collector = SampleCollector(settings, known, source.group_of, findings)
+    collector = SampleCollector(settings, known, source.group_of, findings, source.meta_of)
     with contextlib.closing(
         scan_images(source.reader, findings, copies, mapper or SerialMapper())
     ) as results:
@@ -125,6 +126,7 @@ class Entry:
     labels: Labels
     given: str
     group: str
+    meta: Mapping[str, str]
 
 
 @dataclass
@@ -137,6 +139,7 @@ class SampleCollector:
     known: Sequence[str]
     group_of: Callable[[str], str]
     findings: Findings
+    meta_of: MetaOf = nothing_known
     digest: SourceDigest = field(default_factory=SourceDigest)
     entries: list[Entry] = field(default_factory=list)
     dhashes: dict[str, bytes] = field(
@@ -146,7 +149,8 @@ class SampleCollector:
 
     def take(self, image: SourceImage, ask: ScanRequest, result: ScanResult) -> None:
         group = self.group_of(image.name)
-        self.digest.add(image, result.sha256, group)
+        meta = self.meta_of(image.name)
+        self.digest.add(image, result.sha256, group, meta)
         if result.shape is None:
             self.findings.add("unreadable_image", image.name, result.wrong)
             return
@@ -164,8 +168,9 @@ class SampleCollector:
         if result.shape.dhash:
             self.dhashes[result.sha256] = result.shape.dhash
         file = ask.copy or image.path or Path()
+        size = result.shape.shown
         self.entries.append(
-            Entry(file, image.name, result.sha256, result.shape.shown, labels, image.split, group)
+            Entry(file, image.name, result.sha256, size, labels, image.split, group, meta)
         )
 
     def _is_left_out_for_its_pixels(self, name: str, shape: Shape) -> bool:
@@ -237,6 +242,7 @@ def _record(entry: Entry, number: Mapping[str, int]) -> ImageRecord:
         group=entry.group,
         crowd=labels.crowd if labels.crowd.any() else None,
         name=entry.name,
+        meta=entry.meta,
     )
 
 

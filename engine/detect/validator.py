@@ -36,6 +36,7 @@ from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores, MatchTable
 from engine.metrics.confusion import confusion_rows
+from engine.metrics.image_matches import Sample
 from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.nms import nms, warm_up
 from engine.models.registry import Family, check_candidates, family_named
@@ -284,6 +285,10 @@ class DetectionValidator(BaseValidator):
     def match_table(self) -> MatchTable:
         """What the last validation found, as a table from which AP of any images follows."""
         return self._merged.match_table()
+
+    def samples(self) -> list[Sample]:
+        """Truth and detections of every image of the last validation."""
+        return self._merged.samples()
 
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:

@@ -58,7 +58,7 @@ class MatchTable:
         for c in np.flatnonzero(totals):
             mine = np.flatnonzero(self.classes == c)
             mine = mine[np.argsort(-self.scores[mine], kind="stable")]
-            ap[c] = _average_precision(self.outcome[mine], counts[self.image[mine]], totals[c])
+            ap[c] = average_precision(self.outcome[mine], counts[self.image[mine]], totals[c])
         return ap
 
     def mean_ap(self, counts: np.ndarray | None = None, iou: float | None = None) -> float | None:
@@ -172,7 +172,7 @@ def make_table(samples: Sequence[Sample], names: Sequence[str]) -> MatchTable:
     parts = [(np.zeros(0, np.int32), np.zeros(0), np.zeros((0, len(IOU_THRESHOLDS)), np.int8))]
     for row, sample in zip(truths, samples, strict=True):
         np.add.at(row, sample.gt_classes[~sample.gt_crowd], 1)
-        kept = _limited(sample)
+        kept = limited(sample)
         parts.append((kept.classes.astype(np.int32), kept.scores, match_one(kept, IOU_THRESHOLDS)))
     image = np.repeat(np.arange(len(samples), dtype=np.int32), [len(part[1]) for part in parts[1:]])
     classes, scores, outcome = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -181,8 +181,8 @@ def make_table(samples: Sequence[Sample], names: Sequence[str]) -> MatchTable:
     )
 
 
-def _limited(sample: Sample) -> Sample:
-    """The sample with the best 100 detections of each class."""
+def limited(sample: Sample) -> Sample:
+    """The sample with the best 100 detections of each class, which is all that COCO counts."""
     most = MAX_DETECTIONS[-1]
     if len(sample.scores) <= most:
         return sample
@@ -203,7 +203,7 @@ def _limited(sample: Sample) -> Sample:
     )
 
 
-def _average_precision(outcome: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
+def average_precision(outcome: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
     """(T,) from outcome (D, T) of one class, best first, each counted `weights` (D,) times; `total`
     boxes to find.
 

@@ -17,6 +17,8 @@ What lies below `reports/`:
                              SHA-256)
     validate/metrics.json    numbers only: metrics/*; null where nothing could be measured
     validate/origin.json     split, weights_sha256
+    validate/errors.json     where the detector fails: types of errors and their costs, slices, the
+                             hardest images, probable label errors; images of them in errors/
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
     index.html               the report: all of this for people, in one page

@@ -111,6 +111,7 @@ def source_changed(params: Params, root: Path) -> bool:
         settings.policies,
         settings.group_by,
         settings.group_table,
+        settings.meta_table,
     ]
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     index = state_root(root) / ".cache" / "sources" / f"{key}.json"

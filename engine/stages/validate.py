@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.config import Params
+from engine.config import Params, ValidateConfig
 from engine.stages.layout import (
     Attached,
     Layout,
@@ -18,6 +18,9 @@ from engine.stages.layout import (
     read_report,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from engine.detect.validator import DetectionValidator
 
 
 def run(
@@ -43,4 +46,26 @@ def run(
         measured = {key: metric_value(value) for key, value in metrics.items()}
         write_json(folder / "metrics.json", measured)
         write_json(folder / "origin.json", origin)
+        _write_errors(validator, layout, params.validate_, folder)
     return {**origin, **measured}
+
+
+def _write_errors(
+    validator: DetectionValidator, layout: Layout, settings: ValidateConfig, folder: Path
+) -> None:
+    """errors.json and its images: where the detector fails."""
+    from engine.data.manifest import load_prepared
+    from engine.error_analysis.report import error_report
+
+    if validator.scores is None:  # a validator of the user's own that measures something else
+        return
+    report = error_report(
+        validator.samples(),
+        validator.names,
+        validator.scores.confidence,
+        validator.scores.map50_area,
+        load_prepared(layout.prepared).records(settings.split),
+        settings.split,
+        folder if settings.plots else None,
+    )
+    write_json(folder / "errors.json", report)

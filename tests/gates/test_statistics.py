@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import norm
 
 from engine.difference import Difference
-from engine.gates.statistics import groups_to_settle, holm, p_worse_than
+from engine.gates.statistics import groups_to_settle, holm, holm_adjusted, p_worse_than
 
 
 def test_how_many_images_would_settle_it():
@@ -30,3 +30,11 @@ def test_holm_stops_at_the_first_that_stands():
     """Holm (1979): .01, .04, .03, .005 at .05 reject the smallest two; .05 / 2 stops at .03."""
     assert holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
     assert holm([], 0.05) == [] and holm([0.04], 0.05) == [True]
+
+
+def test_adjusted_p_values_reject_what_holm_rejects():
+    p_values = [0.01, 0.04, 0.03, 0.005]
+    adjusted = holm_adjusted(p_values)
+    assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [p <= 0.05 for p in adjusted] == holm(p_values, 0.05)
+    assert holm_adjusted([]) == [] and holm_adjusted([0.9, 0.9]) == [1.0, 1.0]
