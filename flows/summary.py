@@ -97,6 +97,10 @@ def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
     run, experiment = registered.get("run_id"), registered.get("experiment_id")
     if run and mlflow:
         version = version_url(registered["model"], registered["version"], mlflow)
+        if (Layout(root).reports / "index.html").is_file():
+            page = run_url(experiment, f"{run}/artifacts/report/index.html", mlflow)
+            card = run_url(experiment, f"{run}/artifacts/report/model_card.md", mlflow)
+            lines.append(f"**[The report]({page})**, its [model card]({card})")
         lines.append(
             f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and "
             f"tables]({run_url(experiment, f'{run}/artifacts', mlflow)}), [version "

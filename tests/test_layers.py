@@ -32,7 +32,7 @@ FLOORS = (  # from the ground up: a room imports its own files and rooms of lowe
     {"tracking"},
     {"detect", "registry"},
     {"export", "lineage", "comparison"},
-    {"labelling"},
+    {"labelling", "report"},
     {"stages"},
     {"yolo", "hpo"},
     {"flows"},

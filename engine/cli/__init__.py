@@ -33,6 +33,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "diff": "engine.cli.data",
     "tasks": "engine.cli.tasks",
     "trace": "engine.cli.trace",
+    "report": "engine.cli.report",
     "compare": "engine.cli.champion",
     "promote": "engine.cli.champion",
     "rollback": "engine.cli.champion",

@@ -26,6 +26,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   diff      what changed between two versions of a dataset
   tasks     what is worth labelling or relabelling next, for CVAT or Label Studio
   trace     what a model or an image comes from, and what came of it
+  report    what was found about the latest model, in one page for people
   compare   which of two models is better, and how sure that is
   promote   make a version the champion, whatever the gates said
   rollback  back to the champion before
@@ -215,6 +216,18 @@ MLflow; each fact says from where it is known, and who did not answer is named.
   detectflow trace weights/best.pt
   detectflow trace detector@champion format=json
   detectflow trace ~/images/00017.jpg""",
+    "report": """\
+detectflow report [out=FOLDER] [mlflow=false]
+
+Makes the report of the latest model anew: one page (index.html) with verdict and reasons, metrics with intervals, the champion
+beside it, curves, errors, thresholds, data, the exported file and where it all comes from; and a model card (model_card.md).
+Nothing is measured: what is not recorded is said to be so. Stage register makes the same in reports/, and in MLflow.
+
+  out=runs/report    where the two files go
+  mlflow=true        ask MLflow too: who was champion when, which run, code and settings it was
+
+  detectflow report
+  detectflow report out=/tmp/for-the-meeting""",
     "compare": """\
 detectflow compare A B [data=DATASET] [split=test] key=value ...
 

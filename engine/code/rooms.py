@@ -52,12 +52,14 @@ HARMLESS = {
     "cli": "what people type and read",
     "code": "reads sources, this table among them",
     "errors": "messages",
+    "export.latency": "times a file, for readers",
     "files": "writes what it is given, whole",
     "lineage": "traces results",
     "locks": "keep other processes out",
     "model_formats": "writes and opens files that only some stages do",
     "moved": "names the new place of an old module",
     "plots": "draws results",
+    "report": "pages about results",
     "project": "environment and locks",
     "stages.code": "writes down what counts here",
     "stages.own_code": "finds the user's code, which counts itself",
@@ -83,6 +85,7 @@ HARMLESS = {
     "registry.fetch": "reads versions, makes none",
     "registry.moves": "what people do by hand",
     "registry.version_description": "a text for readers",
+    "registry.version_files": "pages about a version",
 }
 
 # Definitions without influence on any result in modules that count, "module:name" or

@@ -36,6 +36,7 @@ from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
 from engine.metrics import DetectionMetrics, DetectionScores, MatchTable
+from engine.metrics.confusion import confusion_rows
 from engine.metrics.image_matches import Sample
 from engine.metrics.operating_point import OperatingPoint
 from engine.metrics.reported import headline_keys, metric_keys
@@ -326,6 +327,9 @@ class DetectionValidator(BaseValidator):
             self.save_dir / "per_image.csv",
             [{**_without_path(row), "ap50": ap50} for row, ap50 in rows],
         )
+        with atomic_write(self.save_dir / "confusion_matrix.csv", "w", newline="") as stream:
+            rows = confusion_rows(self.scores.confusion, self.names)
+            csv.writer(stream, lineterminator="\n").writerows(rows)
         if self.config.plots:
             from engine.plots import plot_confusion, plot_curves
 

@@ -42,6 +42,7 @@ REQUIREMENTS = (
 )  # of the registered model, besides MLflow
 # beside a version's model: SHA-256 of each image it was trained on, a line each
 TRAINING_IMAGES = "training_images.txt"
+REPORT = "report"  # folder among the artifacts, with the page and the model card of a version
 CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
@@ -310,4 +311,6 @@ def _links(root: Path, experiment: str, run_id: str | None) -> dict[str, str]:
     return {
         "run_url": run_url(experiment, run_id, base),
         "report_url": run_url(experiment, f"{run_id}/artifacts", base),
+        "page_url": run_url(experiment, f"{run_id}/artifacts/{REPORT}/index.html", base),
+        "card_url": run_url(experiment, f"{run_id}/artifacts/{REPORT}/model_card.md", base),
     }

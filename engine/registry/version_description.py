@@ -48,6 +48,8 @@ def describe_version(
     ]
     if links:
         parts.append(
+            f"[Report]({_within(links['page_url'])}) · [model card]"
+            f"({_within(links['card_url'])}) · "
             f"[Training run]({_within(links['run_url'])}) · [reports, curves, "
             f"plots]({_within(links['report_url'])})"
         )
@@ -116,9 +118,9 @@ def history_table(history: Sequence[Entry], rows: int = ROWS) -> str:
     return "\n".join(lines)
 
 
-def _plain(text: str) -> str:
+def _plain(text: Any) -> str:
     """Text that stays within its cell, and no HTML."""
-    escaped = text.replace("|", "\\|").replace("<", "&lt;")
+    escaped = str(text).replace("|", "\\|").replace("<", "&lt;")
     return " ".join(escaped.split())
 
 
@@ -218,10 +220,6 @@ def _class_rows(candidate: Candidate, shown: int) -> str:
             f"| and {len(candidate.per_class) - shown} more: `validate/per_class.csv` | | | | | |"
         )
     return "\n".join(lines)
-
-
-def _plain(name: Any) -> str:
-    return str(name).replace("|", "\\|").replace("\n", " ")
 
 
 def _cell(value: Any) -> str:

@@ -25,6 +25,8 @@ What lies below `reports/`:
     validate/operating_point.json  what that gives on the split, with intervals
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
+    index.html               the report: all of this for people, in one page
+    model_card.md            the same in short, recorded facts only
     registration.json        model, version, aliases, decision and its reason, the metrics it was
                              made by, and where MLflow has the training's run
 """

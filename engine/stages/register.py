@@ -7,12 +7,13 @@ changes nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.config import Params
-from engine.errors import ConfigError, WorkspaceError, nearest
+from engine.errors import ConfigError, EngineError, WorkspaceError, nearest
 from engine.files import sha256_file
 from engine.stages.layout import (
     Attached,
@@ -25,6 +26,8 @@ from engine.stages.layout import (
 )
 from engine.stages.progress import step_progress
 
+log = logging.getLogger("detectflow")
+
 EXAMPLE_BYTES = 200_000  # a larger image is made smaller for the example
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -32,8 +35,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 def run(
     params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
 ) -> dict[str, Any]:
-    """Register, compare with the champion, decide, and write `reports/registration.json` and the
-    evidence, `reports/decision.json`.
+    """Register, compare with the champion, decide, and write `reports/registration.json`, the
+    evidence as `decision.json`, the report as `index.html` and `model_card.md`.
 
     Raises:
         ConfigError: no ONNX was exported, or there is no such metric or gate.
@@ -66,12 +69,39 @@ def run(
         "champion_version": int(outcome.before) if outcome.before else None,
         "weights_sha256": candidate.measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
+        "latency": _latency(candidate.onnx),
         "run_id": done.run_id,
         "experiment_id": done.experiment_id,
     }
     evidence = {"asked_now": outcome.comparison is not None, **(outcome.values or {})}
     write_json(layout.reports / "decision.json", evidence)
-    return write_json(layout.summary("register"), summary)
+    write_json(layout.summary("register"), summary)
+    _report(candidate.name, done.version, layout)
+    return summary
+
+
+def _latency(onnx: Path) -> dict[str, Any] | None:
+    from engine.export.latency import measure_latency
+
+    try:
+        return measure_latency(onnx)
+    except EngineError as error:  # it was run by the comparison; this is for readers only
+        log.warning("the latency of %s could not be measured: %s", onnx, error)
+        return None
+
+
+def _report(name: str, version: str, layout: Layout) -> None:
+    """The page and the model card, here and in MLflow. The registration is done and does not depend
+    on them: what fails is told.
+    """
+    from engine.registry.version_files import attach
+    from engine.report.publish import write_report
+
+    files = write_report(layout.root, layout.reports)
+    try:
+        attach(name, version, files, layout.root)
+    except WorkspaceError as error:
+        log.warning("the report of %s version %s is not in MLflow: %s", name, version, error)
 
 
 def decider(root: Path) -> str:
