@@ -147,7 +147,7 @@ TABLE = [
     ),
     ("a gate", "gates/better.py", number(), {"register"}),
     ("the evidence of a decision", "comparison/evidence.py", number(), {"register"}),
-    ("the paired bootstrap", "metrics/paired.py", number(), {"register"}),
+    ("the paired bootstrap", "metrics/paired.py", number(), {"validate", "register"}),
     ("what a person decides", "registry/moves.py", number(), NOTHING),
     ("tables of a comparison", "comparison/text.py", number(), NOTHING),
     ("the served model", "registry/pyfunc_model.py", number(), {"register"}),

@@ -60,6 +60,6 @@ def test_whoever_sums_up_a_model_shows_it(tmp_path):
         measured=Measured("metrics/mAP50-95", 0.25, "test", ""),
         metrics=by_name,
     )
-    page = describe_version(candidate, "", {})
+    page = describe_version(candidate, [], "1", {})
     assert page.startswith("On test: mAP50-95 0.250, AR-toy 0.500.")
     assert _value_text("metrics on test", metrics) == "mAP50-95 0.25, AR-toy 0.5"
