@@ -57,12 +57,16 @@ class Stages:
             (layout.export / "best.onnx").write_text(layout.best.read_text())
         if name == "register":
             layout.reports.mkdir(exist_ok=True)
-            (layout.reports / "decision.json").unlink(missing_ok=True)
-            (layout.reports / "decision.json").write_text("{}")
+            for output in ("decision.json", "index.html", "model_card.md"):
+                (layout.reports / output).unlink(missing_ok=True)
+                (layout.reports / output).write_text("{}")
         path = layout.summary(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_text(json.dumps(SUMMARIES[name]))
+        if name == "validate":
+            path.with_name("thresholds.json").unlink(missing_ok=True)
+            path.with_name("thresholds.json").write_text("null")
         return SUMMARIES[name]
 
 
