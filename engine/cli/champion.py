@@ -110,7 +110,7 @@ def decide(argv: Sequence[str]) -> int:
 
     reference = names[0] if names else f"{_model_of(root)}@challenger"
     version = fetch(reference, root)
-    done = settle(version.name, version.version, params, root, by=person(root))
+    done = settle(version.name, version.version, params, root, by=person(root), presented=False)
     if done.comparison is not None:
         print(as_text(done.comparison, done.decision))
         history, _ = history_of(version.name, root)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.comparison.evidence import Comparison, compare_models
+from engine.comparison.left_out import COPIES
 from engine.comparison.models import find_model
 from engine.comparison.text import as_markdown, values_of
 from engine.config import Params
@@ -70,10 +71,12 @@ class Outcome:
     values: Mapping[str, Any] | None = None  # of the comparison and the decision, as JSON has them
 
 
-def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outcome:
+def settle(
+    name: str, version: str, params: Params, root: Path, by: str, presented: bool = True
+) -> Outcome:
     """Decide about a version, unless a decision on the same evidence stands already.
 
-    by: who or what decides, for the history.
+    by: who or what decides, for the history. presented: the version becomes challenger.
 
     Raises:
         ConfigError: gates that there are not. DataError: nothing to compare on.
@@ -89,7 +92,8 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
         history = notice(store, name, aliases)
         repair(store, name, history)
         before, approval = aliases.get(CHAMPION), approved_by(history, version)
-        store.client.set_registered_model_alias(name, CHALLENGER, version)
+        if presented:
+            store.client.set_registered_model_alias(name, CHALLENGER, version)
         if before == version:
             since = next((e for e in reversed(history) if e.moves and e.version == version), None)
             when = f" since {since.at[:10]}" if since and since.at else ""
@@ -97,7 +101,9 @@ def settle(name: str, version: str, params: Params, root: Path, by: str) -> Outc
             values = _kept_values(store, name, version, history)
             return _outcome(store, name, version, before, None, said, values=values)
         images = sha256_file(data.manifest(params.validate_.split))[:DIGITS]
-        evidence = _evidence_key(params, chosen, images, approval)
+        copies = data.folder / COPIES
+        left_out = sha256_file(copies) if copies.is_file() else ""
+        evidence = _evidence_key(params, chosen, images + left_out, approval)
         stands = standing(history, version, evidence, before or "")
     if stands is not None:
         values = _kept_values(store, name, version, history)

@@ -661,3 +661,5 @@ def test_a_held_version_is_decided_again_by_a_command_when_images_have_come(
         "held",
         "promoted",
     ]
+    assert main(["decide", "detector/1"]) == 0  # the challenger stays the one presented last
+    assert aliases_of(store, "detector")["challenger"] == "2"
