@@ -15,9 +15,9 @@ from engine.config import ValidateConfig
 from engine.data.manifest import PreparedDataset
 from engine.gates import Evidence, Subject
 from engine.metrics import MatchTable
-from engine.metrics.paired import AP, AP50, Paired, compare
+from engine.metrics.paired import AP, DECIDING, Paired, compare
 
-METRICS = {"metrics/mAP50-95": AP, "metrics/mAP50": AP50}  # that may decide
+METRICS = DECIDING
 
 
 @dataclass(frozen=True, eq=False)

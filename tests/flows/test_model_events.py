@@ -93,7 +93,10 @@ def test_a_rollback_and_a_promotion_reach_the_webhook(two_versions, prefect_serv
         "detector version 2 promoted, instead of version 1: was the lens",
     ]
     about = {"event": {"name": ["detectflow.model.rolled-back"]}}
-    found = ask_prefect(f"{prefect_server}/events/filter", {"filter": about})["events"]
+    found = []
+    while not found and time.monotonic() < deadline:  # the server stores events in batches
+        found = ask_prefect(f"{prefect_server}/events/filter", {"filter": about})["events"]
+        time.sleep(0.25)
     assert found[0]["payload"]["by"] and found[0]["payload"]["champion"] == "1"
 
 
