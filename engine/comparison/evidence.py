@@ -15,7 +15,8 @@ from engine.config import ValidateConfig
 from engine.data.manifest import PreparedDataset
 from engine.gates import Evidence, Subject
 from engine.metrics import MatchTable
-from engine.metrics.paired import AP, DECIDING, Paired, compare
+from engine.metrics.paired import AP, Paired, compare
+from engine.metrics.reported import DECIDING
 
 METRICS = DECIDING
 

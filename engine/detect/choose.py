@@ -16,7 +16,7 @@ from engine.detect.model_io import is_weight_file, read_weights
 from engine.detect.trainer import DetectionTrainer, Network
 from engine.detect.validator import DetectionValidator
 from engine.errors import ConfigError, ExportError, nearest
-from engine.metrics.paired import DECIDING
+from engine.metrics.reported import DECIDING
 from engine.model_formats.table import FORMATS
 from engine.models.family import Family
 from engine.plugins import find_object

@@ -24,7 +24,6 @@ from engine.metrics.bootstrap import RESAMPLES, ap_of_draws, draw, expanded_leve
 from engine.metrics.match_table import MatchTable
 
 AP, AP50 = "AP50-95", "AP50"
-DECIDING = {"metrics/mAP50-95": AP, "metrics/mAP50": AP50}  # by which models are compared
 
 
 @dataclass(frozen=True)
