@@ -13,6 +13,7 @@ take seconds.
             {"after_s": seconds}          whatever it does then
 """
 
+import contextlib
 import io
 import json
 import os
@@ -101,16 +102,17 @@ def start_the_fork_server():
     takes the server along (CPython: EOFError in its main loop). A program has a server of its own,
     which ends with it in any case; here the next life needs it.
     """
-    ended = None
-    while ended != 0:
+    deadline = time.monotonic() + 60  # its end, and the next one's imports, take seconds
+    while time.monotonic() < deadline:
         context = loader.worker_context(torch.utils.data.TensorDataset(torch.zeros(1)))
-        try:
+        with contextlib.suppress(OSError, EOFError):  # it is about to end: then another is started
             process = context.Process(target=int)
             process.start()
             process.join()
-            ended = process.exitcode
-        except (OSError, EOFError):  # it is about to end: the next turn starts another
-            time.sleep(0.01)
+            if process.exitcode == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("no process comes out of the fork server")
 
 
 def main():
