@@ -47,8 +47,10 @@ def convert(argv: Sequence[str]) -> int:
     for what, count in done.lost.items():
         print(f"{given['format']} has no place for {count} x {what}: left out")
     if corrections:
+        placed = ", ".join(f"{split} {count}" for split, count in done.splits.items())
         print(
-            f"{done.corrected} images have the boxes of {corrections}, {done.added} of it are new"
+            f"{corrections}: {done.corrected} images of the dataset have its boxes now, "
+            f"{done.added} images are new{f' ({placed})' if placed else ''}"
         )
     print(
         f"{done.images} images, {done.boxes} boxes, {len(done.names)} classes as "

@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.config import DataConfig
@@ -25,6 +25,7 @@ from engine.datasets.formats.writers import Labelled
 from engine.datasets.image_scan import inspect_image
 from engine.datasets.label_checks import DECIMALS, boxes_in_pixels, class_is_known
 from engine.datasets.source import bytes_of, open_source
+from engine.datasets.splits import split_by_content
 from engine.errors import ConfigError, DataError, nearest
 from engine.files import lies_in, publish_folder
 from engine.types import SPLITS
@@ -41,6 +42,7 @@ class Converted:
     findings: Findings
     corrected: int = 0  # images whose boxes are those of the corrections
     added: int = 0  # images that only the corrections have
+    splits: Mapping[str, int] = field(default_factory=dict)  # split -> how many of these, if any
 
 
 def convert(
@@ -55,7 +57,8 @@ def convert(
 
     settings: path, policies, and the options of generated datasets count. corrections: a folder of
     labelled images whose boxes count where it has an image of the same bytes; its other images are
-    added. Those of its images that have no annotation correct nothing.
+    added, in a dataset with splits each to one: what its folder says, else by its content with
+    `settings.seed` and the fractions. Those of its images that have no annotation correct nothing.
 
     Raises:
         DataError: no such dataset, `target` exists or lies in the source, or findings whose policy
@@ -79,7 +82,7 @@ def convert(
         _refuse_target(target, corrections)
     with publish_folder(target) as folder:
         writer = KINDS[format].write(folder, names)
-        for image in _corrected(_labelled(images, names, findings), new, count):
+        for image in _corrected(_labelled(images, names, findings), new, settings, count):
             writer.add(image)
             count.update(images=1, boxes=len(image.rows))
         findings.stop_if_refused(name)
@@ -91,8 +94,9 @@ def convert(
         writer.close()
     lost = +writer.lost
     boxes = count["boxes"] - lost["crowd boxes"]
+    splits = {split: count[f"added to {split}"] for split in SPLITS if count[f"added to {split}"]}
     return Converted(
-        count["images"], boxes, names, lost, findings, count["corrected"], count["added"]
+        count["images"], boxes, names, lost, findings, count["corrected"], count["added"], splits
     )
 
 
@@ -122,20 +126,33 @@ def _corrections(folder: Path, settings: DataConfig) -> tuple[dict[str, Labelled
 
 
 def _corrected(
-    images: Iterable[Labelled], new: Mapping[str, Labelled], count: Counter
+    images: Iterable[Labelled],
+    new: Mapping[str, Labelled],
+    settings: DataConfig,
+    count: Counter,
 ) -> Iterator[Labelled]:
-    """The images, with the boxes of `new` where it has the same bytes; then its others."""
+    """The images, with the boxes of `new` where it has the same bytes; then its others, each in a
+    split where the images have splits: without one they would be left out by whoever reads them.
+    """
     seen = set()
+    has_splits = False
     for image in images:
         sha256 = hashlib.sha256(image.content).hexdigest() if new else ""
         if sha256 in new:
             seen.add(sha256)
             count["corrected"] += 1
             image = replace(image, rows=new[sha256].rows)
+        has_splits = has_splits or image.split != ""
         yield image
     for sha256, image in new.items():
         if sha256 not in seen:
             count["added"] += 1
+            if has_splits:
+                split = image.split or split_by_content(
+                    sha256, settings.seed, settings.val_fraction, settings.test_fraction
+                )
+                count[f"added to {split}"] += 1
+                image = replace(image, split=split)
             yield image
 
 

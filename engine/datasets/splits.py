@@ -78,6 +78,12 @@ def split_groups(candidates: Sequence[Candidate], links: Collection[Link] = ()) 
     return [root(f"bytes {candidate.sha256}") for candidate in candidates]
 
 
+def split_by_content(sha256: str, seed: int, val_fraction: float, test_fraction: float) -> str:
+    """Where an image goes that resembles no other one and belongs to no group."""
+    value = split_hash(seed, f"bytes {sha256}")
+    return _side(value, {"test": test_fraction, "val": val_fraction})
+
+
 def split_hash(seed: int, split_group: str) -> float:
     """A number in [0, 1) that belongs to this split group for ever."""
     digest = hashlib.sha256(f"{seed} {split_group}".encode()).digest()

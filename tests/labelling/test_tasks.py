@@ -191,6 +191,26 @@ def test_new_images_of_a_batch_are_added(data, tmp_path):
     done = convert(data.folder, tmp_path / "new", "coco", DataConfig(), batch)
     assert (done.images, done.corrected, done.added) == (13, 0, 3)
     assert done.names == (*CLASSES, "cow")
+    assert sum(done.splits.values()) == 3
+
+
+def test_new_images_of_a_batch_are_in_what_is_trained_on_next(data, tmp_path):
+    """A dataset with splits leaves out images that are in none: the work would be lost."""
+    batch = dataset(tmp_path / "batch", 3, seed=99)
+    convert(data.folder, tmp_path / "new", "coco", DataConfig(), batch)
+    prepare(load_description(tmp_path / "new"), tmp_path / "again", DataConfig())
+    again = load_prepared(tmp_path / "again")
+    assert len(records_of(again)) == 13
+    for split in SPLITS:  # nobody else moves
+        assert {r.sha256 for r in data.records(split)} <= {r.sha256 for r in again.records(split)}
+
+
+def test_without_splits_new_images_get_none(tmp_path):
+    source = dataset(tmp_path / "source", 10)
+    batch = dataset(tmp_path / "batch", 3, seed=99)
+    done = convert(source, tmp_path / "new", "coco", DataConfig(), batch)
+    assert done.added == 3 and not done.splits
+    assert not list((tmp_path / "new").rglob("instances_test.json"))
 
 
 def test_a_batch_without_annotations_corrects_nothing(data, tmp_path):
