@@ -24,15 +24,17 @@ COMPARE_EXTRA = {"data": None, "out": "runs/compare", "metric": None}
 
 
 def compare(argv: Sequence[str]) -> int:
-    """`detectflow compare A B [data=DATASET] key=value ...`"""
+    """`detectflow compare [A B] [data=DATASET] key=value ...`"""
     names = [arg for arg in argv if "=" not in arg]
     given = parse_overrides([arg for arg in argv if "=" in arg])
-    if len(names) != 2:
+    if len(names) not in (0, 2):
         raise ConfigError(
             f"compare takes two models, not {len(names)}: detectflow compare detector@champion "
             "detector@challenger. `detectflow help compare` shows what a model is"
         )
     root = _project()
+    if not names:
+        names = [f"{_model_of(root)}@{alias}" for alias in ("champion", "challenger")]
     params = Params.load(root / "params.yaml") if (root / "params.yaml").is_file() else Params()
     extra = take(given, "compare", COMPARE_EXTRA, ValidateConfig)
     settings = params.validate_.with_overrides({"plots": False, **given}, "compare")

@@ -229,13 +229,14 @@ Nothing is measured: what is not recorded is said to be so. Stage register makes
   detectflow report
   detectflow report out=/tmp/for-the-meeting""",
     "compare": """\
-detectflow compare A B [data=DATASET] [split=test] key=value ...
+detectflow compare [A B] [data=DATASET] [split=test] key=value ...
 
 Measures both models now, on the same images with the same settings, and compares them by a paired bootstrap over groups of
 images: difference of B and A with its 95 % interval, for the mean and each class; then what the gates of params.yaml say of B
 as the one to replace A. Nothing is moved. Results are kept: asking again costs nothing.
 
-  A, B               a registered model      detector@champion, detector/3, models:/detector/3
+  A, B               by default champion and challenger of this project's model; else
+                     a registered model      detector@champion, detector/3, models:/detector/3
                      a model file            weights/best.pt, export/best.onnx
                      a run                   runs/train, or the id of an MLflow run
                      predictions             boxes.json in COCO's format, also of other tools

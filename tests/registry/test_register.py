@@ -5,6 +5,7 @@ used.
 import base64
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import mlflow
@@ -626,6 +627,27 @@ def test_registered_models_are_named_wherever_a_model_is(workspace, store, monke
     for wrong, said in [("detector@champ", "Did you mean 'champion'"), ("detektor@x", "detector")]:
         with pytest.raises(ConfigError, match=said):
             file_of(wrong)
+
+
+def test_a_fetched_model_is_exported_where_people_look(workspace, store, monkeypatch):
+    from engine.registry.fetch import file_of
+    from engine.stages.places import export_folder
+
+    model(workspace, 0)
+    monkeypatch.chdir(workspace)
+    weights = Path(file_of("detector@champion", weights=True))
+    assert export_folder(weights, None) == workspace / "runs" / "export"
+    assert export_folder(weights, "elsewhere") == Path("elsewhere")
+
+
+def test_compare_without_names_is_champion_and_challenger(workspace, store, monkeypatch, capsys):
+    from engine.cli import main
+
+    model(workspace, 0, shift=0)
+    model(workspace, 1, shift=2)  # worse: the advice says `detectflow compare`
+    monkeypatch.chdir(workspace)
+    assert main(["compare", f"out={workspace / 'out'}"]) == 0
+    assert "detector/2 against detector/1" in capsys.readouterr().out
 
 
 def test_weights_that_are_nowhere_say_where_they_were_looked_for(workspace, store, monkeypatch):
