@@ -10,12 +10,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from engine.config import ValidateConfig
 from engine.detect.validator import DetectionValidator, write_table
 from engine.files import write_text
 from engine.metrics.operating_point import OperatingPoint
 from engine.metrics.threshold_report import report, warnings_of
 
 log = logging.getLogger("detectflow")
+
+LEAST_CONF = ValidateConfig().conf  # below which a detection is none, whatever the threshold
+SHOWN = 5  # classes that a warning names
 
 
 def report_point(
@@ -34,6 +38,14 @@ def report_point(
         found["warnings"].append(
             f"reported on the images that it was chosen on ({point.chosen_on}): new images will "
             "give less"
+        )
+    conf = validator.config.conf
+    unseen = [name for name, least in zip(table.names, point.limits(), strict=True) if least < conf]
+    if unseen and conf > LEAST_CONF:
+        found["warnings"].append(
+            f"nothing was measured below conf={conf:g}, and the thresholds of "
+            f"{', '.join(unseen[:SHOWN])}{', ...' if len(unseen) > SHOWN else ''} lie below it: "
+            "their precision and recall are those of that conf"
         )
     for warning in found["warnings"]:
         log.warning("operating point: %s", warning)

@@ -203,6 +203,16 @@ def test_reports_are_files(trained, shapes, tmp_path):
     assert (tmp_path / "reliability.png").is_file()
 
 
+def test_thresholds_below_what_was_measured_are_told(trained, shapes, tmp_path):
+    """With a conf of its own a validation has not seen what the lower thresholds let through."""
+    validator = DetectionValidator(overrides={"split": "test", "conf": 0.3})
+    validator(model=trained[1].best, data=shapes)
+    report = report_point(validator, point((0.2, 0.6)), tmp_path)
+    (said,) = report["warnings"]
+    assert "below conf=0.3" in said and "of square lie" in said
+    assert report_point(validator, point((0.4, 0.6)), tmp_path)["warnings"] == []
+
+
 @pytest.fixture
 def handed_over(trained, shapes, tmp_path):
     """A workspace after stage train."""
