@@ -94,9 +94,10 @@ def _short(value: float) -> float:
 
 def _numbers(texts: Sequence[str]) -> np.ndarray | None:
     try:
-        return np.array([float(text) if text else np.nan for text in texts])
+        numbers = np.array([float(text) if text else np.nan for text in texts])
     except ValueError:
         return None
+    return np.where(np.isfinite(numbers), numbers, np.nan)  # "inf" has no quarters
 
 
 def compare_slices(

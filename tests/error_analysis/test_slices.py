@@ -55,6 +55,13 @@ def test_columns_by_value_by_quarters_of_numbers_and_nothing_of_one_value():
     ]
 
 
+def test_a_number_without_end_is_in_no_slice():
+    """Sensors write "inf" where there was nothing to measure."""
+    (low, middle, high) = slices_of_columns({"m": [str(i) for i in range(20)] + ["inf"] * 10})
+    assert [int(each.images.sum()) for each in (low, middle, high)] == [5, 10, 5]
+    assert not any(each.images[20:].any() for each in (low, middle, high))
+
+
 def rows_of(errors, slices, **more):
     groups = list(errors.images)
     return compare_slices(errors, slices, groups, confidence=0.3, **more)
