@@ -55,7 +55,7 @@ def tasks(argv: Sequence[str]) -> int:
     root = prepare_environment()
     tool, out, number = _tool(extra["format"], TOOLS), _out(extra["out"]), _number(extra["number"])
     splits = splits_of(str(extra["split"]))
-    folder = Path(extra["unlabelled"]) if extra["unlabelled"] else None
+    folder = Path(extra["unlabelled"]).expanduser() if extra["unlabelled"] else None
     for place in filter(None, (folder, root / "data/prepared")):
         refuse_inside(out, place)
     from engine.comparison.models import find_model

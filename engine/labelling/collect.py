@@ -14,12 +14,13 @@ from engine.config import ValidateConfig
 from engine.data.manifest import PreparedDataset
 from engine.detect.predictor import DetectionPredictor
 from engine.detect.results import Box, Results
+from engine.detect.sources import IMAGE_SUFFIXES
 from engine.error_analysis.pair import best_confidence
 from engine.errors import ConfigError, DataError
 from engine.files import sha256_file
 from engine.labelling.choice import LEAST_SCORE, choose, features, uncertainty
 from engine.labelling.relabel import relabel_tasks
-from engine.labelling.task import Task, TaskBox
+from engine.labelling.task import Task, TaskBox, can_be_seen
 from engine.types import SPLITS
 
 log = logging.getLogger("detectflow")
@@ -63,8 +64,8 @@ def tasks_of_folder(
     known: Collection[str] = (),
     least_score: float = SHOWN_SCORE,
 ) -> tuple[list[Task], tuple[str, ...], int]:
-    """At most `number` images of a folder that are worth labelling; the classes of the model; how
-    many images of the folder are in the dataset already, and left out.
+    """At most `number` images of a folder, and of the folders in it, that are worth labelling; the
+    classes of the model; how many images are in the dataset already, and left out.
 
     known: SHA-256 of the images of the dataset. least_score: of the boxes to begin with.
 
@@ -78,15 +79,19 @@ def tasks_of_folder(
         )
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give unlabelled=, a folder of images")
+    files = _images_below(folder)
+    if not files:
+        raise DataError(
+            f"{folder}: no image in it. Looked for {', '.join(sorted(IMAGE_SUFFIXES))}, in its "
+            "folders too"
+        )
     predictor = DetectionPredictor(
         {"model": str(model.file), "device": device, "conf": LEAST_SCORE, "save": False}
     )
     results: list[Results] = []
     shas, described = [], []
     in_dataset = 0
-    for result in predictor(str(folder), stream=True):
-        if result.path is None:  # a frame of a video: an annotation tool wants a file
-            continue
+    for result in predictor([str(file) for file in files], stream=True):
         sha256 = sha256_file(result.path)
         if sha256 in known or sha256 in shas:
             in_dataset += sha256 in known
@@ -99,7 +104,8 @@ def tasks_of_folder(
     tasks = []
     for index in choose(bits, np.array(described).reshape(len(results), -1), number):
         result = results[index]
-        kept = tuple(_box(each) for each in result if each.score >= least_score)
+        boxes = (_box(each) for each in result if each.score >= least_score)
+        kept = tuple(each for each in boxes if can_be_seen(each.box))
         doubtful = int((result.scores >= LEAST_SCORE).sum())
         tasks.append(
             Task(
@@ -117,6 +123,19 @@ def tasks_of_folder(
             )
         )
     return tasks, names, in_dataset
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Image files, in the order of their paths, without hidden ones. Videos are none: an annotation
+    tool wants a file for each image.
+    """
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
 
 
 def _box(each: Box) -> TaskBox:

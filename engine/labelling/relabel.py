@@ -11,7 +11,7 @@ from engine.datasets.label_errors import SURE, LabelError
 from engine.error_analysis.error_types import find_errors
 from engine.error_analysis.images import best_of_each_box, image_losses, label_errors
 from engine.error_analysis.report import key_of
-from engine.labelling.task import Task, TaskBox
+from engine.labelling.task import Task, TaskBox, can_be_seen
 from engine.metrics.image_matches import Sample
 from engine.types import ImageRecord
 
@@ -77,6 +77,7 @@ def _found(sample: Sample, names: Sequence[str], confidence: float) -> tuple[Tas
         for c, box, score in zip(
             best.classes.tolist(), best.boxes.tolist(), best.scores.tolist(), strict=True
         )
+        if can_be_seen(box)
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,14 @@ class TaskBox:
     name: str  # of the class
     box: tuple[float, float, float, float]  # xyxy px
     score: float | None = None
+
+
+LEAST_SIDE_PX = 1.0  # of a box of the model: what is smaller cannot be seen or taken hold of
+
+
+def can_be_seen(box: Sequence[float]) -> bool:
+    """Whether an annotator can do something with a box, xyxy px."""
+    return box[2] - box[0] >= LEAST_SIDE_PX and box[3] - box[1] >= LEAST_SIDE_PX
 
 
 @dataclass(frozen=True)

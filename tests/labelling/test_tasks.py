@@ -64,6 +64,14 @@ def test_contradicted_labels_come_first_then_hard_images(data):
     assert len(tasks_of(data, number=1)) == 1
 
 
+def test_a_box_without_area_is_nothing_to_begin_with(data):
+    records = records_of(data)
+    flat = [0.0, 5.0, 0.0, 40.0]  # cut off at the edge of the image
+    samples = [sample_of(r, [FAR, flat], [0.9, 0.9], ["dog", "dog"]) for r in records]
+    for task in relabel_tasks(samples, records, CLASSES, 0.5, 10):
+        assert [each.box for each in task.found] == [tuple(FAR)]
+
+
 def test_uncertainty_by_hand():
     assert uncertainty(np.array([0.5])) == pytest.approx(1.0)
     assert uncertainty(np.array([0.5, 0.5])) == pytest.approx(2.0)

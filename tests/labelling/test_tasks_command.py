@@ -64,6 +64,21 @@ def test_the_choice_is_the_same_again_and_that_of_the_scores(folders, random_wei
     assert float(first["score"]) == pytest.approx(max(bits.values()), abs=1e-3)
 
 
+def test_images_in_folders_of_the_folder_count(folders, random_weights, tmp_path):
+    prepared, new = folders
+    day = tmp_path / "new" / "monday" / "left"
+    day.mkdir(parents=True)
+    shutil.copy(new / "1.png", day / "a.png")
+    shutil.copy(new / "2.png", tmp_path / "new" / "a.png")
+    (tmp_path / "new" / ".thumbs").mkdir()
+    shutil.copy(new / "3.png", tmp_path / "new" / ".thumbs" / "a.png")
+    words = [f"model={random_weights}", f"data={prepared}", f"unlabelled={tmp_path / 'new'}"]
+    assert main(["tasks", *words, f"out={tmp_path / 'out'}", "copy=true"]) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "label" / "tasks.csv").open()))
+    assert {row["source"] for row in rows} == {"a.png", "monday/left/a.png"}
+    assert len({row["image"] for row in rows}) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
