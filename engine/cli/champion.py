@@ -120,7 +120,7 @@ def decide(argv: Sequence[str]) -> int:
         _tell_prefect(Move(version.name, done.version, done.before, done.champion, entry), root)
     else:
         said = f"{done.verdict.value}: " if done.verdict else ""
-        print("\n\n".join([f"{version.name}/{version.version} {said}{done.reason}", *done.advice]))
+        print("\n\n".join([f"{version.name}/{version.version}: {said}{done.reason}", *done.advice]))
     now = f"version {done.champion} is champion" if done.champion else "there is no champion"
     print(f"\n{version.name}: {now}")
     return 0

@@ -22,6 +22,7 @@ from engine.metrics.image_matches import Sample
 FOLDER = "images"  # of the pictures, beside the report
 MOST = 50  # images that are listed on each side
 PICTURES = 8  # on each side
+LEAST_CHANGE = 0.01  # of an image's loss: less is rounding, of another format or machine
 
 
 def pair_report(
@@ -58,8 +59,8 @@ def pair_report(
     ]
     change = losses[1].loss - losses[0].loss
     order = np.argsort(change, kind="stable")
-    better = [int(i) for i in order if change[i] < 0]
-    worse = [int(i) for i in order[::-1] if change[i] > 0]
+    better = [int(i) for i in order if change[i] < -LEAST_CHANGE]
+    worse = [int(i) for i in order[::-1] if change[i] > LEAST_CHANGE]
     about = _Drawn(sides, confidences, names, models, losses, folder)
     values = {
         "a": models[0],

@@ -201,6 +201,16 @@ def test_a_model_against_itself_gains_nothing():
         pair_report(samples, samples[1:], ("a", "b", "c", "d"), ("x", "x"))
 
 
+def test_rounding_of_another_format_is_no_change():
+    records = [record([BOX], [0], name=f"{i}") for i in range(4)]
+    a, b = (
+        collected([detections([BOX, FAR], [0.9, s], [0, 0])] * 4, records, NAMES).samples()
+        for s in (0.95, 0.95 - 1e-5)  # a false alarm in each image
+    )
+    report = pair_report(a, b, NAMES, ("best.pt", "best.onnx"))
+    assert report["images_gained"] == report["images_lost"] == 0
+
+
 def test_only_the_images_and_classes_that_count():
     found, records = random_case(4, crowds=True)
     samples = collected(found, records, ("a", "b", "c", "d")).samples()
