@@ -296,9 +296,13 @@ class ExportConfig(Frozen):
 
 
 def check_model_name(name: str) -> str:
-    """`name`. ValueError where MLflow's registry takes no model of that name."""
-    if not re.fullmatch(r"[^/:'\"`%]+", name):
-        raise ValueError(f"{name!r} cannot be a model's name: no / : % or quotes")
+    """`name`. ValueError where MLflow's registry takes no model of that name, or where NAME@ALIAS
+    would not lead to it.
+    """
+    if not re.fullmatch(r"[^/:@'\"`%]+", name) or name != name.strip():
+        raise ValueError(
+            f"{name!r} cannot be a model's name: no / : @ % or quotes, and no blank at an end"
+        )
     return name
 
 

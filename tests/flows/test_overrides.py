@@ -119,7 +119,9 @@ def test_nothing_is_written_as_dvc_writes_it(root):
         ({"export.imgsz": 100}, "params.yaml: export.imgsz = 100: imgsz must be a multiple of 32"),
         ({"export.imgsz": [64, 100]}, "params.yaml: export.imgsz = (64, 100): imgsz must be a"),
         ({"export.opset": 99}, "params.yaml: export.opset = 99: onnx: opset 99 cannot be made"),
-        ({"register.model": "a/b"}, "register.model: 'a/b' cannot be a model's name: no / : %"),
+        ({"register.model": "a/b"}, "register.model: 'a/b' cannot be a model's name: no / : @ %"),
+        ({"register.model": "a@b"}, "register.model: 'a@b' cannot be a model's name"),
+        ({"register.model": " "}, "and no blank at an end"),
         (
             {"register.metric": "metrics/mAP50-59"},
             "params.yaml: register.metric = 'metrics/mAP50-59' cannot decide between two models. "

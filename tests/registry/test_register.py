@@ -629,6 +629,24 @@ def test_registered_models_are_named_wherever_a_model_is(workspace, store, monke
             file_of(wrong)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "name"), [("my data@home/2", "my-data-home-2"), ("@parts@", "parts"), ("@//", None)]
+)
+def test_a_dataset_gives_its_models_a_name_that_a_reference_can_say(dataset, name, workspace):
+    from engine.registry.fetch import REFERENCE
+    from engine.tracking.model_name import registered_name
+
+    set_param(workspace, "register.model", None)
+    about = workspace / "data" / "prepared" / "dataset.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "name": dataset}))
+    if name is None:
+        with pytest.raises(ConfigError, match="'@//', is none for a registered model"):
+            registered_name(toys.params_of(workspace), workspace)
+        return
+    assert registered_name(toys.params_of(workspace), workspace) == name
+    assert REFERENCE.fullmatch(f"{name}@champion")["name"] == name
+
+
 def test_a_fetched_model_is_exported_where_people_look(workspace, store, monkeypatch):
     from engine.registry.fetch import file_of
     from engine.stages.places import export_folder
