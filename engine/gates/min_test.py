@@ -53,9 +53,12 @@ class MinTest(Gate):
                 "Train longer, or see the curves in reports/train and the labels by "
                 "`detectflow check`.",
             )
-        return self.passes(
+        enough = (
             f"{evidence.images} {evidence.split} images, at least {self.boxes} boxes of each class"
         )
+        if evidence.is_first and mean.b is not None:
+            enough += f"; {mean.metric} {mean.b:.3f} reaches the floor of {self.floor:g}"
+        return self.passes(enough)
 
 
 def _advice(gate: MinTest, evidence: Evidence, rows: list[dict]) -> str:

@@ -112,7 +112,8 @@ def test_too_few_images_or_boxes_hold_and_say_what_is_missing():
 
 
 def test_a_first_champion_reaches_the_floor():
-    assert GATES["min_test"]().ask(first(0.5)).verdict == PROMOTE
+    passed = GATES["min_test"]().ask(first(0.5))
+    assert passed.verdict == PROMOTE and "AP50-95 0.500 reaches the floor of 0.1" in passed.reason
     low = GATES["min_test"]().ask(first(0.028))
     assert low.verdict == REJECT and "0.028" in low.reason and "0.1" in low.reason
     assert GATES["min_test"]().ask(evidence(0.0)).verdict == PROMOTE
