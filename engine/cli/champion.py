@@ -26,7 +26,9 @@ COMPARE_EXTRA = {"data": None, "out": "runs/compare", "metric": None}
 def compare(argv: Sequence[str]) -> int:
     """`detectflow compare [A B] [data=DATASET] key=value ...`"""
     names = [arg for arg in argv if "=" not in arg]
-    given = parse_overrides([arg for arg in argv if "=" in arg])
+    given = parse_overrides(
+        [arg for arg in argv if "=" in arg], ValidateConfig, texts=COMPARE_EXTRA
+    )
     if len(names) not in (0, 2):
         raise ConfigError(
             f"compare takes two models, not {len(names)}: detectflow compare detector@champion "

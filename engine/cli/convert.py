@@ -22,7 +22,7 @@ def convert(argv: Sequence[str]) -> int:
     """`detectflow convert data=DATASET format=FORMAT out=FOLDER [path=FOLDER]
     [corrections=FOLDER] [policies.KIND=POLICY ...]`
     """
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, DataConfig, texts={*REQUIRED, CORRECTIONS})
     corrections = text_of("convert", CORRECTIONS, given.pop(CORRECTIONS, None))
     for key in given:
         if key not in REQUIRED and key.partition(".")[0] not in SETTINGS:

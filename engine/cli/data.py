@@ -30,7 +30,7 @@ CHECK_EXTRA = {
 
 def check(argv: Sequence[str]) -> int:
     """`detectflow check data=DATASET [model=WEIGHTS] key=value ...`"""
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, DataConfig, texts=CHECK_EXTRA.keys() - {"workers"})
     workers = given.pop("workers", None)
     extra = take(given, "check", CHECK_EXTRA, DataConfig)
     settings, root = _settings(extra["data"], given)
@@ -85,7 +85,7 @@ def check(argv: Sequence[str]) -> int:
 def diff(argv: Sequence[str]) -> int:
     """`detectflow diff BEFORE [AFTER] [out=FOLDER] [notify=true]`"""
     versions = [arg for arg in argv if "=" not in arg]
-    given = parse_overrides([arg for arg in argv if "=" in arg])
+    given = parse_overrides([arg for arg in argv if "=" in arg], texts={"out"})
     if "tell" in given:  # its name before `notify`, in scripts and schedules
         given = {"notify": given.pop("tell"), **given}
     if not 1 <= len(versions) <= 2 or given.keys() - {"out", "notify"}:

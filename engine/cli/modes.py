@@ -36,7 +36,7 @@ def train(argv: Sequence[str]) -> int:
     """`detectflow train key=value ...`; with nproc=N it starts itself N times."""
     several = "WORLD_SIZE" in os.environ
     with _errors_reported_once() if several else contextlib.nullcontext():
-        given = _as_started(_with_file(parse_overrides(argv)))
+        given = _as_started(_with_file(_of_training(argv)))
         if isinstance(given.get("model"), str):
             from engine.registry.fetch import file_of
 
@@ -47,6 +47,13 @@ def train(argv: Sequence[str]) -> int:
 
             return launch(config.nproc, ["train", *argv])
         return _train(config)
+
+
+def _of_training(argv: Sequence[str]) -> dict[str, Any]:
+    """The settings of a training, of a trainer of the user's own too, and settings=FILE."""
+    names = [arg for arg in argv if arg.startswith("trainer=")]
+    trainer = parse_overrides(names, texts={"trainer"}).get("trainer")
+    return parse_overrides(argv, _schema(trainer), texts={"settings"})
 
 
 def _schema(trainer: Any) -> type[TrainConfig]:
@@ -81,7 +88,7 @@ def _train(config: TrainConfig) -> int:
 
 def val(argv: Sequence[str]) -> int:
     """`detectflow val model=WEIGHTS data=DATASET key=value ...`"""
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, ValidateConfig, texts=VAL_EXTRA)
     extra = take(given, "val", VAL_EXTRA, ValidateConfig)
     config = ValidateConfig.build(given, "val")
     _prepare()
@@ -142,7 +149,7 @@ def predict(argv: Sequence[str]) -> int:
     """`detectflow predict source=SOURCE key=value ...`; 1 where some of the images could not be
     read.
     """
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, PredictConfig)
     config = PredictConfig.build(given, "predict")
     if config.source is None:
         raise ConfigError("predict: no source given, for example source=images/")
@@ -176,7 +183,7 @@ def predict(argv: Sequence[str]) -> int:
 
 def export(argv: Sequence[str]) -> int:
     """`detectflow export model=WEIGHTS format=FORMAT key=value ...`"""
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, ExportConfig, texts=EXPORT_EXTRA)
     extra = take(given, "export", EXPORT_EXTRA, ExportConfig)
     config = ExportConfig.build(given, "export")
     _prepare()

@@ -22,7 +22,7 @@ def report(argv: Sequence[str]) -> int:
             f"report: unknown argument {loose[0]}. It is about the model of this project: "
             "detectflow report out=runs/report"
         )
-    given = parse_overrides(list(argv))
+    given = parse_overrides(list(argv), texts={"out"})
     for key in given:
         if key not in REPORT_EXTRA:
             raise unknown_key("report", key, REPORT_EXTRA)

@@ -34,7 +34,7 @@ def tasks(argv: Sequence[str]) -> int:
     """`detectflow tasks [model=MODEL] [unlabelled=FOLDER] [format=FORMAT] out=FOLDER key=value
     ...`
     """
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, ValidateConfig, texts=EXTRA.keys() - {"copy"})
     copy = given.pop("copy", False)
     if not isinstance(copy, bool):
         raise ConfigError(f"tasks: copy={copy!r}, expected true or false")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from engine.core.checkpoint import (
     Checkpoint,
     load_checkpoint,
     previous_of,
+    put_back_previous,
     read_sidecar,
     save_checkpoint,
 )
@@ -23,7 +25,7 @@ from engine.core.randomness import rng_state
 from engine.core.results import losses_not_finite, measured_numbers, write_results
 from engine.core.run_directory import WITH_EXTEND
 from engine.core.run_state import Components, RunState
-from engine.errors import CheckpointError, ConfigError, cause_of
+from engine.errors import CheckpointError, ConfigError, WorkspaceError, cause_of
 from engine.types import RunPaths
 
 log = logging.getLogger("detectflow")
@@ -92,14 +94,33 @@ def restore(parts: Components, state: RunState, checkpoint: Checkpoint, paths: R
     state.load_state_dict(saved, next(parts.model.parameters()).device)
 
 
+def _heal(last: Path) -> None:
+    try:
+        aside = put_back_previous(last)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{last} is damaged, and the one before it could not take its place: {error}"
+        ) from error
+    if aside is not None:
+        what = "is gone" if aside == last else f"is damaged, and kept as {aside.name}"
+        log.warning(
+            "%s %s: going on from the checkpoint before it; an epoch is trained again", last, what
+        )
+
+
 def newest(paths: RunPaths, world: World) -> Checkpoint | None:
     """What a resumed run goes on from; None where it was killed before its first epoch was
     complete.
 
+    One that is damaged, or gone, gives way to the one before it by itself: an epoch is trained
+    again.
+
     Raises:
-        CheckpointError: damaged, or gone though an epoch was complete.
+        CheckpointError: damaged, or gone though an epoch was complete, and none before it.
     """
     last = paths.last
+    if world.is_main:
+        _heal(last)
     left = [path for path in (previous_of(last), paths.best) if path.exists()]
     there, left = world.broadcast((last.exists(), left))
     if there:
@@ -107,9 +128,8 @@ def newest(paths: RunPaths, world: World) -> Checkpoint | None:
     if left:
         found = " and ".join(path.name for path in left)
         raise CheckpointError(
-            f"{last} is gone, and {found} beside it says that epochs were complete. Copy "
-            "last.prev.pt to last.pt to go on after the epoch before, or start a new run without "
-            "resume=true"
+            f"{last} is gone, and {found} beside it says that epochs were complete. Bring the "
+            "folder back from where it was copied, or start a new run without resume=true"
         )
     log.info(
         "%s was stopped before its first epoch was complete: starting it from the beginning",

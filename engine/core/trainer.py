@@ -294,7 +294,8 @@ class BaseTrainer(RunView):
         steps = is_last or state.batches_since_step >= parts.scheduler.accumulate_at(iteration)
         with parts.without_sync(steps):
             with amp.autocast(self.args.amp, self.device):
-                preds = self.forward(model=parts.ddp or parts.model, batch=self.batch)
+                with setup.explained_forward():
+                    preds = self.forward(model=parts.ddp or parts.model, batch=self.batch)
                 answer = self.criterion(preds=preds, batch=self.batch)
                 self.loss, self.loss_items = self.checked_loss(answer)
             self._check_loss()

@@ -33,6 +33,11 @@ MOST_DEATHS = 3  # of workers in one epoch
 NOTICE_S = 3.0
 
 
+# images of a batch to learn from: with one, BatchNorm has nothing to average where the coarsest
+# feature map is a single cell
+FEWEST = 2
+
+
 class EpochSampler(Sampler):
     """(epoch, index) pairs for one rank, in batches of `batch_size`.
 
@@ -42,7 +47,8 @@ class EpochSampler(Sampler):
     ranks, shuffled epochs fill it up from their beginning (a rank without a batch would leave the
     others waiting), sequential ones do not (an image must not count twice).
 
-    weights: (n,) chances of each image; then the epoch draws n images with replacement instead of a
+    least: images that a shuffled rank's last batch has at least, filled up the same way. weights:
+    (n,) chances of each image; then the epoch draws n images with replacement instead of a
     permutation.
     """
 
@@ -56,6 +62,7 @@ class EpochSampler(Sampler):
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        least: int = 1,
         weights: np.ndarray | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
@@ -67,6 +74,7 @@ class EpochSampler(Sampler):
         self.shuffle, self.seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.drop_last = drop_last and n >= batch_size * world_size  # something must be left
+        self.least = min(least, batch_size) * world_size if shuffle else 1
         self.weights = (
             None if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
         )
@@ -103,8 +111,8 @@ class EpochSampler(Sampler):
         rest = order[full:]
         if self.drop_last or not len(rest):
             return mine
-        if self.shuffle and len(rest) < self.world_size:
-            rest = np.concatenate((rest, np.resize(order, self.world_size - len(rest))))
+        if len(rest) < self.least:
+            rest = np.concatenate((rest, np.resize(order, self.least - len(rest))))
         return np.concatenate((mine, np.array_split(rest, self.world_size)[self.rank]))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -365,6 +373,7 @@ def build_loader(
         rank=rank,
         world_size=world_size,
         drop_last=drop_last,
+        least=FEWEST,
         weights=weights,
     )
     parallel = {}

@@ -40,7 +40,7 @@ from engine.detect.model_io import (
 )
 from engine.detect.own_network import OwnNetwork, trainer_path_in
 from engine.detect.validator import DetectionValidator
-from engine.errors import ConfigError, DataError, nearest
+from engine.errors import CheckpointError, ConfigError, DataError, nearest
 from engine.metrics.operating_point import KEY
 from engine.metrics.reported import headline_keys
 from engine.models.registry import (
@@ -330,7 +330,10 @@ class DetectionTrainer(BaseTrainer):
         """
         if not self.last.is_file():
             return
-        made_by = trainer_path_in(load_checkpoint(self.last).meta)
+        try:
+            made_by = trainer_path_in(load_checkpoint(self.last).meta)
+        except CheckpointError:  # damaged: mended or told where the run is opened
+            return
         module, _, name = (made_by or "").partition(":")
         mine = self._makes_networks() and type(self).__qualname__ == name
         if made_by is None or mine:

@@ -227,7 +227,8 @@ def _choices(
             f"{place}: choices is a list of at least two values and stands alone, found "
             f"{dict(entry)}"
         )
-    values = [parse_value(each) if isinstance(each, str) else each for each in values]
+    kind = type(base).model_fields[name].annotation
+    values = [parse_value(each, kind) if isinstance(each, str) else each for each in values]
     for value in values:
         if not isinstance(value, (str, int, float, bool)):
             raise ConfigError(

@@ -204,6 +204,7 @@ def nms(boxes, scores, classes, iou, limit):
     """Indices of the boxes (n, 4) xyxy to keep, best first: a box yields to a better one of its
     class it overlaps.
     """
+    boxes = boxes.astype(np.float64)
     area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), 1)
     order, kept = np.argsort(-scores, kind="stable"), []
     while len(order) and len(kept) < limit:

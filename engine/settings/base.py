@@ -1,16 +1,17 @@
 """The base of every configuration section: frozen, unknown keys refused with the nearest name,
 errors as sentences.
 
-Values from the command line are read as YAML scalars (`lr0=0.01`, `imgsz=[160,320]`,
-`resume=true`); nothing is evaluated. What a run derives from a configuration is a new value with
-its own name, never written back.
+Values from the command line are read as YAML (`lr0=0.01`, `imgsz=[160,320]`, `resume=true`) where
+the setting is no text; nothing is evaluated. What a run derives from a configuration is a new value
+with its own name, never written back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -185,19 +186,79 @@ def load_yaml(path: str | Path, as_written: Collection[str] = ()) -> dict[str, A
     return data
 
 
-def parse_value(text: str) -> Any:
-    """`"0.01"` -> 0.01, `"true"` -> True, `"[160, 320]"` -> list, anything else the text itself."""
+def parse_value(text: str, kind: Any = None) -> Any:
+    """What a word of the command line stands for: `"0.01"` -> 0.01, `"true"` -> True,
+    `"[160, 320]"` -> list, anything else the text itself, nothing of it taken for a comment.
+
+    kind: the setting's type. Where it is text the word stays as it is (`name=007`), but for quotes
+    around all of it and a `null` that the setting may be. Where it may be text or something else, a
+    file or folder of that name comes first.
+    """
+    value = _as_yaml(text)
+    kinds = _kinds(kind)
+    is_text = bool(kinds) and kinds <= {str, type(None)}
+    if value is None and (not is_text or type(None) in kinds) and not _exists(text):
+        return None
+    if is_text or (kinds & {str, object} and _exists(text)) or isinstance(value, str):
+        is_quoted = text[:1] in {'"', "'"} and text[-1:] == text[:1] and isinstance(value, str)
+        return value if is_quoted else text
+    return value
+
+
+def _as_yaml(text: str) -> Any:
     try:
         value = yaml.load(text, Loader=NumberLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # 2026-13-45, a number of 5,000 digits
         return text
-    return (
-        value if isinstance(value, (str, int, float, bool, list, dict)) or value is None else text
-    )
+    is_plain = value is None or isinstance(value, (str, int, float, bool, list, dict))
+    return value if is_plain else text
 
 
-def parse_overrides(argv: Sequence[str]) -> dict[str, Any]:
-    """`["epochs=3", "lr0=1e-3"]` -> `{"epochs": 3, "lr0": 0.001}`.
+def _exists(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).exists()
+    except (OSError, ValueError):  # too long, or with a NUL in it
+        return False
+
+
+def _kinds(annotation: Any) -> set[type]:
+    """The types that a setting may have: text as `str`, anything as `object`."""
+    if annotation is None:
+        return set()
+    if annotation is Any:
+        return {object}
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin in {Union, UnionType}:
+        return set().union(*(_kinds(part) or {type(None)} for part in get_args(annotation)))
+    found = origin or annotation
+    is_text = isinstance(found, type) and issubclass(found, (str, Path))
+    return {str} if is_text else {found}
+
+
+def _kind_of_key(schema: type[BaseModel], key: str) -> Any:
+    """The type of a dotted key; None where the schema does not know it."""
+    name, dot, rest = key.partition(".")
+    field = fields_by_key(schema).get(name)
+    if field is None or not dot:
+        return field.annotation if field is not None else None
+    if _is_section(field.annotation):
+        return _kind_of_key(field.annotation, rest)
+    return next(iter(get_args(field.annotation)[1:]), None)  # of a mapping its values'
+
+
+def parse_overrides(
+    argv: Sequence[str],
+    *schemas: type[BaseModel],
+    texts: Collection[str] = (),
+) -> dict[str, Any]:
+    """`["epochs=3", "lr0=1e-3"]` -> `{"epochs": 3, "lr0": 0.001}`, by the types of the settings.
+
+    schemas: the settings that the keys belong to, in sections where they are dotted; the first that
+    knows a key says its type. texts: keys beside them whose value is text.
 
     Raises:
         ConfigError: an argument without `=`, or the same key twice.
@@ -209,7 +270,9 @@ def parse_overrides(argv: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"'{argument}' is not key=value (for example epochs=3)")
         if key in values:
             raise ConfigError(f"'{key}' is given twice")
-        values[key] = parse_value(text)
+        kinds = (_kind_of_key(schema, key) for schema in schemas)
+        kind = str | None if key in texts else next((k for k in kinds if k is not None), None)
+        values[key] = parse_value(text, kind)
     return values
 
 

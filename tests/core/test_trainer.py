@@ -167,14 +167,39 @@ def test_resume_refuses_another_run(tmp_path):
     assert make(tmp_path, name="run", epochs=4, extend=True, resume=True).train().epochs == 4
 
 
-def test_a_damaged_checkpoint_is_named_and_the_previous_one_offered(tmp_path):
-    make(tmp_path, name="run").train()
-    last = tmp_path / "run" / "weights" / "last.pt"
-    content = bytearray(last.read_bytes())
+def flipped(content):
+    content = bytearray(content)
     content[len(content) // 2] ^= 1
-    last.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"last.pt: damaged.*last.prev.pt, is intact"):
+    return bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:100], lambda _: b"", None])
+def test_a_damaged_or_lost_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, damage):
+    make(tmp_path, name="run", epochs=4).train()
+    weights = tmp_path / "run" / "weights"
+    last, wanted = weights / "last.pt", load_checkpoint(weights / "last.pt")
+    if damage is None:
+        last.unlink()
+    else:
+        last.write_bytes(damage(last.read_bytes()))
+        broken = last.read_bytes()
+    assert make(tmp_path, name="run", epochs=4, resume=True).train().epochs == 4
+    again = load_checkpoint(last)
+    assert all(torch.equal(again.model[name], wanted.model[name]) for name in wanted.model)
+    assert "going on from the checkpoint before it" in caplog.text
+    if damage is not None:
+        assert (weights / "last.damaged.pt").read_bytes() == broken
+
+
+def test_where_the_one_before_is_damaged_too_nothing_is_moved(tmp_path):
+    make(tmp_path, name="run").train()
+    weights = tmp_path / "run" / "weights"
+    for name in ("last.pt", "last.prev.pt"):
+        (weights / name).write_bytes(flipped((weights / name).read_bytes()))
+    before = {file.name: file.read_bytes() for file in weights.iterdir()}
+    with pytest.raises(CheckpointError, match="last.pt: damaged"):
         make(tmp_path, name="run", resume=True).train()
+    assert {file.name: file.read_bytes() for file in weights.iterdir()} == before
 
 
 def test_a_nan_loss_stops_before_the_step(tmp_path):

@@ -492,6 +492,12 @@ def test_xml_is_read_with_line_numbers_and_in_any_encoding():
     assert parse_xml(b"\xef\xbb\xbf<a>\r\n<b/></a>").child("b").line == 2
 
 
+@pytest.mark.timeout(30)  # the square of their number would be minutes
+def test_a_text_of_a_million_lines_takes_a_million_steps():
+    root = parse_xml(b"<a><b>" + b"\n" * 3_000_000 + b"x\ny</b><c/></a>")
+    assert root.text("b") == "x y" and root.child("c").line == 3_000_002
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     make_voc(tmp_path / "real")
     put(tmp_path / "set" / "note", "")

@@ -101,6 +101,24 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
     assert run.info.run_id not in reported  # equal results must have equal hashes
 
 
+def test_stages_that_run_again_on_the_same_weights_add_points_only_for_what_has_changed(
+    workspace, store
+):
+    toys.train(workspace, epochs=2)
+    for value, marker in ((0.5, "a"), (0.5, "b"), (0.6, "c"), (0.6, "d")):
+        toys.validate(workspace, value)
+        toys.export(workspace, marker=marker)
+    sender_of(workspace).drain()
+    run = the_run(store)
+    assert history(store, run, "test/mAP50-95") == [(0, 0.5), (1, 0.6)]
+    assert run.data.metrics["test/mAP50-95"] == 0.6
+    for name in run.data.metrics:
+        steps = [step for step, _ in history(store, run, name)]
+        assert len(set(steps)) == len(steps), name
+    for name in ("time/validate_s", "time/export_s"):
+        assert len(history(store, run, name)) == 1, name
+
+
 def test_prepare_records_nothing(workspace, store):
     from engine.tracking.stage_runs import tracked
 
