@@ -25,6 +25,7 @@ from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
 from engine.registry.candidate import DEFAULTS, Candidate, Registration
 from engine.registry.history import entries
+from engine.registry.image_list import IMAGE_LIST
 from engine.registry.version_description import MODEL_DESCRIPTION, describe_version, show_history
 from engine.tracking.journal import Journal, journal_home
 from engine.tracking.mlflow_client import (
@@ -245,6 +246,8 @@ def save_pyfunc(
     if candidate.training_images:
         images = "".join(f"{sha256}\n" for sha256 in sorted(candidate.training_images))
         (folder / TRAINING_IMAGES).write_text(images, encoding="ascii")
+    if candidate.image_list:
+        (folder / IMAGE_LIST).write_text(candidate.image_list, encoding="ascii", newline="")
 
 
 def _tags(candidate: Candidate) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from engine.report.facts import Facts, number
@@ -123,6 +124,23 @@ def outcome_text(facts: Facts) -> str:
     return f"{called(facts)} is registered. There is no champion."
 
 
+def as_of(facts: Facts) -> str:
+    """`As of 2026-11-30 08:12 UTC.`: when the registry was asked who is champion, or when stage
+    register had decided, where it was not asked.
+    """
+    found = moment(facts.asked_at if facts.aliases else facts.registration.get("at"))
+    return f"As of {found}." if found else "As stage register found it."
+
+
+def moment(value: Any) -> str:
+    """An ISO 8601 moment in UTC as people read it; empty where it is none."""
+    try:
+        found = datetime.fromisoformat(str(value or "")).astimezone(UTC)
+    except ValueError:
+        return ""
+    return f"{found:%Y-%m-%d %H:%M} UTC"
+
+
 def reasons(facts: Facts) -> list[dict[str, str]]:
     """gate, verdict, reason, advice of each gate that was asked."""
     return [
@@ -138,7 +156,8 @@ def compared_on(facts: Facts) -> str:
     if not decision.get("images"):
         return ""
     images, groups = decision["images"], decision.get("groups")
-    grouped = f" in {groups} groups" if groups and groups != images else ""
+    grouped = f" in {several(groups, 'group')}" if groups and groups != images else ""
     out = sum(len(each) for each in (decision.get("left_out") or {}).values())
     left = f", {out} left out" if out else ""
-    return f"{count(images)} {decision.get('split', facts.split)} images{grouped}{left}"
+    named = several(images, f"{decision.get('split', facts.split)} image")
+    return f"{named}{grouped}{left}"
