@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from engine.gates.evidence import Evidence
+from engine.gates.evidence import Evidence, counted
 from engine.gates.gate import Finding, Gate
 
 
@@ -38,12 +38,12 @@ class MinTest(Gate):
         ]
         lacks = []
         if evidence.groups < self.images:
-            lacks.append(f"{evidence.groups} {evidence.unit} of {self.images}")
+            lacks.append(f"{counted(evidence.groups, evidence.unit)} of {self.images}")
         if rows:
             lacks.append(
-                f"fewer than {self.boxes} boxes of "
+                f"fewer than {counted(self.boxes, 'boxes')} of "
                 + ", ".join(f"{row['class']} ({row['boxes']})" for row in rows[:5])
-                + (f" and {len(rows) - 5} classes more" if len(rows) > 5 else "")
+                + (f" and {counted(len(rows) - 5, 'classes')} more" if len(rows) > 5 else "")
             )
         if lacks:
             return self.holds(
@@ -59,14 +59,15 @@ class MinTest(Gate):
                 "`detectflow check`.",
             )
         return self.passes(
-            f"{evidence.images} {evidence.split} images, at least {self.boxes} boxes of each class"
+            f"{counted(evidence.images, f'{evidence.split} images')}, at least "
+            f"{counted(self.boxes, 'boxes')} of each class"
         )
 
 
 def _advice(gate: MinTest, evidence: Evidence, rows: list[dict]) -> str:
     wanted = []
     if evidence.groups < gate.images:
-        wanted.append(f"{gate.images - evidence.groups} further {evidence.unit}")
+        wanted.append(counted(gate.images - evidence.groups, f"further {evidence.unit}"))
     if rows:
         wanted.append(
             "images with "

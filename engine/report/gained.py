@@ -17,7 +17,7 @@ from engine.report.pictures import Pictures
 
 FIGURES = 4  # images of a kind
 STRIP_PX = 960  # longer side of three images beside each other
-LISTED = 8  # images without a picture
+LISTED = 8  # images in words, where there are no pictures
 
 
 def gained(facts: Facts, pictures: Pictures) -> list[Block]:
@@ -33,7 +33,12 @@ def gained(facts: Facts, pictures: Pictures) -> list[Block]:
     summed = {"class": "all classes", **total, "false_alarms": alarms}
     head = ("class", "boxes", "gained", "lost", *(f"found {when}" for when in WHEN))
     head += tuple(f"false alarms {when}" for when in WHEN)
-    blocks = [text(summary_text(facts)), text(_measured_text(facts), "soft")]
+    more = Markup('{} More under <a href="#data">Data</a>.')
+    blocks = [
+        text(summary_text(facts)),
+        text(more.format(data_text(facts))),
+        text(_measured_text(facts), "soft"),
+    ]
     blocks += table(
         head,
         [_row(each, "total") for each in ([summed] if len(rows) > 1 else [])]
@@ -49,19 +54,20 @@ def gained(facts: Facts, pictures: Pictures) -> list[Block]:
                 *(_of(each, side, "count") for side in "ab"),
             )
             for each in pair.get("error_types") or ()
+            if any(number((each.get(side) or {}).get(key)) for side in "ab" for key in COSTS)
         ],
-        "What each type of error costs, in points of AP50",
+        "Errors, with their cost in points of AP50",
         "narrow",
     )
-    for key, title in (("gained", "Images that gained most"), ("lost", "Images that lost most")):
-        blocks += _images(title, pair.get(key) or (), pictures)
+    for key in ("gained", "lost"):
+        title = f"Images that {key} most"
+        blocks += _images(title, pair.get(key) or (), pair.get(f"images_{key}"), pictures)
     if number(pair.get("images_lost")) == 0:
         blocks.append(text("No image lost."))
-    more = Markup('{} More under <a href="#data">Data</a>.')
-    blocks.append(text(more.format(data_text(facts))))
     return blocks
 
 
+COSTS = ("count", "cost")
 WHEN = ("before", "now")
 COUNTS = ("boxes", "both", "gained", "lost", "neither")
 
@@ -125,25 +131,27 @@ def _of(each: Mapping[str, Any], side: str, key: str) -> Cell:
     return amount(say.points(value, 2).lstrip("+"), value)
 
 
-def _images(title: str, found: Sequence[Mapping[str, Any]], pictures: Pictures) -> list[Block]:
-    """The first as figures, labels, before and now side by side; where there is no picture, in
-    words.
+def _images(
+    title: str, found: Sequence[Mapping[str, Any]], count: Any, pictures: Pictures
+) -> list[Block]:
+    """The first as figures, labels, before and now side by side; where no picture is to be had, in
+    words. count: how many there are in all.
     """
-    shown, others = [], []
-    for each in found[: FIGURES + LISTED]:
+    shown = []
+    for each in found[:FIGURES]:
         name, said = say.short_name(each.get("image", "")), _change(each)
         picture = str(each.get("picture") or "")
-        wanted = picture and len(shown) < FIGURES
-        url = pictures.url(picture, STRIP_PX, of="compare") if wanted else ""
+        url = pictures.url(picture, STRIP_PX, of="compare") if picture else ""
         if url:
             alt = f"{name}: labels, before, now. {said}"
             shown.append(figure(url, alt, name, said, "strip"))
-        else:
-            others.append(f"{name}: {said}")
-    blocks = figures(shown, title, wide=True)
-    if others and not shown:
-        blocks.append(text(title, "subtitle"))
-    return [*blocks, *([{"kind": "list", "texts": others}] if others else [])]
+    texts = [f"{say.short_name(e.get('image', ''))}: {_change(e)}" for e in found[:LISTED]]
+    listed = len(shown) or len(texts)
+    if (number(count) or 0) > listed:
+        title += f": {listed} of {say.count(count)}"
+    if shown or not texts:
+        return figures(shown, title, wide=True)
+    return [text(title, "subtitle"), {"kind": "list", "texts": texts}]
 
 
 def _change(each: Mapping[str, Any]) -> str:
@@ -165,7 +173,7 @@ def data_text(facts: Facts) -> str:
         parts = [said for each in facts.data_changes if (said := _split_text(each))]
         if not parts:
             return f"The data are those of {champion}: no image and no label has changed."
-        said = f"In the data since {champion}: {'; '.join(parts)}."
+        said = f"In the data since {champion}, {'; '.join(parts)}."
         return f"{said} {back_text(facts)}".strip()
     if not facts.changes:
         return f"Changes in the data since {champion}: not recorded."
@@ -185,7 +193,7 @@ def _split_text(each: Mapping[str, Any]) -> str:
         return ""
     count, _, words = parts[0].partition(" ")
     parts[0] = f"{count} image{'' if count == '1' else 's'} {words}"
-    return f"{each['split']} {', '.join(parts)}"
+    return f"{each['split']}: {', '.join(parts)}"
 
 
 CHANGES = (
@@ -195,6 +203,7 @@ CHANGES = (
     ("went", "to another split"),
     ("relabelled", "with other labels"),
 )
+HEADS = {"relabelled": "relabelled", "came": "came from another split", "went": "went to another"}
 
 
 def back_text(facts: Facts) -> str:
@@ -211,14 +220,14 @@ def back_text(facts: Facts) -> str:
 def changes_table(facts: Facts) -> list[Block]:
     """Images and labels of each split, since the champion's version."""
     champion = (facts.decision.get("champion") or {}).get("name")
-    head = ("split", "kept", *(words for _, words in CHANGES))
+    used = [pair for pair in CHANGES if any(each.get(pair[0]) for each in facts.data_changes)]
     return table(
-        head,
+        ("split", "kept", *(HEADS.get(key, words) for key, words in used)),
         [
             (
                 Cell(str(each["split"]), "name"),
                 amount(say.count(each.get("kept")), each.get("kept")),
-                *(amount(say.count(each.get(key)), each.get(key)) for key, _ in CHANGES),
+                *(amount(say.count(each.get(key)), each.get(key)) for key, _ in used),
             )
             for each in facts.data_changes
         ],

@@ -48,7 +48,7 @@ def data(facts: Facts, pictures: Pictures) -> list[Block]:
         style="narrow",
     )
     known = facts.changes or facts.data_changes
-    more = Markup('{} What that goes with: <a href="#gained">gained and lost</a>.')
+    more = Markup('{} See <a href="#gained">what this version gained and lost</a>.')
     said = data_text(facts)
     blocks.append(text(more.format(said) if facts.pair else said, "" if known else "soft"))
     blocks += changes_table(facts)

@@ -121,8 +121,8 @@ def test_errors_thresholds_data_file_and_origin_say_what_was_recorded(whole):
     assert "car 0.310 0.880 0.800 to 0.950 0.810 0.700 to 0.900 0.840 30" in thresholds
     assert "from 0.083 to 0.021 on test" in thresholds and "precision>=0.9" in thresholds
     data = found.text("data")
-    said = "In the data since cars/1: train 1 image added, 2 removed, 1 to another split, 1 with "
-    said += "other labels; val 1 image from another split; test 1 image added."
+    said = "In the data since cars/1, train: 1 image added, 2 removed, 1 to another split, 1 with "
+    said += "other labels; val: 1 image from another split; test: 1 image added."
     assert said in data and said in found.text("gained")
     assert "train 3 1 2 0 1 1" in data and "val 0 0 0 1 0 0" in data and "test 1 1 0 0 0 0" in data
     assert "Test images that did not count: 2 (mirrored copy in train)." in data
@@ -144,10 +144,19 @@ def test_what_was_gained_and_lost_by_class_and_image(whole):
     assert "car 30 9 2 14 21 11 4" in text and "(0.41 and 0.38)" in text
     assert "missed 30.00 12.34 22 15" in text
     change = "before 2 missed, 1 false alarm; now 0 missed, 0 false alarms"
-    assert f"test/007.jpg: {change}" in text  # it has no picture
+    assert "Images that gained most: 1 of 9" in text and "Images that lost most test/0" in text
     alts = [each["alt"] for each in found.all("img")]
     assert f"test/000.jpg: labels, before, now. {change}" in alts
     assert sum("labels, before, now" in alt for alt in alts) == 2
+
+
+def test_images_without_pictures_are_told_in_words(whole):
+    import shutil
+
+    shutil.rmtree(whole / "reports/compare/images")
+    text = page(whole).text("gained")
+    assert "Images that gained most: 2 of 9" in text
+    assert "test/007.jpg: before 2 missed, 1 false alarm; now 0 missed, 0 false alarms" in text
 
 
 def test_a_pair_of_other_models_is_not_taken_for_the_decisions(whole):
@@ -181,6 +190,15 @@ def test_the_page_says_of_which_moment_it_is(whole):
     del values["at"]
     reports.write(whole, "reports/registration.json", values)
     assert "As stage register found it. What came after" in page(whole).text("")
+
+
+def test_one_is_no_plural(whole):
+    decision = json.loads((whole / "reports/decision.json").read_text())
+    decision |= {"decided_before": 1, "images": 1, "groups": 1}
+    reports.write(whole, "reports/decision.json", decision)
+    found = page(whole)
+    assert "These test images have decided once before." in found.text("why")
+    assert "both measured on 1 test image, 2 left out" in found.text("comparison")
 
 
 def test_a_goal_that_is_not_reached_is_told(whole):
@@ -405,6 +423,6 @@ def test_the_card_says_the_same_numbers(whole):
     assert f"| mAP50-95 | {table.mean_ap():.3f} |" in card
     assert "| missed | 12.34 | 15 |" in card and "| truck | 0.410 |" in card
     assert "brightness dark (&lt; 60): AP50 0.700 instead of 0.820" in card
-    assert "train 1 image added, 2 removed" in card and "CC0" in card
+    assert "train: 1 image added, 2 removed" in card and "CC0" in card
     assert "Of 60 boxes to find, cars/2 finds 10 that cars/1 missed, and misses 5" in card
     assert "**PROMOTE**: it is not worse" in card

@@ -89,8 +89,8 @@ def test_what_changed_in_the_data_since_the_champion_is_counted(workspace, store
     tasks.write_text("".join(f"{each}\n" for each in ("sha256", *images[:1], "0" * 64)))
     model(workspace, 1)
     text = text_of(workspace)
-    said = "train 3 images added, 1 with other labels; test 1 image with other labels."
-    assert f"In the data since detector/1: {said}" in text
+    said = "train: 3 images added, 1 with other labels; test: 1 image with other labels."
+    assert f"In the data since detector/1, {said}" in text
     assert "tasks of `detectflow tasks`: 1 image with corrected labels." in text
     toys.train(workspace, epochs=1, seed=2)
     toys.validate(workspace)
