@@ -310,10 +310,13 @@ def _images(models: Path, subject: Values | None) -> Images | None:
 
 
 def _pair(files: _Files, decision: Values) -> Values:
-    """What was gained and lost, where it is about the two models of the decision."""
+    """What was gained and lost, where it is about the two models of the decision, and they know a
+    class in common.
+    """
     found = files.values(REPORTS, "compare", PAIR_FILE)
     names = [(decision.get(each) or {}).get("name") for each in ("champion", "candidate")]
-    return found if all(names) and names == [found.get("a"), found.get("b")] else {}
+    is_same = all(names) and names == [found.get("a"), found.get("b")]
+    return found if is_same and found.get("classes") else {}
 
 
 def tasks_done(root: Path, before: Images, now: Images) -> dict[str, int]:

@@ -105,7 +105,8 @@ def _measured_text(facts: Facts) -> str:
     return (
         f"Before is {facts.pair['a']}, now is {facts.pair['b']}: the measurements that decided, "
         f"each taken at the confidence where the mean F1 of the model is best ({at}). A box is "
-        "found by a detection of its class from IoU .5 up."
+        "found by a detection of its class from IoU .5 up. Costs are of all detections, counts of "
+        "those from that confidence up."
     )
 
 

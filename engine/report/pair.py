@@ -17,13 +17,13 @@ PAIR_FILE = "errors.json"
 
 def write_pair(found: Comparison, folder: Path) -> dict[str, Any]:
     """Write what the candidate gains and loses, on the images and classes that count; the values.
-    Empty where there is nothing to set side by side: no champion, no image, no class of both.
+    Empty where there is nothing to set side by side: no champion, no image.
 
     folder: exists, without images of an earlier comparison.
     """
     table, champion, candidate = found.tables[0], found.champion, found.candidate
     values: dict[str, Any] = {}
-    if champion is not None and table.images and table.names:
+    if champion is not None and table.images:
         names = candidate.table.names
         sides = [
             of_classes(each.samples, names, table.names, table.images)
