@@ -99,12 +99,12 @@ def _lead(facts: Facts) -> str:
 
 
 def _banner(facts: Facts) -> dict[str, Any]:
-    verdict = say.verdict_of(facts)
+    verdict, (words, style) = say.verdict_of(facts), say.verdict_words(facts)
     # After a promotion the reason of a later run may be another: that it is champion already.
     reason = str(facts.registration.get("reason") or "")
     return {
-        "style": say.STYLES.get(verdict, ""),
-        "verdict": say.WORDS.get(verdict, NO_VERDICT),
+        "style": style,
+        "verdict": words or NO_VERDICT,
         "code": verdict,
         "outcome": say.outcome_text(facts),
         "since": _since(facts),

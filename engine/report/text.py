@@ -95,6 +95,19 @@ def verdict_of(facts: Facts) -> str:
     return str(found or "")
 
 
+def verdict_words(facts: Facts) -> tuple[str, str]:
+    """The verdict as people say it, and its style: none where somebody has decided otherwise
+    since.
+    """
+    verdict = verdict_of(facts)
+    now, word = champion_now(facts), WORDS.get(verdict, "")
+    if verdict == "PROMOTE" and now and now != facts.version:
+        return f"{word}, replaced since", ""
+    if verdict in {"HOLD", "REJECT"} and now and now == facts.version:
+        return f"{word}, promoted since", ""
+    return word, STYLES.get(verdict, "")
+
+
 def called(facts: Facts) -> str:
     """`detector version 3`."""
     return f"{facts.model} version {facts.version}" if facts.version else facts.model
@@ -120,7 +133,8 @@ def outcome_text(facts: Facts) -> str:
         instead = f", instead of version {before}" if before and str(before) != now else ""
         return f"{called(facts)} is the champion{instead}."
     if now:
-        return f"{called(facts)} is not the champion; version {now} is."
+        any_more = " any more" if verdict_of(facts) == "PROMOTE" else ""
+        return f"{called(facts)} is not the champion{any_more}; version {now} is."
     return f"{called(facts)} is registered. There is no champion."
 
 

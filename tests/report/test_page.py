@@ -1,5 +1,6 @@
 """The page of a run: what it says, that it is whole, safe, readable, and made whatever is missing."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -236,6 +237,16 @@ def test_held_and_rejected_say_who_stays_champion_and_what_to_do(whole, verdict)
     head = page(whole).text("")
     assert "cars version 2 is not the champion; version 1 is." in head
     assert all(each in head for each in advice) and verdict in head
+
+
+@pytest.mark.parametrize("verdict", ["HOLD", "REJECT"])
+def test_what_a_person_has_promoted_all_the_same_is_told_as_such(whole, verdict):
+    facts = collect(whole, ask=False)
+    facts.registration["verdict"] = verdict
+    text = page_of(dataclasses.replace(facts, aliases={"champion": "2"}))
+    head = Page(text).text("")
+    assert "promoted since" in head and "cars version 2 is the champion" in head
+    assert '<div class="banner ">' in text
 
 
 def test_nothing_is_made_up_where_nothing_is_recorded(tmp_path):

@@ -182,7 +182,8 @@ def test_after_a_roll_back_the_page_says_of_which_moment_it_is_and_made_anew_wha
     assert found[1] in moments and found[2] == name
     roll_back(name, "worse at night", workspace)
     page, card = write_report(workspace, workspace / "again")
-    said = f"{name} version 2 is not the champion; version 1 is."
+    said = f"{name} version 2 is not the champion any more; version 1 is."
+    assert "Promoted, replaced since" in page.read_text(encoding="utf-8")
     assert said in page.read_text(encoding="utf-8") and said in card.read_text(encoding="utf-8")
     assert "rolled back" in page.read_text(encoding="utf-8")
 
