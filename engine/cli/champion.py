@@ -71,10 +71,10 @@ def compare(argv: Sequence[str]) -> int:
     )
     decision = decide(found.evidence, gates_for(gates, found.evidence))
     print(as_text(found, decision))
-    pair = _pair(found, data.names, out)
-    print(f"\n{summary(pair)}")
+    pair = _pair(found, out)
+    if pair:
+        print(f"\n{summary(pair)}")
     with written_into(out):
-        write_text(out / "errors.json", json.dumps(pair, ensure_ascii=False, indent=1) + "\n")
         values = json.dumps(values_of(found, decision), ensure_ascii=False, indent=1)
         write_text(out / "comparison.json", values + "\n")
     print(
@@ -84,22 +84,15 @@ def compare(argv: Sequence[str]) -> int:
     return 0
 
 
-def _pair(found: Comparison, names: Sequence[str], out: Path) -> dict[str, Any]:
-    """What the candidate gains and loses, on the images and classes that count."""
-    from engine.error_analysis.pair import FOLDER, of_classes, pair_report
+def _pair(found: Comparison, out: Path) -> dict[str, Any]:
+    """What the candidate gains and loses, with images, into `out`."""
+    from engine.report.pair import FOLDER, write_pair
 
-    table = found.tables[0]
-    sides = [
-        of_classes(each.samples, names, table.names, table.images)
-        for each in (found.champion, found.candidate)
-        if each
-    ]
-    models = [each.model.name for each in (found.champion, found.candidate) if each]
     with written_into(out):
-        make_folder(out / FOLDER)
+        make_folder(out)
         for old in (out / FOLDER).glob("*.jpg"):  # of an earlier comparison
             old.unlink()
-        return pair_report(*sides, table.names, (models[0], models[1]), out)
+        return write_pair(found, out)
 
 
 def decide(argv: Sequence[str]) -> int:

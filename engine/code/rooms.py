@@ -75,6 +75,7 @@ HARMLESS = {
     "plugins": "finds the user's code, which counts itself",
     "datasets.open": "hands on a prepared folder; what else it prepares is of stage prepare",
     "datasets.reports": "pages and texts about a dataset",
+    "error_analysis": "says for readers what goes wrong; of stage validate it is the result",
     "error_analysis.pictures": "draws images",
     "detect.batch_plots": "draws batches",
     "detect.data": "hands on a prepared folder",

@@ -12,6 +12,7 @@ from typing import Any
 from engine.comparison.evidence import Comparison
 from engine.difference import Difference
 from engine.gates import Decision
+from engine.gates.evidence import counted
 from engine.metrics.paired import AP, AP50
 
 
@@ -90,16 +91,16 @@ def introduction(comparison: Comparison) -> str:
     """One sentence: what was compared on what."""
     evidence = comparison.evidence
     against = f" against {evidence.champion.name}" if evidence.champion else ""
-    grouped = "" if evidence.groups == evidence.images else f" in {evidence.groups} groups"
+    groups = counted(evidence.groups, "groups")
+    grouped = "" if evidence.groups == evidence.images else f" in {groups}"
     left_out = sum(evidence.left_out.values())
     without = f", {left_out} left out ({_reasons(evidence.left_out.items())})" if left_out else ""
-    count = len(evidence.classes)
-    classes = f"{count} class{'es' if count != 1 else ''}"
+    classes = counted(len(evidence.classes), "classes")
     if evidence.champion:
         classes += " that both know"
     return (
-        f"{evidence.candidate.name}{against} on {evidence.images} images of {evidence.split}"
-        f"{grouped}{without}, {classes}"
+        f"{evidence.candidate.name}{against} on {counted(evidence.images, 'images')} of "
+        f"{evidence.split}{grouped}{without}, {classes}"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.error_analysis.error_types import TYPES, find_errors
+from engine.error_analysis.error_types import NO_ERROR, TYPES, ErrorTable, find_errors
 from engine.error_analysis.images import ImageLosses, image_losses
 from engine.error_analysis.pictures import draw_side_by_side
 from engine.error_analysis.report import rounded
@@ -39,7 +39,8 @@ def pair_report(
 
         confidences  of a and b: where the mean F1 of each is best
         error_types  type, and count and cost of each model
-        classes      boxes found by both, gained, lost, and found by neither
+        classes      boxes found by both, gained, lost, and found by neither; false alarms of a
+                     and b
         gained, lost images with a smaller and a greater loss, the greatest difference first
 
     Raises:
@@ -78,7 +79,7 @@ def pair_report(
             }
             for kind in TYPES
         ],
-        "classes": _classes(tables[0].truth_class, found, names),
+        "classes": _classes(tables, found, confidences),
         "images_gained": len(better),
         "images_lost": len(worse),
         "gained": [about.row(i, rank, "gained") for rank, i in enumerate(better[:MOST])],
@@ -190,9 +191,10 @@ def _score_of(scores: np.ndarray, found_by: np.ndarray) -> np.ndarray:
 
 
 def _classes(
-    truth_class: np.ndarray, found: Sequence[np.ndarray], names: Sequence[str]
+    tables: Sequence[ErrorTable], found: Sequence[np.ndarray], confidences: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Of each class with boxes, the greatest net loss first."""
+    """Of each class with boxes or false alarms, the greatest net loss first."""
+    names, truth_class = tables[0].names, tables[0].truth_class
     kinds = {
         "both": found[0] & found[1],
         "gained": ~found[0] & found[1],
@@ -200,9 +202,15 @@ def _classes(
         "neither": ~found[0] & ~found[1],
     }
     counts = {k: np.bincount(truth_class[v], minlength=len(names)) for k, v in kinds.items()}
-    rows: list[dict[str, Any]] = [
-        {"class": name, "boxes": int(total), **{k: int(v[c]) for k, v in counts.items()}}
-        for c, (name, total) in enumerate(zip(names, sum(counts.values()), strict=True))
-        if total
-    ]
+    alarms = {}
+    for side, table, least in zip("ab", tables, confidences, strict=True):
+        wrong = (table.scores >= least) & (table.error != NO_ERROR)
+        alarms[side] = np.bincount(table.classes[wrong], minlength=len(names))
+    rows: list[dict[str, Any]] = []
+    for c, name in enumerate(names):
+        boxes = {k: int(v[c]) for k, v in counts.items()}
+        false = {side: int(v[c]) for side, v in alarms.items()}
+        total = sum(boxes.values())
+        if total or any(false.values()):
+            rows.append({"class": name, "boxes": total, **boxes, "false_alarms": false})
     return sorted(rows, key=lambda row: row["gained"] - row["lost"])

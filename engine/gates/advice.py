@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.gates.evidence import Evidence
+from engine.gates.evidence import Evidence, counted
 from engine.gates.statistics import groups_to_settle
 
 MOST = 100_000  # images; beyond, nobody will label them
@@ -14,7 +14,7 @@ def further_images(evidence: Evidence, threshold: float) -> str:
     """
     needed = groups_to_settle(evidence.mean, threshold)
     unsure = sorted(evidence.classes, key=lambda each: each.error or 0.0, reverse=True)
-    most = ", ".join(f"{each.of} ({each.boxes} boxes)" for each in unsure[:3] if each.error)
+    most = ", ".join(f"{e.of} ({counted(e.boxes, 'boxes')})" for e in unsure[:3] if e.error)
     classes = f" Needed most: {most}." if most and len(evidence.classes) > 1 else ""
     if not evidence.mean.error:
         least = f"There are too few {evidence.unit} to say how many would settle it."

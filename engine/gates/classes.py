@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from engine.gates.evidence import Evidence
+from engine.gates.evidence import Evidence, counted
 from engine.gates.gate import Finding, Gate
 
 
@@ -36,4 +36,4 @@ class Classes(Gate):
             if evidence.lost_classes
             else ""
         )
-        return self.passes(f"compared on {len(evidence.classes)} classes{new}{gone}")
+        return self.passes(f"compared on {counted(len(evidence.classes), 'classes')}{new}{gone}")

@@ -54,6 +54,17 @@ class Evidence:
         return "images" if self.groups == self.images else "groups of images"
 
 
+ONE = {"images": "image", "groups": "group", "boxes": "box", "classes": "class"}
+
+
+def counted(number: int, what: str) -> str:
+    """`1 group of images`, `2 groups of images`. what: of more than one."""
+    if number == 1:
+        word = next(word for word in what.split() if word in ONE)
+        what = what.replace(word, ONE[word], 1)
+    return f"{number} {what}"
+
+
 def points(value: float | None) -> str:
     """A difference of AP in points: 0.0123 is "+1.2 points"."""
     return "unknown" if value is None else f"{100 * value:+.1f} points"

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from engine.gates.evidence import Evidence
+from engine.gates.evidence import Evidence, counted
 from engine.gates.gate import VERSION, Finding, Gate
 
 
@@ -38,11 +38,12 @@ class Leaks(Gate):
                 f"no {evidence.split} image has a copy among the training images{not_known}"
             )
         text = ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
-        remain = f"{evidence.groups} {evidence.unit} remain{not_known}"
-        said = f"{evidence.split} images left out: {text}; {remain}"
+        remain = "remains" if evidence.groups == 1 else "remain"
+        said = f"{evidence.split} images left out: {text}; "
+        said += f"{counted(evidence.groups, evidence.unit)} {remain}{not_known}"
         if evidence.groups < self.images:
             return self.holds(
-                f"{said}, {self.images} are needed",
+                f"{said}, {self.images} {'is' if self.images == 1 else 'are'} needed",
                 f"Remove the copies from train, or add new images to the {evidence.split} split. "
                 "`detectflow check` lists the pairs.",
                 rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from engine.gates.evidence import Evidence
+from engine.gates.evidence import Evidence, counted
 from engine.gates.gate import Finding, Gate
 
 
@@ -23,7 +23,8 @@ class Measured(Gate):
                 f"Add labelled images to the {evidence.split} split.",
             )
         if not evidence.vacant:
-            return self.passes(f"{evidence.images} {evidence.split} images with boxes to find")
+            images = counted(evidence.images, f"{evidence.split} images")
+            return self.passes(f"{images} with boxes to find")
         by = evidence.champion
         instead = (
             f"it was compared with {by.name}, the one before"

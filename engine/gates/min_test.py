@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from engine.gates.evidence import Evidence
+from engine.gates.evidence import Evidence, counted
 from engine.gates.gate import Finding, Gate
 
 
@@ -33,12 +33,12 @@ class MinTest(Gate):
         ]
         lacks = []
         if evidence.groups < self.images:
-            lacks.append(f"{evidence.groups} {evidence.unit} of {self.images}")
+            lacks.append(f"{counted(evidence.groups, evidence.unit)} of {self.images}")
         if rows:
             lacks.append(
-                f"fewer than {self.boxes} boxes of "
+                f"fewer than {counted(self.boxes, 'boxes')} of "
                 + ", ".join(f"{row['class']} ({row['boxes']})" for row in rows[:5])
-                + (f" and {len(rows) - 5} classes more" if len(rows) > 5 else "")
+                + (f" and {counted(len(rows) - 5, 'classes')} more" if len(rows) > 5 else "")
             )
         if lacks:
             return self.holds(
@@ -54,7 +54,8 @@ class MinTest(Gate):
                 "`detectflow check`.",
             )
         enough = (
-            f"{evidence.images} {evidence.split} images, at least {self.boxes} boxes of each class"
+            f"{counted(evidence.images, f'{evidence.split} images')}, at least "
+            f"{counted(self.boxes, 'boxes')} of each class"
         )
         if evidence.is_first and mean.b is not None:
             enough += f"; {mean.metric} {mean.b:.3f} reaches the floor of {self.floor:g}"
@@ -64,7 +65,7 @@ class MinTest(Gate):
 def _advice(gate: MinTest, evidence: Evidence, rows: list[dict]) -> str:
     wanted = []
     if evidence.groups < gate.images:
-        wanted.append(f"{gate.images - evidence.groups} further {evidence.unit}")
+        wanted.append(counted(gate.images - evidence.groups, f"further {evidence.unit}"))
     if rows:
         wanted.append(
             "images with "

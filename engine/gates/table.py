@@ -12,7 +12,7 @@ from engine.errors import ConfigError, nearest
 from engine.gates.approval import Approval
 from engine.gates.better import Better
 from engine.gates.classes import Classes
-from engine.gates.evidence import Evidence, interval_text
+from engine.gates.evidence import Evidence, counted, interval_text
 from engine.gates.gate import VERSION, Finding, Gate, Verdict
 from engine.gates.latency import Latency
 from engine.gates.leaks import Leaks
@@ -101,7 +101,8 @@ def decide(evidence: Evidence, gates: Sequence[Gate]) -> Decision:
 
 
 def _way_out(evidence: Evidence) -> str:
-    name, on = evidence.candidate.name, f"on {evidence.images} images of {evidence.split}"
+    on = f"on {counted(evidence.images, 'images')} of {evidence.split}"
+    name = evidence.candidate.name
     so_far = (
         f"{evidence.mean.metric} {evidence.mean.b:.3f} {on}"
         if evidence.is_first and evidence.mean.b is not None

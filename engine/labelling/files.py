@@ -64,9 +64,9 @@ def write_tasks(
     tool.write(folder, tasks, placed, names, model)
     table = io.StringIO(newline="")
     rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(["image", "source", "why", "score", "detail"])
+    rows.writerow(["image", "source", "why", "score", "detail", "sha256"])
     for task, name in zip(tasks, placed, strict=True):
-        rows.writerow([name, task.name, task.why, task.score, task.detail])
+        rows.writerow([name, task.name, task.why, task.score, task.detail, task.sha256])
     write_text(folder / "tasks.csv", table.getvalue())
 
 

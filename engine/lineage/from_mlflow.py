@@ -14,13 +14,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from engine.errors import EngineError
 from engine.lineage.evidence import Evidence, Statement
 from engine.project.redaction import hide
 from engine.registry.fetch import PURPOSE
 from engine.registry.history import Entry, entries, evidence_stem
 from engine.registry.registry import aliases_of
 from engine.registry.version_description import about
-from engine.tracking.mlflow_client import Store, open_store, quick, reason, tracking_uri
+from engine.tracking.mlflow_client import (
+    Store,
+    is_of_store,
+    open_store,
+    quick,
+    reason,
+    tracking_uri,
+)
 
 RUNS, PAGE = 5000, 500  # at most that many runs are read, so many at a time
 COMMIT, DIRTY, BRANCH = (f"mlflow.source.git.{name}" for name in ("commit", "dirty", "branch"))
@@ -49,7 +57,9 @@ def registry_evidence(state: Path) -> Evidence:
         if len(runs) > RUNS:
             evidence.unasked.append(f"MLflow at {shown}: only the newest {RUNS} runs were read")
         return evidence
-    except Exception as error:  # MLflow's own, a network's, a database's
+    except Exception as error:
+        if not is_of_store(error) and not isinstance(error, (EngineError, ImportError)):
+            raise
         return Evidence(
             unasked=[
                 f"MLflow at {shown}: did not answer ({_short(error)}): runs and aliases are not "

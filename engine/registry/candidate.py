@@ -44,6 +44,7 @@ class Candidate:
     per_class: Sequence[Mapping[str, Any]] = ()  # rows of per_class.csv
     best_conf: float | None = None  # the confidence of the best mean F1 on the deciding split
     training_images: Sequence[str] = ()  # SHA-256 of each
+    image_list: str = ""  # `engine.registry.image_list` of all splits
     names: Sequence[str] = ()  # of the classes, in the model's order
     # thresholds and calibration that the ONNX file brings; None: DEFAULTS count
     operating_point: OperatingPoint | None = None

@@ -23,6 +23,7 @@ from engine.files import atomic_write, sha256_file
 from engine.model_formats.table import is_model_file
 from engine.project.environment import NoProject, prepare_environment, state_root
 from engine.registry.history import entries, evidence_stem
+from engine.registry.image_list import IMAGE_LIST
 from engine.registry.registry import TRAINING_IMAGES, aliases_of, described_errors
 from engine.tracking.mlflow_client import Store, open_store, patient
 
@@ -291,8 +292,9 @@ def _file(store: Store, version: Any, cache: Path) -> Path:
                 "the model again."
             )
         kept.parent.mkdir(exist_ok=True)
-        for images in folder.rglob(TRAINING_IMAGES):
-            shutil.move(images, kept.with_name(TRAINING_IMAGES))
+        for name in (TRAINING_IMAGES, IMAGE_LIST):
+            for images in folder.rglob(name):
+                shutil.move(images, kept.with_name(name))
         shutil.move(digests[wanted], kept)
     return kept
 

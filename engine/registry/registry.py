@@ -25,9 +25,17 @@ from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
 from engine.registry.candidate import DEFAULTS, Candidate, Registration
 from engine.registry.history import entries
+from engine.registry.image_list import IMAGE_LIST
 from engine.registry.version_description import MODEL_DESCRIPTION, describe_version, show_history
 from engine.tracking.journal import Journal, journal_home
-from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
+from engine.tracking.mlflow_client import (
+    Store,
+    is_of_store,
+    open_store,
+    patient,
+    reason,
+    tracking_uri,
+)
 from engine.tracking.mlflow_links import run_url, ui_base
 from engine.tracking.mlflow_recorder import DESCRIPTION, WEIGHTS, Recorder
 from engine.tracking.run_description import describe as describe_run
@@ -104,12 +112,14 @@ def described_errors(state: Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if (error.name or "").startswith("engine"):
+            raise
         raise WorkspaceError(
             f"stage register needs MLflow ({error}): pip install mlflow, then run again."
         ) from error
-    except (WorkspaceError, ConfigError):
-        raise
-    except Exception as error:  # MLflow's own, a network's, a database's
+    except Exception as error:
+        if not is_of_store(error):  # our own, which say what to do, and faults in code
+            raise
         uri = tracking_uri(state)
         if LOCKED in str(error) and uri.startswith("sqlite:///"):
             advice = describe_lock(Path(uri.removeprefix("sqlite:///")))
@@ -236,6 +246,8 @@ def save_pyfunc(
     if candidate.training_images:
         images = "".join(f"{sha256}\n" for sha256 in sorted(candidate.training_images))
         (folder / TRAINING_IMAGES).write_text(images, encoding="ascii")
+    if candidate.image_list:
+        (folder / IMAGE_LIST).write_text(candidate.image_list, encoding="ascii", newline="")
 
 
 def _tags(candidate: Candidate) -> dict[str, str]:

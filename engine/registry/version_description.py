@@ -14,7 +14,7 @@ from typing import Any
 from engine.metrics.headlines import headlines
 from engine.registry.candidate import Candidate
 from engine.registry.history import CHAMPION, Entry, What
-from engine.tracking.mlflow_client import Store
+from engine.tracking.mlflow_client import Store, is_of_store
 
 log = logging.getLogger("detectflow")
 
@@ -154,7 +154,9 @@ def show_history(store: Store, name: str, history: Sequence[Entry]) -> None:
         newest = history[-1] if history else None
         for version in {newest.version, newest.before} - {""} if newest else ():
             _show_decisions(client, name, version, history)
-    except Exception as error:  # MLflow's own, a network's, a database's
+    except Exception as error:
+        if not is_of_store(error):
+            raise
         log.warning("the page of '%s' in MLflow is not up to date (%s)", name, error)
 
 

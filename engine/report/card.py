@@ -14,10 +14,10 @@ from typing import Any
 from engine.metrics.reported import GROUP
 from engine.report import text as say
 from engine.report.facts import UNEXPECTED, Facts, number
+from engine.report.gained import data_text, summary_text
 from engine.report.measured import AP, AP50, metric_order
 from engine.report.operating import goal_text
 from engine.report.provenance import (
-    changes_text,
     latency_text,
     leaks_text,
     origin_pairs,
@@ -55,10 +55,17 @@ def _decision(facts: Facts) -> list[str]:
     first = f"**{verdict}**: {_plain(reason)}" if verdict else _plain(reason)
     rows = [(each["gate"], each["verdict"], each["reason"]) for each in say.reasons(facts)]
     return [
-        _plain(say.outcome_text(facts)),
+        _plain(f"{say.outcome_text(facts)} {_since(facts)}"),
         first,
         _table(("gate", "says", "reason"), rows),
     ]
+
+
+def _since(facts: Facts) -> str:
+    """A card stays as it was made: where to find what came after."""
+    if not facts.version:
+        return ""
+    return f"{say.as_of(facts)} What came after: detectflow history {facts.model}."
 
 
 def _model(facts: Facts) -> list[str]:
@@ -85,7 +92,8 @@ def _metrics(facts: Facts) -> list[str]:
     if not rows:
         return []
     images = facts.own.get("images")
-    on = f"On {say.count(images)} {facts.split} images." if images else f"On split {facts.split}."
+    counted = say.several(images, f"{facts.split} image")
+    on = f"On {counted}." if images else f"On split {facts.split}."
     classes = [
         (
             row.get("name") or "",
@@ -115,6 +123,10 @@ def _against(facts: Facts) -> list[str]:
         f"Measured on {say.compared_on(facts)}. Differences in points of AP.",
         _table(("", *names, "difference", "95 % interval"), rows),
     ]
+
+
+def _gained(facts: Facts) -> list[str]:
+    return [_plain(summary_text(facts)), _plain(data_text(facts))] if facts.pair else []
 
 
 def _compared(name: str, each: Mapping[str, Any]) -> tuple[str, ...]:
@@ -199,7 +211,7 @@ def _data(facts: Facts) -> list[str]:
     return [
         _list(pairs),
         _table(("split", "images", "boxes"), counts),
-        _plain(changes_text(facts)),
+        _plain(data_text(facts)),
         _plain(leaks_text(facts)),
     ]
 
@@ -255,6 +267,7 @@ SECTIONS = (
     ("Model", _model),
     ("Metrics", _metrics),
     ("Against the champion", _against),
+    ("Gained and lost", _gained),
     ("Known weaknesses", _limits),
     ("Operating point", _thresholds),
     ("Data", _data),

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from engine.metrics.curves import FALSE, TRUE, Matches, make_curves
 from engine.metrics.match_table import RECALLS, MatchTable
 from engine.metrics.paired import compare
 from engine.project.environment import state_root
+from engine.registry.image_list import IMAGE_LIST, Images, as_values, changes, read_images
 from engine.registry.moves import history_of
+from engine.report.pair import PAIR_FILE
 from engine.types import SPLITS
 
 log = logging.getLogger("detectflow")
@@ -61,10 +64,14 @@ class Facts:
     own: Values = field(default_factory=dict)  # `Paired` of the model alone: intervals
     curves: Values = field(default_factory=dict)  # `precision_curves`
     changes: Values = field(default_factory=dict)  # `training_changes`
+    data_changes: tuple[Values, ...] = ()  # `SplitChanges` since the champion's version
+    came_back: Values = field(default_factory=dict)  # relabel, label -> images of tasks that count
+    pair: Values = field(default_factory=dict)  # `pair_report` of the decision's two models
     copies: Values = field(default_factory=dict)  # kind of copy -> test images with one in train
     lineage: Values = field(default_factory=dict)  # `engine.lineage.render.trace_values`
     history: tuple[Values, ...] = ()  # entries of the registered model, the oldest first
     aliases: Values = field(default_factory=dict)  # alias -> version, as the registry says now
+    asked_at: str = ""  # when the registry said so, ISO 8601
     notes: tuple[str, ...] = ()  # what is damaged, contradictory, or could not be asked
 
     @property
@@ -165,6 +172,11 @@ def collect(root: Path, ask: bool = True) -> Facts:
         history, aliases = files.attempt(
             "History of the registered model", lambda: _history(root, registration), ((), {})
         )
+    models = state_root(root) / MODELS
+    before, now = (
+        files.attempt("Images of a version", lambda each=each: _images(models, each), None)
+        for each in (decision.get("champion"), decision.get("candidate"))
+    )
     return Facts(
         root=root,
         registration=registration,
@@ -182,13 +194,17 @@ def collect(root: Path, ask: bool = True) -> Facts:
         confusion=_confusion(files, validate),
         own=files.attempt("Intervals", lambda: _intervals(table, manifests.get(split, ())), {}),
         curves=files.attempt("Curves", lambda: precision_curves(table) if table else {}, {}),
-        changes=training_changes(
-            manifests["train"], state_root(root) / MODELS / digest if digest else None
-        ),
+        changes=training_changes(manifests["train"], models / digest if digest else None),
+        data_changes=tuple(as_values(changes(before, now))) if before and now else (),
+        came_back=files.attempt("Tasks", lambda: tasks_done(root, before, now), {})
+        if before and now
+        else {},
+        pair=_pair(files, decision),
         copies=copies,
         lineage=lineage,
         history=history,
         aliases=aliases,
+        asked_at=datetime.now(UTC).isoformat(timespec="seconds") if aliases else "",
         notes=(*_contradictions(registration, trained, validated, exported), *files.notes),
     )
 
@@ -285,6 +301,41 @@ def training_changes(train: Sequence[Values], champion: Path | None) -> Values:
         return {}
     now = {str(each.get("sha256", "")) for each in train}
     return {"added": len(now - before), "removed": len(before - now), "kept": len(now & before)}
+
+
+def _images(models: Path, subject: Values | None) -> Images | None:
+    """The images of a version that was compared, kept beside its file; None where they were not."""
+    digest = str((subject or {}).get("digest") or "")
+    return read_images(models / digest / IMAGE_LIST) if digest else None
+
+
+def _pair(files: _Files, decision: Values) -> Values:
+    """What was gained and lost, where it is about the two models of the decision, and they know a
+    class in common.
+    """
+    found = files.values(REPORTS, "compare", PAIR_FILE)
+    names = [(decision.get(each) or {}).get("name") for each in ("champion", "candidate")]
+    is_same = all(names) and names == [found.get("a"), found.get("b")]
+    return found if is_same and found.get("classes") else {}
+
+
+def tasks_done(root: Path, before: Images, now: Images) -> dict[str, int]:
+    """How many images of `detectflow tasks` have come back: "relabel", with other labels than
+    before; "label", that were not there before. By the lists in runs/.
+    """
+    old, new = (
+        {sha256: labels for split in SPLITS for sha256, labels in side[split].items()}
+        for side in (before, now)
+    )
+    asked: dict[str, set[str]] = {"relabel": set(), "label": set()}
+    for kind, images in asked.items():
+        for file in sorted((root / "runs").glob(f"*/{kind}/tasks.csv")):
+            with open(file, newline="", encoding="utf-8") as stream:
+                images.update(row.get("sha256") or "" for row in csv.DictReader(stream))
+    return {
+        "relabel": sum(i in old and i in new and old[i] != new[i] for i in asked["relabel"]),
+        "label": sum(i in new and i not in old for i in asked["label"]),
+    }
 
 
 def _lineage(root: Path, exported: Values, registration: Values) -> Values:

@@ -34,7 +34,8 @@ def errors(facts: Facts, pictures: Pictures) -> list[Block]:
     most = max((number(each.get("cost")) or 0.0 for each in types), default=0.0)
     blocks: list[Block] = []
     if types:
-        said = f"On {say.count(found.get('images'))} {found.get('split', facts.split)} images"
+        on = f"{found.get('split', facts.split)} image"
+        said = f"On {say.several(found.get('images'), on)}"
         blocks.append(
             text(
                 f"{said}, AP50 {say.metric(found.get('ap50'))}. The cost of a type: how many "

@@ -38,7 +38,8 @@ def why(facts: Facts, pictures: Pictures) -> list[Block]:
         lines.append(f"Classes that go away: {', '.join(known['lost_classes'])}.")
     before = number(known.get("decided_before")) or 0
     if before:
-        lines.append(f"These test images have decided {say.several(before, 'time')} before.")
+        times = "once" if before == 1 else say.several(before, "time")
+        lines.append(f"These {facts.split} images have decided {times} before.")
     if known.get("approved_by"):
         lines.append(f"Approved by {known['approved_by']}.")
     return [*blocks, *([{"kind": "list", "texts": lines}] if lines else [])]
@@ -64,9 +65,9 @@ def metrics(facts: Facts, pictures: Pictures) -> list[Block]:
     if not rows:
         return []
     images, groups = facts.own.get("images"), facts.own.get("groups")
-    said = f"Measured on {say.count(images)} {facts.split} images" if images else ""
+    said = f"Measured on {say.several(images, f'{facts.split} image')}" if images else ""
     if said and groups and groups != images:
-        said += f" in {say.count(groups)} groups"
+        said += f" in {say.several(groups, 'group')}"
     blocks = [text(f"{said}." if said else f"Measured on split {facts.split}.")]
     best = number(measured.get(f"{GROUP}confidence"))
     if best is not None:

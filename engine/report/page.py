@@ -32,7 +32,7 @@ def page_of(facts: Facts) -> str:
     """The page as HTML. A section that cannot be made from what is recorded is left out, and named
     at the end.
     """
-    pictures = Pictures(facts.root / REPORTS / "validate")
+    pictures = Pictures(facts.root / REPORTS)
     notes = [note for note in facts.notes if not _is_contradiction(note)]
     sections = []
     for anchor, menu, title, section in SECTIONS:
@@ -47,10 +47,9 @@ def page_of(facts: Facts) -> str:
         elif anchor in ALWAYS:
             notes.append(f"{title}: not recorded.")
     if pictures.left_out:
-        where = (REPORTS / "validate").as_posix()
-        notes.append(
-            f"{len(pictures.left_out)} images more, in {where}: the page would be too big."
-        )
+        where = " and ".join((REPORTS / of).as_posix() for of in sorted(set(pictures.left_out)))
+        left_out = say.several(len(pictures.left_out), "image")
+        notes.append(f"{left_out} more, in {where}: the page would be too big.")
     return _template().render(
         title=title_of(facts),
         lead=_lead(facts),
@@ -100,17 +99,26 @@ def _lead(facts: Facts) -> str:
 
 
 def _banner(facts: Facts) -> dict[str, Any]:
-    verdict = say.verdict_of(facts)
+    verdict, (words, style) = say.verdict_of(facts), say.verdict_words(facts)
     # After a promotion the reason of a later run may be another: that it is champion already.
     reason = str(facts.registration.get("reason") or "")
     return {
-        "style": say.STYLES.get(verdict, ""),
-        "verdict": say.WORDS.get(verdict, NO_VERDICT),
+        "style": style,
+        "verdict": words or NO_VERDICT,
         "code": verdict,
         "outcome": say.outcome_text(facts),
+        "since": _since(facts),
         "reason": reason + ("" if reason.endswith(".") else "."),
         "advice": [str(each) for each in facts.registration.get("advice") or ()],
     } | ({"reason": ""} if not reason else {})
+
+
+def _since(facts: Facts) -> Markup | str:
+    """When that was so, and where to find what came after: a page stays as it was made."""
+    if not facts.version:
+        return ""
+    command = Markup("<code>detectflow history {}</code>").format(facts.model)
+    return Markup("{} What came after: {}.").format(say.as_of(facts), command)
 
 
 def _cards(facts: Facts) -> list[dict[str, str]]:

@@ -16,18 +16,20 @@ PLOT_PX = 900  # longer side of a plot
 
 
 class Pictures:
-    """Reads images below one folder; counts what they weigh."""
+    """Reads images below the folder of reports; counts what they weigh."""
 
     def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
         self.folder, self.left = folder.resolve(), most_bytes
-        self.left_out: list[str] = []  # names of images for which there was no room
+        self.left_out: list[str] = []  # folders of the images for which there was no room
 
-    def url(self, name: str, side_px: int) -> str:
+    def url(self, name: str, side_px: int, of: str = "validate") -> str:
         """The image `name` as a data URL, its longer side at most `side_px`. Empty: it is not
-        there, lies outside of the folder, is no image, or there is no room left.
+        there, lies outside of its folder, is no image, or there is no room left.
+
+        of: which of the reports has it: the folder that `name` is seen from.
         """
-        path = (self.folder / name).resolve()
-        if not path.is_relative_to(self.folder):
+        path = (self.folder / of / name).resolve()
+        if not path.is_relative_to(self.folder / of):
             return ""
         try:
             content = path.read_bytes()
@@ -40,7 +42,7 @@ class Pictures:
             return ""
         kind, content = _small(image, content, path.suffix.lower(), side_px)
         if len(content) > self.left:
-            self.left_out.append(name)
+            self.left_out.append(of)
             return ""
         self.left -= len(content)
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from engine.lineage.render import differing
 from engine.report import text as say
 from engine.report.blocks import Block, Cell, amount, code, facts_list, table, text
 from engine.report.facts import Facts, lineage_nodes, node_facts, number
+from engine.report.gained import changes_table, data_text
 from engine.report.pictures import Pictures
 from engine.tracking.run_metadata import in_text
 from engine.types import SPLITS
@@ -44,7 +47,11 @@ def data(facts: Facts, pictures: Pictures) -> list[Block]:
         ],
         style="narrow",
     )
-    blocks.append(text(changes_text(facts), "" if facts.changes else "soft"))
+    known = facts.changes or facts.data_changes
+    more = Markup('{} See <a href="#gained">what this version gained and lost</a>.')
+    said = data_text(facts)
+    blocks.append(text(more.format(said) if facts.pair else said, "" if known else "soft"))
+    blocks += changes_table(facts)
     blocks.append(text(leaks_text(facts), "warning" if _leaked(facts) else ""))
     blocks += table(
         ("found by the checks", "count", "policy"),
@@ -72,21 +79,6 @@ def data(facts: Facts, pictures: Pictures) -> list[Block]:
         "narrow",
     )
     return blocks
-
-
-def changes_text(facts: Facts) -> str:
-    champion = (facts.decision.get("champion") or {}).get("name")
-    if not champion:
-        return "There was no champion to compare the data with."
-    if not facts.changes:
-        return f"Changes since the training data of {champion}: not recorded."
-    found = facts.changes
-    if not found["added"] and not found["removed"]:
-        return f"The same {say.count(found['kept'])} training images as {champion}."
-    return (
-        f"Training images since {champion}: {say.count(found['added'])} added, "
-        f"{say.count(found['removed'])} removed, {say.count(found['kept'])} kept."
-    )
 
 
 def _leaked(facts: Facts) -> int:

@@ -18,6 +18,7 @@ from engine.report.page import page_of
 
 T, U = TypeVar("T"), TypeVar("U")
 PAGE, CARD = "index.html", "model_card.md"
+AGAIN = "what it is about is in reports/. Make it again with: detectflow report"
 
 FAILURE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>No report</title></head><body><h1>No report</h1>
@@ -37,31 +38,30 @@ def write_report(root: Path, folder: Path, ask: bool = True) -> list[Path]:
     Raises:
         WorkspaceError: the disk is full, or the folder refuses the files.
     """
-    facts = _made("facts", lambda: collect(root, ask), str)
+    facts = attempted("facts", lambda: collect(root, ask), str)
     if isinstance(facts, str):
         page, card = _page_of_failure(facts), _card_of_failure(facts)
     else:
-        page = _made("page", lambda: page_of(facts), _page_of_failure)
-        card = _made("model card", lambda: card_of(facts), _card_of_failure)
+        page = attempted("page", lambda: page_of(facts), _page_of_failure)
+        card = attempted("model card", lambda: card_of(facts), _card_of_failure)
     write_text(folder / PAGE, page)
     write_text(folder / CARD, card)
     return [folder / PAGE, folder / CARD]
 
 
-def _made(what: str, make: Callable[[], T], otherwise: Callable[[str], U]) -> T | U:
-    """What `make` gives; where it fails, `otherwise` of the reason, which is told."""
+def attempted(
+    what: str, make: Callable[[], T], otherwise: Callable[[str], U], again: str = AGAIN
+) -> T | U:
+    """What `make` gives; where it fails, `otherwise` of the reason, which is told. again: how a
+    reader of that makes it anew.
+    """
     try:
         return make()
     except Exception as error:  # whatever it is, the registration is done and stays
         reason = (
             str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"
         )
-        log.warning(
-            "the report's %s could not be made (%s); what it is about is in reports/. Make it "
-            "again with: detectflow report",
-            what,
-            reason,
-        )
+        log.warning("the report's %s could not be made (%s); %s", what, reason, again)
         log.debug("%s", what, exc_info=True)
         return otherwise(reason)
 

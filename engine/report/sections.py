@@ -10,6 +10,7 @@ from engine.report.blocks import Block
 from engine.report.curves import confusion, curves
 from engine.report.facts import Facts
 from engine.report.failures import errors
+from engine.report.gained import gained
 from engine.report.measured import by_class, comparison, metrics, why
 from engine.report.operating import thresholds
 from engine.report.pictures import Pictures
@@ -20,6 +21,7 @@ SECTIONS: tuple[tuple[str, str, str, Section], ...] = (  # anchor, in the menu, 
     ("why", "Reasons", "Why", why),
     ("metrics", "Metrics", "Metrics", metrics),
     ("comparison", "Champion", "Against the champion", comparison),
+    ("gained", "Gained, lost", "What this version gained and lost", gained),
     ("classes", "Classes", "By class", by_class),
     ("curves", "Curves", "Curves", curves),
     ("confusion", "Confusion", "Confusion", confusion),

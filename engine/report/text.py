@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from engine.report.facts import Facts, number
@@ -94,6 +95,19 @@ def verdict_of(facts: Facts) -> str:
     return str(found or "")
 
 
+def verdict_words(facts: Facts) -> tuple[str, str]:
+    """The verdict as people say it, and its style: none where somebody has decided otherwise
+    since.
+    """
+    verdict = verdict_of(facts)
+    now, word = champion_now(facts), WORDS.get(verdict, "")
+    if verdict == "PROMOTE" and now and now != facts.version:
+        return f"{word}, replaced since", ""
+    if verdict in {"HOLD", "REJECT"} and now and now == facts.version:
+        return f"{word}, promoted since", ""
+    return word, STYLES.get(verdict, "")
+
+
 def called(facts: Facts) -> str:
     """`detector version 3`."""
     return f"{facts.model} version {facts.version}" if facts.version else facts.model
@@ -119,8 +133,26 @@ def outcome_text(facts: Facts) -> str:
         instead = f", instead of version {before}" if before and str(before) != now else ""
         return f"{called(facts)} is the champion{instead}."
     if now:
-        return f"{called(facts)} is not the champion; version {now} is."
+        any_more = " any more" if verdict_of(facts) == "PROMOTE" else ""
+        return f"{called(facts)} is not the champion{any_more}; version {now} is."
     return f"{called(facts)} is registered. There is no champion."
+
+
+def as_of(facts: Facts) -> str:
+    """`As of 2026-11-30 08:12 UTC.`: when the registry was asked who is champion, or when stage
+    register had decided, where it was not asked.
+    """
+    found = moment(facts.asked_at if facts.aliases else facts.registration.get("at"))
+    return f"As of {found}." if found else "As stage register found it."
+
+
+def moment(value: Any) -> str:
+    """An ISO 8601 moment in UTC as people read it; empty where it is none."""
+    try:
+        found = datetime.fromisoformat(str(value or "")).astimezone(UTC)
+    except ValueError:
+        return ""
+    return f"{found:%Y-%m-%d %H:%M} UTC"
 
 
 def reasons(facts: Facts) -> list[dict[str, str]]:
@@ -138,7 +170,8 @@ def compared_on(facts: Facts) -> str:
     if not decision.get("images"):
         return ""
     images, groups = decision["images"], decision.get("groups")
-    grouped = f" in {groups} groups" if groups and groups != images else ""
+    grouped = f" in {several(groups, 'group')}" if groups and groups != images else ""
     out = sum(len(each) for each in (decision.get("left_out") or {}).values())
     left = f", {out} left out" if out else ""
-    return f"{count(images)} {decision.get('split', facts.split)} images{grouped}{left}"
+    named = several(images, f"{decision.get('split', facts.split)} image")
+    return f"{named}{grouped}{left}"

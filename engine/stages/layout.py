@@ -25,6 +25,8 @@ What lies below `reports/`:
     validate/operating_point.json  what that gives on the split, with intervals
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
+    compare/errors.json      what the version gains and loses against the champion, by class and
+                             image, with images; an empty object where nothing was compared
     index.html               the report: all of this for people, in one page
     model_card.md            the same in short, recorded facts only
     registration.json        model, version, aliases, decision and its reason, the metrics it was
@@ -115,6 +117,11 @@ class Layout:
     def thresholds(self) -> Path:
         """The operating point that stage validate chose, for stage export."""
         return self.reports / "validate" / "thresholds.json"
+
+    @property
+    def compare(self) -> Path:
+        """What a version gains and loses against the champion: the folder."""
+        return self.reports / "compare"
 
     def code(self, stage: str) -> Path:
         """The file that says what the code of a stage does: its code dependency in dvc.yaml."""

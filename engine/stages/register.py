@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.config import Params
 from engine.errors import ConfigError, EngineError, WorkspaceError, nearest
-from engine.files import sha256_file
+from engine.files import publish_folder, sha256_file
 from engine.stages.layout import (
     Attached,
     Layout,
@@ -25,6 +27,10 @@ from engine.stages.layout import (
     write_json,
 )
 from engine.stages.progress import step_progress
+from engine.types import SPLITS
+
+if TYPE_CHECKING:
+    from engine.comparison.decision import Outcome
 
 log = logging.getLogger("detectflow")
 
@@ -36,7 +42,8 @@ def run(
     params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
 ) -> dict[str, Any]:
     """Register, compare with the champion, decide, and write `reports/registration.json`, the
-    evidence as `decision.json`, the report as `index.html` and `model_card.md`.
+    evidence as `decision.json`, what is gained and lost into `compare/`, the report as `index.html`
+    and `model_card.md`.
 
     Raises:
         ConfigError: no ONNX was exported, or there is no such metric or gate.
@@ -72,10 +79,12 @@ def run(
         "latency": _latency(candidate.onnx),
         "run_id": done.run_id,
         "experiment_id": done.experiment_id,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     evidence = {"asked_now": outcome.comparison is not None, **(outcome.values or {})}
     write_json(layout.reports / "decision.json", evidence)
     write_json(layout.summary("register"), summary)
+    _compare(outcome, candidate.name, layout)
     _report(candidate.name, done.version, layout)
     return summary
 
@@ -88,6 +97,36 @@ def _latency(onnx: Path) -> dict[str, Any] | None:
     except EngineError as error:  # it was run by the comparison; this is for readers only
         log.warning("the latency of %s could not be measured: %s", onnx, error)
         return None
+
+
+def _compare(outcome: Outcome, name: str, layout: Layout) -> None:
+    """`reports/compare`, from the measurements that were made for the decision; of a decision that
+    stands, as it was kept with its evidence. What fails is told, as with the report.
+    """
+    from engine.registry.version_files import bring_pair, keep_pair
+    from engine.report.pair import PAIR_FILE, write_pair
+    from engine.report.publish import attempted
+
+    def make() -> bool:
+        with publish_folder(layout.compare) as folder:
+            if outcome.comparison is not None:
+                return bool(write_pair(outcome.comparison, folder))
+            if outcome.values:
+                bring_pair(name, outcome.version, folder, layout.root)
+            if not (folder / PAIR_FILE).is_file():
+                write_json(folder / PAIR_FILE, {})
+        return False
+
+    def without(reason: str) -> bool:
+        write_json(layout.compare / PAIR_FILE, {})  # dvc.yaml promises the folder
+        return False
+
+    again = "its section is left out. `detectflow compare` makes the same of any two models"
+    if attempted("comparison by class and image", make, without, again):
+        try:
+            keep_pair(name, outcome.version, layout.compare, layout.root)
+        except WorkspaceError as error:
+            log.warning("what %s/%s gained is not in MLflow: %s", name, outcome.version, error)
 
 
 def _report(name: str, version: str, layout: Layout) -> None:
@@ -121,6 +160,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     from engine.model_formats.metadata import decode_meta
     from engine.model_formats.table import FORMATS
     from engine.registry.candidate import Candidate, Measured
+    from engine.registry.image_list import as_text, images_of
     from engine.tracking import run_metadata
     from engine.tracking.model_name import registered_name
 
@@ -159,11 +199,13 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         class_hash=_class_hash(path, meta, str(dataset.get("class_hash", "")), layout),
         weights_sha256=weights,
     )
+    records = {split: read_manifest(layout.prepared / f"{split}.jsonl") for split in SPLITS}
+    names = tuple(map(str, dataset.get("names") or ()))
     about = {
         "dataset": dataset.get("name", ""),
         "model": trained.get("model", params.train.model),
         "input": "x".join(map(str, params.train.input_size)),
-        "classes": ", ".join(map(str, dataset.get("names") or ())),
+        "classes": ", ".join(names),
         "data_digest": trained.get("data_digest") or dataset.get("digest", ""),
         "weights_sha256": weights,
         "onnx_sha256": digest,
@@ -184,9 +226,8 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         best_conf=validated.get("metrics/confidence"),
         names=meta["names"],
         operating_point=point_in(meta, len(meta["names"]), path),
-        training_images=[
-            record.sha256 for record in read_manifest(layout.prepared / "train.jsonl")
-        ],
+        training_images=[record.sha256 for record in records["train"]],
+        image_list=as_text(images_of(chain.from_iterable(records.values()), names)),
         files=(layout.root / "dvc.lock",),
     )
 

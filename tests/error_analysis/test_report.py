@@ -185,11 +185,27 @@ def test_what_a_model_gains_and_loses(tmp_path):
         "gained": 0,
         "lost": 1,
         "neither": 0,
+        "false_alarms": {"a": 0, "b": 0},
     }
     assert classes["dog"]["gained"] == 2 and classes["dog"]["lost"] == 1
     assert cv2.imread(str(tmp_path / report["lost"][0]["picture"])).shape[1] > 1200  # three
     assert "1 of 4 images better, 1 worse; 2 of 8 boxes gained, 2 lost" in summary(report)
     assert json.loads(json.dumps(report)) == report
+
+
+def test_false_alarms_of_either_model_count_for_their_class():
+    records = [record([BOX], [0], name=f"{i}") for i in range(3)]
+    right = detections([BOX], [0.9], [0])
+    more = detections([FAR, FAR, BOX], [0.95, 0.94, 0.9], [0, 1, 0])  # below what is right
+    a = collected([right, more, right], records, NAMES).samples()
+    b = collected([right, right, right], records, NAMES).samples()
+    report = pair_report(a, b, NAMES, ("old", "new"))
+    classes = {row["class"]: row for row in report["classes"]}
+    assert classes["cat"]["false_alarms"] == {"a": 1, "b": 0} and classes["cat"]["both"] == 3
+    # A class without a box to find is there for its false alarm.
+    kinds = dict.fromkeys(("boxes", "both", "gained", "lost", "neither"), 0)
+    assert classes["dog"] == {"class": "dog", **kinds, "false_alarms": {"a": 1, "b": 0}}
+    assert (report["images_gained"], report["images_lost"]) == (1, 0)
 
 
 def test_a_model_against_itself_gains_nothing():

@@ -60,6 +60,9 @@ class Stages:
             for output in ("decision.json", "index.html", "model_card.md"):
                 (layout.reports / output).unlink(missing_ok=True)
                 (layout.reports / output).write_text("{}")
+            layout.compare.mkdir(exist_ok=True)
+            (layout.compare / "errors.json").unlink(missing_ok=True)
+            (layout.compare / "errors.json").write_text("{}")
         path = layout.summary(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from engine.gates import (
     gates_for,
     read_gates,
 )
+from engine.gates.evidence import counted
 
 PROMOTE, HOLD, REJECT = Verdict.PROMOTE, Verdict.HOLD, Verdict.REJECT
 
@@ -269,3 +270,21 @@ def test_a_gate_of_ones_own_is_a_class():
 def test_every_gate_says_what_it_does_and_each_of_its_settings(gate):
     assert gate.__doc__ and gate.__doc__.strip()[0].isupper()
     assert all(field.description for field in gate.model_fields.values())
+
+
+def test_one_is_no_plural():
+    assert [counted(n, "boxes") for n in (0, 1, 2)] == ["0 boxes", "1 box", "2 boxes"]
+    assert counted(1, "further groups of images") == "1 further group of images"
+    (gate,) = read_gates([{"min_test": {"images": 2, "boxes": 1}}])
+    one = evidence(images=1, groups=1, classes=(difference(0.0, of="car", boxes=0, groups=1),))
+    held = gate.ask(one)
+    assert "1 image of 2; fewer than 1 box of car (0)" in held.reason
+    assert "1 further image;" in held.advice
+    (gate,) = read_gates([{"min_test": {"images": 1, "boxes": 1}}])
+    one = evidence(images=1, groups=1, classes=(difference(0.0, of="car", boxes=1, groups=1),))
+    assert gate.ask(one).reason == "1 test image, at least 1 box of each class"
+    assert "compared on 1 class" in str(decide(one, ()).findings)
+    assert "1 test image with boxes" in str(decide(one, ()).findings)
+    (gate,) = read_gates([{"leaks": {"images": 1}}])
+    left = evidence(images=1, groups=1, left_out={"copy in train": 2})
+    assert "2 (copy in train); 1 image remains" in gate.ask(left).reason

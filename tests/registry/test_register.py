@@ -29,7 +29,7 @@ from engine.tracking.mlflow_client import open_store
 
 KEYS = (
     "model version aliases decision verdict reason advice metric value champion_version "
-    "weights_sha256 onnx_sha256 latency run_id experiment_id"
+    "weights_sha256 onnx_sha256 latency run_id experiment_id at"
 ).split()
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-import reports
+import sample_reports as reports
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,12 +1,13 @@
 """The page of a run: what it says, that it is whole, safe, readable, and made whatever is missing."""
 
+import dataclasses
 import itertools
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
-import reports
+import sample_reports as reports
 
 from engine.datasets.reports.html_page import STYLE
 from engine.metrics.paired import compare
@@ -75,7 +76,7 @@ def test_verdict_and_reasons_come_first_then_every_section(whole):
     assert head.index("Promoted") < head.index("cars version 2 is the champion, instead of version")
     assert head.index("instead of version 1") < head.index("it is not worse.")
     assert [each["id"] for each in found.all("section")] == (
-        "why metrics comparison classes curves confusion errors thresholds data file origin"
+        "why metrics comparison gained classes curves confusion errors thresholds data file origin"
     ).split()
     assert TOLD not in found.text("footer")
     assert "not_worse PROMOTE not worsedo this" in found.text("why")
@@ -121,7 +122,10 @@ def test_errors_thresholds_data_file_and_origin_say_what_was_recorded(whole):
     assert "car 0.310 0.880 0.800 to 0.950 0.810 0.700 to 0.900 0.840 30" in thresholds
     assert "from 0.083 to 0.021 on test" in thresholds and "precision>=0.9" in thresholds
     data = found.text("data")
-    assert "Training images since cars/1: 1 added, 2 removed, 4 kept." in data
+    said = "In the data since cars/1, train: 1 image added, 2 removed, 1 to another split, 1 with "
+    said += "other labels; val: 1 image from another split; test: 1 image added."
+    assert said in data and said in found.text("gained")
+    assert "train 3 1 2 0 1 1" in data and "val 0 0 0 1 0 0" in data and "test 1 1 0 0 0 0" in data
     assert "Test images that did not count: 2 (mirrored copy in train)." in data
     assert "near duplicate 3 warn" in data and "train 5 10" in data
     file = found.text("file")
@@ -129,6 +133,73 @@ def test_errors_thresholds_data_file_and_origin_say_what_was_recorded(whole):
     assert "33 detections, the same on both sides (8 images: images of the dataset)" in file
     assert "7.2 ms an image (median of 30" in file
     assert "12, best: 7" in found.text("origin") and "yolov8n" in found.text("origin")
+
+
+def test_what_was_gained_and_lost_by_class_and_image(whole):
+    found = page(whole)
+    text = found.text("gained")
+    assert "cars/2 finds 10 that cars/1 missed, and misses 5 that cars/1 found." in text
+    assert "Of 30 images, 9 are better now and 1 worse." in text
+    assert "Gained most: car (+7). Lost most: truck (−2)." in text
+    assert "all classes 60 10 5 32 37 11 5" in text and "truck 30 1 3 18 16 0 1" in text
+    assert "car 30 9 2 14 21 11 4" in text and "(0.41 and 0.38)" in text
+    assert "missed 30.00 12.34 22 15" in text
+    change = "before 2 missed, 1 false alarm; now 0 missed, 0 false alarms"
+    assert "Images that gained most: 1 of 9" in text and "Images that lost most test/0" in text
+    alts = [each["alt"] for each in found.all("img")]
+    assert f"test/000.jpg: labels, before, now. {change}" in alts
+    assert sum("labels, before, now" in alt for alt in alts) == 2
+
+
+def test_images_without_pictures_are_told_in_words(whole):
+    import shutil
+
+    shutil.rmtree(whole / "reports/compare/images")
+    text = page(whole).text("gained")
+    assert "Images that gained most: 2 of 9" in text
+    assert "test/007.jpg: before 2 missed, 1 false alarm; now 0 missed, 0 false alarms" in text
+
+
+def test_a_pair_of_other_models_is_not_taken_for_the_decisions(whole):
+    reports.write(whole, "reports/compare/errors.json", reports.pair() | {"a": "cars/7"})
+    found = page(whole)
+    assert "gained" not in [each["id"] for each in found.all("section")]
+    assert "#gained" not in [each["href"] for each in found.all("a")]
+
+
+def test_without_lists_of_images_the_training_images_are_counted(whole):
+    (whole / f".cache/models/{reports.CHAMPION}/images.csv").unlink()
+    data = page(whole).text("data")
+    assert "Training images since cars/1: 1 added, 2 removed, 4 kept." in data
+
+
+def test_what_came_back_from_tasks_is_counted(whole):
+    assert "detectflow tasks" not in page(whole).text("gained")
+    head = "image,source,why,score,detail,sha256\n"
+    for kind, images in (("relabel", (1, 3, 9)), ("label", (0, 5, 77))):  # 3; 0 and 5
+        rows = "".join(f"a.jpg,a.jpg,hard,1.0,x,{i:064d}\n" for i in images)
+        reports.write(whole, f"runs/tasks/{kind}/tasks.csv", head + rows)
+    said = "Of these, tasks of detectflow tasks: 1 image with corrected labels, 2 images newly"
+    assert said in page(whole).text("gained").replace("`", "")
+    assert said in card_of(collect(whole, ask=False)).replace("\\`", "")
+
+
+def test_the_page_says_of_which_moment_it_is(whole):
+    said = "As of 2026-11-30 08:12 UTC. What came after: detectflow history cars"
+    assert said in page(whole).text("") and said in card_of(collect(whole, ask=False))
+    values = json.loads((whole / "reports/registration.json").read_text())
+    del values["at"]
+    reports.write(whole, "reports/registration.json", values)
+    assert "As stage register found it. What came after" in page(whole).text("")
+
+
+def test_one_is_no_plural(whole):
+    decision = json.loads((whole / "reports/decision.json").read_text())
+    decision |= {"decided_before": 1, "images": 1, "groups": 1}
+    reports.write(whole, "reports/decision.json", decision)
+    found = page(whole)
+    assert "These test images have decided once before." in found.text("why")
+    assert "both measured on 1 test image, 2 left out" in found.text("comparison")
 
 
 def test_a_goal_that_is_not_reached_is_told(whole):
@@ -166,6 +237,16 @@ def test_held_and_rejected_say_who_stays_champion_and_what_to_do(whole, verdict)
     head = page(whole).text("")
     assert "cars version 2 is not the champion; version 1 is." in head
     assert all(each in head for each in advice) and verdict in head
+
+
+@pytest.mark.parametrize("verdict", ["HOLD", "REJECT"])
+def test_what_a_person_has_promoted_all_the_same_is_told_as_such(whole, verdict):
+    facts = collect(whole, ask=False)
+    facts.registration["verdict"] = verdict
+    text = page_of(dataclasses.replace(facts, aliases={"champion": "2"}))
+    head = Page(text).text("")
+    assert "promoted since" in head and "cars version 2 is the champion" in head
+    assert '<div class="banner ">' in text
 
 
 def test_nothing_is_made_up_where_nothing_is_recorded(tmp_path):
@@ -236,7 +317,8 @@ def test_who_does_not_see_it_can_read_it(whole):
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    assert [each["href"][1:] for each in found.all("a")] == ids
+    linked = [each["href"][1:] for each in found.all("a")]
+    assert linked[: len(ids)] == ids and set(linked[len(ids) :]) == {"data", "gained"}
 
 
 def luminance(colour):
@@ -295,13 +377,18 @@ def test_an_image_outside_of_the_reports_is_not_shown(whole):
     for each, path in zip(values["hardest"], ("../../secret.jpg", str(whole / "secret.jpg"))):
         each["picture"] = path
     reports.write(whole, "reports/validate/errors.json", values)
-    alts = [each["alt"] for each in page(whole).all("img")]
+    pair = reports.pair()
+    for each, path in zip(pair["gained"], ("../validate/errors/001.jpg", "../../secret.jpg")):
+        each["picture"] = path
+    reports.write(whole, "reports/compare/errors.json", pair)
+    alts = [each["alt"] for each in page(whole).all("img") if "test/001.jpg" not in each["alt"]]
     assert not any("missed" in alt for alt in alts) and any("missing box" in alt for alt in alts)
 
 
 BROKEN = {
     "reports/validate/errors.json": ["{", "[1]", '{"hardest": [1, 2]}', '{"error_types": 7}'],
     "reports/validate/operating_point.json": ["{", '{"classes": ["x"]}', '{"overall": 3}'],
+    "reports/compare/errors.json": ["{", '{"a": "cars/1", "b": "cars/2", "classes": [1]}'],
     "reports/decision.json": ["{", '{"champion": {"name": 1}, "mean": 3, "findings": [3]}'],
     "reports/validate/per_class.csv": ["", "name,ap\ncar,much\n"],
     "reports/validate/confusion_matrix.csv": ["", "true,a,b\na,1\n", "true,a\na,x\n"],
@@ -347,5 +434,6 @@ def test_the_card_says_the_same_numbers(whole):
     assert f"| mAP50-95 | {table.mean_ap():.3f} |" in card
     assert "| missed | 12.34 | 15 |" in card and "| truck | 0.410 |" in card
     assert "brightness dark (&lt; 60): AP50 0.700 instead of 0.820" in card
-    assert "1 added, 2 removed, 4 kept" in card and "CC0" in card
+    assert "train: 1 image added, 2 removed" in card and "CC0" in card
+    assert "Of 60 boxes to find, cars/2 finds 10 that cars/1 missed, and misses 5" in card
     assert "**PROMOTE**: it is not worse" in card

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.metrics.match_table import MatchTable
 from engine.metrics.paired import compare
+from engine.registry.image_list import as_text
 
 WEIGHTS, ONNX, CHAMPION = "a" * 64, "b" * 64, "c" * 64
 NAMES = ("car", "truck")
@@ -120,6 +121,10 @@ def write_all(root, names=NAMES, image="test/000.jpg"):
     # The champion was trained on 1, 2, 3, 4 and two that are gone; 0 is new.
     seen = "".join(f"{i:064d}\n" for i in (1, 2, 3, 4, 8, 9))
     write(root, f".cache/models/{CHAMPION}/training_images.txt", seen)
+    write_lists(root)
+    write(root, "reports/compare/errors.json", pair(names, image))
+    for each in ("gained-01", "lost-01"):
+        picture(root, f"reports/compare/images/{each}.jpg", (60, 240))
     findings = [
         {"gate": "min_test", "verdict": "PROMOTE", "reason": "30 test images", "advice": ""},
         {"gate": "not_worse", "verdict": "PROMOTE", "reason": "not worse", "advice": "do this"},
@@ -155,9 +160,53 @@ def write_all(root, names=NAMES, image="test/000.jpg"):
             "input": "160x160",
             "machine": "x86_64, cpu, 2 CPUs",
         },
+        "at": "2026-11-30T08:12:59+00:00",
     }
     write(root, "reports/registration.json", registration)
     return root
+
+
+def write_lists(root):
+    """Of the champion's images 8 and 9 are gone, 4 went to val, 3 has other labels; 0 and 5, the
+    latter of test, are new.
+    """
+    before = {"train": {i: "x" for i in (1, 2, 3, 4, 8, 9)}, "val": {}, "test": {6: "x"}}
+    now = {"train": {0: "x", 1: "x", 2: "x", 3: "y"}, "val": {4: "x"}, "test": {5: "x", 6: "x"}}
+    for digest, images in ((CHAMPION, before), (ONNX, now)):
+        lists = {s: {f"{i:064d}": v for i, v in images[s].items()} for s in images}
+        write(root, f".cache/models/{digest}/images.csv", as_text(lists))
+
+
+def pair(names=NAMES, image="test/000.jpg"):
+    """What the analysis of two models writes."""
+    counts = {"boxes": 30, "both": 12, "gained": 9, "lost": 2, "neither": 7}
+    least = {"boxes": 30, "both": 15, "gained": 1, "lost": 3, "neither": 11}
+    alarms = {"a": 11, "b": 4}, {"a": 0, "b": 1}
+    sides = {"a": {"missed": 2, "false_alarms": 1, "loss": 2.5}}
+    sides |= {"b": {"missed": 0, "false_alarms": 0, "loss": 0.0}}
+    cost = {"a": {"count": 22, "cost": 0.3}, "b": {"count": 15, "cost": 0.1234}}
+    return {
+        "a": "cars/1",
+        "b": "cars/2",
+        "images": 30,
+        "boxes": 60,
+        "confidences": {"a": 0.412, "b": 0.378},
+        "error_types": [{"type": "missed", **cost}],
+        "classes": [
+            {"class": names[1], **least, "false_alarms": alarms[1]},
+            {"class": names[0], **counts, "false_alarms": alarms[0]},
+        ],
+        "images_gained": 9,
+        "images_lost": 1,
+        "gained": [
+            {"image": image, **sides, "picture": "images/gained-01.jpg"},
+            {"image": "test/007.jpg", **sides, "picture": None},
+        ],
+        "lost": [
+            {"image": "test/001.jpg", "a": sides["b"], "b": sides["a"]}
+            | {"picture": "images/lost-01.jpg"}
+        ],
+    }
 
 
 def errors(names=NAMES, image="test/000.jpg"):
