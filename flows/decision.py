@@ -90,7 +90,7 @@ def standing_of(root: Path) -> Standing | None:
     state = model_state(root, str(report["model"]))
     if state is None:
         return Standing(report, answered=False)
-    return Standing(report, True, state.aliases, read_entries(state.tags.values()))
+    return Standing(report, True, state.aliases, read_entries(state.tags))
 
 
 def history_markdown(found: Standing) -> str:

@@ -241,7 +241,7 @@ def _arguments(
             f'{mode}: say why, for those who read the history: detectflow {mode} ... --why "..."'
         )
     steps = found.get("steps", "1")
-    if not steps.isdigit() or int(steps) < 1:
+    if not steps.isdecimal() or int(steps) < 1:
         raise ConfigError(f"{mode}: --steps {steps}: expected a number from 1 up")
     return names, reason or "", int(steps)
 

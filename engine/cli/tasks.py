@@ -124,7 +124,7 @@ def _out(text: str | None) -> Path:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ConfigError(f"tasks: number={text}: expected a number of images from 1 up")
     return int(text)
 

@@ -5,6 +5,7 @@ and what comes of it is entered in the history.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from engine.config import Params
 from engine.data.manifest import load_prepared
 from engine.errors import ConfigError, EngineError, WorkspaceError
 from engine.files import sha256_file
-from engine.gates import Decision, Gate, Verdict, decide, gates_for, read_gates
+from engine.gates import GATES, Decision, Gate, Verdict, decide, gates_for, read_gates
 from engine.gates.latency import Latency
 from engine.project.environment import state_root
 from engine.registry.fetch import read_artifact
@@ -29,21 +30,23 @@ from engine.registry.history import (
     CHALLENGER,
     CHAMPION,
     DECISIONS,
-    TAKEN_BACK,
     Entry,
     What,
     add,
     appoint,
+    earlier_champions,
     entries,
     evidence_stem,
     notice,
     repair,
     standing,
+    vacancy,
 )
 from engine.registry.moves import approved_by
 from engine.registry.registry import aliases_of, described_errors
 from engine.registry.version_description import show_history
 from engine.tracking.mlflow_client import Store, open_store, patient
+from engine.tracking.run_metadata import dataset_metadata, images_digest
 
 WHAT = {
     Verdict.PROMOTE: What.PROMOTED,
@@ -79,7 +82,8 @@ def settle(
     by: who or what decides, for the history. presented: the version becomes challenger.
 
     Raises:
-        ConfigError: gates that there are not. DataError: nothing to compare on.
+        ConfigError: gates that there are not; the version is of another dataset than the prepared
+            one. DataError: nothing to compare on.
         WorkspaceError: the registry cannot be reached, the champion's file is gone, or somebody
             moved the alias meanwhile. Aliases are never half moved.
     """
@@ -88,8 +92,9 @@ def settle(
     data = load_prepared(root / "data/prepared")
     with described_errors(state), patient():
         store = open_store(state)
-        aliases = aliases_of(store, name)
-        history = notice(store, name, aliases)
+        _check_dataset(store, name, version, root)
+        images = images_digest(root, params.validate_.split)
+        aliases, history = notice(store, name, images)
         repair(store, name, history)
         before, approval = aliases.get(CHAMPION), approved_by(history, version)
         if presented:
@@ -100,16 +105,18 @@ def settle(
             said = f"it is champion already{when}"
             values = _kept_values(store, name, version, history)
             return _outcome(store, name, version, before, None, said, values=values)
-        images = sha256_file(data.manifest(params.validate_.split))[:DIGITS]
         copies = data.folder / COPIES
         left_out = sha256_file(copies) if copies.is_file() else ""
-        evidence = _evidence_key(params, chosen, images + left_out, approval)
-        stands = standing(history, version, evidence, before or "")
+        vacant = vacancy(history)
+        without = "nobody is champion" if vacant else ""
+        evidence = _evidence_key(params, chosen, images + left_out + without)
+        other = before if vacant is None else _last_there(store, name, history, version)
+        stands = standing(history, version, evidence, other or "", images)
     if stands is not None:
         values = _kept_values(store, name, version, history)
         return _stands(store, name, version, before, stands, values)
     candidate = find_model(f"{name}/{version}", root)
-    champion = None if before is None else _champion(name, before, root)
+    champion = None if other is None else _champion(name, other, root)
     comparison = compare_models(
         candidate,
         champion,
@@ -118,9 +125,16 @@ def settle(
         params.register_.metric,
         cache=state,
         timed=any(isinstance(gate, Latency) for gate in chosen or ()),
-        data_changed=_data_changed(store, name, version, before),
+        data_changed=_data_changed(store, name, version, other),
         approved_by=approval,
-        decided_before=sum(1 for e in history if e.images == images and e.evidence),
+        decided_before=len(
+            {
+                (e.version, e.evidence, e.against)
+                for e in history
+                if e.images == images and e.what in DECISIONS and e.evidence
+            }
+        ),
+        vacant="" if vacant is None else _vacancy_text(vacant),
     )
     decision = decide(comparison.evidence, gates_for(chosen, comparison.evidence))
     entry = Entry(
@@ -130,9 +144,10 @@ def settle(
         by,
         decision.reason,
         evidence,
-        before or "",
+        other or "",
         images,
         APPROVAL if decision.asks_a_person else "",
+        decision.passing,
     )
     with described_errors(state), patient():
         if decision.verdict == Verdict.PROMOTE:
@@ -180,7 +195,7 @@ def _stands(
     entry: Entry,
     values: Mapping[str, Any] | None,
 ) -> Outcome:
-    if entry.what in TAKEN_BACK:
+    if entry.is_persons_move:
         verdict: Verdict | None = Verdict.REJECT
         who = f" by {entry.by}" if entry.by else ""
         said = f"taken back{who} on {entry.at[:10]}" + (f": {entry.why}" if entry.why else "")
@@ -222,8 +237,32 @@ def _champion(name: str, version: str, root: Path) -> Any:
         ) from error
 
 
-def _evidence_key(params: Params, chosen: Sequence[Gate] | None, images: str, approval: str) -> str:
-    """What a decision rests on besides the two models."""
+def _check_dataset(store: Store, name: str, version: str, root: Path) -> None:
+    trained_on = store.client.get_model_version(name, version).tags.get("dataset", "")
+    prepared = str(dataset_metadata(root).get("name", ""))
+    if trained_on and prepared and trained_on != prepared:
+        raise ConfigError(
+            f"{name}/{version} is of the dataset '{trained_on}', and data/prepared holds "
+            f"'{prepared}': their test images decide nothing about it. Set data.source to "
+            f"'{trained_on}' and prepare it (`dvc repro prepare`), or decide by hand: `detectflow "
+            f'promote {name}/{version} --why "..."`.'
+        )
+
+
+def _last_there(store: Store, name: str, history: Sequence[Entry], version: str) -> str | None:
+    """The last champion whose version is still in the registry, for want of a present one."""
+    there = {str(v.version) for v in store.client.search_model_versions(f"name = '{name}'")}
+    earlier = [each for each in earlier_champions(history) if each in there and each != version]
+    return earlier[-1] if earlier else None
+
+
+def _vacancy_text(vacant: Entry) -> str:
+    by = f" by {vacant.by}" if vacant.by else ""
+    return f"version {vacant.before} was champion until {vacant.at[:10]}{by} ({vacant.why})"
+
+
+def _evidence_key(params: Params, chosen: Sequence[Gate] | None, images: str) -> str:
+    """What a decision rests on besides the two models and a person's yes."""
     settings = params.validate_
     values = {
         "images": images,
@@ -231,10 +270,22 @@ def _evidence_key(params: Params, chosen: Sequence[Gate] | None, images: str, ap
         "metric": params.register_.metric,
         "gates": None
         if chosen is None
-        else [{"gate": gate.name, **gate.model_dump(mode="json")} for gate in chosen],
-        "approved": bool(approval),
+        else [{"gate": _rule(gate), **gate.model_dump(mode="json")} for gate in chosen],
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def _rule(gate: Gate) -> str:
+    """Which rule a gate is: its name, or where a gate of the user's own stands, and its source."""
+    kind = type(gate)
+    if GATES.get(gate.name) is kind:
+        return gate.name
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):
+        source = ""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:DIGITS]
+    return f"{kind.__module__}:{kind.__qualname__} {digest}"
 
 
 def _data_changed(store: Store, name: str, version: str, before: str | None) -> bool:

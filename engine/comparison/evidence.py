@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.comparison.latency import compare_latency
-from engine.comparison.left_out import images_left_out
+from engine.comparison.left_out import images_left_out, is_searched
 from engine.comparison.measure import Measured, key_of, measure
 from engine.comparison.models import Model
 from engine.config import ValidateConfig
@@ -46,7 +46,7 @@ def compare_models(
     """Measure both on the same images and compare.
 
     timed: measure the latency of both files as well. about: further fields of `Evidence`:
-    data_changed, approved_by, decided_before.
+    data_changed, approved_by, decided_before, vacant.
 
     Raises:
         DataError: no images to compare on, or no class of the data that both know.
@@ -79,6 +79,8 @@ def compare_models(
         lost_classes=_without(measured[1].names, known[0]) if champion else (),
         left_out={reason: len(which) for reason, which in left_out.items()},
         latency=latency,
+        searched=is_searched(data),
+        unrecorded=tuple(each.model.name for each in measured if each.model.trained_on is None),
         **about,
     )
     return Comparison(

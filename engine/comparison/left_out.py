@@ -13,6 +13,11 @@ from engine.errors import DataError
 COPIES = "copies.jsonl"  # of a prepared folder: images of one split with a copy in another
 
 
+def is_searched(data: PreparedDataset) -> bool:
+    """Whether copies of training images have been looked for in this folder."""
+    return (data.folder / COPIES).is_file()
+
+
 def images_left_out(
     data: PreparedDataset, split: str, models: Sequence[Model]
 ) -> dict[str, list[str]]:

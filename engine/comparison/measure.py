@@ -199,7 +199,10 @@ def _coco(
         images, categories = (list(content.get(key, ())) if whole else [] for key in _LISTS)
         for number, row in enumerate(boxes):
             x, y, w, h = row["bbox"]
-            if not all(np.isfinite([x, y, w, h, row["score"]])) or "image_id" not in row:
+            named = (row.get("image_id"), row.get("category_id"))
+            if not all(np.isfinite([x, y, w, h, row["score"]])) or not all(
+                isinstance(each, int | str) for each in named
+            ):
                 raise DataError(f"{model.file}: box {number} is not complete: {row}")
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise DataError(
@@ -222,7 +225,7 @@ def _images_of(
         for name in (record.name, path.name, path.stem, record.file.name):
             if name and places.setdefault(name, index) != index:
                 places[name] = -1  # two images of this name
-    for name in [name for name, index in places.items() if index >= 0 and name.isdigit()]:
+    for name in [n for n, index in places.items() if index >= 0 and n.isdecimal()]:
         places.setdefault(int(name), places[name])
     known = {name: index for name, index in places.items() if index >= 0}
     if not images:
@@ -243,7 +246,7 @@ def _classes_of(
     model: Model,
 ) -> dict[Any, int]:
     """category_id -> class of the data: by name where the file has categories, or says names; else
-    numbers from 0, or from 1 where none is 0 and one is the number of classes.
+    numbers from 0 where one is 0, or from 1 where one is the number of classes.
     """
     place = {name: c for c, name in enumerate(data.names)}
     used = {row.get("category_id") for row in boxes}
@@ -254,7 +257,14 @@ def _classes_of(
         found = {key: place[key] for key in used if key in place}
     else:
         numbers = {key for key in used if isinstance(key, int)}
-        first = 1 if numbers and 0 not in numbers and max(numbers) == len(data.names) else 0
+        first = 1 if numbers and max(numbers) == len(data.names) else 0
+        if numbers and 0 not in numbers and not first:
+            raise DataError(
+                f"{model.file}: category_id goes from {min(numbers)} to {max(numbers)}, with "
+                f"neither 0 nor {len(data.names)}: whether classes count from 0 or from 1 cannot "
+                "be told. "
+                "Give the file a list `categories` with id and name."
+            )
         found = {c + first: c for c in range(len(data.names))}
         if outside := sorted(numbers - found.keys()):
             raise DataError(

@@ -263,7 +263,7 @@ def class_indices(wanted: Sequence[int | str] | None, names: Sequence[str]) -> l
     for one in wanted:
         if isinstance(one, str) and one in names:
             indices.append(list(names).index(one))
-        elif str(one).isdigit() and int(one) < len(names):
+        elif str(one).isdecimal() and int(one) < len(names):
             indices.append(int(one))
         else:
             hint = nearest(str(one), names)

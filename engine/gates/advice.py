@@ -16,6 +16,9 @@ def further_images(evidence: Evidence, threshold: float) -> str:
     unsure = sorted(evidence.classes, key=lambda each: each.error or 0.0, reverse=True)
     most = ", ".join(f"{each.of} ({each.boxes} boxes)" for each in unsure[:3] if each.error)
     classes = f" Needed most: {most}." if most and len(evidence.classes) > 1 else ""
+    if not evidence.mean.error:
+        least = f"There are too few {evidence.unit} to say how many would settle it."
+        return f"{least} Add some to the {evidence.split} split.{classes}"
     if needed is None or needed > MOST:
         return f"The two are too close for any reasonable number of test images.{classes}"
     if needed <= evidence.groups:  # at the edge of the interval

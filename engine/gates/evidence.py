@@ -40,6 +40,9 @@ class Evidence:
     latency: Difference | None = None  # milliseconds an image, a lower one is better
     approved_by: str = ""  # a person, empty where nobody has said yes
     decided_before: int = 0  # decisions that these very test images have made already
+    vacant: str = ""  # why nobody is champion where somebody was
+    searched: bool = True  # whether copies of these images in train have been looked for
+    unrecorded: tuple[str, ...] = ()  # models of which the training images are not recorded
 
     @property
     def is_first(self) -> bool:

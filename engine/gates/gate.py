@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any, ClassVar
 
 from engine.gates.evidence import Evidence
 from engine.settings.base import Frozen
+
+VERSION = re.compile(r"/\d+$")  # in a model's name: it is registered
 
 
 class Verdict(StrEnum):
@@ -30,6 +33,7 @@ class Finding:
     advice: str = ""
     rows: tuple[Mapping[str, Any], ...] = ()  # of a table behind the reason, for example by class
     asks_a_person: bool = False  # whether a yes, and nothing else, would make it pass
+    passing: bool = False  # whether it may be another one tomorrow, of the same models and images
 
 
 class Gate(Frozen):
@@ -39,13 +43,15 @@ class Gate(Frozen):
     """
 
     name: ClassVar[str] = ""
+    passing: ClassVar[bool] = False  # of its findings
 
     @abstractmethod
     def ask(self, evidence: Evidence) -> Finding:
         """The gate's finding; never an exception for what a model can be."""
 
     def found(self, verdict: Verdict, reason: str, advice: str = "", rows: Any = ()) -> Finding:
-        return Finding(self.name or type(self).__name__, verdict, reason, advice, tuple(rows))
+        name = self.name or type(self).__name__
+        return Finding(name, verdict, reason, advice, tuple(rows), passing=self.passing)
 
     def passes(self, reason: str, rows: Any = ()) -> Finding:
         return self.found(Verdict.PROMOTE, reason, rows=rows)

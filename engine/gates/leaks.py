@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from engine.gates.evidence import Evidence
-from engine.gates.gate import Finding, Gate
+from engine.gates.gate import VERSION, Finding, Gate
 
 
 class Leaks(Gate):
@@ -19,10 +19,27 @@ class Leaks(Gate):
     def ask(self, evidence: Evidence) -> Finding:
         left_out = {reason: count for reason, count in evidence.left_out.items() if count}
         rows = [{"reason": reason, "images": count} for reason, count in left_out.items()]
+        if not evidence.searched:
+            return self.holds(
+                f"copies of {evidence.split} images in train have not been looked for",
+                "Prepare the dataset again: `dvc repro --force prepare`.",
+            )
+        unknown = " and ".join(evidence.unrecorded)
+        not_known = f"; the training images of {unknown} are not recorded" if unknown else ""
+        own = evidence.candidate.name
+        if own in evidence.unrecorded and VERSION.search(own):
+            return self.holds(
+                f"{own} may have been trained on {evidence.split} images: its training images are "
+                "not recorded",
+                "Train it again, which records them: `detectflow run`.",
+            )
         if not left_out:
-            return self.passes(f"no {evidence.split} image has a copy among the training images")
+            return self.passes(
+                f"no {evidence.split} image has a copy among the training images{not_known}"
+            )
         text = ", ".join(f"{count} ({reason})" for reason, count in left_out.items())
-        said = f"{evidence.split} images left out: {text}; {evidence.groups} {evidence.unit} remain"
+        remain = f"{evidence.groups} {evidence.unit} remain{not_known}"
+        said = f"{evidence.split} images left out: {text}; {remain}"
         if evidence.groups < self.images:
             return self.holds(
                 f"{said}, {self.images} are needed",

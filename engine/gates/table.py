@@ -4,7 +4,6 @@ decision.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,22 +13,33 @@ from engine.gates.approval import Approval
 from engine.gates.better import Better
 from engine.gates.classes import Classes
 from engine.gates.evidence import Evidence, interval_text
-from engine.gates.gate import Finding, Gate, Verdict
+from engine.gates.gate import VERSION, Finding, Gate, Verdict
 from engine.gates.latency import Latency
 from engine.gates.leaks import Leaks
+from engine.gates.measured import Measured
 from engine.gates.min_test import MinTest
 from engine.gates.not_worse import NotWorse
 from engine.gates.per_class import PerClass
 from engine.gates.size import Size
 from engine.plugins import find_object, is_dotted
 
-VERSION = re.compile(r"/\d+$")
 # A new gate is one file and its line here.
 GATES: dict[str, type[Gate]] = {
     gate.name: gate
-    for gate in (Classes, MinTest, Leaks, Better, NotWorse, PerClass, Latency, Size, Approval)
+    for gate in (
+        Measured,
+        Classes,
+        MinTest,
+        Leaks,
+        Better,
+        NotWorse,
+        PerClass,
+        Latency,
+        Size,
+        Approval,
+    )
 }
-ALWAYS = Classes()
+ALWAYS: tuple[Gate, ...] = (Measured(), Classes())
 
 # Where the data have changed the newer model has learned what the older one could not, and test
 # images are few: being as good is enough. On the same data there is no reason to change but a gain.
@@ -60,6 +70,11 @@ class Decision:
         return self.verdict == Verdict.HOLD and all(each.asks_a_person for each in holding)
 
     @property
+    def passing(self) -> bool:
+        """Whether another answer may come tomorrow, of the same models and images."""
+        return all(each.passing for each in self.findings if each.verdict == self.verdict)
+
+    @property
     def advice(self) -> tuple[str, ...]:
         return (*(e.advice for e in self.findings if e.advice), *filter(None, [self.way_out]))
 
@@ -69,9 +84,13 @@ _TOLD = {"min_test", "better", "not_worse"}
 
 def decide(evidence: Evidence, gates: Sequence[Gate]) -> Decision:
     """Ask all gates: one that rejects decides, else one that holds, else the candidate is
-    promoted.
+    promoted. A first champion is always asked for enough images and the floor.
     """
-    asked = [gate for gate in (ALWAYS, *gates) if gate is ALWAYS or not isinstance(gate, Classes)]
+    first = (
+        [MinTest()] if evidence.is_first and not any(isinstance(g, MinTest) for g in gates) else []
+    )
+    always = tuple(type(gate) for gate in ALWAYS)
+    asked = [*ALWAYS, *first, *(gate for gate in gates if not isinstance(gate, always))]
     findings = tuple(gate.ask(evidence) for gate in asked)
     said = {finding.verdict for finding in findings}
     for verdict in (Verdict.REJECT, Verdict.HOLD):

@@ -17,7 +17,7 @@ from typing import Any
 from engine.lineage.evidence import Evidence, Statement
 from engine.project.redaction import hide
 from engine.registry.fetch import PURPOSE
-from engine.registry.history import Entry, evidence_stem, read_entries
+from engine.registry.history import Entry, entries, evidence_stem
 from engine.registry.registry import aliases_of
 from engine.registry.version_description import about
 from engine.tracking.mlflow_client import Store, open_store, quick, reason, tracking_uri
@@ -72,12 +72,12 @@ def _short(error: Exception) -> str:
 
 def _versions(store: Store, uri: str) -> Iterator[Statement]:
     aliases: dict[str, dict[str, str]] = {}
-    tags_of: dict[str, dict[str, dict[str, str]]] = {}  # model -> version -> tags
+    numbers: dict[str, list[str]] = {}  # model -> its versions
     for version in _paged(store.client.search_model_versions):
         name, number, tags = version.name, str(version.version), version.tags
         if name not in aliases:
             aliases[name] = aliases_of(store, name)
-        tags_of.setdefault(name, {})[number] = tags
+        numbers.setdefault(name, []).append(number)
         facts = {
             "aliases": ", ".join(
                 sorted(alias for alias, of in aliases[name].items() if of == number)
@@ -97,8 +97,8 @@ def _versions(store: Store, uri: str) -> Iterator[Statement]:
         if facts["weights_sha256"]:
             about = {"data_digest": tags.get("data_digest"), "dvc_md5": tags.get("dvc.weights")}
             yield Statement("weights", facts["weights_sha256"], f"tags of {key} in {source}", about)
-    for name, versions in tags_of.items():
-        history = read_entries(versions.values())
+    for name, versions in numbers.items():
+        history = entries(store, name)
         for number in versions:
             yield from _history(name, number, history, f"MLflow's registry at {uri}")
 

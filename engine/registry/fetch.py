@@ -221,9 +221,20 @@ def version_of_run(run_id: str, root: Path) -> str:
     return f"{newest.name}/{newest.version}"
 
 
+def registered_models(store: Store) -> list[str]:
+    """The names of all models in the registry."""
+    names: list[str] = []
+    token: str | None = ""
+    while token is not None:
+        page = store.client.search_registered_models(page_token=token or None)
+        names += [each.name for each in page]
+        token = page.token or None
+    return names
+
+
 def version_named(store: Store, name: str, alias: str | None, number: str | None) -> Any:
     client = store.client
-    models = [each.name for each in client.search_registered_models()]
+    models = registered_models(store)
     if name not in models:
         known = (
             f" There are: {', '.join(models)}"

@@ -9,24 +9,26 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.config import Params
+from engine.errors import ConfigError, EngineError, nearest
 from engine.project.environment import state_root
-from engine.registry.fetch import REFERENCE, version_named
+from engine.registry.fetch import REFERENCE, fetch, registered_models, version_named
 from engine.registry.history import (
     CHAMPION,
     Entry,
     What,
     add,
     appoint,
-    champions,
+    earlier_champions,
     entries,
     notice,
     waiting,
+    with_left,
 )
 from engine.registry.registry import aliases_of, described_errors
 from engine.registry.version_description import show_history
 from engine.tracking.mlflow_client import Store, open_store, patient
-from engine.tracking.run_metadata import git
+from engine.tracking.run_metadata import git, images_digest
 
 NO = "not approved"
 PERSON = "DETECTFLOW_PERSON"  # variable: who started this run
@@ -66,20 +68,17 @@ def promote(reference: str, why: str, root: Path) -> Move:
     """A person makes a version champion, whatever the gates said.
 
     Raises:
-        ConfigError: no such version. WorkspaceError: the registry cannot be reached; somebody else
-            moved the alias at the same time.
+        ConfigError: no such version. WorkspaceError: the registry cannot be reached, or has not the
+            version's file; somebody else moved the alias at the same time.
     """
     state = state_root(root)
     with described_errors(state), patient():
         store = open_store(state)
         name, version = _named(store, reference)
-        before, _ = _now(store, name)
-        entry = None
-        if before != version:
-            entry = Entry(What.PROMOTED, version, before or "", person(root), why)
-            entry = appoint(store, name, entry, before)
-            show_history(store, name, entries(store, name))
-        return Move(name, version, before, aliases_of(store, name).get(CHAMPION), entry)
+        before, _ = _now(store, name, root)
+        if before == version:
+            return Move(name, version, before, before, None)
+        return _move(store, name, version, before, What.PROMOTED, why, root)
 
 
 def roll_back(name: str, why: str, root: Path, steps: int = 1) -> Move:
@@ -88,30 +87,46 @@ def roll_back(name: str, why: str, root: Path, steps: int = 1) -> Move:
 
     Raises:
         ConfigError: there was no champion before, or its version has been deleted.
+        WorkspaceError: as `promote`.
     """
     state = state_root(root)
     with described_errors(state), patient():
         store = open_store(state)
         _known_model(store, name)
-        before, history = _now(store, name)
-        if before is None:
-            raise ConfigError(f"model '{name}' has no champion to roll back from")
+        before, history = _now(store, name, root)
+        earlier = earlier_champions(history)
+        if before is None and not earlier:
+            raise ConfigError(f"model '{name}' has never had a champion to go back to")
         present = {str(v.version) for v in store.client.search_model_versions(f"name = '{name}'")}
-        earlier = champions(history)[:-1]
         there = [version for version in earlier if version in present]
         if len(there) < steps:
             gone = sorted(set(earlier) - present, key=int)
             deleted = f" (deleted: {', '.join(gone)})" if gone else ""
+            since = f" before version {before}" if before else ""
             raise ConfigError(
-                f"model '{name}': there were {len(there)} champions before version "
-                f"{before}{deleted}, so it cannot go back {steps}. `detectflow history {name}` "
-                "lists them; `detectflow promote NAME/VERSION` takes any version."
+                f"model '{name}': champions{since} that are still there: {len(there)}{deleted}, so "
+                f"it cannot go back {steps}. `detectflow history {name}` lists them; `detectflow "
+                "promote NAME/VERSION` takes any version."
             )
-        version = there[-steps]
-        entry = Entry(What.ROLLED_BACK, version, before, person(root), why)
-        entry = appoint(store, name, entry, before)
-        show_history(store, name, entries(store, name))
-        return Move(name, version, before, aliases_of(store, name).get(CHAMPION), entry)
+        return _move(store, name, there[-steps], before, What.ROLLED_BACK, why, root)
+
+
+def _move(
+    store: Store, name: str, version: str, before: str | None, what: What, why: str, root: Path
+) -> Move:
+    fetch(f"models:/{name}/{version}", root)  # or production would have nothing to load
+    entry = Entry(what, version, before or "", person(root), why, images=_images(root))
+    entry = appoint(store, name, entry, before)
+    show_history(store, name, entries(store, name))
+    return Move(name, version, before, aliases_of(store, name).get(CHAMPION), entry)
+
+
+def _images(root: Path) -> str:
+    """The test images at hand when a person decided; empty where there are none."""
+    try:
+        return images_digest(root, Params.load(root / "params.yaml").validate_.split)
+    except EngineError:
+        return ""
 
 
 def approve(reference: str, why: str, root: Path, by: str = "") -> Move:
@@ -120,7 +135,7 @@ def approve(reference: str, why: str, root: Path, by: str = "") -> Move:
     with described_errors(state), patient():
         store = open_store(state)
         name, version = _named(store, reference)
-        before, history = _now(store, name)
+        before, history = _now(store, name, root)
         entry = None
         if not approved_by(history, version):
             entry = add(store, name, Entry(What.APPROVED, version, "", by or person(root), why))
@@ -136,7 +151,7 @@ def decline(reference: str, why: str, root: Path, by: str = "") -> Move:
     with described_errors(state), patient():
         store = open_store(state)
         name, version = _named(store, reference)
-        before, history = _now(store, name)
+        before, history = _now(store, name, root)
         asked, entry = waiting(history, version), None
         if asked is not None:
             rejected = replace(asked, what=What.REJECTED, by=by or person(root), waits_for="")
@@ -146,12 +161,12 @@ def decline(reference: str, why: str, root: Path, by: str = "") -> Move:
 
 
 def approved_by(history: list[Entry], version: str) -> str:
-    """Who has said yes to a version; empty where nobody has, or it was rolled back from since."""
+    """Who has said yes to a version; empty where nobody has, or it was taken back since."""
     who = ""
-    for entry in history:
+    for entry, left in with_left(history):
         if entry.what == What.APPROVED and entry.version == version:
             who = entry.by
-        elif entry.what == What.ROLLED_BACK and entry.before == version:
+        elif version in left:
             who = ""
     return who
 
@@ -166,8 +181,8 @@ def history_of(name: str, root: Path) -> tuple[list[Entry], dict[str, str]]:
     with described_errors(state), patient():
         store = open_store(state)
         _known_model(store, name)
-        aliases = aliases_of(store, name)
-        return notice(store, name, aliases), aliases
+        aliases, history = notice(store, name, _images(root))
+        return history, aliases
 
 
 def _named(store: Store, reference: str) -> tuple[str, str]:
@@ -181,14 +196,12 @@ def _named(store: Store, reference: str) -> tuple[str, str]:
 
 
 def _known_model(store: Store, name: str) -> None:
-    from engine.errors import nearest
-
-    models = [each.name for each in store.client.search_registered_models()]
+    models = registered_models(store)
     if name not in models:
         known = f" There are: {', '.join(models)}" if models else " The registry is empty."
         raise ConfigError(f"no registered model '{name}'.{nearest(name, models)}{known}")
 
 
-def _now(store: Store, name: str) -> tuple[str | None, list[Entry]]:
-    aliases = aliases_of(store, name)
-    return aliases.get(CHAMPION), notice(store, name, aliases)
+def _now(store: Store, name: str, root: Path) -> tuple[str | None, list[Entry]]:
+    aliases, history = notice(store, name, _images(root))
+    return aliases.get(CHAMPION), history

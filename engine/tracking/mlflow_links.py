@@ -102,7 +102,7 @@ class ModelState:
     """A registered model as the registry has it at this moment."""
 
     aliases: Mapping[str, str]  # alias -> version
-    tags: Mapping[str, Mapping[str, str]]  # version -> its tags
+    tags: Mapping[str, str]  # of the model itself
 
 
 def model_state(root: Path, name: str) -> ModelState | None:
@@ -115,32 +115,24 @@ def model_state(root: Path, name: str) -> ModelState | None:
     aliases = _query(
         uri, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", [name]
     )
-    rows = _query(uri, "SELECT version, key, value FROM model_version_tags WHERE name = ?", [name])
-    if aliases is None or rows is None:
+    tags = _query(uri, "SELECT key, value FROM registered_model_tags WHERE name = ?", [name])
+    if aliases is None or tags is None:
         return None
-    tags: dict[str, dict[str, str]] = {}
-    for version, key, value in rows:
-        tags.setdefault(str(version), {})[key] = value or ""
-    return ModelState({alias: str(version) for alias, version in aliases}, tags)
+    return ModelState(
+        {alias: str(version) for alias, version in aliases},
+        {key: value or "" for key, value in tags},
+    )
 
 
 def _state_over_rest(uri: str, name: str) -> ModelState | None:
-    model = _get(uri, "registered-models/get", name=name)
-    if model is None:
+    answer = _get(uri, "registered-models/get", name=name)
+    if answer is None:
         return None
-    tags: dict[str, dict[str, str]] = {}
-    query, page = {"filter": f"name='{name}'", "max_results": "1000"}, "first"
-    while page:
-        answer = _get(uri, "model-versions/search", **query)
-        if answer is None:
-            return None
-        for version in answer.get("model_versions", ()):
-            tags[str(version["version"])] = {
-                tag.get("key", ""): tag.get("value", "") for tag in version.get("tags", ())
-            }
-        page = query["page_token"] = answer.get("next_page_token") or ""
-    aliases = model.get("registered_model", {}).get("aliases", ())
-    return ModelState({each["alias"]: str(each["version"]) for each in aliases}, tags)
+    model = answer.get("registered_model", {})
+    return ModelState(
+        {each["alias"]: str(each["version"]) for each in model.get("aliases", ())},
+        {tag.get("key", ""): tag.get("value", "") for tag in model.get("tags", ())},
+    )
 
 
 def _query(uri: str, query: str, values: Sequence[Any]) -> list[tuple] | None:

@@ -112,12 +112,14 @@ def test_too_few_images_or_boxes_hold_and_say_what_is_missing():
 
 
 def test_a_first_champion_reaches_the_floor():
-    assert GATES["min_test"]().ask(first(0.5)).verdict == PROMOTE
+    passed = GATES["min_test"]().ask(first(0.5))
+    assert passed.verdict == PROMOTE and "AP50-95 0.500 reaches the floor of 0.1" in passed.reason
     low = GATES["min_test"]().ask(first(0.028))
     assert low.verdict == REJECT and "0.028" in low.reason and "0.1" in low.reason
     assert GATES["min_test"]().ask(evidence(0.0)).verdict == PROMOTE
     nothing = first(mean=Difference("AP50-95", "", 0, 0, None, None))
-    assert GATES["min_test"]().ask(nothing).verdict == HOLD
+    assert decide(nothing, [GATES["size"]()]).verdict == HOLD
+    assert decide(first(0.028), [GATES["size"]()]).verdict == REJECT, "asked though not listed"
 
 
 def test_a_first_champion_has_nobody_to_be_compared_with():
@@ -133,9 +135,35 @@ def test_leaked_test_images_are_left_out_and_enough_must_remain():
     assert "mirrored" not in found.reason
 
 
+def test_copies_that_nobody_looked_for_and_unknown_training_images_hold():
+    said = GATES["leaks"]().ask(evidence(searched=False))
+    assert said.verdict == HOLD and "have not been looked for" in said.reason
+    said = GATES["leaks"]().ask(evidence(unrecorded=("detector/2",)))
+    assert said.verdict == HOLD and "detector/2 may have been trained on test" in said.reason
+    said = GATES["leaks"]().ask(evidence(unrecorded=("detector/1",)))
+    assert said.verdict == PROMOTE and "of detector/1 are not recorded" in said.reason
+
+
+def test_a_champion_taken_away_is_replaced_by_a_person():
+    gone = {"vacant": "version 3 was champion until 2026-11-30"}
+    said = decide(evidence(0.3, **gone), [])
+    assert said.verdict == HOLD and said.asks_a_person
+    assert "compared with detector/1, the one before" in said.reason
+    assert decide(evidence(0.3, **gone, approved_by="Jo"), []).verdict == PROMOTE
+    assert decide(first(0.9, **gone), []).verdict == HOLD
+
+
+def test_a_verdict_by_a_busy_machine_passes():
+    slow = Difference("ms", "", 0, 0, 10.0, 20.0, 9.0, 11.0, error=0.5, groups=10)
+    by_latency = decide(evidence(0.3, latency=slow), [GATES["latency"]()])
+    assert by_latency.verdict == REJECT and by_latency.passing
+    both = decide(evidence(-0.3, latency=slow), [GATES["latency"](), GATES["better"]()])
+    assert both.verdict == REJECT and not both.passing
+
+
 def test_a_class_that_goes_away_needs_a_yes_and_a_new_one_does_not():
     new = evidence(new_classes=("bird",))
-    assert decide(new, []).verdict == PROMOTE and "new: bird" in decide(new, []).findings[0].reason
+    assert decide(new, []).verdict == PROMOTE and "new: bird" in decide(new, []).findings[1].reason
     lost = evidence(lost_classes=("dog",))
     assert decide(lost, []).verdict == HOLD
     assert decide(evidence(lost_classes=("dog",), approved_by="ann"), []).verdict == PROMOTE
@@ -164,7 +192,13 @@ def test_a_rejection_outweighs_a_hold_and_a_hold_a_promotion():
     gates = [GATES["approval"](), GATES["better"](), GATES["size"]()]
     decision = decide(worse, gates)
     assert decision.verdict == REJECT and decision.reason.startswith("better: worse:")
-    assert [each.gate for each in decision.findings] == ["classes", "approval", "better", "size"]
+    assert [each.gate for each in decision.findings] == [
+        "measured",
+        "classes",
+        "approval",
+        "better",
+        "size",
+    ]
     assert decide(evidence(0.1, 0.01), gates).verdict == HOLD
     assert decide(evidence(0.1, 0.01, approved_by="ann"), gates).verdict == PROMOTE
 

@@ -77,6 +77,7 @@ def make_workspace(root: Path) -> Path:
         folder.mkdir(parents=True)
         counts[split] = {"images": IMAGES[split], "boxes": 2 * IMAGES[split]}
         add_images(prepared, split, range(1000 * number, 1000 * number + IMAGES[split]))
+    (prepared / "copies.jsonl").write_text("")
     digest = hashlib.sha256(b"squares").hexdigest()
     about = {
         "version": LAYOUT_VERSION,
