@@ -29,6 +29,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,7 +44,8 @@ from engine.metrics.bootstrap import RESAMPLES, ApOfDraws, Draws, draw
 from engine.metrics.match_table import IOU_THRESHOLDS, MatchTable
 from engine.metrics.paired import AP, OnDraws, Paired, differences, on_draws
 
-ROWS = ((50, 1), (50, 5), (200, 1), (200, 5), (1000, 1), (1000, 5), (5000, 1), (5000, 5))
+TRIALS = {50: 2000, 200: 6000, 1000: 500, 5000: 500}  # of each number of images
+IN_GROUP = (1, 5)
 CLASSES, BOXES = 3, 3.0
 ALIKE = 0.6  # of the difficulty of an object, the part that both models share
 FALSE_BOXES = 2.0  # an image
@@ -194,7 +196,7 @@ def trials(images: int, in_group: int, lost: list[float], options, workers: Para
                 options.resamples,
             ):
                 done[kept["seed"]] = kept
-    seeds = range(options.first, options.first + options.trials)
+    seeds = range(options.first, options.first + (options.trials or TRIALS.get(images, 500)))
     asked = (
         delayed(trial)(images, in_group, lost, seed, options.resamples)
         for seed in seeds
@@ -237,11 +239,7 @@ def lines(options) -> Iterator[str]:
     )
     yield "|" + "---|" * 12
     with Parallel(n_jobs=options.workers, return_as="generator") as workers:
-        for images, in_group in ROWS:
-            if options.images and images not in options.images:
-                continue
-            if options.groups and in_group not in options.groups:
-                continue
+        for images, in_group in product(options.images, options.groups):
             began, cpu = time.perf_counter(), time.process_time()
             yield row(images, in_group, trials(images, in_group, lost, options, workers))
             print(
@@ -256,9 +254,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=500)
-    parser.add_argument("--images", type=int, nargs="*", help="only these rows")
-    parser.add_argument("--groups", type=int, nargs="*", help="only these numbers in a group")
+    parser.add_argument("--trials", type=int, help=f"of each row; without: {TRIALS}")
+    parser.add_argument("--images", type=int, nargs="+", default=[*TRIALS])
+    parser.add_argument("--groups", type=int, nargs="+", default=IN_GROUP, help="images in a group")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, help="draws of each bootstrap")
     parser.add_argument("--first", type=int, default=0, help="seed of the first trial")
     parser.add_argument("--keep", type=Path, help="file of trials; those in it are not run again")

@@ -5,7 +5,8 @@ The difference of a metric is computed on the images as they are and on each dra
 
 Intervals are expanded percentiles: those of the draws, at levels that allow for a bootstrap's
 spread being too small by (n - 1) / n and for few groups (Student's t). On 20 images the plain
-percentiles cover less than they say (`benchmarks/gate.py` prints both); from 200 on they are equal.
+percentiles cover less than they say; from 200 groups on they are nearly equal (`benchmarks/gate.py`
+prints both).
 Source: Hesterberg, What Teachers Should Know About the Bootstrap (2015), 1411.5279.
 """
 
