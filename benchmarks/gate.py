@@ -1,8 +1,9 @@
 """Do the gates keep their word? Decisions about pairs of drawn models of which the truth is known.
 
-    python -m benchmarks.gate                    # the table of the docs: 500 trials a row (an hour)
+    python -m benchmarks.gate                    # the table of the docs (about an hour)
     python -m benchmarks.gate --trials 50        # a quick look
     python -m benchmarks.gate --images 50 200    # these rows only
+    python -m benchmarks.gate --keep trials.jsonl   # cut off, it goes on where it was
 
 Each trial draws a test split (objects of some classes, easy and hard ones, images of one group
 alike) and two detectors that look at it; what one finds hard, the other mostly does too. The two
@@ -16,27 +17,35 @@ of images:
 - not_worse, HOLD: how often an equal model passes a margin of 2 points, how often it is held.
 - per_class: how often it refuses equal models; a model of which one class is 15 points worse, with
   its margin of 5 points; one that is 5 points worse, with a margin of 0 (its power).
+
+In brackets: what the true rate may be, given so many trials (95 %, Clopper and Pearson).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from joblib import Parallel, delayed
+from scipy.stats import binomtest
 
 from engine.difference import Difference
 from engine.gates import GATES, Evidence, Subject, Verdict
+from engine.metrics.bootstrap import RESAMPLES, ApOfDraws, Draws, draw
 from engine.metrics.match_table import IOU_THRESHOLDS, MatchTable
-from engine.metrics.paired import AP, Paired, compare
+from engine.metrics.paired import AP, OnDraws, Paired, differences, on_draws
 
-ROWS = ((50, 1), (50, 5), (200, 1), (200, 5), (1000, 1), (1000, 5), (5000, 1), (5000, 5))
+TRIALS = {50: 2000, 200: 6000, 1000: 500, 5000: 500}  # of each number of images
+IN_GROUP = (1, 5)
 CLASSES, BOXES = 3, 3.0
 ALIKE = 0.6  # of the difficulty of an object, the part that both models share
 FALSE_BOXES = 2.0  # an image
@@ -87,10 +96,6 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def groups_of(images: int, in_group: int) -> dict[str, str]:
-    return {} if in_group == 1 else {f"{i:05d}": str(i // in_group) for i in range(images)}
-
-
 def verdicts(found: Paired) -> dict[str, Verdict]:
     """What the gates say that compare two models."""
     asked = Evidence(
@@ -107,12 +112,57 @@ def verdicts(found: Paired) -> dict[str, Verdict]:
     return found | {STRICT: GATES["per_class"](margin=0.0).ask(asked).verdict}
 
 
-def trial(images: int, in_group: int, lost: float, seed: int, resamples: int):
-    rng = np.random.default_rng([images, in_group, round(1000 * lost), seed])
+def pairs(images: int, in_group: int, lost: list[float], seed: int, resamples: int):
+    """A champion and, of each of `lost`, the candidate that loses it, the first of which is 0: what
+    `compare` finds. Candidates differ in the last class only, so the others are measured once.
+    """
+    rng = np.random.default_rng([images, in_group, seed])
     drawn = scene(rng, images, in_group)
-    pair = detector(rng, drawn, CLASSES), detector(rng, drawn, CLASSES, lost)
-    found = compare(*pair, groups_of(images, in_group), resamples, seed)
-    return found.mean[AP], verdicts(found)
+    draws = draw([f"{i // in_group:05d}" for i in range(images)], resamples, seed)
+    champion = on_draws(detector(rng, drawn, CLASSES), draws)
+    equal = None
+    for worse in lost:
+        own = np.random.default_rng([images, in_group, seed, 1])
+        table = detector(own, drawn, CLASSES, worse)
+        candidate = on_draws(table, draws) if equal is None else _last_anew(equal, table, draws)
+        equal = equal or candidate
+        yield differences(table, [candidate, champion], draws, seed)
+
+
+def _last_anew(before: OnDraws, table: MatchTable, draws: Draws) -> OnDraws:
+    last = on_draws(table.subset(table.images, table.names[-1:]), draws)
+
+    def joined(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        return np.concatenate([old[:-1], new])
+
+    return OnDraws(
+        joined(before.whole, last.whole),
+        ApOfDraws(
+            joined(before.drawn.ap, last.drawn.ap), joined(before.drawn.ap50, last.drawn.ap50)
+        ),
+    )
+
+
+def trial(images: int, in_group: int, lost: list[float], seed: int, resamples: int):
+    """What happened once, of each rate of the table. lost: as for `pairs`, three."""
+    found = list(pairs(images, in_group, lost, seed, resamples))
+    equal, much, little = map(verdicts, found)
+    mean = found[0].mean[AP]
+    return {
+        "images": images,
+        "in_group": in_group,
+        "resamples": resamples,
+        "seed": seed,
+        "better": equal["better"] == Verdict.PROMOTE,
+        "plain": covers(mean, mean.plain_low, mean.plain_high),
+        "ours": covers(mean, mean.low, mean.high),
+        "width": None if mean.low is None else mean.high - mean.low,
+        "not_worse": equal["not_worse"] == Verdict.PROMOTE,
+        "held": equal["not_worse"] == Verdict.HOLD,
+        "refused": equal["per_class"] == Verdict.REJECT,
+        "much": much["per_class"] == Verdict.REJECT,
+        "little": little[STRICT] == Verdict.REJECT,
+    }
 
 
 def loss_for(points: float) -> float:
@@ -134,60 +184,82 @@ def covers(found: Difference, low: float | None, high: float | None) -> bool:
     return low is not None and high is not None and low <= 0 <= high
 
 
-def row(images: int, in_group: int, lost: list[float], options, workers: Parallel) -> str:
-    equal, much, little = (
-        workers(
-            delayed(trial)(images, in_group, worse, k, options.resamples)
-            for k in range(options.trials)
-        )
-        for worse in (0.0, *lost)
+def trials(images: int, in_group: int, lost: list[float], options, workers: Parallel) -> list[dict]:
+    """As many as asked for. Those that are in the file `--keep` are not run again."""
+    done = {}
+    if options.keep and options.keep.exists():
+        for line in options.keep.read_text().splitlines():
+            kept = json.loads(line)
+            if (kept["images"], kept["in_group"], kept["resamples"]) == (
+                images,
+                in_group,
+                options.resamples,
+            ):
+                done[kept["seed"]] = kept
+    seeds = range(options.first, options.first + (options.trials or TRIALS.get(images, 500)))
+    asked = (
+        delayed(trial)(images, in_group, lost, seed, options.resamples)
+        for seed in seeds
+        if seed not in done
     )
+    for new in workers(asked):
+        done[new["seed"]] = new
+        if options.keep:
+            with options.keep.open("a") as stream:
+                stream.write(json.dumps(new) + "\n")
+    return [done[seed] for seed in seeds]
 
-    def rate(results, gate: str, verdict: Verdict) -> float:
-        return 100 * sum(said[gate] == verdict for _, said in results) / len(results)
 
-    def coverage(low: str, high: str) -> float:
-        return 100 * np.mean([covers(d, getattr(d, low), getattr(d, high)) for d, _ in equal])
+def row(images: int, in_group: int, results: list[dict]) -> str:
+    def rate(of: str) -> str:
+        return f"{100 * np.mean([each[of] for each in results]):.1f} %"
 
-    width = np.mean([d.high - d.low for d, _ in equal if d.high is not None])
+    def known(of: str) -> str:
+        hits = sum(each[of] for each in results)
+        between = binomtest(hits, len(results)).proportion_ci(method="exact")
+        return f"{rate(of)} ({100 * between.low:.1f}-{100 * between.high:.1f})"
+
+    width = np.mean([each["width"] for each in results if each["width"] is not None])
     return (
-        f"| {images} | {in_group} | {rate(equal, 'better', Verdict.PROMOTE):.1f} % "
-        f"| {coverage('plain_low', 'plain_high'):.1f} % | {coverage('low', 'high'):.1f} % "
-        f"| {100 * width:.1f} "
-        f"| {rate(equal, 'not_worse', Verdict.PROMOTE):.1f} % "
-        f"| {rate(equal, 'not_worse', Verdict.HOLD):.1f} % "
-        f"| {rate(equal, 'per_class', Verdict.REJECT):.1f} % "
-        f"| {rate(much, 'per_class', Verdict.REJECT):.1f} % "
-        f"| {rate(little, STRICT, Verdict.REJECT):.1f} % |"
+        f"| {images} | {in_group} | {len(results)} | {known('better')} "
+        f"| {known('plain')} | {known('ours')} | {100 * width:.1f} "
+        f"| {rate('not_worse')} | {rate('held')} "
+        f"| {rate('refused')} | {rate('much')} | {rate('little')} |"
     )
 
 
 def lines(options) -> Iterator[str]:
-    lost = [loss_for(points) for points in LOSSES]
+    lost = [0.0, *(loss_for(points) for points in LOSSES)]
     yield (
-        "| images | in a group | `better` promotes an equal model | plain interval covers "
-        "| our interval covers | its width, points | `not_worse` promotes an equal model "
-        "| and holds it | `per_class` refuses an equal model "
+        "| images | in a group | trials | `better` promotes an equal model "
+        "| plain interval covers | our interval covers | its width, points "
+        "| `not_worse` promotes an equal model | and holds it | `per_class` refuses an equal model "
         f"| and a class {LOSSES[0]} points worse "
         f"| with margin 0 a class {LOSSES[1]} points worse |"
     )
-    yield "|" + "---|" * 11
-    with Parallel(n_jobs=options.workers) as workers:
-        for images, in_group in ROWS:
-            if options.images and images not in options.images:
-                continue
-            began = time.perf_counter()
-            yield row(images, in_group, lost, options, workers)
-            print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
+    yield "|" + "---|" * 12
+    with Parallel(n_jobs=options.workers, return_as="generator") as workers:
+        for images, in_group in product(options.images, options.groups):
+            began, cpu = time.perf_counter(), time.process_time()
+            yield row(images, in_group, trials(images, in_group, lost, options, workers))
+            print(
+                f"{time.perf_counter() - began:.0f} s, {time.process_time() - cpu:.0f} s of CPU "
+                "in the main process",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=500)
-    parser.add_argument("--images", type=int, nargs="*", help="only these rows")
-    parser.add_argument("--resamples", type=int, default=1000, help="draws of each bootstrap")
+    parser.add_argument("--trials", type=int, help=f"of each row; without: {TRIALS}")
+    parser.add_argument("--images", type=int, nargs="+", default=[*TRIALS])
+    parser.add_argument("--groups", type=int, nargs="+", default=IN_GROUP, help="images in a group")
+    parser.add_argument("--resamples", type=int, default=RESAMPLES, help="draws of each bootstrap")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first trial")
+    parser.add_argument("--keep", type=Path, help="file of trials; those in it are not run again")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     for line in lines(parser.parse_args()):
         print(line, flush=True)

@@ -13,13 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from engine.difference import LEVEL
 from engine.errors import DataError
-from engine.metrics.curves import IGNORED, TRUE
+from engine.metrics.curves import FALSE, IGNORED, TRUE
 from engine.metrics.match_table import IOU_THRESHOLDS, RECALLS, MatchTable
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 RESAMPLES = 2000
 MOST_NUMBERS = 20_000_000  # of one array; more draws are taken in parts
@@ -82,7 +86,7 @@ def ap_of_draws(table: MatchTable, draws: Draws) -> ApOfDraws:
     truths = np.zeros((groups, len(table.names)))
     np.add.at(truths, draws.group, table.truths)
     ap, ap50 = (np.full((len(table.names), resamples), np.nan) for _ in range(2))
-    rankings = {int(c): _rank(table, draws.group, int(c)) for c in np.flatnonzero(truths.sum(0))}
+    rankings = {c: _rank(table, draws, c) for c in np.flatnonzero(truths.sum(0)).tolist()}
     longest = max((len(ranking.ends) for ranking in rankings.values()), default=0)
     for columns in _blocks(resamples, max(1, MOST_NUMBERS // max(longest, groups, 1))):
         counts = draws.counts[:, columns].astype(np.float64)
@@ -97,28 +101,69 @@ def ap_of_draws(table: MatchTable, draws: Draws) -> ApOfDraws:
 class _Ranking:
     """The detections of one class, best first, up to the last true one.
 
-    Precision peaks where a true detection has just been counted. Only these P places are computed,
-    true at any of the T thresholds; what lies between two of them counts in one sum.
+    While one true detection follows another precision rises, whatever the draw, so the envelope of
+    precision changes only where such a run ends. Only these P places are computed, those of each
+    threshold; what lies between two of them counts in one sum.
     """
 
-    group: np.ndarray  # (D,) of each detection
     ends: np.ndarray  # (P,) the places, rows of D
-    true: list[np.ndarray]  # for each threshold the true ones, rows of P
-    ignored: list[np.ndarray]  # for each threshold the detections on a crowd, rows of D
+    seen: csr_array  # (P, G) detections of each group since the place before
+    at: list[_AtThreshold]
 
 
-def _rank(table: MatchTable, group: np.ndarray, c: int) -> _Ranking:
+@dataclass(frozen=True, eq=False)
+class _AtThreshold:
+    """The p of the P places where a run of true detections ends at one IoU threshold."""
+
+    places: np.ndarray  # (p,) rows of P
+    found: csr_array  # (p, G) true detections of each group since the place before
+    ignored: csr_array | None  # (p, G) the same of detections on a crowd; None: there are none
+
+
+def _rank(table: MatchTable, draws: Draws, c: int) -> _Ranking:
     rows = np.flatnonzero(table.classes == c)
     rows = rows[np.argsort(-table.scores[rows], kind="stable")]
-    ends = np.flatnonzero((table.outcome[rows] == TRUE).any(1))
-    rows = rows[: ends[-1] + 1 if len(ends) else 0]
-    outcome = table.outcome[rows]
-    return _Ranking(
-        group[table.image[rows]],
-        ends,
-        [np.flatnonzero(column == TRUE) for column in outcome[ends].T],
-        [np.flatnonzero(column == IGNORED) for column in outcome.T],
-    )
+    outcome, group = table.outcome[rows], draws.group[table.image[rows]]
+    ends_at = [_ends_of_runs(column) for column in outcome.T]
+    ends = np.unique(np.concatenate(ends_at))
+
+    def between(which: np.ndarray, places: np.ndarray) -> csr_array:
+        return _sums_between(which, group[which], places, len(draws.counts))
+
+    at = []
+    for places, column in zip(ends_at, outcome.T, strict=True):
+        ignored = np.flatnonzero(column == IGNORED)
+        at.append(
+            _AtThreshold(
+                np.searchsorted(ends, places),
+                between(np.flatnonzero(column == TRUE), places),
+                between(ignored, places) if len(ignored) else None,
+            )
+        )
+    return _Ranking(ends, between(np.arange(len(rows)), ends), at)
+
+
+def _ends_of_runs(outcome: np.ndarray) -> np.ndarray:
+    """Rows of the true detections after which a false one comes before the next true one; the last
+    true one is an end, too.
+    """
+    true = np.flatnonzero(outcome == TRUE)
+    false_before = np.cumsum(outcome == FALSE)[true]
+    return true[np.append(np.diff(false_before), 1)[: len(true)] > 0]
+
+
+def _sums_between(
+    which: np.ndarray, group: np.ndarray, places: np.ndarray, groups: int
+) -> csr_array:
+    """(P, G) that times the counts of groups (G, b) is how many of the detections `which` (rows of
+    D, ascending, each of one group) each draw has between one place (not counted) and the next
+    (counted).
+    """
+    from scipy.sparse import csr_array
+
+    pointers = np.append(0, np.searchsorted(which, places, side="right"))
+    group = group[: pointers[-1]]
+    return csr_array((np.ones(len(group)), group, pointers), shape=(len(places), groups))
 
 
 def _average_precision(ranking: _Ranking, counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
@@ -128,43 +173,41 @@ def _average_precision(ranking: _Ranking, counts: np.ndarray, totals: np.ndarray
     run over rows, which a loop does several times as fast as `np.cumsum`.
     """
     ap = np.zeros((len(IOU_THRESHOLDS), counts.shape[1]))
-    begins = [0, *(ranking.ends[:-1] + 1)]
-    seen = np.stack(
-        [counts[ranking.group[begin : end + 1]].sum(0) for begin, end in zip(begins, ranking.ends)]
-        or [totals]
-    )
-    _run_over_rows(np.add, seen)
     totals = np.maximum(totals, 1)
-    for t, (true, ignored) in enumerate(zip(ranking.true, ranking.ignored, strict=True)):
-        if not len(true):
+    seen = _run_over_rows(np.add, ranking.seen @ counts)
+    for t, at in enumerate(ranking.at):
+        if not len(at.places):
             continue
-        places = ranking.ends[true]
-        found = counts[ranking.group[places]]
-        _run_over_rows(np.add, found)
-        counted = seen[true]
-        if len(ignored):
-            left_out = np.concatenate([np.zeros_like(totals)[None], counts[ranking.group[ignored]]])
-            _run_over_rows(np.add, left_out)
-            counted -= left_out[np.searchsorted(ignored, places)]
-        envelope = found / np.maximum(counted, 1, out=counted)
+        found = _run_over_rows(np.add, at.found @ counts)
+        counted = seen[at.places]
+        if at.ignored is not None:
+            counted -= _run_over_rows(np.add, at.ignored @ counts)
+        envelope = np.divide(found, np.maximum(counted, 1, out=counted), out=counted)
         _run_over_rows(np.maximum, envelope[::-1])
-        reached = _recalls_reached(found / totals)
-        reached[1:] -= reached[:-1].copy()
+        reached = _recalls_reached(np.divide(found, totals, out=found))
+        for before, row in zip(reached[-2::-1], reached[:0:-1]):
+            np.subtract(row, before, out=row)
         ap[t] = np.einsum("ij,ij->j", envelope, reached) / len(RECALLS)
     return ap
 
 
-def _run_over_rows(operation: np.ufunc, rows: np.ndarray) -> None:
+def _run_over_rows(operation: np.ufunc, rows: np.ndarray) -> np.ndarray:
+    """`rows` itself, each now the result of the operation on all rows up to it."""
     for before, row in zip(rows[:-1], rows[1:]):
         operation(before, row, out=row)
+    return rows
 
 
 def _recalls_reached(recall: np.ndarray) -> np.ndarray:
     """How many of COCO's 101 recalls are at or below each value; to the last bit, for COCO's .35 is
     a little more than 35 of 100.
     """
-    nearest = np.floor(recall * (len(RECALLS) - 1) + 1e-6)
-    return nearest + (RECALLS[nearest.astype(np.intp)] <= recall)
+    step = RECALLS[1]  # times n, RECALLS[n] to the last bit
+    nearest = recall * (len(RECALLS) - 1)
+    nearest += 1e-6
+    np.floor(nearest, out=nearest)
+    nearest += nearest * step <= recall
+    return nearest
 
 
 def expanded_levels(groups: int, level: float = LEVEL) -> np.ndarray:

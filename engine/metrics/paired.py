@@ -5,7 +5,8 @@ The difference of a metric is computed on the images as they are and on each dra
 
 Intervals are expanded percentiles: those of the draws, at levels that allow for a bootstrap's
 spread being too small by (n - 1) / n and for few groups (Student's t). On 20 images the plain
-percentiles cover less than they say (`benchmarks/gate.py` prints both); from 200 on they are equal.
+percentiles cover less than they say; from 200 groups on they are nearly equal (`benchmarks/gate.py`
+prints both).
 Source: Hesterberg, What Teachers Should Know About the Bootstrap (2015), 1411.5279.
 """
 
@@ -20,7 +21,14 @@ import numpy as np
 
 from engine.difference import LEVEL, Difference
 from engine.errors import DataError
-from engine.metrics.bootstrap import RESAMPLES, ap_of_draws, draw, expanded_levels
+from engine.metrics.bootstrap import (
+    RESAMPLES,
+    ApOfDraws,
+    Draws,
+    ap_of_draws,
+    draw,
+    expanded_levels,
+)
 from engine.metrics.match_table import MatchTable
 
 AP, AP50 = "AP50-95", "AP50"
@@ -60,16 +68,35 @@ def compare(
     if a is not None:
         a = _aligned(a, b)
     draws = draw(_group_names(b.images, groups or {}), resamples, seed)
-    count = draws.counts.shape[0]
-    tables = [b] if a is None else [b, a]
-    on_draws = [ap_of_draws(table, draws) for table in tables]
-    whole = [table.ap() for table in tables]
-    boxes, holders = b.truths.sum(0), b.truths > 0
+    measured = [on_draws(table, draws) for table in ([b] if a is None else [b, a])]
+    return differences(b, measured, draws, seed)
+
+
+@dataclass(frozen=True, eq=False)
+class OnDraws:
+    """Average precision of one model, on the images as they are and on each draw."""
+
+    whole: np.ndarray  # (C, T)
+    drawn: ApOfDraws
+
+
+def on_draws(table: MatchTable, draws: Draws) -> OnDraws:
+    return OnDraws(table.ap(), ap_of_draws(table, draws))
+
+
+def differences(
+    table: MatchTable, measured: Sequence[OnDraws], draws: Draws, seed: int = 0
+) -> Paired:
+    """What `compare` finds, of models already measured on the same draws: `b`, then `a` where there
+    is one. table: that of `b`.
+    """
+    count, resamples = draws.counts.shape
+    boxes, holders = table.truths.sum(0), table.truths > 0
     mean, classes = {}, {}
     for metric in (AP, AP50):
-        values = [ap.mean(1) if metric == AP else ap[:, 0] for ap in whole]
-        means = [each.map if metric == AP else each.map50 for each in on_draws]
-        drawn = [each.ap if metric == AP else each.ap50 for each in on_draws]
+        values = [each.whole.mean(1) if metric == AP else each.whole[:, 0] for each in measured]
+        means = [each.drawn.map if metric == AP else each.drawn.map50 for each in measured]
+        drawn = [each.drawn.ap if metric == AP else each.drawn.ap50 for each in measured]
         about = (int(boxes.sum()), int(holders.any(1).sum()))
         mean[metric] = _difference(metric, "", about, [*map(_mean, values)], means, count)
         classes[metric] = {
@@ -81,9 +108,9 @@ def compare(
                 [each[c] for each in drawn],
                 count,
             )
-            for c, name in enumerate(b.names)
+            for c, name in enumerate(table.names)
         }
-    return Paired(len(b.images), count, resamples, seed, mean, classes)
+    return Paired(len(table.images), count, resamples, seed, mean, classes)
 
 
 def _aligned(a: MatchTable, b: MatchTable) -> MatchTable:
