@@ -4,6 +4,7 @@ help, documentation, `YOLO`, validation, prediction and trace find it in this ta
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from engine.errors import CheckpointError, ConfigError, nearest
@@ -14,6 +15,7 @@ from engine.model_formats.safetensors import SAFETENSORS
 FORMATS: dict[str, Format] = {each.name: each for each in (ONNX, SAFETENSORS)}
 
 CHECKPOINT = ".pt"  # what training writes; no format to export to
+REGISTERED = re.compile(r"^models:|@[^./]+$")  # a name such as detector@champion
 REMOVED = ("torchscript",)  # torch calls it deprecated, and such a file can run any code
 
 
@@ -55,6 +57,11 @@ def check_suffix(path: Path) -> None:
         raise CheckpointError(
             f"{path}: {path.suffix} files are no longer opened: export the weights as ONNX, "
             "detectflow export model=weights/best.pt format=onnx"
+        )
+    if REGISTERED.search(path.as_posix()):
+        raise CheckpointError(
+            f"{path}: is no weight file. If it names a registered model: `Detector` and the "
+            "commands take its name, and engine.registry.fetch.file_of gives its file"
         )
     if not path.suffix:
         raise CheckpointError(

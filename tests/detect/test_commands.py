@@ -272,3 +272,11 @@ def test_a_bar_counts_images_on_a_terminal_only(here, shapes, monkeypatch, where
         assert main(words) == 0
         bar = sys.stderr.getvalue()
         assert (total in bar and words[0] in bar) if where == "terminal" else bar == ""
+
+
+def test_in_python_a_predictor_says_who_takes_the_names_of_registered_models():
+    from engine.detect import DetectionPredictor
+    from engine.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="`Detector` and the commands take its name"):
+        DetectionPredictor({"model": "parts@champion"})(source=[])
