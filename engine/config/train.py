@@ -110,7 +110,8 @@ class TrainConfig(Frozen):
     monitor: str = _f(
         "schedule",
         "",
-        "column of results.csv that decides which epoch is best; empty: the first metric",
+        "column of results.csv that decides which epoch is best; empty: the first metric, or the "
+        "training loss where nothing is validated",
     )
     monitor_mode: Literal["max", "min"] = _f(
         "schedule", "max", "whether a larger or smaller `monitor` is better"

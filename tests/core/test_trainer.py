@@ -279,6 +279,25 @@ def test_a_monitor_that_will_not_be_measured_is_refused_before_training(tmp_path
         assert with_monitor(name).train().stop_reason == "done"
 
 
+def test_without_validation_the_training_loss_decides(tmp_path, caplog):
+    """Lowest in epoch 2 of those it goes through, as written down here."""
+    losses = (3.0, 1.0, 2.0, 2.5, 0.5)
+    trainer = make(tmp_path, name="run", epochs=5, patience=2, monitor="")
+    trainer.get_validator = lambda: None
+    plain = trainer.criterion
+
+    def scripted(preds, batch):
+        loss, _ = plain(preds, batch)
+        return loss, torch.tensor([losses[trainer.epoch]])
+
+    trainer.criterion = scripted
+    caplog.set_level("INFO", "detectflow")
+    done = trainer.train()
+    assert (done.best_epoch, done.epochs) == (1, 4) and done.best.exists()
+    assert load_checkpoint(done.best).training.get("epoch", 1) == 1
+    assert "stopping: the training loss has not improved for 2 epochs" in caplog.text
+
+
 def test_where_code_of_the_users_own_may_measure_more_the_first_validation_shows(tmp_path):
     class Margin(Declaring):
         validator_class = WithMargin
