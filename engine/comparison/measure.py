@@ -204,7 +204,7 @@ def _coco(
                 isinstance(each, int | str) for each in named
             ):
                 raise DataError(f"{model.file}: box {number} is not complete: {row}")
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise DataError(
             f"{model.file}: no predictions in COCO's format ({error!r}): a list of "
             '{"image_id": ..., "category_id": ..., "bbox": [x, y, width, height], "score": ...}'

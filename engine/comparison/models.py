@@ -13,7 +13,7 @@ from typing import Any
 from engine.detect.model_io import read_weights
 from engine.errors import ConfigError, EngineError
 from engine.files import sha256_file
-from engine.model_formats.table import FORMATS
+from engine.model_formats.table import header_of
 from engine.registry.fetch import fetch, is_reference
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -90,10 +90,10 @@ def class_names(model: Model) -> tuple[str, ...]:
             if isinstance(content, dict):
                 meta = {"names": [each["name"] for each in content.get("categories", ())]}
         elif model.file.suffix.lower() == ".onnx":
-            meta = FORMATS["onnx"].read_meta(model.file)
+            meta = header_of(model.file)
         else:
             meta, _ = read_weights(model.file)
-    except (EngineError, ValueError, KeyError, TypeError, OSError):
+    except (EngineError, ValueError, KeyError, TypeError, OSError, RecursionError):
         return ()
     names = meta.get("names") or ()
     return tuple(names.values() if isinstance(names, dict) else names)

@@ -5,6 +5,7 @@ help, documentation, `YOLO`, validation, prediction and trace find it in this ta
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.errors import CheckpointError, ConfigError, nearest
@@ -44,6 +45,23 @@ def model_suffixes() -> tuple[str, ...]:
 def weight_suffixes() -> tuple[str, ...]:
     """Of files that hold weights as trained: a training can start from them, an export too."""
     return CHECKPOINT, *(each.suffix for each in FORMATS.values() if each.read_weights)
+
+
+def header_of(path: Path) -> Mapping[str, str]:
+    """The metadata in the header of an exported file.
+
+    Raises:
+        CheckpointError: no such format, missing or damaged.
+    """
+    known = format_of(path)
+    if known is None:
+        raise CheckpointError(f"{path}: no exported model; known are {', '.join(FORMATS)}")
+    try:
+        return known.read_meta(path)
+    except Exception as error:  # whatever a damaged file makes of its library
+        raise CheckpointError(
+            f"{path}: no readable {known.name} file ({type(error).__name__}). Export it again"
+        ) from error
 
 
 def is_model_file(path: Path) -> bool:

@@ -20,6 +20,9 @@ from pydantic.fields import FieldInfo
 from engine.errors import ConfigError, nearest, nearest_name
 from engine.settings.yaml_io import NumberLoader, lines_of_file, nearest_line, read_yaml
 
+NULLS = {"", "null", "Null", "NULL", "~"}
+SHOWN = 300  # characters of a wrong value in a message
+
 
 class Frozen(BaseModel):
     """Base of all sections: immutable, no unknown keys, no silent conversion of text or true to
@@ -107,7 +110,7 @@ class Frozen(BaseModel):
             said = item["msg"].removeprefix("Value error, ")
             if key in lines:
                 said = "Input should be of one of these types"
-            got = "" if section._is_whole(name, item) else f", got {item['input']!r}"
+            got = "" if section._is_whole(name, item) else f", got {_shown(item['input'])}"
             lines[key] = f"{at}{key or 'settings'}: {said}{got}{section._meaning(name)}"
         return f"{where}: " + "\n  ".join(lines.values())
 
@@ -156,6 +159,15 @@ class Frozen(BaseModel):
         return f" ({kind}: {field.description})" if field.description else f" ({kind})"
 
 
+def _shown(value: Any) -> str:
+    """A wrong value for a message: not all of one that is very long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of 5,000 digits has no text in Python
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
+
+
 def fields_by_key(cls: type[BaseModel]) -> dict[str, FieldInfo]:
     """Fields by the key that a file has for them."""
     return {field.alias or name: field for name, field in cls.model_fields.items()}
@@ -197,8 +209,10 @@ def parse_value(text: str, kind: Any = None) -> Any:
     value = _as_yaml(text)
     kinds = _kinds(kind)
     is_text = bool(kinds) and kinds <= {str, type(None)}
-    if value is None and (not is_text or type(None) in kinds) and not _exists(text):
+    if text.strip() in NULLS and (not is_text or type(None) in kinds) and not _exists(text):
         return None
+    if value is None:  # a comment
+        return text
     if is_text or (kinds & {str, object} and _exists(text)) or isinstance(value, str):
         is_quoted = text[:1] in {'"', "'"} and text[-1:] == text[:1] and isinstance(value, str)
         return value if is_quoted else text
@@ -208,7 +222,8 @@ def parse_value(text: str, kind: Any = None) -> Any:
 def _as_yaml(text: str) -> Any:
     try:
         value = yaml.load(text, Loader=NumberLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):  # 2026-13-45, a number of 5,000 digits
+    # 2026-13-45, !!timestamp x, a number of 5,000 digits, a list in a list in a ...
+    except (yaml.YAMLError, ValueError, AttributeError, OverflowError, RecursionError):
         return text
     is_plain = value is None or isinstance(value, (str, int, float, bool, list, dict))
     return value if is_plain else text

@@ -58,7 +58,7 @@ def read_yaml(text: str, as_written: Collection[str] = ()) -> Any:
         return loader.construct_document(root)
     except RecursionError:
         raise RefusedYaml("nested too deeply") from None
-    except (ValueError, OverflowError) as error:  # 2026-13-45, !!int x
+    except (ValueError, OverflowError, AttributeError) as error:  # 2026-13-45, !!timestamp x
         raise RefusedYaml(f"a value that cannot be read: {error}") from None
     finally:
         loader.dispose()

@@ -158,7 +158,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     from engine.data.manifest import read_manifest
     from engine.detect.operating_point import point_in
     from engine.model_formats.metadata import decode_meta
-    from engine.model_formats.table import FORMATS
+    from engine.model_formats.table import header_of
     from engine.registry.candidate import Candidate, Measured
     from engine.registry.image_list import as_text, images_of
     from engine.tracking import run_metadata
@@ -183,7 +183,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         )
     path = layout.root / onnx["file"]
     digest = _checked(path, onnx["sha256"])
-    meta = decode_meta(FORMATS["onnx"].read_meta(path), path)
+    meta = decode_meta(header_of(path), path)
     metric, split = params.register_.metric, str(validated.get("split", "test"))
     if metric not in METRICS:
         raise ConfigError(
