@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.files import read_object
+from engine.markdown import plain, sentence, table
 from engine.metrics.paired import AP, AP50
 from engine.registry.history import Entry, What, read_entries, waiting
 from engine.registry.version_description import about, history_section, last_word
@@ -96,21 +97,21 @@ def standing_of(root: Path) -> Standing | None:
 def history_markdown(found: Standing) -> str:
     """Who is champion, and what led to it."""
     section = history_section(found.history, found.aliases, HISTORY_ROWS)
-    return f"# {found.model}\n\n{section or 'Nothing has been decided yet.'}"
+    return f"# {plain(found.model)}\n\n{section or 'Nothing has been decided yet.'}"
 
 
 def decision_markdown(found: Standing, root: Path) -> str:
     """Verdict and reason first, then the gates, what to do, and the comparison by class."""
     report = found.report
-    verdict = report.get("verdict")
+    verdict, reason = report.get("verdict"), sentence(str(report.get("reason")))
     parts = [
-        f"# {found.model} version {found.version}",
-        f"**{verdict}**: {report.get('reason')}" if verdict else f"**{report.get('reason')}**",
-        found.later_word and f"Since then: {found.later_word}.",
+        f"# {plain(found.model)} version {found.version}",
+        f"**{verdict}**: {reason}" if verdict else f"**{reason}**",
+        found.later_word and f"Since then: {plain(found.later_word)}.",
     ]
     values = comparison_values(found, root)
     parts.append(_findings(values.get("findings") or ()))
-    parts += [f"- {each}" for each in report.get("advice") or ()]
+    parts += [f"- {sentence(str(each))}" for each in report.get("advice") or ()]
     if values:
         parts += [_introduction(values), _differences(values)]
     return "\n\n".join(part for part in parts if part)
@@ -133,7 +134,7 @@ def _introduction(values: Mapping[str, Any]) -> str:
     left_out = sum(map(len, (values.get("left_out") or {}).values()))
     without = f", {left_out} left out" if left_out else ""
     return (
-        f"{values['candidate']['name']}{against} on {values['images']} images of "
+        f"{plain(values['candidate']['name'] + against)} on {values['images']} images of "
         f"{values['split']}{without}. Differences in points of AP."
     )
 
@@ -163,10 +164,3 @@ def _row(each: Mapping[str, Any], pair: bool) -> list[str]:
     known = each["a"] is not None and each["b"] is not None
     interval = "-" if low is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
     return [*head, a, b, f"{100 * (each['b'] - each['a']):+.1f}" if known else "-", interval]
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    written = [f"| {' | '.join(row)} |" for row in (list(head), *lines)]
-    return "\n".join([written[0], "|---" * len(head) + "|", *written[1:]])

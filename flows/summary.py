@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.files import read_object
+from engine.markdown import plain, sentence, table
 from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
 from engine.tracking.mlflow_links import run_url, version_url
@@ -156,7 +157,7 @@ def as_text(summary: Summary) -> str:
 
 def as_markdown(summary: Summary) -> str:
     """For the Prefect UI."""
-    parts = [f"# {summary.name}"]
+    parts = [f"# {plain(summary.name)}"]
     if summary.metrics:
         head = f"| metric ({summary.split}) | value |\n|---|---|"
         parts.append(
@@ -165,9 +166,9 @@ def as_markdown(summary: Summary) -> str:
             )
         )
     if summary.model:
-        parts.append(f"**{summary.model}** {summary.decision}")
-        parts.append("\n".join(f"- {each}" for each in summary.advice))
-        parts.append(summary.later and f"Since then: {summary.later}")
+        parts.append(f"**{plain(summary.model)}** {sentence(summary.decision)}")
+        parts.append("\n".join(f"- {sentence(each)}" for each in summary.advice))
+        parts.append(summary.later and f"Since then: {plain(summary.later)}")
     parts.append(stage_table(summary.rows))
     made = [f"`{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.plots))]
     parts.append("\n".join(f"- {line}" for line in (*summary.links, *made)))
@@ -176,19 +177,20 @@ def as_markdown(summary: Summary) -> str:
 
 def failure_markdown(name: str, stage: str, reason: str, rows: Sequence[StageRow]) -> str:
     """The reason first, then how far the run had come."""
-    parts = [f"**{stage} failed:** {reason}", f"# {name}"]
+    parts = [f"**{stage} failed:** {sentence(reason)}", f"# {plain(name)}"]
     return "\n\n".join([*parts, stage_table(rows)] if rows else parts)
 
 
 def stage_table(rows: Sequence[StageRow]) -> str:
     """A Markdown table: stage, status, time, why."""
-    lines = ["| stage | status | time | why |", "|---|---|---|---|"]
-    for row in rows:
-        why = "; ".join(row.reasons[:3]).replace("|", "\\|") + (
-            " ..." if len(row.reasons) > 3 else ""
-        )
-        lines.append(f"| {row.stage} | {row.status} | {duration(row.seconds)} | {why} |")
-    return "\n".join(lines)
+    return table(
+        ("stage", "status", "time", "why"),
+        [(row.stage, row.status, duration(row.seconds), _why(row)) for row in rows],
+    )
+
+
+def _why(row: StageRow) -> str:
+    return "; ".join(row.reasons[:3]) + (" ..." if len(row.reasons) > 3 else "")
 
 
 def _counts(rows: Sequence[StageRow]) -> str:

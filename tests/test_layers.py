@@ -19,6 +19,7 @@ VOCABULARY = {
     "plugins",
     "code",
     "difference",
+    "markdown",
     "moved",
 }
 FLOORS = (  # from the ground up: a room imports its own files and rooms of lower floors

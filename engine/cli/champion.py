@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,12 +114,29 @@ def decide(argv: Sequence[str]) -> int:
         history, _ = history_of(version.name, root)
         entry = next(e for e in reversed(history) if e.version == done.version and e.evidence)
         _tell_prefect(Move(version.name, done.version, done.before, done.champion, entry), root)
+        _keep_pair(done.comparison, version.name, done.version, root)
     else:
         said = f"{done.verdict.value}: " if done.verdict else ""
         print("\n\n".join([f"{version.name}/{version.version}: {said}{done.reason}", *done.advice]))
     now = f"version {done.champion} is champion" if done.champion else "there is no champion"
     print(f"\n{version.name}: {now}")
     return 0
+
+
+def _keep_pair(found: Comparison, name: str, version: str, root: Path) -> None:
+    """What the version gains and loses, beside the evidence in MLflow, for the report's page."""
+    from engine.errors import EngineError
+    from engine.registry.version_files import keep_pair
+    from engine.report.pair import write_pair
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+            if write_pair(found, Path(scratch)):
+                keep_pair(name, version, Path(scratch), root)
+    except (EngineError, OSError) as error:  # the decision is made and written down
+        logging.getLogger("detectflow").warning(
+            "what %s/%s gained is not in MLflow: %s", name, version, error
+        )
 
 
 def promote(argv: Sequence[str]) -> int:

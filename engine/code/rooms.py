@@ -56,6 +56,7 @@ HARMLESS = {
     "files": "writes what it is given, whole",
     "lineage": "traces results",
     "locks": "keep other processes out",
+    "markdown": "how words are shown",
     "model_formats": "writes and opens files that only some stages do",
     "moved": "names the new place of an old module",
     "plots": "draws results",

@@ -13,6 +13,7 @@ from engine.comparison.evidence import Comparison
 from engine.difference import Difference
 from engine.gates import Decision
 from engine.gates.evidence import counted
+from engine.markdown import plain, sentence, table
 from engine.metrics.paired import AP, AP50
 
 
@@ -148,12 +149,12 @@ def as_markdown(comparison: Comparison, decision: Decision) -> str:
     """For MLflow and Prefect: the verdict first."""
     return "\n\n".join(
         [
-            f"**{decision.verdict.value}**: {decision.reason}",
-            _markdown(decision_rows(decision)),
-            *decision.advice,
-            introduction(comparison) + ". Differences in points of AP.",
-            _markdown(comparison_rows(comparison)),
-            *(note for note in notes(comparison) if note),
+            f"**{decision.verdict.value}**: {sentence(decision.reason)}",
+            table(*_head_and_rows(decision_rows(decision))),
+            *map(sentence, decision.advice),
+            plain(introduction(comparison)) + ". Differences in points of AP.",
+            table(*_head_and_rows(comparison_rows(comparison))),
+            *(sentence(note) for note in notes(comparison) if note),
         ]
     )
 
@@ -171,7 +172,5 @@ def _columns(rows: Sequence[Sequence[str]], right: int = 1) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    head, *body = (f"| {' | '.join(row)} |" for row in lines)
-    return "\n".join([head, "|---" * len(rows[0]) + "|", *body])
+def _head_and_rows(rows: Sequence[Sequence[str]]) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    return rows[0], rows[1:]

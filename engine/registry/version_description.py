@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from engine.markdown import plain
 from engine.metrics.headlines import headlines
 from engine.registry.candidate import Candidate
 from engine.registry.history import CHAMPION, Entry, What
@@ -54,7 +55,7 @@ def describe_version(
             f"plots]({_within(links['report_url'])})"
         )
     parts.append(
-        "\n".join(f"- {name}: {value}" for name, value in candidate.facts.items() if value)
+        "\n".join(f"- {name}: {plain(value)}" for name, value in candidate.facts.items() if value)
     )
     parts.append(_thresholds(candidate))
     decisions = decisions_section(history, version)
@@ -114,14 +115,8 @@ def history_table(history: Sequence[Entry], rows: int = ROWS) -> str:
             entry.by,
             why,
         )
-        lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
+        lines.append(f"| {' | '.join(plain(cell) for cell in cells)} |")
     return "\n".join(lines)
-
-
-def _plain(text: Any) -> str:
-    """Text that stays within its cell, and no HTML."""
-    escaped = str(text).replace("|", "\\|").replace("<", "&lt;")
-    return " ".join(escaped.split())
 
 
 def with_section(text: str, heading: str, section: str) -> str:
@@ -183,7 +178,7 @@ def _thresholds(candidate: Candidate) -> str:
     )
     if point is not None:
         rows = zip(candidate.names, point.thresholds, point.own)
-        listed = [f"{_plain(name)} {t:.3f}{'' if own else ' (of all)'}" for name, t, own in rows]
+        listed = [f"{plain(name)} {t:.3f}{'' if own else ' (of all)'}" for name, t, own in rows]
         more = len(listed) - CLASS_ROWS
         classes = ", ".join(listed[:CLASS_ROWS]) + (f", and {more} more" if more > 0 else "")
         return (
@@ -215,7 +210,7 @@ def _class_rows(candidate: Candidate, shown: int) -> str:
     ]
     for row in candidate.per_class[:shown]:
         cells = [_cell(row.get(column)) for column in CLASS_COLUMNS]
-        name = _plain(row.get("name", ""))
+        name = plain(row.get("name", ""))
         lines.append(f"| {name} | {row.get('instances', '')} | " + " | ".join(cells) + " |")
     if len(candidate.per_class) > shown:
         lines.append(

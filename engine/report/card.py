@@ -6,11 +6,10 @@ nobody has recorded (intended use, ethical considerations): a card must not make
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
+from engine.markdown import plain
 from engine.metrics.reported import GROUP
 from engine.report import text as say
 from engine.report.facts import UNEXPECTED, Facts, number
@@ -26,13 +25,12 @@ from engine.report.provenance import (
 )
 
 ROWS = 100  # of a table
-SPECIAL = re.compile(r"[\\`*\[\]|#]|(?<!\w)_|_(?!\w)")  # an underscore within a word is none
 
 
 def card_of(facts: Facts) -> str:
     """The card as Markdown."""
     title = say.called(facts) or str(facts.dataset.get("name") or "Detector")
-    parts, notes = [f"# Model card: {_plain(title)}"], list(facts.notes)
+    parts, notes = [f"# Model card: {plain(title)}"], list(facts.notes)
     for name, section in SECTIONS:
         try:
             body = [each for each in section(facts) if each]
@@ -42,7 +40,7 @@ def card_of(facts: Facts) -> str:
         if body:
             parts += [f"## {name}", *body]
     if notes:
-        parts += ["## Not in this card", "\n".join(f"- {_plain(note)}" for note in notes)]
+        parts += ["## Not in this card", "\n".join(f"- {plain(note)}" for note in notes)]
     parts.append(
         "Made by DetectFlow from recorded facts; what nobody has recorded, such as the intended "
         "use, is not in it."
@@ -52,10 +50,10 @@ def card_of(facts: Facts) -> str:
 
 def _decision(facts: Facts) -> list[str]:
     verdict, reason = say.verdict_of(facts), str(facts.registration.get("reason") or "")
-    first = f"**{verdict}**: {_plain(reason)}" if verdict else _plain(reason)
+    first = f"**{verdict}**: {plain(reason)}" if verdict else plain(reason)
     rows = [(each["gate"], each["verdict"], each["reason"]) for each in say.reasons(facts)]
     return [
-        _plain(f"{say.outcome_text(facts)} {_since(facts)}"),
+        plain(f"{say.outcome_text(facts)} {_since(facts)}"),
         first,
         _table(("gate", "says", "reason"), rows),
     ]
@@ -126,7 +124,7 @@ def _against(facts: Facts) -> list[str]:
 
 
 def _gained(facts: Facts) -> list[str]:
-    return [_plain(summary_text(facts)), _plain(data_text(facts))] if facts.pair else []
+    return [plain(summary_text(facts)), plain(data_text(facts))] if facts.pair else []
 
 
 def _compared(name: str, each: Mapping[str, Any]) -> tuple[str, ...]:
@@ -152,7 +150,7 @@ def _limits(facts: Facts) -> list[str]:
         for each in found.get("error_types") or ()
     ]
     worse = [
-        f"- {_plain(each.get('column'))} {_plain(each.get('slice'))}: AP50 "
+        f"- {plain(each.get('column'))} {plain(each.get('slice'))}: AP50 "
         f"{say.metric(each.get('ap50'))} instead of {say.metric(each.get('rest'))} on the rest, "
         f"{say.several(each.get('images'), 'image')}"
         for each in found.get("slices") or ()
@@ -192,7 +190,7 @@ def _thresholds(facts: Facts) -> list[str]:
             f"{say.metric(calibration.get('ece_before'))} before, "
             f"{say.metric(calibration.get('ece_after'))} after."
         )
-    return [_plain(said), _table(("class", "threshold", "precision", "recall"), rows)]
+    return [plain(said), _table(("class", "threshold", "precision", "recall"), rows)]
 
 
 def _data(facts: Facts) -> list[str]:
@@ -211,8 +209,8 @@ def _data(facts: Facts) -> list[str]:
     return [
         _list(pairs),
         _table(("split", "images", "boxes"), counts),
-        _plain(data_text(facts)),
-        _plain(leaks_text(facts)),
+        plain(data_text(facts)),
+        plain(leaks_text(facts)),
     ]
 
 
@@ -237,7 +235,7 @@ def _items(values: Any) -> Iterable[tuple[str, Mapping[str, Any]]]:
 
 def _list(pairs: Iterable[tuple[str, Any]]) -> str:
     return "\n".join(
-        f"- {name}: {_plain(getattr(value, 'striptags', lambda v=value: v)())}"
+        f"- {name}: {plain(getattr(value, 'striptags', lambda v=value: v)())}"
         for name, value in pairs
         if value not in (None, "", say.NONE)
     )
@@ -247,19 +245,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     if not rows:
         return ""
     lines = [
-        f"| {' | '.join(map(_plain, head))} |",
+        f"| {' | '.join(map(plain, head))} |",
         "|---" * len(head) + "|",
-        *(f"| {' | '.join(map(_plain, row))} |" for row in rows[:ROWS]),
+        *(f"| {' | '.join(map(plain, row))} |" for row in rows[:ROWS]),
     ]
     if len(rows) > ROWS:
         lines.append(f"| and {len(rows) - ROWS} more |" + " |" * (len(head) - 1))
     return "\n".join(lines)
-
-
-def _plain(value: Any) -> str:
-    """A text in which Markdown finds nothing to interpret."""
-    text = " ".join(str("" if value is None else value).split())
-    return SPECIAL.sub(lambda found: f"\\{found[0]}", escape(text, quote=False))
 
 
 SECTIONS = (

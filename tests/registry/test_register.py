@@ -767,6 +767,9 @@ def test_a_held_version_is_decided_again_by_a_command_when_images_have_come(
     said = capsys.readouterr().out
     assert "PROMOTE" in said and "version 2 is champion" in said and "on 34 images" in said
     assert aliases_of(store, "detector")["champion"] == "2"
+    run_id = store.client.get_model_version("detector", "2").run_id
+    kept = [each.path for each in store.client.list_artifacts(run_id, "decisions")]
+    assert [path.endswith("-pair") for path in kept].count(True) == 2, "of the HOLD and of now"
     assert [e.what for e in history_of("detector", workspace)[0]] == [
         "promoted",
         "held",
