@@ -18,6 +18,9 @@ import binascii
 import json
 import os
 
+# Files of a few kilobytes unpack to gigabytes; OpenCV asks at its import.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970))
+
 import cv2
 import mlflow
 import numpy as np
