@@ -33,11 +33,6 @@ MOST_DEATHS = 3  # of workers in one epoch
 NOTICE_S = 3.0
 
 
-# images of a batch to learn from: with one, BatchNorm has nothing to average where the coarsest
-# feature map is a single cell
-FEWEST = 2
-
-
 class EpochSampler(Sampler):
     """(epoch, index) pairs for one rank, in batches of `batch_size`.
 
@@ -47,9 +42,9 @@ class EpochSampler(Sampler):
     ranks, shuffled epochs fill it up from their beginning (a rank without a batch would leave the
     others waiting), sequential ones do not (an image must not count twice).
 
-    least: images that a shuffled rank's last batch has at least, filled up the same way. weights:
-    (n,) chances of each image; then the epoch draws n images with replacement instead of a
-    permutation.
+    least: images that the last global batch of a shuffled epoch has at least, filled up the same
+    way. weights: (n,) chances of each image; then the epoch draws n images with replacement instead
+    of a permutation.
     """
 
     def __init__(
@@ -74,7 +69,8 @@ class EpochSampler(Sampler):
         self.shuffle, self.seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.drop_last = drop_last and n >= batch_size * world_size  # something must be left
-        self.least = min(least, batch_size) * world_size if shuffle else 1
+        # of all ranks together: BatchNorm averages over them
+        self.least = max(world_size, min(least, batch_size * world_size)) if shuffle else 1
         self.weights = (
             None if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
         )
@@ -350,6 +346,7 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     drop_last: bool = False,
+    least: int = 1,
     balanced: bool = False,
     pin_memory: bool = False,
     prefetch_batches: int = 2,
@@ -359,8 +356,8 @@ def build_loader(
 
     Before each epoch call `loader.sampler.set_epoch(epoch)`; to resume within it also
     `.set_start(batch_index)`. The batches are the same for any number of workers, which live until
-    `close()`. `balanced` draws images with rare classes more often (`class_balance_weights`).
-    `prefetch_batches` counts per worker.
+    `close()`. `least`: see `EpochSampler`. `balanced` draws images with rare classes more often
+    (`class_balance_weights`). `prefetch_batches` counts per worker.
     """
     weights = None
     if balanced:
@@ -373,7 +370,7 @@ def build_loader(
         rank=rank,
         world_size=world_size,
         drop_last=drop_last,
-        least=FEWEST,
+        least=least,
         weights=weights,
     )
     parallel = {}

@@ -56,6 +56,7 @@ from engine.types import ImageRecord
 log = logging.getLogger("detectflow")
 
 AUGMENT_KEYS = tuple(Augment.__dataclass_fields__)
+FEWEST = 2  # images of a batch of which each gives one value: BatchNorm has something to average
 NEAR_STEP = 32  # of multi_scale, pixels
 
 
@@ -153,9 +154,14 @@ class DetectionTrainer(BaseTrainer):
             seed=a.seed,
             rank=rank,
             world_size=self.world.size,
+            least=FEWEST if training and self._may_see_one_cell() else 1,
             balanced=training and a.balanced,
             pin_memory=self.device.type == "cuda",
         )
+
+    def _may_see_one_cell(self) -> bool:
+        """Whether the coarsest feature map is a single cell, at the smallest size that comes."""
+        return max(self.args.input_size) * (1 - self.args.multi_scale) < 2 * self.stride
 
     def preprocess_batch(self, batch: Any) -> Any:
         """Images to float in [0, 1] on the device; with `multi_scale` resized, the same for every
