@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-# An underscore between two letters is none; a list begins at the start of a line only.
-SPECIAL = re.compile(r"[\\`*\[\]|#~]|(?<![^\W_])_|_(?![^\W_])|^[-+=]|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
+# An underscore between two letters is none; a list begins at the start of a line, before a blank.
+SPECIAL = re.compile(
+    r"[\\`*\[\]|#~]|(?<![^\W_])_|_(?![^\W_])"
+    r"|^[-+](?=\s|$)|^=|(?<=^\d)[.)](?=\s|$)|(?<=^\d\d)[.)](?=\s|$)"
+)
 CODE = re.compile(r"(?<!`)`(?!`)([^`]+)`(?!`)")
 
 
