@@ -1,4 +1,4 @@
-"""Broken exports of annotation tools: CVAT XML, Label Studio JSON."""
+"""Broken exports of annotation tools: CVAT XML, Label Studio JSON, labelme JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataset_builders import (
     cvat_xml,
     image_bytes,
     make_cvat,
+    make_labelme,
     make_labelstudio,
     put,
     studio_task,
@@ -333,3 +334,54 @@ def studio_only_cancelled_annotations(root):
 )
 def studio_region_without_width(root):
     change(root, lambda tasks: first_region(tasks)["value"].update(width=0))
+
+
+# --- labelme --------------------------------------------------------------------------------------
+
+LABELME = "images/train/a.json"
+
+
+def about(root, change):
+    content = json.loads((root / LABELME).read_text())
+    change(content)
+    put(root / LABELME, json.dumps(content))
+
+
+@case(make_labelme, "unreadable_annotation", LABELME, "no file of labelme")
+def labelme_cut_off(root):
+    put(root / LABELME, (root / LABELME).read_bytes()[:200])
+
+
+@case(make_labelme, "unreadable_annotation", LABELME, "key 'label' is there twice in one object")
+def labelme_key_twice(root):
+    edit(root / LABELME, '{"label"', '{"label": "x", "label"')
+
+
+@case(make_labelme, "unreadable_annotation", LABELME, "shapes is no list")
+def labelme_without_a_list(root):
+    about(root, lambda content: content.update(shapes={"a": 1}))
+
+
+@case(make_labelme, "bad_entry", LABELME, "shapes[0] has no label")
+def labelme_without_label(root):
+    about(root, lambda content: content["shapes"][0].update(label=" "))
+
+
+@case(make_labelme, "bad_entry", LABELME, "1 points, a rectangle has at least 2")
+def labelme_of_one_corner(root):
+    about(root, lambda content: content["shapes"][0]["points"].pop())
+
+
+@case(make_labelme, "bad_entry", LABELME, "is no point")
+def labelme_nan(root):
+    about(root, lambda content: content["shapes"][0].update(points=[[1, float("nan")], [2, 3]]))
+
+
+@case(make_labelme, "other_shape", LABELME, "shapes[0], linestrip of")
+def labelme_of_a_line(root):
+    about(root, lambda content: content["shapes"][0].update(shape_type="linestrip"))
+
+
+@case(make_labelme, "bad_entry", LABELME, "'heart' is no shape of labelme")
+def labelme_of_an_unknown_shape(root):
+    about(root, lambda content: content["shapes"][0].update(shape_type="heart"))

@@ -199,12 +199,38 @@ def make_labelstudio(root: Path, content: dict[str, list[Box]] | None = None) ->
     return root
 
 
+def labelme_shape(label: str, box: tuple, **more) -> dict:
+    x1, y1, x2, y2 = box
+    points = [[x2, y1], [x1, y2]]  # any two opposite corners
+    return {"label": label, "points": points, "shape_type": "rectangle", "flags": {}, **more}
+
+
+def make_labelme(root: Path, content: dict[str, list[Box]] | None = None) -> Path:
+    """A JSON file beside each image, in folders of their split."""
+    content = CONTENT if content is None else content
+    for name, boxes in content.items():
+        place = root / "images" / SPLIT_OF[name]
+        put(place / f"{name}.png", image_bytes(name))
+        about = {
+            "version": "5.4.1",
+            "flags": {},
+            "shapes": [labelme_shape(*box) for box in boxes],
+            "imagePath": f"..\\photos\\{name}.png",
+            "imageData": None,
+            "imageHeight": H,
+            "imageWidth": W,
+        }
+        put(place / f"{name}.json", json.dumps(about))
+    return root
+
+
 MAKERS = {
     "voc": make_voc,
     "coco": make_coco,
     "yolo": make_yolo,
     "cvat": make_cvat,
     "labelstudio": make_labelstudio,
+    "labelme": make_labelme,
 }
 
 

@@ -56,7 +56,7 @@ def test_what_was_written_is_read(format, tmp_path):
 @pytest.mark.parametrize("format", MAKERS)
 def test_only_formats_that_list_classes_have_names(format, tmp_path):
     reader = open_reader(Folder(MAKERS[format](tmp_path)), None, Findings.with_policies({}))
-    assert list(reader.names) == ([] if format in ("voc", "labelstudio") else NAMES)
+    assert list(reader.names) == ([] if format in ("voc", "labelstudio", "labelme") else NAMES)
     assert reader.total == len(CONTENT) and reader.gives_splits
 
 

@@ -22,6 +22,7 @@ ANNOTATIONS = {
     "yolo": "labels/train/b.txt",
     "cvat": "annotations.xml",
     "labelstudio": "export.json",
+    "labelme": "images/train/a.json",
 }
 ODD = ["null", "-1", "1e400", "[]", "{}", '""', "true", "NaN", '"\\u0000"', "9" * 40, '"a"']
 STRICT: dict[str, str] = {}

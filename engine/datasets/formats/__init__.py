@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.datasets.findings import Findings
-from engine.datasets.formats import coco, cvat, labelstudio, voc, yolo
+from engine.datasets.formats import coco, cvat, labelme, labelstudio, voc, yolo
 from engine.datasets.formats.base import Reader
 from engine.datasets.formats.folder import Folder
 from engine.datasets.formats.kinds import ReaderKind, ReadRequest
@@ -18,7 +18,8 @@ from engine.datasets.formats.yolo_yaml import YoloSettings
 from engine.errors import DataError, nearest
 
 KINDS: dict[str, ReaderKind] = {
-    kind.name: kind for kind in (voc.KIND, coco.KIND, yolo.KIND, cvat.KIND, labelstudio.KIND)
+    kind.name: kind
+    for kind in (voc.KIND, coco.KIND, yolo.KIND, cvat.KIND, labelstudio.KIND, labelme.KIND)
 }
 
 
