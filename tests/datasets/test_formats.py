@@ -484,8 +484,11 @@ def test_a_yaml_with_names_that_cannot_be_read_is_not_passed_over(tmp_path):
 
 def test_no_or_two_formats_are_errors_that_say_what_was_looked_for(tmp_path):
     put(tmp_path / "one/a.png", image_bytes("a"))
-    with pytest.raises(DataError, match=r"no annotations found.*\*\.xml.*there are 1 images"):
+    with pytest.raises(DataError, match=r"1 images, and no annotations found. Draw .*\*\.xml"):
         detect_format(Folder(tmp_path / "one"))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"no annotations found. Looked for .*there are no images"):
+        detect_format(Folder(tmp_path / "none"))
     make_voc(tmp_path / "two")
     make_yolo(tmp_path / "two")
     with pytest.raises(DataError, match="voc and yolo; write a description"):
@@ -548,3 +551,42 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "real" / "round").symlink_to(tmp_path / "set")
     folder = Folder(tmp_path / "set")
     assert len(folder.images) == len(CONTENT) and folder.loops == ["linked/round"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (
+            "annotations/default.json",
+            '{"info": {}, "categories": {"label": {"labels": []}}, "items": []}',
+            "looks like Datumaro's JSON: `datum convert -if datumaro -i FOLDER",
+        ),
+        (
+            "_annotations.createml.json",
+            '[{"image": "a.png", "annotations": [{"label": "cat", "coordinates": {"x": 3}}]}]',
+            "looks like CreateML's JSON: export it once more",
+        ),
+        (
+            "_annotations.csv",
+            "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,64,48,cat,1,2,3,4\n",
+            "looks like the CSV of TensorFlow's tools",
+        ),
+        (
+            "train-annotations-bbox.csv",
+            "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\n",
+            "looks like Open Images' CSV: `datum convert -if open_images",
+        ),
+        (
+            "label_2/a.txt",
+            "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n",
+            "looks like KITTI's labels: `datum convert -if kitti",
+        ),
+        ("train.tfrecord", "x", "There are .tfrecord files"),
+    ],
+)
+def test_formats_that_are_not_read_are_named_with_the_way_on(tmp_path, file, content, said):
+    put(tmp_path / "a.png", image_bytes("a"))
+    put(tmp_path / file, content)
+    with pytest.raises(DataError, match="in a format that is not read") as refused:
+        detect_format(Folder(tmp_path))
+    assert said in str(refused.value)

@@ -14,6 +14,7 @@ from engine.datasets.formats import coco, cvat, labelme, labelstudio, voc, yolo
 from engine.datasets.formats.base import Reader
 from engine.datasets.formats.folder import Folder
 from engine.datasets.formats.kinds import ReaderKind, ReadRequest
+from engine.datasets.formats.others import recognised
 from engine.datasets.formats.yolo_yaml import YoloSettings
 from engine.errors import DataError, nearest
 
@@ -42,11 +43,21 @@ def detect_format(folder: Folder) -> str:
             f"{folder.root}: holds annotations in {' and '.join(present)}; write a description "
             "(data/NAME.yaml) with `format:` and `path:` that says which one counts"
         )
-    looked_for = ", ".join(f"{kind.title} ({kind.looks_for})" for kind in KINDS.values())
+    if other := recognised(folder):
+        raise DataError(f"{folder.root}: annotations in a format that is not read. {other}")
+    if folder.images:
+        raise DataError(
+            f"{folder.root}: {len(folder.images)} images, and no annotations found. Draw boxes "
+            "with labelme, CVAT or Label Studio (free; their exports are read as they are). If there "
+            f"are labels already, they are in none of these formats: {_all_formats()}"
+        )
     raise DataError(
-        f"{folder.root}: no annotations found. Looked for {looked_for}; there are "
-        f"{len(folder.images)} images"
+        f"{folder.root}: no annotations found. Looked for {_all_formats()}; there are no images"
     )
+
+
+def _all_formats() -> str:
+    return ", ".join(f"{kind.title} ({kind.looks_for})" for kind in KINDS.values())
 
 
 def open_reader(

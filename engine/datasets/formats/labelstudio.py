@@ -19,6 +19,7 @@ from engine.datasets.formats.base import Row, SourceImage, number, shown, stated
 from engine.datasets.formats.folder import IMAGE_SUFFIXES, Folder, base_name, inside, tails
 from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind
+from engine.datasets.formats.others import is_create_ml
 from engine.datasets.formats.shapes import Box, around, around_ellipse, around_turned
 from engine.types import Size
 
@@ -236,8 +237,12 @@ def is_label_studio(folder: Folder, file: str) -> bool:
     can say what is wrong.
     """
     head = folder.head(file).decode("utf-8-sig", "replace").lstrip()
-    return head.startswith("[") and any(
-        f'"{word}"' in head for word in ("annotations", "completions", "original_width", "data")
+    return (
+        head.startswith("[")
+        and not is_create_ml(head)
+        and any(
+            f'"{word}"' in head for word in ("annotations", "completions", "original_width", "data")
+        )
     )
 
 
