@@ -48,8 +48,8 @@ def detect_format(folder: Folder) -> str:
     if folder.images:
         raise DataError(
             f"{folder.root}: {len(folder.images)} images, and no annotations found. Draw boxes "
-            "with labelme, CVAT or Label Studio (free; their exports are read as they are). If there "
-            f"are labels already, they are in none of these formats: {_all_formats()}"
+            "with labelme, CVAT or Label Studio (free; their exports are read as they are). If "
+            f"there are labels already, they are in none of these formats: {_all_formats()}"
         )
     raise DataError(
         f"{folder.root}: no annotations found. Looked for {_all_formats()}; there are no images"
