@@ -14,12 +14,12 @@ help:  ## list the verbs
 
 # uv installs the same locked set in under a minute; where it cannot be had or does not get through, pip does it in a few.
 # `.installing` stays behind when the install is killed: a package may then be half there, so the next one starts anew.
-.venv/.installed: requirements.lock pyproject.toml
+.venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PY=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@if test -e .venv/.installing || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv && $(PY) -m venv .venv; fi
 	@echo "Installing the locked packages into .venv ..."
 	@touch .venv/.installing
-	@$(BIN)/python -m pip install -q --disable-pip-version-check uv 2>/dev/null || true
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock 2>/dev/null || true
 	@{ $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock 2>.venv/uv.log || \
 	   $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock; } && \
 	 $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . || \
@@ -72,6 +72,8 @@ docs-serve: install  ## show the documentation on 127.0.0.1:8000, anew after eve
 lock:  ## resolve the dependencies anew (then run the tests)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --extra dev --extra docs --extra cluster --extra team pyproject.toml -o requirements.lock
+	echo uv | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --no-annotate --upgrade - -o requirements-uv.lock
 
 clean:  ## remove caches and runs; keeps data, weights, the MLflow database and .venv
 	rm -rf runs .cache .pytest_cache .ruff_cache site dvc_plots

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine.config import parse_overrides
-from engine.config.base import parse_value
 from engine.errors import ConfigError, EngineError, nearest
+from engine.settings.base import parse_value
 from engine.types import SPLITS
 
 if TYPE_CHECKING:

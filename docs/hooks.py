@@ -29,8 +29,8 @@ from engine.config.schema import SECTIONS, settings_of
 from engine.core import events
 from engine.datasets import formats
 from engine.datasets.findings import KINDS
+from engine.gates.table import GATES
 from engine.model_formats.table import FORMATS
-from engine.registry.gates import GATES
 
 ENGINE = Path(events.__file__).parents[1]
 EXTENSION = Path(__file__).with_name("comments.py")
@@ -221,7 +221,9 @@ def formats_table(_: str) -> str:
 
 def gates_list(_: str) -> str:
     """What every gate asks of a model that is to become champion, in their order."""
-    return "\n".join(f"- {' '.join(inspect.getdoc(gate).split())}" for gate in GATES)
+    return "\n".join(
+        f"- `{name}`: {' '.join(inspect.getdoc(gate).split())}" for name, gate in GATES.items()
+    )
 
 
 def annotation_formats_table(_: str) -> str:

@@ -3,6 +3,7 @@ and no tracker.
 """
 
 import os
+import sys
 from typing import Any
 
 from engine.moved import report_moved_modules
@@ -13,6 +14,10 @@ __all__ = ["YOLO", "Detector", "__version__"]
 # From 1.29 onnxruntime reports models and the machine to Microsoft, unless this is set before it
 # is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# Files of a few kilobytes unpack to gigabytes. OpenCV reads its limit when it is imported: where
+# that was done before, `engine.data.images` asks Pillow for the size of each image first.
+if "cv2" not in sys.modules:
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970))
 report_moved_modules()
 
 

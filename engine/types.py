@@ -13,6 +13,7 @@ points, C classes, H W input size, K detections of one image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ class ImageRecord:
     group: str = ""  # images of one group never part over splits
     crowd: np.ndarray | None = None  # (n,) bool; None: no crowd boxes
     name: str = ""  # the image's name in its source, for people
+    # what else is known of it: column of `data.meta_table` -> value
+    meta: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

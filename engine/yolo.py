@@ -16,7 +16,8 @@ from engine.errors import ConfigError
 
 class Detector:
     """A detector by name (`yolov8n`, `torchvision:NAME`, `package.module:Class` of a family of your
-    own), model .yaml, or weight file; after `train` it stands for the best weights.
+    own), model .yaml, weight file, or registered model (`detector@champion`, `detector/3`); after
+    `train` it stands for the best weights.
 
     Raises:
         ConfigError: an unknown name. CheckpointError: weights that cannot be read.
@@ -27,8 +28,9 @@ class Detector:
         from engine.detect.model_io import is_weight_file, read_weights
         from engine.model_formats.table import check_suffix, is_model_file
         from engine.models.registry import family_of
+        from engine.registry.fetch import file_of
 
-        self.model = str(model)
+        self.model = file_of(str(model), weights=True)
         self.weights: Path | None = None
         if is_weight_file(self.model):
             read_weights(self.model)

@@ -73,12 +73,9 @@ class ProgressArtifact:
                 )
             else:
                 update_progress_artifact(self.artifact, percent, description=describe(news))
-        except Exception as error:  # prefect, httpx, and whatever they are made of
+        except Exception as error:  # see not_taken
             self.not_before = time.monotonic() + AFTER_FAILURE_S
-            logger.warning(
-                "the Prefect server does not take the progress (%s); the run goes on",
-                _reason(error),
-            )
+            not_taken("the progress", error)
 
 
 def _must_answer() -> None:
@@ -89,8 +86,19 @@ def _must_answer() -> None:
         raise ConnectionError("it has gone")
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, ConnectionError) else type(error).__name__
+OF_SERVER = {"prefect", "httpx", "httpcore", "anyio", "ssl", "websockets"}
+
+
+def not_taken(what: str, error: Exception) -> None:
+    """Say that Prefect did not take something, which is no reason to end a run: its results are in
+    the workspace. A fault in code, ours or another's, is told as such, with its traceback.
+    """
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    if isinstance(error, OSError) or packages & OF_SERVER:
+        shown = str(error) if isinstance(error, ConnectionError) else type(error).__name__
+        logger.warning("the Prefect server does not take %s (%s); the run goes on", what, shown)
+    else:
+        logger.error("Prefect does not show %s: a fault in code", what, exc_info=error)
 
 
 def describe(news: dict[str, Any]) -> str:
@@ -111,8 +119,8 @@ def show_result(markdown: str, description: str = "what the run made") -> None:
     try:
         _must_answer()
         create_markdown_artifact(markdown, key="pipeline-result", description=description)
-    except Exception as error:
-        logger.warning("the Prefect server does not take the result (%s)", _reason(error))
+    except Exception as error:  # see not_taken
+        not_taken("the result", error)
 
 
 def show_reports(root: Path) -> None:
@@ -134,8 +142,20 @@ def show_reports(root: Path) -> None:
             create_markdown_artifact(
                 "\n\n".join(plots), key="sample-predictions", description="on the deciding split"
             )
-    except Exception as error:  # see show_result
-        logger.warning("the Prefect server does not take tables and images (%s)", _reason(error))
+    except Exception as error:  # see not_taken
+        not_taken("tables and images", error)
+
+
+def show_decision(decision: str, history: str) -> None:
+    """Markdown of the verdict with its reasons, and of who was champion when."""
+    try:
+        _must_answer()
+        create_markdown_artifact(decision, key="decision", description="verdict and reasons")
+        create_markdown_artifact(
+            history, key="champion-history", description="who was champion, and why"
+        )
+    except Exception as error:  # see not_taken
+        not_taken("the decision", error)
 
 
 def per_class_rows(path: Path) -> list[dict[str, Any]]:

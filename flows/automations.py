@@ -5,7 +5,9 @@ pipeline's own events.
                                            run's place taken
     detectflow: retrain on new data        off; starts the deployment `train` when a dataset has
                                            changed
-    detectflow: tell of a held model       only with DETECTFLOW_WEBHOOK_URL; posts the reason there
+    detectflow: tell of a held model       only with DETECTFLOW_WEBHOOK_URL; posts the reason there,
+                                           also where it was rejected
+    detectflow: tell of a new champion     likewise; promoted, or rolled back
 
 Which of them are on is chosen in the server's UI: an automation that is there already is left as
 somebody has set it.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -30,15 +32,24 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
 
+from engine.registry.history import Entry
+from flows.events import HELD, PROMOTED, REJECTED, ROLLED_BACK, event_of
+
 logger = logging.getLogger("detectflow")
 
 DATASET_CHANGED = "detectflow.dataset.changed"
-MODEL_HELD = "detectflow.model.held"
 CHAMPION_WORSE = "detectflow.champion.worse"
 SILENT_FOR = timedelta(seconds=90)  # three heartbeats: PREFECT_FLOWS_HEARTBEAT_FREQUENCY is 30 s
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")}
 WEBHOOK, WEBHOOK_VARIABLE = "detectflow-webhook", "DETECTFLOW_WEBHOOK_URL"
+
+
+def emit_decision(model: str, entry: Entry, aliases: Mapping[str, str]) -> None:
+    """The event of an entry of the history, with the flow run that is under way beside it."""
+    values = event_of(model, entry, aliases)
+    if values is not None:
+        emit_event(**values)
 
 
 def emit(event: str, resource: str, **payload: Any) -> None:
@@ -89,7 +100,9 @@ def make_automations(deployments: Collection[str]) -> None:
             _make(client, retrain(client.read_deployment_by_name("pipeline/train").id))
         url = os.environ.get(WEBHOOK_VARIABLE)
         if url:
-            _make(client, held(_webhook(url)))
+            webhook = _webhook(url)
+            _make(client, held(webhook))
+            _make(client, new_champion(webhook))
 
 
 def silent_run(silent_for: timedelta = SILENT_FOR) -> Automation:
@@ -133,11 +146,30 @@ def retrain(deployment_id: Any) -> Automation:
 
 def held(webhook_id: Any) -> Automation:
     """Sends a chat or a pager that a new version was not made champion, and why."""
+    return _tell(
+        "detectflow: tell of a held model",
+        "Posts the reason when a new version is held back or rejected.",
+        {HELD, REJECTED},
+        webhook_id,
+    )
+
+
+def new_champion(webhook_id: Any) -> Automation:
+    """Sends the same place that another version is champion, and why."""
+    return _tell(
+        "detectflow: tell of a new champion",
+        "Posts which version is champion now when one is promoted or rolled back to.",
+        {PROMOTED, ROLLED_BACK},
+        webhook_id,
+    )
+
+
+def _tell(name: str, description: str, events: set[str], webhook_id: Any) -> Automation:
     return Automation(
-        name="detectflow: tell of a held model",
-        description="Posts the reason when a new version is held back.",
+        name=name,
+        description=description,
         trigger=EventTrigger(
-            expect={MODEL_HELD}, posture=Posture.Reactive, threshold=1, within=timedelta(0)
+            expect=events, posture=Posture.Reactive, threshold=1, within=timedelta(0)
         ),
         actions=[
             CallWebhook(

@@ -16,9 +16,11 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from engine.config import Params, PredictConfig
 from engine.errors import ConfigError, DataError
+from engine.markdown import plain, table
 from engine.project.environment import prepare_environment
 from engine.registry.fetch import fetch, is_reference
 from engine.stages.batch_predict import Shard, collect, list_images, plan, predict_shard
+from engine.tracking.model_name import registered_name
 from flows.logs import engine_logs, plain_failures
 
 logger = logging.getLogger("detectflow")
@@ -121,8 +123,8 @@ def checked(settings: dict[str, Any]) -> dict[str, Any]:
 def weights_of(model: str | None, root: Path) -> Path:
     """The weight file that `model` names."""
     if model is None:
-        model = f"{Params.load(root / 'params.yaml').register_.model}@champion"
-    if is_reference(model):
+        model = f"{registered_name(Params.load(root / 'params.yaml'), root)}@champion"
+    if is_reference(model, root):
         found = fetch(model, root)
         logger.info("model: %s", found)
         return found.onnx
@@ -141,11 +143,11 @@ def show(summary: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> None
         f"**{summary['images']} images, {summary['boxes']} objects** in {len(rows)} shards "
         f"({kept} were there): `{out}`"
     ]
-    parts.append(
-        "| class | objects |\n|---|---|\n"
-        + "\n".join(f"| {name} | {n} |" for name, n in summary["classes"].items())
-    )
+    parts.append(table(("class", "objects"), list(summary["classes"].items())))
     if summary["skipped"]:
-        lines = [f"- {row['source']}: {row['error']}" for row in summary["skipped"][:SHOWN_SKIPPED]]
+        lines = [
+            f"- {plain(row['source'])}: {plain(row['error'])}"
+            for row in summary["skipped"][:SHOWN_SKIPPED]
+        ]
         parts.append(f"{len(summary['skipped'])} could not be read:\n" + "\n".join(lines))
     create_markdown_artifact("\n\n".join(parts), key="predictions", description="what was found")

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config.base import load_yaml
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.project.environment import state_root
+from engine.settings.base import load_yaml
 from engine.tracking.run_metadata import git
 from flows.server import check_answers, check_prefect, find_running
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Params
-from engine.config.base import load_yaml
 from engine.datasets.description import load_description
 from engine.datasets.findings import Findings
 from engine.detect.choose import check_params, check_registration
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
 from engine.plugins import look_in
+from engine.registry.fetch import file_of, is_reference
+from engine.settings.base import load_yaml
 from engine.stages.start_weights import KEYS, how_to_get, is_path
 
 START = {f"train.{key}" for key in KEYS}
@@ -40,6 +41,7 @@ def checked(root: Path, overrides: Overrides) -> Params:
         _check_key(key)
         _check_place(root, key, value)
         _put(values, key, value)
+    _fetch_start(values, root)
     where, file = (
         (f"{path.name} with {_words(overrides)}", None) if overrides else (str(path), path)
     )
@@ -49,6 +51,14 @@ def checked(root: Path, overrides: Overrides) -> Params:
     check_registration(params.export.formats)
     check_params(params, root)  # nor which networks there are
     return params
+
+
+def _fetch_start(values: dict[str, Any], root: Path) -> None:
+    """Start weights that a registered model names (`detector@champion`) as the file they are."""
+    train = values.get("train")
+    for key in KEYS if isinstance(train, dict) else ():
+        if isinstance(name := train.get(key), str):
+            train[key] = file_of(name, weights=True, root=root)
 
 
 def apply(root: Path, overrides: Overrides) -> Params:
@@ -114,6 +124,8 @@ def _check_place(root: Path, key: str, value: Any) -> None:
     if key == "data.source":
         known = sorted(path.relative_to(root).as_posix() for path in (root / "data").glob("*.yaml"))
         hint = f"{nearest(value, known)} Descriptions here: {', '.join(known)}"
+    elif key in START and is_reference(value, root):
+        return
     elif key in START and is_path(value):
         hint = f" {how_to_get(root / value, root)}"
     elif key != "data.path":

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import logging
 import os
 import time
 import urllib.error
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,12 @@ from prefect.runtime import flow_run as current_run
 from prefect.task_engine import TaskRunTimeoutError
 
 from engine.config import Params
-from engine.config.base import load_yaml
 from engine.errors import ConfigError, EngineError, nearest
 from engine.files import read_object
 from engine.project.environment import find_root, prepare_environment
 from engine.project.workspace_lock import workspace_lock
+from engine.registry.moves import PERSON
+from engine.settings.base import load_yaml
 from engine.stages import code
 from engine.stages.layout import STAGES, Layout
 from engine.stages.prepare import source_changed
@@ -37,8 +40,10 @@ from engine.stages.start_weights import start_changed
 from engine.tracking.mlflow_links import registered
 from engine.versioning.dvc_repo import DvcStages, warn_of_no_versions
 from flows import overrides as params_file
-from flows.artifacts import ProgressArtifact, show_reports, show_result
-from flows.automations import DATASET_CHANGED, MODEL_HELD, emit
+from flows.approval import ask_for_approval, creator, enter_answers
+from flows.artifacts import ProgressArtifact, show_decision, show_reports, show_result
+from flows.automations import DATASET_CHANGED, emit, emit_decision
+from flows.decision import Standing, decision_markdown, history_markdown, standing_of
 from flows.logs import engine_logs, plain_failures
 from flows.prepare import run_prepare
 from flows.server import mlflow_ui
@@ -213,9 +218,10 @@ def pipeline(
     started = time.monotonic()
     rows: list[StageRow] = []
     stage = "parameters"
-    os.environ[FLOW_RUN_VARIABLE] = str(current_run.id or "")  # a tag of the MLflow run
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with (
         engine_logs(),
+        run_variables(),
         contextlib.ExitStack() as held,
     ):  # the workspace is ours until its results have been reported
         try:
@@ -225,6 +231,7 @@ def pipeline(
             params = params_file.apply(folder, wanted)
             digest = data_digest(folder)
             keep_code(folder)
+            enter_answers(folder)
             for stage in STAGES:
                 restored = any(row.status == "restored" for row in rows)
                 rows.append(
@@ -236,16 +243,35 @@ def pipeline(
                 failure_markdown(run_name(), stage, reason, rows), "why it ended without one"
             )
             raise
-        finally:
-            del os.environ[FLOW_RUN_VARIABLE]
-        summary = summarize(folder, name_of(params), rows, time.monotonic() - started)
+        found = standing_of(folder)
+        summary = summarize(folder, name_of(params), rows, time.monotonic() - started, found)
         links = links_of(folder, mlflow_ui(folder))
         show_result(as_markdown(dataclasses.replace(summary, links=links)))
         show_reports(folder)
         emit_data_changed(folder, digest)
-        emit_held(folder, rows)
-    finished.append(summary)
+        if found is not None:
+            show_decision(decision_markdown(found, folder), history_markdown(found))
+            emit_decisions(found, began)
+        finished.append(summary)
+        if found is not None:
+            ask_for_approval(found, params, folder, began)
     return summary
+
+
+@contextlib.contextmanager
+def run_variables() -> Iterator[None]:
+    """What the stages know of this run: its id, a tag of the MLflow run, and who made it, for the
+    history of the registry.
+    """
+    values = {FLOW_RUN_VARIABLE: str(current_run.id or "")}
+    if (who := creator()) and not os.environ.get(PERSON):
+        values[PERSON] = who
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            os.environ.pop(name, None)
 
 
 def checked_timeouts(timeouts_min: dict[str, float]) -> dict[str, float]:
@@ -293,17 +319,12 @@ def emit_data_changed(root: Path, before: str | None) -> None:
         emit(DATASET_CHANGED, f"dataset.{name}", digest=digest, before=before)
 
 
-def emit_held(root: Path, rows: list[StageRow]) -> None:
-    """The event that a new version was not made champion, and why."""
-    registered = read_object(Layout(root).summary("register"))
-    if registered.get("decision") == "challenger" and any(
-        row.stage == "register" and row.status == "ran" for row in rows
-    ):
-        emit(
-            MODEL_HELD,
-            f"model.{registered['model']}",
-            text=f"{registered['model']} version {registered['version']}: {registered['reason']}",
-        )
+def emit_decisions(found: Standing, since: str) -> None:
+    """The events of what this run has decided, and of the answers that it was given. since: when it
+    began.
+    """
+    for entry in found.decided_since(since):
+        emit_decision(found.model, entry, found.aliases)
 
 
 def is_stale(stage: str, root: Path, restored: bool) -> bool:
@@ -316,6 +337,8 @@ def is_stale(stage: str, root: Path, restored: bool) -> bool:
     if stage == "train":
         return start_changed(params, root)
     if stage == "register":
-        # A restored report holds a decision that the registry may have left behind.
-        return restored or not registered(root, params)
+        # A restored report holds a decision that the registry may have left behind, and a person
+        # may have answered since.
+        found = standing_of(root)
+        return restored or not registered(root, params) or (found is not None and found.is_outdated)
     return False

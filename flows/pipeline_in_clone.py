@@ -65,6 +65,8 @@ REFUSAL_SIGNS = (
     "could not read username",
 )
 NOISE = ("having any troubles?", "please make sure you have", "and the repository exists")
+TRAILER = "DetectFlow-Branch"  # line of a commit message: the branch that this flow made it for
+THERE = "refs/detectflow/there"  # what the remote's branch was when we looked
 HOW_REMOTES = " (docs/data/remotes.md shows how)"
 
 
@@ -88,20 +90,23 @@ def pipeline_in_clone(
 
     Args:
         dataset, start, overrides: as in the flow `pipeline`.
-        branch: where the results are committed, by default results/<name of the run>.
+        branch: where the results are committed, by default results/<name of the run>. One that is
+            there already is replaced only if this flow made it.
 
     Raises:
-        WorkspaceError: no DVC remote (the weights would be lost with the clone), a remote that does
-            not answer or refuses.
+        WorkspaceError: no DVC remote (the weights would be lost with the clone), a branch that
+            somebody else made, a remote that does not answer or refuses.
     """
     root = prepare_environment(find_root())
     require_remote(root)
+    branch = branch or f"results/{current_run.name or 'run'}"
     with engine_logs():
+        check_branch(str(root), branch)  # before hours of training
         pull(str(root))
     summary = pipeline(str(root), overrides=overrides, dataset=dataset, start=start)
     with engine_logs():
         push(str(root))
-        publish(str(root), branch or f"results/{current_run.name or 'run'}", summary.name)
+        publish(str(root), branch, summary.name)
     return summary
 
 
@@ -112,6 +117,48 @@ def require_remote(root: Path) -> None:
             "this repository has no default DVC remote, so the weights would be gone with the "
             "clone. `dvc remote add --default NAME ADDRESS`, commit .dvc/config, and run again."
         )
+
+
+@task(
+    name="check branch",
+    task_run_name="check branch",
+    cache_policy=NO_CACHE,
+    retry_condition_fn=may_answer_later,
+    **REMOTE_RETRIES,
+)
+def check_branch(root: str, branch: str) -> None:
+    """Refuse a branch that this flow may not write."""
+    replaceable(Path(root), branch)
+
+
+def replaceable(root: Path, branch: str) -> str:
+    """The commit that the remote's branch is at, which this flow made; empty where there is none.
+
+    Raises:
+        WorkspaceError: no name of a branch, or the newest commit there is somebody else's.
+    """
+    checked = subprocess.run(
+        ["git", "check-ref-format", "--branch", branch], cwd=root, capture_output=True
+    )
+    if checked.returncode or branch.startswith("-"):
+        raise WorkspaceError(f"branch={branch}: no name that git takes for a branch")
+    found = output_of(root, ["git", "ls-remote", "origin", f"refs/heads/{branch}"]).split()
+    if not found:
+        return ""
+    output_of(
+        root,
+        ["git", "fetch", "--quiet", "--no-tags", "origin", f"+refs/heads/{branch}:{THERE}"],
+    )
+    form = f"--format=%H%n%(trailers:key={TRAILER},valueonly)"
+    commit, *made_for = output_of(root, ["git", "log", "-1", form, THERE]).split()
+    if made_for != [branch]:
+        raise WorkspaceError(
+            f"branch '{branch}' is on the remote already, and its newest commit ({commit[:12]}) is "
+            "not of an earlier run of this flow for this branch: replacing it would destroy "
+            "somebody's work. Take another name, or leave it out: the results then go to "
+            "results/<name of the run>, to be merged where they belong."
+        )
+    return commit
 
 
 @task(
@@ -151,19 +198,23 @@ def push(root: str) -> None:
 )
 def publish(root: str, branch: str, what: str) -> str | None:
     """Commit parameters, lock and reports on `branch` and push it; the commit, or None when nothing
-    has changed.
+    has changed. Raises as `replaceable` does: the branch may have come while the run went on.
     """
     folder = Path(root)
+    there = replaceable(folder, branch)
     output_of(folder, ["git", "checkout", "--quiet", "-B", branch])
     output_of(folder, ["git", "add", "--all"])
     if output_of(folder, ["git", "status", "--porcelain"]).strip():
-        output_of(folder, ["git", *identity(folder), "commit", "--quiet", "-m", f"Results: {what}"])
+        message = f"Results: {what}\n\n{TRAILER}: {branch}"
+        output_of(folder, ["git", *identity(folder), "commit", "--quiet", "-m", message])
     elif not output_of(
         folder, ["git", "log", "--oneline", "HEAD", "--not", "--remotes"]
     ).strip():  # else: an earlier try's
         logger.info("nothing has changed: no commit")
         return None
-    output_of(folder, ["git", "push", "--quiet", "--force-with-lease", "origin", branch])
+    # The lease is what we looked at, not what a fresh clone happens to know; empty: no such branch.
+    lease = f"--force-with-lease=refs/heads/{branch}:{there}"
+    output_of(folder, ["git", "push", "--quiet", lease, "origin", f"HEAD:refs/heads/{branch}"])
     commit = output_of(folder, ["git", "rev-parse", "--short", "HEAD"]).strip()
     logger.info("results are commit %s on branch %s", commit, branch)
     return commit

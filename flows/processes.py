@@ -20,6 +20,7 @@ import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import certifi
 import httpx
@@ -129,6 +130,27 @@ def ask(
         return _get(url, timeout_s, login)
     except UNANSWERED:
         return None
+
+
+def post(url: str, body: Any, timeout_s: float, login: Mapping[str, str] | None = None) -> None:
+    """Send `body` as JSON.
+
+    Raises:
+        WorkspaceError: nobody took it within `timeout_s`, or it was refused.
+    """
+    try:
+        answer = httpx.post(
+            url,
+            json=body,
+            headers=login,
+            timeout=timeout_s,
+            trust_env=not is_local(url),
+            verify=_trusting() if url.startswith("https:") else False,
+        )
+    except UNANSWERED as error:
+        raise WorkspaceError(str(error) or type(error).__name__) from None
+    if not answer.is_success:
+        raise WorkspaceError(f"HTTP {answer.status_code} {answer.reason_phrase}")
 
 
 def is_local(url: str) -> bool:

@@ -1,5 +1,5 @@
-"""Going on from the last result: `-S train.model=weights/best.pt` trains from a copy that no stage
-overwrites.
+"""Going on from the last result: `-S train.model=weights/best.pt`, or the champion's
+(`detector@champion`), trains from a copy that no stage overwrites.
 
 The copy lies in `models/` under a name made from its content, DVC versions it, and params.yaml
 names it: so the same parameters always mean the same start, for `dvc repro` as well, and asking
@@ -16,6 +16,7 @@ from typing import Any
 from engine.config import Params
 from engine.errors import ConfigError
 from engine.files import atomic_write, sha256_file
+from engine.registry.fetch import is_fetched
 from engine.stages.start_weights import how_to_get, stage_that_makes, start_files
 from engine.versioning.dvc_repo import DvcStages
 
@@ -26,8 +27,8 @@ DIGEST_CHARACTERS = 8
 
 
 def kept_start(params: Params, root: Path) -> dict[str, Any]:
-    """Overrides that name a copy in place of each start file that lies in a stage's output; the
-    copies are made.
+    """Overrides that name a copy in place of each start file that lies in a stage's output or was
+    fetched from the registry; the copies are made.
 
     Raises:
         ConfigError: the file is not there. WorkspaceError: the copy cannot be written, DVC cannot
@@ -35,7 +36,7 @@ def kept_start(params: Params, root: Path) -> dict[str, Any]:
     """
     overrides = {}
     for key, file in start_files(params.train, root).items():
-        if stage_that_makes(file, root) is None:
+        if stage_that_makes(file, root) is None and not is_fetched(file, root):
             continue
         if not file.is_file():
             raise ConfigError(
@@ -47,10 +48,14 @@ def kept_start(params: Params, root: Path) -> dict[str, Any]:
         logger.info(
             "train.%s: starting from %s, kept as %s",
             key,
-            file.relative_to(root),
+            _short(file, root),
             copy.relative_to(root),
         )
     return overrides
+
+
+def _short(file: Path, root: Path) -> Path:
+    return file.relative_to(root) if file.is_relative_to(root) else file
 
 
 def _keep(file: Path, root: Path) -> Path:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.files import read_object
+from engine.markdown import plain, sentence, table
 from engine.metrics.headlines import headlines
 from engine.stages.layout import Layout
 from engine.tracking.mlflow_links import run_url, version_url
+from flows.decision import Standing
 
 PLOTS = ("*.png", "*.jpg")
 
@@ -40,14 +42,24 @@ class Summary:
     split: str  # which images the metrics are of
     metrics: dict[str, float]  # short name -> value
     model: str  # "detector version 3 (challenger, champion)", or ""
-    decision: str  # why it is champion or not
+    decision: str  # why it is champion or not, the verdict first
     files: tuple[str, ...]
     plots: tuple[str, ...]
+    advice: tuple[str, ...] = ()  # what a person can do about the decision
+    later: str = ""  # what happened to the version since it was decided
     links: tuple[str, ...] = ()  # Markdown: where the run and its reports can be viewed
 
 
-def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -> Summary:
-    """Collect what the stages of `root` reported."""
+def summarize(
+    root: Path,
+    name: str,
+    rows: Sequence[StageRow],
+    seconds: float,
+    standing: Standing | None = None,
+) -> Summary:
+    """Collect what the stages of `root` reported. standing: of the registered model, as the
+    registry says now.
+    """
     layout = Layout(root)
     validated = {
         **read_object(layout.origin("validate")),
@@ -63,8 +75,10 @@ def summarize(root: Path, name: str, rows: Sequence[StageRow], seconds: float) -
         seconds=seconds,
         split=str(validated.get("split", "")),
         metrics=metrics,
-        model=_model(registered),
-        decision=str(registered.get("reason", "")),
+        model=_model(standing),
+        decision=_decision(registered),
+        advice=tuple(map(str, registered.get("advice") or ())),
+        later=standing.later_word if standing else "",
         files=(*weights, *(str(entry["file"]) for entry in exported.values() if "file" in entry)),
         plots=tuple(
             folder.relative_to(root).as_posix()
@@ -84,6 +98,10 @@ def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
     run, experiment = registered.get("run_id"), registered.get("experiment_id")
     if run and mlflow:
         version = version_url(registered["model"], registered["version"], mlflow)
+        if (Layout(root).reports / "index.html").is_file():
+            page = run_url(experiment, f"{run}/artifacts/report/index.html", mlflow)
+            card = run_url(experiment, f"{run}/artifacts/report/model_card.md", mlflow)
+            lines.append(f"**[The report]({page})**, its [model card]({card})")
         lines.append(
             f"MLflow: [the training's run]({run_url(experiment, run, mlflow)}), its [curves and "
             f"tables]({run_url(experiment, f'{run}/artifacts', mlflow)}), [version "
@@ -99,13 +117,18 @@ def links_of(root: Path, mlflow: str | None) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _model(registered: dict[str, Any]) -> str:
-    if not registered.get("model"):
+def _model(standing: Standing | None) -> str:
+    if standing is None:
         return ""
-    aliases = ", ".join(registered.get("aliases") or [])
-    return f"{registered['model']} version {registered.get('version')}" + (
-        f" ({aliases})" if aliases else ""
-    )
+    aliases = ", ".join(standing.own_aliases)
+    if not standing.answered:
+        aliases = "aliases unknown: the registry does not answer"
+    return f"{standing.model} version {standing.version}" + (f" ({aliases})" if aliases else "")
+
+
+def _decision(registered: dict[str, Any]) -> str:
+    verdict, reason = registered.get("verdict"), str(registered.get("reason", ""))
+    return f"{verdict}: {reason}" if verdict else reason
 
 
 def as_text(summary: Summary) -> str:
@@ -121,6 +144,9 @@ def as_text(summary: Summary) -> str:
         lines.append(f"Model     {summary.model}")
     if summary.decision:
         lines.append(f"          {summary.decision}")
+    lines += [f"          {each}" for each in summary.advice]
+    if summary.later:
+        lines.append(f"          Since then: {summary.later}")
     if summary.files:
         lines.append(f"Files     {', '.join(summary.files)}")
     if summary.plots:
@@ -131,7 +157,7 @@ def as_text(summary: Summary) -> str:
 
 def as_markdown(summary: Summary) -> str:
     """For the Prefect UI."""
-    parts = [f"# {summary.name}"]
+    parts = [f"# {plain(summary.name)}"]
     if summary.metrics:
         head = f"| metric ({summary.split}) | value |\n|---|---|"
         parts.append(
@@ -140,28 +166,31 @@ def as_markdown(summary: Summary) -> str:
             )
         )
     if summary.model:
-        parts.append(f"**{summary.model}** {summary.decision}")
+        parts.append(f"**{plain(summary.model)}** {sentence(summary.decision)}")
+        parts.append("\n".join(f"- {sentence(each)}" for each in summary.advice))
+        parts.append(summary.later and f"Since then: {plain(summary.later)}")
     parts.append(stage_table(summary.rows))
     made = [f"`{path}`" for path in (*summary.files, *(f"{folder}/" for folder in summary.plots))]
     parts.append("\n".join(f"- {line}" for line in (*summary.links, *made)))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def failure_markdown(name: str, stage: str, reason: str, rows: Sequence[StageRow]) -> str:
     """The reason first, then how far the run had come."""
-    parts = [f"**{stage} failed:** {reason}", f"# {name}"]
+    parts = [f"**{stage} failed:** {sentence(reason)}", f"# {plain(name)}"]
     return "\n\n".join([*parts, stage_table(rows)] if rows else parts)
 
 
 def stage_table(rows: Sequence[StageRow]) -> str:
     """A Markdown table: stage, status, time, why."""
-    lines = ["| stage | status | time | why |", "|---|---|---|---|"]
-    for row in rows:
-        why = "; ".join(row.reasons[:3]).replace("|", "\\|") + (
-            " ..." if len(row.reasons) > 3 else ""
-        )
-        lines.append(f"| {row.stage} | {row.status} | {duration(row.seconds)} | {why} |")
-    return "\n".join(lines)
+    return table(
+        ("stage", "status", "time", "why"),
+        [(row.stage, row.status, duration(row.seconds), _why(row)) for row in rows],
+    )
+
+
+def _why(row: StageRow) -> str:
+    return "; ".join(row.reasons[:3]) + (" ..." if len(row.reasons) > 3 else "")
 
 
 def _counts(rows: Sequence[StageRow]) -> str:

@@ -30,6 +30,7 @@ from engine.hpo.report import clear_weights, write_report
 from engine.hpo.study import TOKEN, TRACKING, driving, finished, open_study, ranked, why_all_failed
 from engine.hpo.sweep import Sweep, make_sweep
 from engine.project.environment import prepare_environment
+from flows.artifacts import not_taken
 from flows.cluster import dask_runner
 from flows.logs import engine_logs, plain_failures
 
@@ -259,5 +260,5 @@ def show(result: Row) -> None:
         create_markdown_artifact(
             f"{result['table']}\n\n{commands}", key="sweep-result", description="the best trials"
         )
-    except Exception as error:
-        logger.warning("the Prefect server does not take the result (%s)", type(error).__name__)
+    except Exception as error:  # see not_taken
+        not_taken("the result", error)

@@ -9,17 +9,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-VOCABULARY = {"errors", "types", "boxes", "files", "locks", "version", "plugins", "code", "moved"}
+VOCABULARY = {
+    "errors",
+    "types",
+    "boxes",
+    "files",
+    "locks",
+    "version",
+    "plugins",
+    "code",
+    "difference",
+    "markdown",
+    "moved",
+}
 FLOORS = (  # from the ground up: a room imports its own files and rooms of lower floors
     VOCABULARY,
-    {"model_formats"},  # a table that the configuration checks names against
+    {"settings"},
+    {"model_formats", "gates"},  # tables that the configuration checks names against
     {"config"},
     {"core", "data", "metrics", "models"},
     {"plots", "datasets", "project"},
-    {"versioning"},
+    {"versioning", "error_analysis"},
     {"tracking"},
     {"detect", "registry"},
-    {"export", "lineage"},
+    {"export", "lineage", "comparison"},
+    {"labelling", "report"},
     {"stages"},
     {"yolo", "hpo"},
     {"flows"},

@@ -31,7 +31,15 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "tune": "engine.cli.tune",
     "check": "engine.cli.data",
     "diff": "engine.cli.data",
+    "tasks": "engine.cli.tasks",
     "trace": "engine.cli.trace",
+    "report": "engine.cli.report",
+    "compare": "engine.cli.champion",
+    "promote": "engine.cli.champion",
+    "rollback": "engine.cli.champion",
+    "approve": "engine.cli.champion",
+    "decide": "engine.cli.champion",
+    "history": "engine.cli.champion",
     "convert": "engine.cli.convert",
 }
 GONE = {"benchmark": "it is a script now: python benchmarks/loader.py key=value ..."}

@@ -30,7 +30,7 @@ CHECK_EXTRA = {
 
 def check(argv: Sequence[str]) -> int:
     """`detectflow check data=DATASET [model=WEIGHTS] key=value ...`"""
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, DataConfig, texts=CHECK_EXTRA.keys() - {"workers"})
     workers = given.pop("workers", None)
     extra = take(given, "check", CHECK_EXTRA, DataConfig)
     settings, root = _settings(extra["data"], given)
@@ -57,7 +57,7 @@ def check(argv: Sequence[str]) -> int:
         if extra["classes"] and not Path(extra["classes"]).is_file():  # it will be written
             refuse_inside(Path(extra["classes"]), folder, "classes")
     with _copies(description.generated) as copies:
-        schema = _schema(extra["classes"], root)
+        schema = _schema(extra["classes"], root, description.name)
         found = examine(
             description,
             settings,
@@ -72,7 +72,7 @@ def check(argv: Sequence[str]) -> int:
         with written_into(out):
             write_json(out / "report.json", report_values(description.name, found, findings))
             write_text(out / "report.html", report_page(description.name, found, findings))
-    if extra["classes"] and schema is None and found.names:
+    if extra["classes"] and not Path(extra["classes"]).exists() and found.names:
         from engine.datasets.classes import write_classes
 
         write_classes(Path(extra["classes"]), found.names)
@@ -85,7 +85,7 @@ def check(argv: Sequence[str]) -> int:
 def diff(argv: Sequence[str]) -> int:
     """`detectflow diff BEFORE [AFTER] [out=FOLDER] [notify=true]`"""
     versions = [arg for arg in argv if "=" not in arg]
-    given = parse_overrides([arg for arg in argv if "=" in arg])
+    given = parse_overrides([arg for arg in argv if "=" in arg], texts={"out"})
     if "tell" in given:  # its name before `notify`, in scripts and schedules
         given = {"notify": given.pop("tell"), **given}
     if not 1 <= len(versions) <= 2 or given.keys() - {"out", "notify"}:
@@ -178,6 +178,7 @@ def _settings(data: str | None, given: Mapping[str, Any]) -> tuple[DataConfig, P
         general = (
             "policies",
             "near_duplicate_bits",
+            "find_crops",
             "tiny_box_px",
             "seed",
             "val_fraction",
@@ -212,24 +213,25 @@ def _workers(given: Any, root: Path | None) -> int:
     return PrepareFlowConfig.build({"workers": given}, where="check").workers
 
 
-def _schema(file: str | None, root: Path | None) -> Any:
+def _schema(file: str | None, root: Path | None, dataset: str) -> Any:
     """The fixed classes: of `file`, which may not be there yet, else of the project; None where
     nothing is fixed.
     """
     from engine.datasets.classes import CLASSES_FILE, load_classes
 
     path = Path(file) if file else root / CLASSES_FILE if root else None
-    return load_classes(path) if path is not None and path.is_file() else None
+    return load_classes(path, None, dataset) if path is not None and path.is_file() else None
 
 
 def _ask_model(weights: str, device: str, found: Any, findings: Any) -> None:
     """Findings `label_error`: what a trained model sees in the images, beside their labels."""
     from engine.datasets.label_errors import LEAST_SCORE, LabelErrors
     from engine.detect import DetectionPredictor
+    from engine.registry.fetch import file_of
 
     predictor = DetectionPredictor(
         {
-            "model": weights,
+            "model": file_of(weights),
             "device": device,
             "conf": LEAST_SCORE,
             "save": False,

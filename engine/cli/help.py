@@ -24,7 +24,15 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   check     what is wrong with a dataset: a table, a page with images
   convert   a labelled dataset in another format
   diff      what changed between two versions of a dataset
+  tasks     what is worth labelling or relabelling next, for CVAT or Label Studio
   trace     what a model or an image comes from, and what came of it
+  report    what was found about the latest model, in one page for people
+  compare   which of two models is better, and how sure that is
+  promote   make a version the champion, whatever the gates said
+  rollback  back to the champion before
+  decide    ask the gates about a version again, on the test images of now
+  approve   say yes to a version where the gates ask for it
+  history   who was champion when, by which evidence, moved by whom
   deploy    register the pipeline with a Prefect server, for schedules and workers
   worker    run on this machine what the server starts
   serve     deploy and worker in one process, without a work pool
@@ -153,9 +161,11 @@ source is only read. The formats are listed below; docs/data/formats.md says wha
   format=coco                one of the formats that can be written
   out=converted/             a folder that does not exist yet
   path=...                   local folder to use instead of the description's address
+  corrections=FOLDER         labelled images whose boxes count where they are the same images; its others are added
   policies.KIND=POLICY       what to do about a finding, for example policies.missing_size=fix
 
-  detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo""",
+  detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo
+  detectflow convert data=data/prepared corrections=returned/ format=coco out=data/raw/mine-2""",
     "diff": """\
 detectflow diff BEFORE [AFTER] [out=FOLDER] [notify=true]
 
@@ -170,6 +180,25 @@ project (a tag, HEAD~1, an experiment): then its data/prepared is taken from DVC
   detectflow diff HEAD~1
   detectflow diff v1.0 v1.1 out=reports/diff
   detectflow diff old_export/ new_export/""",
+    "tasks": """\
+detectflow tasks [model=MODEL] [unlabelled=FOLDER] [format=cvat] out=FOLDER key=value ...
+
+What is worth an annotator's time, as files that CVAT or Label Studio imports, with the boxes of the model to begin with:
+OUT/relabel/ are labelled images whose labels the model contradicts or in which it gets most wrong, OUT/label/ those images of
+a folder without labels about which it is least sure, no two of them alike. Nothing is written into either. tasks.csv says why
+each image is there. What comes back is read as any dataset: `detectflow diff` shows what has changed, and `detectflow convert
+corrections=` puts it into the dataset (docs/howto/failures.md).
+
+  model=weights/best.pt  a model file or a registered model, as in `detectflow help compare`
+  data=data/prepared     the labelled dataset; split=all, or train, val, test
+  unlabelled=FOLDER      images without labels; those that are in the dataset already are left out
+  format=cvat            cvat: XML 1.1 for images; label-studio: JSON with predictions
+  number=50              at most so many images in each of the two folders
+  copy=true              copy the images into OUT/.../images/; else images.txt lists where they are
+  out=FOLDER             a folder that does not exist yet
+
+  detectflow tasks unlabelled=~/new-images out=runs/tasks
+  detectflow tasks model=detector@champion split=test format=label-studio copy=true out=runs/tasks""",
     "trace": """\
 detectflow trace X [format=json]
 
@@ -187,6 +216,74 @@ MLflow; each fact says from where it is known, and who did not answer is named.
   detectflow trace weights/best.pt
   detectflow trace detector@champion format=json
   detectflow trace ~/images/00017.jpg""",
+    "report": """\
+detectflow report [out=FOLDER] [mlflow=false]
+
+Makes the report of the latest model anew: one page (index.html) with verdict and reasons, metrics with intervals, the champion
+beside it, curves, errors, thresholds, data, the exported file and where it all comes from; and a model card (model_card.md).
+Nothing is measured: what is not recorded is said to be so. Stage register makes the same in reports/, and in MLflow.
+
+  out=runs/report    where the two files go
+  mlflow=true        ask MLflow too: who was champion when, which run, code and settings it was
+
+  detectflow report
+  detectflow report out=/tmp/for-the-meeting""",
+    "compare": """\
+detectflow compare [A B] [data=DATASET] [split=test] key=value ...
+
+Measures both models now, on the same images with the same settings, and compares them by a paired bootstrap over groups of
+images: difference of B and A with its 95 % interval, for the mean and each class; then what the gates of params.yaml say of B
+as the one to replace A. Nothing is moved. Results are kept: asking again costs nothing.
+
+  A, B               by default champion and challenger of this project's model; else
+                     a registered model      detector@champion, detector/3, models:/detector/3
+                     a model file            weights/best.pt, export/best.onnx
+                     a run                   runs/train, or the id of an MLflow run
+                     predictions             boxes.json in COCO's format, also of other tools
+  data=data/prepared a dataset
+  split=test         and conf, iou, max_det, batch, device, as in `detectflow help val`
+  out=runs/compare   where comparison.json goes, and what B gains and loses: errors.json and images/, images side by side
+
+  detectflow compare detector@champion detector@challenger
+  detectflow compare detector@champion weights/best.pt split=val
+  detectflow compare weights/best.pt other-tool.json data=data/bccd.yaml""",
+    "promote": """\
+detectflow promote NAME/VERSION --why TEXT
+
+Makes the version champion, whatever the gates said, and enters in the history who did it and why.
+
+  detectflow promote detector/3 --why "fewer misses on night images, seen by eye\"""",
+    "rollback": """\
+detectflow rollback [NAME] --why TEXT [--steps N]
+
+Makes the champion before champion again; NAME is register.model where it is left out. The version that leaves does not come
+back by a run, until there are new test images, settings or gates, or a person promotes it.
+
+  detectflow rollback --why "misses trucks since Monday"
+  detectflow rollback detector --steps 2 --why "both of last week" """,
+    "decide": """\
+detectflow decide [NAME/VERSION]
+
+Measures the version (by default the challenger) and the champion on data/prepared as it is now, asks the gates of
+register.gate, and moves the aliases as a run would; nothing is trained. For a version that was held, once there are more
+test images or a yes. On the same evidence as before nothing is decided anew.
+
+  dvc repro prepare && detectflow decide        (dvc repro -f prepare: images outside the project)
+  detectflow decide detector/3""",
+    "approve": """\
+detectflow approve NAME/VERSION [--why TEXT]
+
+Says yes to a version: the gate `approval`, and classes that go away, ask for it. `detectflow decide` then asks the gates again.
+
+  detectflow approve detector/3 --why "looked at all misses\"""",
+    "history": """\
+detectflow history [NAME] [format=json]
+
+Who was champion from when to when, decided by which evidence, moved by whom; NAME is register.model where it is left out.
+Aliases that were moved by hand in MLflow are noticed and entered as such.
+
+  detectflow history
+  detectflow history detector format=json""",
     "deploy": """\
 detectflow deploy [NAME ...]
 

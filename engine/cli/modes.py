@@ -21,9 +21,10 @@ from engine.config import (
     ValidateConfig,
     parse_overrides,
 )
-from engine.config.base import load_yaml
+from engine.config.goal import read_goal
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, Terminated
 from engine.files import make_folder
+from engine.settings.base import load_yaml
 
 # Arguments of a mode that its executor has no settings for, with their defaults; None: see
 # `detectflow help MODE`.
@@ -35,13 +36,24 @@ def train(argv: Sequence[str]) -> int:
     """`detectflow train key=value ...`; with nproc=N it starts itself N times."""
     several = "WORLD_SIZE" in os.environ
     with _errors_reported_once() if several else contextlib.nullcontext():
-        given = _as_started(_with_file(parse_overrides(argv)))
+        given = _as_started(_with_file(_of_training(argv)))
+        if isinstance(given.get("model"), str):
+            from engine.registry.fetch import file_of
+
+            given["model"] = file_of(given["model"], weights=True)
         config = _schema(given.get("trainer")).build(given, "train")
         if config.nproc > 1 and not several:
             from engine.cli.launch import launch
 
             return launch(config.nproc, ["train", *argv])
         return _train(config)
+
+
+def _of_training(argv: Sequence[str]) -> dict[str, Any]:
+    """The settings of a training, of a trainer of the user's own too, and settings=FILE."""
+    names = [arg for arg in argv if arg.startswith("trainer=")]
+    trainer = parse_overrides(names, texts={"trainer"}).get("trainer")
+    return parse_overrides(argv, _schema(trainer), texts={"settings"})
 
 
 def _schema(trainer: Any) -> type[TrainConfig]:
@@ -76,22 +88,29 @@ def _train(config: TrainConfig) -> int:
 
 def val(argv: Sequence[str]) -> int:
     """`detectflow val model=WEIGHTS data=DATASET key=value ...`"""
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, ValidateConfig, texts=VAL_EXTRA)
     extra = take(given, "val", VAL_EXTRA, ValidateConfig)
     config = ValidateConfig.build(given, "val")
     _prepare()
     from engine.cli.progress import validation_bar
+    from engine.detect.choose_point import settle_point
+    from engine.detect.report_point import report_point
     from engine.detect.validator import validator_class_of
+    from engine.registry.fetch import file_of
+
+    named, extra["model"] = extra["model"], file_of(str(extra["model"]))
 
     with _own(Path(extra["project"]) / extra["name"]) as folder:
         validator = validator_class_of(extra["model"])(config=config, save_dir=folder)
         with validation_bar(validator):
             metrics = validator(model=Path(extra["model"]), data=extra["data"])
+        point = settle_point(validator, Path(extra["model"]), extra["data"])
+        found = report_point(validator, point, folder) if validator.world.is_main else None
     if not validator.world.is_main:
         return 0
     scores = validator.scores
     print(
-        f"{extra['model']} on {extra['data']}, {config.split}: {scores.images} images, "
+        f"{named} on {extra['data']}, {config.split}: {scores.images} images, "
         f"{scores.instances} objects"
     )
     for key, value in metrics.items():
@@ -100,21 +119,46 @@ def val(argv: Sequence[str]) -> int:
         "  ms per image: "
         + ", ".join(f"{step} {ms:.1f}" for step, ms in validator.speed_ms.items())
     )
+    if found is not None:
+        print(_at_the_thresholds(found))
     print(f"plots and tables {_short(folder)}/")
     return 0
+
+
+def _at_the_thresholds(report: Mapping[str, Any]) -> str:
+    """The operating point in two lines: precision and recall of all classes with intervals."""
+    rates, calibration = report["overall"], report["calibration"]
+    said = [f"at the thresholds for {read_goal(report['goal'])}, chosen on {report['chosen_on']}:"]
+    for name in ("precision", "recall"):
+        value, low, high = (rates[f"{name}{end}"] for end in ("", "_low", "_high"))
+        said.append(
+            f"{name} -"
+            if value is None
+            else f"{name} {value:.3f}"
+            if low is None
+            else f"{name} {value:.3f} ({low:.3f} to {high:.3f})"
+        )
+    line = "  ".join(said)
+    if calibration["ece_before"] is None:
+        return line
+    errors = f"{calibration['ece_before']:.3f} -> {calibration['ece_after']:.3f}"
+    return f"{line}\ncalibration ({calibration['method']}): ECE {errors}"
 
 
 def predict(argv: Sequence[str]) -> int:
     """`detectflow predict source=SOURCE key=value ...`; 1 where some of the images could not be
     read.
     """
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, PredictConfig)
     config = PredictConfig.build(given, "predict")
     if config.source is None:
         raise ConfigError("predict: no source given, for example source=images/")
     _prepare()
     from engine.cli.progress import prediction_bar
     from engine.detect import DetectionPredictor
+    from engine.registry.fetch import file_of
+
+    given["model"] = file_of(config.model)
 
     images = boxes = code = 0
     with _own(Path(config.project) / config.name) as folder:  # images of two runs do not mix
@@ -139,14 +183,15 @@ def predict(argv: Sequence[str]) -> int:
 
 def export(argv: Sequence[str]) -> int:
     """`detectflow export model=WEIGHTS format=FORMAT key=value ...`"""
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, ExportConfig, texts=EXPORT_EXTRA)
     extra = take(given, "export", EXPORT_EXTRA, ExportConfig)
     config = ExportConfig.build(given, "export")
     _prepare()
     from engine.export import export as write
+    from engine.registry.fetch import file_of
     from engine.stages.places import export_folder
 
-    weights = Path(extra["model"])
+    weights = Path(file_of(str(extra["model"]), weights=True))
     folder = export_folder(weights, extra["folder"])
     data = Path(extra["data"]) if extra["data"] else None
     for name in [extra["format"]] if extra["format"] else config.formats:

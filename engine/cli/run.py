@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from engine.config import parse_overrides
-from engine.config.base import load_yaml
+from engine.config import Params, parse_overrides
 from engine.errors import ConfigError, EngineError, WorkspaceError, nearest
+from engine.settings.base import load_yaml
 
 INTERRUPTED = 130
 
@@ -83,7 +83,7 @@ def overrides_of(argv: Sequence[str]) -> dict[str, Any]:
                     f"'{section}: {settings}'"
                 )
             values |= {f"{section}.{key}": value for key, value in settings.items()}
-    return values | parse_overrides([arg for arg in argv if not arg.startswith("@")])
+    return values | parse_overrides([arg for arg in argv if not arg.startswith("@")], Params)
 
 
 def stage(argv: Sequence[str]) -> int:

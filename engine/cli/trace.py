@@ -17,7 +17,7 @@ FORMATS = ("text", "json")
 def trace(argv: Sequence[str]) -> int:
     """`detectflow trace X [format=text|json]`"""
     names = [arg for arg in argv if not arg.startswith("format=")]
-    given = parse_overrides([arg for arg in argv if arg.startswith("format=")])
+    given = parse_overrides([arg for arg in argv if arg.startswith("format=")], texts={"format"})
     if len(names) != 1:
         raise ConfigError(
             f"trace takes one thing, not {len(names)}. `detectflow help trace` shows what can be "

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from engine.config import parse_overrides
+from engine.config import DetectionTrainConfig, parse_overrides
+from engine.config.tune import TuneConfig
 from engine.errors import WorkspaceError
 
 INTERRUPTED = 130
@@ -16,7 +17,7 @@ NEEDED = ("prefect", "optuna")
 
 def tune(argv: Sequence[str]) -> int:
     """`detectflow tune key=value ...`"""
-    given = parse_overrides(argv)
+    given = parse_overrides(argv, TuneConfig, DetectionTrainConfig)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise WorkspaceError(

@@ -313,12 +313,14 @@ def combined(values: object) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the modules, settings and packages in which two records of a stage's code differ."""
+    """Names of the modules, settings, packages and classes in which two records of a stage's code
+    differ."""
     found = []
-    for kind in ("modules", "own", "packages", "settings"):
+    for kind in ("modules", "own", "packages", "settings", "classes"):
         old, new = before.get(kind) or {}, now.get(kind) or {}
         names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-        found += [f"setting {name}" if kind == "settings" else name for name in names]
+        word = {"settings": "setting ", "classes": "data/classes.yaml "}.get(kind, "")
+        found += [f"{word}{name}".rstrip() for name in names]
     if before.get("family") != now.get("family"):
         found.append(f"family {now.get('family') or 'of the network'}")
     return found

@@ -33,23 +33,34 @@ DETECTOR = {"core", "data", "models", "metrics", "detect"}
 ROOMS: dict[str, set[str]] = {
     "prepare": {"data", "datasets", "stages.prepare"},
     "train": {*DETECTOR, "stages.train", "stages.start_weights"},
-    "validate": {*DETECTOR, "stages.validate"},
+    "validate": {
+        *(*DETECTOR, "difference", "error_analysis", "gates.statistics"),
+        *("datasets.label_errors", "stages.validate"),
+    },
     "export": {*DETECTOR, "export", "model_formats", "stages.export"},
-    "register": {"data", "registry", "tracking.run_metadata", "stages.register"},
+    "register": {
+        *DETECTOR,  # it measures
+        *("comparison", "difference", "gates", "registry", "tracking.run_metadata"),
+        "stages.register",
+    },
 }
 
 # Without influence on any result, also inside the rooms above; why. Of an entry here and one of a
 # stage's row the longer counts, and the row where they are equal.
 HARMLESS = {
+    "comparison.text": "tables for readers",
     "cli": "what people type and read",
     "code": "reads sources, this table among them",
     "errors": "messages",
+    "export.latency": "times a file, for readers",
     "files": "writes what it is given, whole",
     "lineage": "traces results",
     "locks": "keep other processes out",
+    "markdown": "how words are shown",
     "model_formats": "writes and opens files that only some stages do",
     "moved": "names the new place of an old module",
     "plots": "draws results",
+    "report": "pages about results",
     "project": "environment and locks",
     "stages.code": "writes down what counts here",
     "stages.own_code": "finds the user's code, which counts itself",
@@ -65,6 +76,8 @@ HARMLESS = {
     "plugins": "finds the user's code, which counts itself",
     "datasets.open": "hands on a prepared folder; what else it prepares is of stage prepare",
     "datasets.reports": "pages and texts about a dataset",
+    "error_analysis": "says for readers what goes wrong; of stage validate it is the result",
+    "error_analysis.pictures": "draws images",
     "detect.batch_plots": "draws batches",
     "detect.data": "hands on a prepared folder",
     "detect.epoch_images": "draws predictions while it trains",
@@ -72,7 +85,9 @@ HARMLESS = {
     "detect.methods": "refuses methods that cannot be called",
     "metrics.headlines": "names and texts for readers",
     "registry.fetch": "reads versions, makes none",
+    "registry.moves": "what people do by hand",
     "registry.version_description": "a text for readers",
+    "registry.version_files": "pages about a version",
 }
 
 # Definitions without influence on any result in modules that count, "module:name" or
@@ -101,10 +116,12 @@ IDLE: dict[str, dict[str, str]] = {
 # does not: what they alone import is none of its code.
 OF_TRAINING = {"check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"}
 OF_EXPORT = {"can_export", "export_module"}
+OF_NETWORK = {"build", "candidates", "forward", "has_loss", "losses", "spec", "spec_of"}
 NOT_CALLED = {
     "train": frozenset(OF_EXPORT),
     "validate": frozenset(OF_TRAINING | OF_EXPORT),
     "export": frozenset(OF_TRAINING),
+    "register": frozenset(OF_TRAINING | OF_EXPORT | OF_NETWORK),
 }
 # Code that no import leads to: MLflow takes the served model's code as a file, and weights to start
 # from are read through the table of formats, which alters nothing.
@@ -115,7 +132,7 @@ NOT_IMPORTED = {
     ),
     "register": (Import("engine.registry.pyfunc_model"),),
 }
-CONFIG = "engine.config"
+CONFIG = ("engine.config.", "engine.settings.")
 FAMILY = "engine.models."  # each folder below it with a module `family` is one family of networks
 # In the package of a family: library whose code is part of its networks -> the setting of section
 # train with which it is, "" for always.
@@ -188,7 +205,7 @@ def counts(stage: str, module: str) -> bool:
 
 def counts_for_own(module: str) -> bool:
     """Whether a module can alter a result where code of the user's own leads to it."""
-    if module == "engine" or module == CONFIG or module.startswith(f"{CONFIG}."):
+    if module == "engine" or f"{module}.".startswith(CONFIG):
         return False
     below = module.removeprefix("engine.")
     counting = _longest(below, EVERYWHERE.union(*ROOMS.values()))
@@ -260,14 +277,16 @@ def _parts(
     stage: str, reached: Closure, sources: Sources, own: Collection[Import]
 ) -> dict[str, str]:
     """module -> digest of the functions, classes and values that are used of it, of modules that do
-    not count whole: of `engine.config`, for a change of another section's settings is none of this
+    not count whole: of the settings, for a change of another section's settings is none of this
     stage's; what no import leads to; what code of the user's own takes of harmless rooms.
     """
     wanted: dict[str, set[str]] = {}
     found: dict[str, str] = {}
-    waiting = [(*pair, CONFIG) for pair in reached.outside if pair[0].module.startswith(CONFIG)]
+    waiting = [
+        (*pair, CONFIG) for pair in reached.outside if f"{pair[0].module}.".startswith(CONFIG)
+    ]
     waiting += [(start, "", CONFIG) for start in NOT_IMPORTED.get(stage, ())]
-    waiting += [(e, "", CONFIG if e.module.startswith(CONFIG) else "engine") for e in own]
+    waiting += [(e, "", CONFIG if f"{e.module}.".startswith(CONFIG) else ("engine.",)) for e in own]
     seen = set()
     while waiting:
         request = import_, importer, within = waiting.pop()
@@ -277,7 +296,7 @@ def _parts(
         for module, name, follow, offer in sources.behind(import_, importer):
             if module in reached.modules:
                 continue
-            if importer and not f"{module}.".startswith(f"{within}."):
+            if importer and not f"{module}.".startswith(within):
                 continue
             if offer is not None:
                 wanted.setdefault(module, set()).add(f"{offer.alias}={offer.module}:{offer.name}")

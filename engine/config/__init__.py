@@ -2,7 +2,6 @@
 else.
 """
 
-from engine.config.base import Frozen, parse_overrides, parse_value
 from engine.config.sections import (
     DataConfig,
     ExportConfig,
@@ -13,6 +12,7 @@ from engine.config.sections import (
     ValidateConfig,
 )
 from engine.config.train import DetectionTrainConfig, TrainConfig
+from engine.settings.base import Frozen, parse_overrides, parse_value
 
 __all__ = [
     "DataConfig",

@@ -9,7 +9,6 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from engine.config.base import Frozen, fields_by_key, kind_of
 from engine.config.sections import (
     DataConfig,
     ExportConfig,
@@ -23,6 +22,7 @@ from engine.config.sections import (
 from engine.config.train import DetectionTrainConfig
 from engine.config.tune import TuneConfig
 from engine.errors import ConfigError, nearest
+from engine.settings.base import Frozen, fields_by_key, kind_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

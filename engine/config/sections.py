@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from engine.config.base import Frozen, load_yaml
+from engine.config.goal import FORMS, MAX_F1, read_goal
 from engine.config.trackers import NO_TRACKER, TRACKERS
 from engine.config.train import DetectionTrainConfig, Fraction
 from engine.errors import ConfigError, nearest
+from engine.gates.table import is_own, read_gates
 from engine.model_formats.table import FORMATS, find_format
+from engine.settings.base import Frozen, load_yaml
 
 Policy = Literal["error", "drop", "fix", "warn"]
 
@@ -116,6 +118,11 @@ class DataConfig(Frozen):
     group_table: str | None = Field(
         None, description="CSV file in the dataset folder with columns `image` and `group_by`"
     )
+    meta_table: str | None = Field(
+        None,
+        description="CSV file in the dataset folder with a column `image` and whatever else is "
+        "known of the images, such as camera or weather: errors are shown by each column",
+    )
     keep_splits: str | None = Field(
         None, description="splits.jsonl of an earlier version, whose images stay where they are"
     )
@@ -125,6 +132,10 @@ class DataConfig(Frozen):
         le=64,
         description="near duplicates: 256-bit hashes that differ in so many bits",
         json_schema_extra=_in("bits"),
+    )
+    find_crops: bool = Field(
+        True,
+        description="near duplicates: also look for images that are a part of another one",
     )
     tiny_box_px: float = Field(
         2.0,
@@ -167,6 +178,20 @@ class ValidateConfig(Frozen):
         0, ge=0, le=64, description="loader processes", json_schema_extra=_in("processes")
     )
     plots: bool = Field(True, description="write curves, confusion matrix and sample predictions")
+    goal: str | dict[str, float] = Field(
+        MAX_F1,
+        description="what the thresholds of the classes are chosen for, on the val images: "
+        f"{FORMS}, the cost of each",
+        json_schema_extra=_in("cost"),
+    )
+
+    @field_validator("goal")
+    @classmethod
+    def _is_a_goal(cls, setting: Any) -> Any:
+        try:
+            return read_goal(setting).setting
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
 
 class PredictConfig(Frozen):
@@ -183,7 +208,10 @@ class PredictConfig(Frozen):
     )
     batch: int = Field(16, ge=1, description="images per step", json_schema_extra=_in("images"))
     conf: Fraction = Field(
-        0.25, description="lowest score that is reported", json_schema_extra=_in("score")
+        0.25,
+        description="lowest score that is reported; not given: the thresholds that the model "
+        "brings, where it has them",
+        json_schema_extra=_in("score"),
     )
     iou: Fraction = Field(
         0.7, description="IoU above which NMS removes the weaker box", json_schema_extra=_in("IoU")
@@ -268,22 +296,42 @@ class ExportConfig(Frozen):
 
 
 def check_model_name(name: str) -> str:
-    """`name`. ValueError where MLflow's registry takes no model of that name."""
-    if not re.fullmatch(r"[^/:'\"`%]+", name):
-        raise ValueError(f"{name!r} cannot be a model's name: no / : % or quotes")
+    """`name`. ValueError where MLflow's registry takes no model of that name, or where NAME@ALIAS
+    would not lead to it.
+    """
+    if not re.fullmatch(r"[^/:@'\"`%]+", name) or name != name.strip():
+        raise ValueError(
+            f"{name!r} cannot be a model's name: no / : @ % or quotes, and no blank at an end"
+        )
     return name
 
 
 class RegisterConfig(Frozen):
     """The register stage."""
 
-    model: Annotated[str, AfterValidator(check_model_name)] = Field(
-        "detector", description="name of the registered model"
+    model: Annotated[str, AfterValidator(check_model_name)] | None = Field(
+        None, description="name of the registered model; empty: the name of the dataset"
     )
     metric: str = Field(
-        "metrics/mAP50-95", description="metric on the test split that decides who is champion"
+        "metrics/mAP50-95",
+        description="metric that decides who is champion: metrics/mAP50-95 or metrics/mAP50",
+    )
+    gate: tuple[str | dict[str, Any], ...] | None = Field(
+        None,
+        description="gates that a new champion has to pass, each by its name or with its settings: "
+        "[min_test, {not_worse: {margin: 0.01}}]; empty: those that fit, see docs/howto/gates.md",
     )
     experiment: str = Field("detectflow", description="name of the MLflow experiment")
+
+    @field_validator("gate")
+    @classmethod
+    def _are_known(cls, listed: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+        """Those of ours; a gate of one's own is imported when it is asked."""
+        try:
+            read_gates([each for each in listed or () if not is_own(each)], "gate")
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return listed
 
 
 class PrepareFlowConfig(Frozen):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from engine.config.base import Frozen
+from engine.settings.base import Frozen
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=0)]
@@ -110,7 +110,8 @@ class TrainConfig(Frozen):
     monitor: str = _f(
         "schedule",
         "",
-        "column of results.csv that decides which epoch is best; empty: the first metric",
+        "column of results.csv that decides which epoch is best; empty: the first metric, or the "
+        "training loss where nothing is validated",
     )
     monitor_mode: Literal["max", "min"] = _f(
         "schedule", "max", "whether a larger or smaller `monitor` is better"

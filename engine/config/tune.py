@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from engine.config.base import Frozen
 from engine.config.train import _f
+from engine.settings.base import Frozen
 
 
 class TuneConfig(Frozen):

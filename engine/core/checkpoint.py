@@ -138,6 +138,28 @@ def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> Che
     return Checkpoint(**{key: content[key] for key in PARTS})
 
 
+def put_back_previous(path: Path) -> Path | None:
+    """Where `path` is gone or damaged and the checkpoint before it is intact, that one takes its
+    place. Returns where the damaged file was put aside, `path` itself if it was gone, None where
+    nothing had to be done or could be.
+
+    A file that is whole, but that this version does not read, stays.
+    """
+    previous, about = previous_of(path), read_sidecar(path)
+    known = {about.get("sha256"), about.get("previous_sha256")} - {None}
+    if not known or (path.is_file() and sha256_file(path) in known):
+        return None
+    if not previous.is_file() or sha256_file(previous) != about.get("previous_sha256"):
+        return None
+    aside = path
+    if path.exists():
+        aside = path.with_suffix(f".damaged{path.suffix}")
+        os.replace(path, aside)
+    _link_or_copy(previous, path)
+    _sync_folder(path.parent)
+    return aside
+
+
 def read_sidecar(path: Path) -> dict[str, Any]:
     """The JSON beside a checkpoint, or {} where there is none or it is not JSON."""
     try:

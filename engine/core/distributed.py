@@ -294,7 +294,7 @@ def select_device(asked: str, world: World | None = None) -> torch.device:
     if text == "cpu":
         return torch.device("cpu")
     name, _, number = text.partition(":")
-    if name != "cuda" or (number and not number.isdigit()):
+    if name != "cuda" or (number and not number.isdecimal()):
         raise ConfigError(f"device='{asked}' is not known; use auto, cpu, cuda or cuda:0")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if number and world is not None and world.size > 1:

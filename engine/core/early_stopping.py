@@ -16,6 +16,17 @@ from engine.errors import ConfigError, nearest
 log = logging.getLogger("detectflow")
 
 FIRST_METRIC = ""  # as `monitor`: the first metric that validation returns
+TRAINING_LOSS = "train/"  # likewise: the sum of the columns that begin so
+
+
+def what_decides(config: TrainConfig, validator: Any) -> tuple[str, str]:
+    """(monitor, max or min): the settings', but where nothing is validated and none but the default
+    one was chosen the training loss.
+    """
+    default = type(config).model_fields["monitor"].default
+    if validator is None and config.monitor in {FIRST_METRIC, default}:
+        return TRAINING_LOSS, "min"
+    return config.monitor, config.monitor_mode
 
 
 def check_monitor(monitor: str, names: Iterable[str] | None) -> None:
@@ -26,7 +37,7 @@ def check_monitor(monitor: str, names: Iterable[str] | None) -> None:
     Raises:
         ConfigError: no such metric; names what there is.
     """
-    if names is not None and monitor not in (FIRST_METRIC, *names):
+    if names is not None and monitor not in (FIRST_METRIC, TRAINING_LOSS, *names):
         raise _not_measured(monitor, names)
 
 
@@ -59,6 +70,9 @@ def fitness_of(row: Mapping[str, Any], monitor: str, validates: bool) -> float |
     """
     if monitor == FIRST_METRIC:
         monitor = next((key for key in row if key.startswith("metrics/")), FIRST_METRIC)
+    if monitor == TRAINING_LOSS:
+        losses = [row[key] for key in row if key.startswith(TRAINING_LOSS)]
+        return float(sum(losses)) if losses and all(map(math.isfinite, losses)) else None
     if monitor in row:
         value = row[monitor]  # None: nothing to measure it on; nan: nothing would ever beat it
         return float(value) if value is not None and math.isfinite(value) else None
@@ -86,16 +100,23 @@ def is_better(fitness: float | None, best: float | None, mode: str) -> bool:
 
 
 def should_stop(
-    config: TrainConfig, epoch: int, best_epoch: int, elapsed_s: float, say: bool = True
+    config: TrainConfig,
+    epoch: int,
+    best_epoch: int,
+    elapsed_s: float,
+    say: bool = True,
+    monitor: str | None = None,
 ) -> bool:
     """Whether training should end after `epoch`. best_epoch: -1 where there is none yet. say: log
-    why.
+    why. monitor: what decides, where that is not the settings'.
     """
+    monitor = config.monitor if monitor is None else monitor
+    monitor = "the training loss" if monitor == TRAINING_LOSS else monitor
     if config.patience and best_epoch >= 0 and epoch - best_epoch >= config.patience:
         if say:
             log.info(
                 "stopping: %s has not improved for %s epochs (best: epoch %s)",
-                config.monitor or "the first metric",
+                monitor or "the first metric",
                 config.patience,
                 best_epoch + 1,
             )

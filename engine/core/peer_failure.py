@@ -144,7 +144,7 @@ class FailureStore:
         the group is made.
         """
         host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
-        if self._store is None and self.size > 1 and host and port.isdigit():
+        if self._store is None and self.size > 1 and host and port.isdecimal():
             timeout = datetime.timedelta(seconds=STORE_TIMEOUT_S)
             try:
                 self._store = dist.TCPStore(

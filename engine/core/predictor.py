@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from engine.config.base import Frozen
 from engine.core.events import PREDICT_EVENTS, Callbacks
 from engine.errors import ConfigError, DataError
+from engine.settings.base import Frozen
 
 
 class LoopConfig(Frozen):

@@ -120,7 +120,7 @@ def _cell(value: Any) -> str:
 
 def _number(path: Path, text: str) -> float | int:
     try:
-        return int(text) if text.lstrip("-").isdigit() else float(text)
+        return int(text) if text.lstrip("-").isdecimal() else float(text)
     except ValueError:
         raise CheckpointError(
             f"{path}: '{text}' is not a number; the file was changed by hand or damaged"

@@ -8,8 +8,9 @@ return.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,17 @@ def _check(task: TrainingTask, method: str, value: Any, is_right: bool, wanted: 
         raise TrainingError(
             f"{type(task).__name__}.{method} must return {wanted}; it returned {what}"
         )
+
+
+@contextlib.contextmanager
+def explained_forward() -> Iterator[None]:
+    """TrainingError where BatchNorm has a single value to average."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise TrainingError(
+            "a batch of one image whose coarsest feature map is a single cell: BatchNorm has "
+            "nothing to average. Take batch=2 or more, or a larger imgsz"
+        ) from error

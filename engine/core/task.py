@@ -204,6 +204,12 @@ class TrainingTask:
         """
         return {"model": self.args.model, "config": public_config(self.resolved)}
 
+    def best_meta(self) -> dict[str, Any]:
+        """Plain data that the validation of the best weights adds to their `checkpoint_meta`; {}:
+        nothing. Called once at the end by rank 0, after that validation.
+        """
+        return {}
+
     def batch_names(self, batch: Any) -> list[str]:
         """Names or paths of the samples of a batch, for messages and `failed_batch.json`."""
         return []

@@ -6,18 +6,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from engine.config.train import TrainConfig
-from engine.core.checkpoint import Checkpoint, load_checkpoint, previous_of, save_checkpoint
+from engine.core.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    previous_of,
+    put_back_previous,
+    read_sidecar,
+    save_checkpoint,
+)
 from engine.core.distributed import World
 from engine.core.randomness import rng_state
 from engine.core.results import losses_not_finite, measured_numbers, write_results
 from engine.core.run_directory import WITH_EXTEND
 from engine.core.run_state import Components, RunState
-from engine.errors import CheckpointError, ConfigError, cause_of
+from engine.errors import CheckpointError, ConfigError, WorkspaceError, cause_of
 from engine.types import RunPaths
 
 log = logging.getLogger("detectflow")
@@ -86,14 +94,33 @@ def restore(parts: Components, state: RunState, checkpoint: Checkpoint, paths: R
     state.load_state_dict(saved, next(parts.model.parameters()).device)
 
 
+def _heal(last: Path) -> None:
+    try:
+        aside = put_back_previous(last)
+    except OSError as error:
+        raise WorkspaceError(
+            f"{last} is damaged, and the one before it could not take its place: {error}"
+        ) from error
+    if aside is not None:
+        what = "is gone" if aside == last else f"is damaged, and kept as {aside.name}"
+        log.warning(
+            "%s %s: going on from the checkpoint before it; an epoch is trained again", last, what
+        )
+
+
 def newest(paths: RunPaths, world: World) -> Checkpoint | None:
     """What a resumed run goes on from; None where it was killed before its first epoch was
     complete.
 
+    One that is damaged, or gone, gives way to the one before it by itself: an epoch is trained
+    again.
+
     Raises:
-        CheckpointError: damaged, or gone though an epoch was complete.
+        CheckpointError: damaged, or gone though an epoch was complete, and none before it.
     """
     last = paths.last
+    if world.is_main:
+        _heal(last)
     left = [path for path in (previous_of(last), paths.best) if path.exists()]
     there, left = world.broadcast((last.exists(), left))
     if there:
@@ -101,9 +128,8 @@ def newest(paths: RunPaths, world: World) -> Checkpoint | None:
     if left:
         found = " and ".join(path.name for path in left)
         raise CheckpointError(
-            f"{last} is gone, and {found} beside it says that epochs were complete. Copy "
-            "last.prev.pt to last.pt to go on after the epoch before, or start a new run without "
-            "resume=true"
+            f"{last} is gone, and {found} beside it says that epochs were complete. Bring the "
+            "folder back from where it was copied, or start a new run without resume=true"
         )
     log.info(
         "%s was stopped before its first epoch was complete: starting it from the beginning",
@@ -179,6 +205,20 @@ def write_epoch(
             " and ".join(bad[-1]) + (" is" if len(bad[-1]) == 1 else " are"),
             config.lr0,
         )
+
+
+def add_to_best(paths: RunPaths, found: dict[str, Any]) -> None:
+    """Write what the final validation found into the metadata of the best weights. A run that was
+    killed here and goes on finds the same, and the file gets the same bytes.
+    """
+    if not found:
+        return
+    best, about = load_checkpoint(paths.best), read_sidecar(paths.best)
+    if all(best.meta.get(key) == value for key, value in found.items()):
+        return
+    best.meta = {**best.meta, **found}
+    summary = {key: about[key] for key in about if not key.endswith("sha256")}
+    save_checkpoint(best, paths.best, summary)
 
 
 def public_config(config: TrainConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ moment.
         validate                  on_val_start, on_val_batch_start, on_val_batch_end, on_val_end
         results.csv, best.pt
         on_model_save, on_fit_epoch_end
-      validate best.pt            on_val_... as above
+      validate best.pt            on_val_... as above; what it found is added to the file
       on_final_eval_end, on_train_end
       teardown                    always
 
@@ -210,7 +210,10 @@ class BaseTrainer(RunView):
             digest = self.data_digest()
             train_state.check_same_run(resumed, self.resolved, digest, self.paths)
         parts.validator = setup.build_validator(self)
-        early_stopping.check_monitor(self.args.monitor, self._known_metrics())
+        monitor, _ = self._decides()
+        early_stopping.check_monitor(monitor, self._known_metrics())
+        if monitor == early_stopping.TRAINING_LOSS and self.world.is_main:
+            log.info("nothing is validated: the training loss decides which epoch is best")
         if self.world.is_main:
             run_directory.create_run_directory(self.paths, self.resolved)
         distributed.check_shared(self.world, self.paths.args_yaml)
@@ -294,7 +297,8 @@ class BaseTrainer(RunView):
         steps = is_last or state.batches_since_step >= parts.scheduler.accumulate_at(iteration)
         with parts.without_sync(steps):
             with amp.autocast(self.args.amp, self.device):
-                preds = self.forward(model=parts.ddp or parts.model, batch=self.batch)
+                with setup.explained_forward():
+                    preds = self.forward(model=parts.ddp or parts.model, batch=self.batch)
                 answer = self.criterion(preds=preds, batch=self.batch)
                 self.loss, self.loss_items = self.checked_loss(answer)
             self._check_loss()
@@ -357,12 +361,18 @@ class BaseTrainer(RunView):
     def _record(self, row: Row) -> bool:
         """Take an epoch's row in; whether it is the best so far."""
         validates = self.validator is not None
-        fitness = early_stopping.fitness_of(row, self.args.monitor, validates)
-        return self.state.record(row, fitness, self.args.monitor_mode)
+        monitor, mode = self._decides()
+        fitness = early_stopping.fitness_of(row, monitor, validates)
+        return self.state.record(row, fitness, mode)
 
     def _decide_stop(self) -> None:
         enough = early_stopping.should_stop(
-            self.args, self.epoch, self.best_epoch, self.elapsed_s(), say=self.world.is_main
+            self.args,
+            self.epoch,
+            self.best_epoch,
+            self.elapsed_s(),
+            say=self.world.is_main,
+            monitor=self._decides()[0],
         )
         self.stop = self.world.any(self.stop or enough)
 
@@ -375,6 +385,9 @@ class BaseTrainer(RunView):
             final = self.validator(model=model, trainer=self, final=True)
             final = self.world.broadcast(results.plain_metrics(final, "validation"))
             self.metrics = final
+            if self.world.is_main:
+                train_state.add_to_best(self.paths, self.best_meta())
+            self.world.barrier()
         self.callbacks.run("on_final_eval_end", self)
         if self.world.is_main:
             self.plot_metrics()
@@ -467,6 +480,12 @@ class BaseTrainer(RunView):
             self.apply_params()
 
     # Small questions ------------------------------------------------------------------------------
+
+    def _decides(self) -> tuple[str, str]:
+        """By which column the best epoch is chosen, and whether max or min is best."""
+        if self.adds_metrics():  # code of the user's own may validate
+            return self.args.monitor, self.args.monitor_mode
+        return early_stopping.what_decides(self.args, self.validator)
 
     def _known_metrics(self) -> list[str] | None:
         """What `monitor` may be, where that is known before training; None: code of the user's own

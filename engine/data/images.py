@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 2 * (
     Image.MAX_IMAGE_PIXELS or 0
 )  # Pillow's own limit, against files that unpack to any size
+IS_LIMITED = "OPENCV_IO_MAX_IMAGE_PIXELS" in os.environ  # OpenCV refuses them too, see `engine`
 NO_SCALE = {
     "F": "floats",
     "I": "32-bit numbers",
@@ -54,7 +56,7 @@ def read_image(path: Path | str) -> np.ndarray:
 def decode_image(data: bytes, name: Path | str) -> np.ndarray:
     """`read_image` for bytes already in memory; `name` is for the message."""
     image = None
-    if data and not _is_animated(data):
+    if data and not _is_animated(data) and (IS_LIMITED or _is_small(data)):
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error:  # OpenCV raises on some damaged files and returns None for the others
@@ -62,6 +64,15 @@ def decode_image(data: bytes, name: Path | str) -> np.ndarray:
     if image is None or image.dtype != np.uint8:
         image = decode_with_pillow(data, name)
     return image
+
+
+def _is_small(data: bytes) -> bool:
+    """Whether the header promises no more than `MAX_PIXELS`; False where Pillow cannot say."""
+    try:
+        with open_pillow(data):
+            return True
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _is_animated(data: bytes) -> bool:

@@ -42,8 +42,9 @@ class EpochSampler(Sampler):
     ranks, shuffled epochs fill it up from their beginning (a rank without a batch would leave the
     others waiting), sequential ones do not (an image must not count twice).
 
-    weights: (n,) chances of each image; then the epoch draws n images with replacement instead of a
-    permutation.
+    least: images that the last global batch of a shuffled epoch has at least, filled up the same
+    way. weights: (n,) chances of each image; then the epoch draws n images with replacement instead
+    of a permutation.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class EpochSampler(Sampler):
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        least: int = 1,
         weights: np.ndarray | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
@@ -67,6 +69,8 @@ class EpochSampler(Sampler):
         self.shuffle, self.seed = shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.drop_last = drop_last and n >= batch_size * world_size  # something must be left
+        # of all ranks together: BatchNorm averages over them
+        self.least = max(world_size, min(least, batch_size * world_size)) if shuffle else 1
         self.weights = (
             None if weights is None else np.asarray(weights, np.float64) / np.sum(weights)
         )
@@ -103,8 +107,8 @@ class EpochSampler(Sampler):
         rest = order[full:]
         if self.drop_last or not len(rest):
             return mine
-        if self.shuffle and len(rest) < self.world_size:
-            rest = np.concatenate((rest, np.resize(order, self.world_size - len(rest))))
+        if len(rest) < self.least:
+            rest = np.concatenate((rest, np.resize(order, self.least - len(rest))))
         return np.concatenate((mine, np.array_split(rest, self.world_size)[self.rank]))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -342,6 +346,7 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     drop_last: bool = False,
+    least: int = 1,
     balanced: bool = False,
     pin_memory: bool = False,
     prefetch_batches: int = 2,
@@ -351,8 +356,8 @@ def build_loader(
 
     Before each epoch call `loader.sampler.set_epoch(epoch)`; to resume within it also
     `.set_start(batch_index)`. The batches are the same for any number of workers, which live until
-    `close()`. `balanced` draws images with rare classes more often (`class_balance_weights`).
-    `prefetch_batches` counts per worker.
+    `close()`. `least`: see `EpochSampler`. `balanced` draws images with rare classes more often
+    (`class_balance_weights`). `prefetch_batches` counts per worker.
     """
     weights = None
     if balanced:
@@ -365,6 +370,7 @@ def build_loader(
         rank=rank,
         world_size=world_size,
         drop_last=drop_last,
+        least=least,
         weights=weights,
     )
     parallel = {}

@@ -5,6 +5,7 @@ training reads.
     train.jsonl, val.jsonl, test.jsonl   one image a line
     splits.jsonl                      content hash and split of every image: what data.keep_splits
                                       takes
+    copies.jsonl                      images of val and test with a copy in train
     images/<split>/<file>             copies, byte for byte
 
 `open_dataset` takes any kind of source and prepares it into a cache first, where that is needed.
@@ -100,6 +101,8 @@ def _line(record: ImageRecord, folder: Path) -> str:
         values["crowd"] = record.crowd.astype(int).tolist()
     if record.group:
         values["group"] = record.group
+    if record.meta:
+        values["meta"] = dict(record.meta)
     values["name"] = record.name
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
@@ -153,6 +156,7 @@ def _record(values: dict[str, Any], manifest: Path) -> ImageRecord:
         group=values.get("group", ""),
         crowd=crowd,
         name=values.get("name", ""),
+        meta=values.get("meta", {}),
     )
 
 

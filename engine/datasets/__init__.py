@@ -13,7 +13,8 @@ image_scan, workers         what an image's bytes say, asked of several processe
 scan                        one pass over a dataset: all checks, the split of each image
 findings                    every kind of mistake and its policies; the list of what was found
 label_checks, outliers      boxes of one image; boxes and classes that stand out among all others
-near_duplicates             images that show nearly the same
+near_duplicates, crops      images that show nearly the same, mirrored too; parts of others
+copies                      links between such images; which of val and test have a copy in train
 label_errors                labels that a trained model contradicts
 splits, stratify            train, val or test by content; classes spread evenly over them
 prepare, source_digest      the prepared folder, whole or not at all; the digest of a source

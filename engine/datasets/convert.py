@@ -8,10 +8,11 @@ at all.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine.config import DataConfig
@@ -24,6 +25,7 @@ from engine.datasets.formats.writers import Labelled
 from engine.datasets.image_scan import inspect_image
 from engine.datasets.label_checks import DECIMALS, boxes_in_pixels, class_is_known
 from engine.datasets.source import bytes_of, open_source
+from engine.datasets.splits import split_by_content
 from engine.errors import ConfigError, DataError, nearest
 from engine.files import lies_in, publish_folder
 from engine.types import SPLITS
@@ -38,13 +40,25 @@ class Converted:
     names: tuple[str, ...]
     lost: Counter[str]  # what the format has no place for -> how often
     findings: Findings
+    corrected: int = 0  # images whose boxes are those of the corrections
+    added: int = 0  # images that only the corrections have
+    splits: Mapping[str, int] = field(default_factory=dict)  # split -> how many of these, if any
 
 
-def convert(data: str | Path, target: Path, format: str, settings: DataConfig) -> Converted:
+def convert(
+    data: str | Path,
+    target: Path,
+    format: str,
+    settings: DataConfig,
+    corrections: Path | None = None,
+) -> Converted:
     """Write the dataset `data` (a description, a folder of labelled images, a prepared folder) as
     `format` into `target`.
 
-    settings: path, policies, and the options of generated datasets count.
+    settings: path, policies, and the options of generated datasets count. corrections: a folder of
+    labelled images whose boxes count where it has an image of the same bytes; its other images are
+    added, in a dataset with splits each to one: what its folder says, else by its content with
+    `settings.seed` and the fractions. Those of its images that have no annotation correct nothing.
 
     Raises:
         DataError: no such dataset, `target` exists or lies in the source, or findings whose policy
@@ -61,9 +75,14 @@ def convert(data: str | Path, target: Path, format: str, settings: DataConfig) -
     name, source, images, names = _open(Path(data), settings, findings)
     _refuse_target(target, source)
     count = Counter()
+    new: Mapping[str, Labelled] = {}
+    if corrections is not None:
+        new, of_corrections = _corrections(corrections, settings)
+        names = tuple(dict.fromkeys((*names, *of_corrections)))
+        _refuse_target(target, corrections)
     with publish_folder(target) as folder:
         writer = KINDS[format].write(folder, names)
-        for image in _labelled(images, names, findings):
+        for image in _corrected(_labelled(images, names, findings), new, settings, count):
             writer.add(image)
             count.update(images=1, boxes=len(image.rows))
         findings.stop_if_refused(name)
@@ -74,7 +93,67 @@ def convert(data: str | Path, target: Path, format: str, settings: DataConfig) -
             )
         writer.close()
     lost = +writer.lost
-    return Converted(count["images"], count["boxes"] - lost["crowd boxes"], names, lost, findings)
+    boxes = count["boxes"] - lost["crowd boxes"]
+    splits = {split: count[f"added to {split}"] for split in SPLITS if count[f"added to {split}"]}
+    return Converted(
+        count["images"], boxes, names, lost, findings, count["corrected"], count["added"], splits
+    )
+
+
+def _corrections(folder: Path, settings: DataConfig) -> tuple[dict[str, Labelled], tuple[str, ...]]:
+    """SHA-256 of each image -> the image with its boxes; the classes that occur. A batch of an
+    annotation tool is small, so it is held whole.
+
+    Raises:
+        DataError: no annotations that can be read, or no image with one.
+    """
+    policies = {**settings.policies, "unlabelled_image": "drop"}  # nobody has looked at it yet
+    settings = DataConfig(source=str(folder), policies=policies)
+    findings = Findings.with_policies(settings.policies)
+    name, _, images, names = _open(folder, settings, findings)
+    found = {
+        hashlib.sha256(image.content).hexdigest(): image
+        for image in _labelled(images, names, findings)
+    }
+    findings.stop_if_refused(name)
+    if not found:
+        raise DataError(
+            f"{folder}: corrects nothing, no image has an annotation: "
+            f"{'; '.join(findings.warnings()) or 'it holds none'}"
+        )
+    used = {row.name for image in found.values() for row in image.rows}
+    return found, tuple(name for name in names if name in used)
+
+
+def _corrected(
+    images: Iterable[Labelled],
+    new: Mapping[str, Labelled],
+    settings: DataConfig,
+    count: Counter,
+) -> Iterator[Labelled]:
+    """The images, with the boxes of `new` where it has the same bytes; then its others, each in a
+    split where the images have splits: without one they would be left out by whoever reads them.
+    """
+    seen = set()
+    has_splits = False
+    for image in images:
+        sha256 = hashlib.sha256(image.content).hexdigest() if new else ""
+        if sha256 in new:
+            seen.add(sha256)
+            count["corrected"] += 1
+            image = replace(image, rows=new[sha256].rows)
+        has_splits = has_splits or image.split != ""
+        yield image
+    for sha256, image in new.items():
+        if sha256 not in seen:
+            count["added"] += 1
+            if has_splits:
+                split = image.split or split_by_content(
+                    sha256, settings.seed, settings.val_fraction, settings.test_fraction
+                )
+                count[f"added to {split}"] += 1
+                image = replace(image, split=split)
+            yield image
 
 
 def _open(

@@ -16,8 +16,6 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from engine.config import DataConfig, Frozen
-from engine.config.base import load_yaml
-from engine.config.yaml_io import Unquoted, lines_of_file
 from engine.data.manifest import DATASET_FILE
 from engine.datasets.formats import KINDS
 from engine.datasets.formats.base import is_writable
@@ -29,6 +27,8 @@ from engine.datasets.formats.yolo_yaml import (
     yolo_places,
 )
 from engine.errors import ConfigError, DataError, nearest
+from engine.settings.base import load_yaml
+from engine.settings.yaml_io import Unquoted, lines_of_file
 
 GENERATED = "generated"  # a `format:` that no reader has: images are made, not read
 

@@ -95,7 +95,7 @@ def _download(url: str, archive: Path, max_mb: int, by_hand: str) -> None:
         with opener.open(request, timeout=TIMEOUT_S) as response, atomic_write(archive) as file:
             _copy(response, file, max_mb << 20, f"{url}: larger than max_download_mb: {max_mb}")
             expected = response.headers.get("Content-Length")
-            if expected is not None and expected.isdigit() and file.tell() != int(expected):
+            if expected is not None and expected.isdecimal() and file.tell() != int(expected):
                 raise OSError(f"ended after {file.tell()} of {expected} bytes")
     except urllib.error.HTTPError as error:
         raise DataError(

@@ -23,9 +23,10 @@ import cv2
 import numpy as np
 
 from engine.data.images import decode_image, open_pillow, refuse_without_scale
+from engine.datasets.crops import Keypoints, find_keypoints, miniature
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import SourceImage
-from engine.datasets.near_duplicates import dhash, grey_levels
+from engine.datasets.near_duplicates import dhash_pair, grey_levels
 from engine.errors import DataError, WorkspaceError
 from engine.files import open_regular
 from engine.types import Size
@@ -47,13 +48,16 @@ class Shape:
     stored: Size  # before the EXIF rotation
     # EXIF, 1 to 8; 1, too, where it is noted in a way that turns nothing (in XMP alone, say)
     orientation: int = 1
-    dhash: bytes = b""  # of the image as shown: `duplicates.dhash`
+    dhash: bytes = b""  # of the image as shown: `near_duplicates.dhash_pair`
+    exchanged: bytes = b""
+    thumb: bytes = b""  # `crops.miniature`
     pages: int = 1  # or frames
     brightest: int = 255  # grey level, of 255
+    keypoints: Keypoints | None = None  # where asked for, and there are enough
 
 
-def inspect_image(data: bytes) -> Shape:
-    """Decode an image completely.
+def inspect_image(data: bytes, keypoints: bool = False) -> Shape:
+    """Decode an image completely. keypoints: find those of `crops` too.
 
     Raises:
         ValueError: it is no image, or it ends too early; the text says what is wrong.
@@ -79,7 +83,7 @@ def inspect_image(data: bytes) -> Shape:
             "no known image format" if "cannot identify" in text else text or type(error).__name__
         ) from None
     if orientation not in range(2, 9):
-        return Shape(size, size, 1, dhash(grey), pages, int(grey.max()))
+        return _shape(grey, size, 1, pages, keypoints)
     # Pillow turns some formats while it loads them and others not; what counts is what training
     # will see.
     try:
@@ -90,7 +94,23 @@ def inspect_image(data: bytes) -> Shape:
         orientation = 1
     h, w = shown.shape
     stored = (w, h) if orientation >= SIDEWAYS else (h, w)
-    return Shape((h, w), stored, orientation, dhash(shown), pages, int(shown.max()))
+    return _shape(shown, stored, orientation, pages, keypoints)
+
+
+def _shape(grey: np.ndarray, stored: Size, orientation: int, pages: int, keypoints: bool) -> Shape:
+    """What is kept of the image as shown, (H, W) uint8."""
+    dhash, exchanged = dhash_pair(grey)
+    return Shape(
+        (grey.shape[0], grey.shape[1]),
+        stored,
+        orientation,
+        dhash,
+        exchanged,
+        miniature(grey) if exchanged else b"",
+        pages,
+        int(grey.max()),
+        find_keypoints(grey) if keypoints else None,
+    )
 
 
 def _is_turned(shown: np.ndarray, stored: np.ndarray, orientation: int) -> bool:
@@ -149,6 +169,7 @@ class ScanRequest:
     path: Path | None
     content: bytes | None = None
     copy: Path | None = None  # where its bytes are to be written, if it can be decoded
+    keypoints: bool = False  # whether to find them
 
 
 @dataclass(frozen=True)
@@ -174,7 +195,7 @@ def scan_image(ask: ScanRequest) -> ScanResult:
         return ScanResult(wrong=UNREADABLE, host=platform.node())
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        shape = inspect_image(data)
+        shape = inspect_image(data, ask.keypoints)
     except ValueError as error:
         return ScanResult(sha256, wrong=str(error))
     if ask.copy is not None:
@@ -235,12 +256,17 @@ class SerialMapper:
 
 
 def scan_images(
-    images: Iterable[SourceImage], findings: Findings, copies: Path | None, mapper: Mapper
+    images: Iterable[SourceImage],
+    findings: Findings,
+    copies: Path | None,
+    mapper: Mapper,
+    keypoints: bool = False,
 ) -> Iterator[tuple[SourceImage, ScanRequest, ScanResult]]:
     """Each image with what was asked and seen, in order; the reader's own findings come in at their
     image's turn.
 
-    copies: folder for a copy of each image that can be decoded, named by its number.
+    copies: folder for a copy of each image that can be decoded, named by its number. keypoints:
+    whether to find them.
 
     Raises:
         WorkspaceError: somebody else cannot read a file that is here. Whatever `mapper` raises.
@@ -248,7 +274,7 @@ def scan_images(
     # batches that are being scanned
     waiting: deque[list[tuple[Findings, SourceImage, ScanRequest]]] = deque()
     rest: list[Findings] = []  # found after the last image
-    asked = _asked(images, findings, copies, rest)
+    asked = _asked(images, findings, copies, rest, keypoints)
 
     def batches() -> Iterator[list[ScanRequest]]:
         while batch := list(islice(asked, mapper.size)):
@@ -265,7 +291,11 @@ def scan_images(
 
 
 def _asked(
-    images: Iterable[SourceImage], findings: Findings, copies: Path | None, rest: list[Findings]
+    images: Iterable[SourceImage],
+    findings: Findings,
+    copies: Path | None,
+    rest: list[Findings],
+    keypoints: bool,
 ) -> Iterator[tuple[Findings, SourceImage, ScanRequest]]:
     """Each image, what its reader found on the way to it, and what is to be seen of it."""
     reader = iter(images)
@@ -278,7 +308,7 @@ def _asked(
             return
         copy = copies / str(number) if copies is not None else None
         number += 1
-        yield found, image, ScanRequest(image.name, image.path, image.content, copy)
+        yield found, image, ScanRequest(image.name, image.path, image.content, copy, keypoints)
 
 
 def _confirmed(ask: ScanRequest, result: ScanResult, mapper: Mapper) -> ScanResult:

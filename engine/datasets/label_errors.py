@@ -10,7 +10,7 @@ trained on other images finds more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,14 +27,40 @@ ELSEWHERE = 0.3  # IoU below which they do not
 UNSEEN = 0.5  # rank of a label without any prediction, beside the scores of the others
 
 
+@dataclass(frozen=True)
+class LabelError:
+    """One contradiction. Of `labelled` and `seen`, the class that a label has and the one that the
+    model sees, one is empty where there is no label, or the model sees nothing.
+    """
+
+    image: str  # the name of the image
+    score: float  # of the prediction; UNSEEN where there is none
+    labelled: str
+    seen: str
+    box: tuple[float, float, float, float]  # of the label, else of the prediction; xyxy px
+
+    @property
+    def kind(self) -> str:
+        if not self.labelled:
+            return "no label"
+        return "wrong class" if self.seen else "no object"
+
+    @property
+    def detail(self) -> str:
+        sees = f"the model sees '{self.seen}' ({self.score:.2f})"
+        if not self.labelled:
+            return f"no label where {sees}"
+        if self.seen:
+            return f"labelled '{self.labelled}', {sees}"
+        return f"'{self.labelled}': the model sees nothing there"
+
+
 class LabelErrors:
-    """Collects contradictions image by image; `report` lists them, the most confident first."""
+    """Collects contradictions image by image; `ranked` has them, the most confident first."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
-        self._found: list[
-            tuple[float, str, dict[str, Any]]
-        ] = []  # confidence, detail, what a page shows
+        self._found: list[LabelError] = []
 
     def add(self, record: ImageRecord, seen: Detections, classes: Mapping[int, int]) -> None:
         """Compare the labels of one image with what a model sees in it, down to a score of
@@ -55,50 +81,41 @@ class LabelErrors:
             self._contradiction(record, boxes[k], float(scores[k]), int(numbers[k]), overlap[k])
         unseen = ~crowd & (overlap.max(0, initial=0) < ELSEWHERE)
         for index in np.nonzero(unseen)[0].tolist():
-            box = tuple(record.boxes[index].tolist())
-            self._keep(
-                UNSEEN,
-                record,
-                f"'{self._names[record.classes[index]]}': the model sees nothing there",
-                (box,),
-            )
+            labelled = self._names[record.classes[index]]
+            self._keep(record, UNSEEN, labelled, "", record.boxes[index])
 
     def _contradiction(
         self, record: ImageRecord, box: np.ndarray, score: float, number: int, overlap: np.ndarray
     ) -> None:
         """One confident prediction against the labels; overlap: IoU with each of them."""
-        sees = f"the model sees '{self._names[number]}' ({score:.2f})"
         there = overlap >= SAME_OBJECT
         if there.any():
             best = int(overlap.argmax())
             if number not in record.classes[there]:
-                label = tuple(record.boxes[best].tolist())
-                self._keep(
-                    score,
-                    record,
-                    f"labelled '{self._names[record.classes[best]]}', {sees}",
-                    (label,),
-                )
+                labelled = self._names[record.classes[best]]
+                self._keep(record, score, labelled, self._names[number], record.boxes[best])
         elif overlap.max(initial=0) < ELSEWHERE:
-            self._keep(score, record, f"no label where {sees}", (tuple(box.tolist()),))
+            self._keep(record, score, "", self._names[number], box)
 
     def _keep(
-        self,
-        confidence: float,
-        record: ImageRecord,
-        detail: str,
-        boxes: tuple[tuple[float, ...], ...],
+        self, record: ImageRecord, score: float, labelled: str, seen: str, box: np.ndarray
     ) -> None:
-        self._found.append(
-            (confidence, detail, {"file": record.name, "image": record.name, "boxes": boxes})
-        )
+        self._found.append(LabelError(record.name, score, labelled, seen, tuple(box.tolist())))
+
+    def ranked(self) -> list[LabelError]:
+        """The most confident first."""
+        return sorted(self._found, key=lambda found: (-found.score, found.image, found.detail))
 
     def report(self, findings: Findings) -> None:
         """One finding `label_error` for each contradiction."""
-        for _, detail, where in sorted(
-            self._found, key=lambda found: (-found[0], found[2]["image"], found[1])
-        ):
-            findings.add("label_error", detail=detail, **where)
+        for found in self.ranked():
+            findings.add(
+                "label_error",
+                detail=found.detail,
+                file=found.image,
+                image=found.image,
+                boxes=(found.box,),
+            )
 
 
 def _within(boxes: np.ndarray, areas: np.ndarray) -> np.ndarray:

@@ -2,16 +2,17 @@
 within a distance.
 
 The hash asks of a 16 x 17 grey miniature, cell by cell, whether its right neighbour is brighter. It
-survives another focus, brightness, size or compression, not another crop or rotation. The search is
-locality-sensitive hashing by bit sampling (Indyk and Motwani 1998): tables of randomly chosen bits,
-sized so that a pair at the threshold is missed with a probability below one in a million; its time
-grows like n^1.3, not n^2.
+survives another focus, brightness, size or compression, not another crop or rotation. What it would
+be of the image mirrored or turned by quarters follows from its bits and from those of a second
+hash, of the image with rows and columns exchanged. The search is locality-sensitive hashing by bit
+sampling (Indyk and Motwani 1998): tables of randomly chosen bits, sized so that a pair at the
+threshold is missed with a probability below one in a million; its time grows like n^1.3, not n^2.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -26,6 +27,8 @@ FINER = 8
 FLAT_LEVELS = 0.5  # neighbours closer than this, of 256 grey levels, say nothing
 # fraction of neighbours that must differ: on a blank ground a few edges would make strangers alike
 LEAST_SHAPE = 0.5
+
+SYMMETRIC_BITS = 45  # an image so near its own mirror image is not looked for mirrored
 
 EXACT_BELOW = 4096  # hashes; fewer are compared each with each, which is then quicker
 MISS = 1e-6  # probability that a pair exactly at the threshold is in no table
@@ -60,18 +63,87 @@ def dhash(grey: np.ndarray) -> bytes:
     return np.packbits(steps > 0).tobytes()
 
 
+def dhash_pair(grey: np.ndarray) -> tuple[bytes, bytes]:
+    """`dhash` of the image, and of the image with rows and columns exchanged; the second is empty,
+    too, for an image that is nearly its own mirror image or turned self. A plain sky is: what is
+    alike when it is mirrored says nothing then.
+    """
+    upright, exchanged = dhash(grey), dhash(np.ascontiguousarray(grey.T))
+    if upright and exchanged:
+        eight = np.concatenate(views(as_array([upright]), as_array([exchanged])))
+        own = np.bitwise_count(eight[1:] ^ eight[0]).sum(-1, dtype=np.int64)
+        if own.min() <= SYMMETRIC_BITS:
+            exchanged = b""
+    return upright, exchanged
+
+
+def views(upright: np.ndarray, exchanged: np.ndarray) -> list[np.ndarray]:
+    """The hashes of the eight ways to mirror an image and turn it by quarters: eight (n, 32) uint8.
+
+    upright, exchanged: (n, 32) uint8, the two of `dhash_pair`. The first of the eight is the image
+    as it is; the last is the only one whose inverse is another view, the one before it.
+    """
+    return [*_flips(upright), *_flips(exchanged)[::3], *_flips(exchanged)[1:3]]
+
+
+def _flips(hashes: np.ndarray) -> list[np.ndarray]:
+    """As it is; mirrored left-right; up-down; both: (n, 32) uint8 each."""
+    bits = np.unpackbits(hashes, axis=1).reshape(-1, CELLS[1], CELLS[1])
+    # Seen in a mirror, "the right neighbour is brighter" is "it is darker".
+    mirrored = 1 - bits[:, :, ::-1]
+    four = (bits, mirrored, bits[:, ::-1], mirrored[:, ::-1])
+    return [np.packbits(each.reshape(-1, HASH_BITS), axis=1) for each in four]
+
+
+def turned(image: np.ndarray, view: int) -> np.ndarray:
+    """A square miniature (S, S) as the view of that place in `views` shows it."""
+    if view >= 4:
+        image, view = image.T, (0, 3, 1, 2)[view - 4]
+    return image[:: -1 if view & 2 else 1, :: -1 if view & 1 else 1]
+
+
+def mirrored_links(
+    upright: np.ndarray,
+    exchanged: np.ndarray,
+    threshold: int,
+    same: Callable[[int, int, int, int], bool],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Links between images of which one is nearly the other mirrored or turned by quarters, as
+    `near_links` has them.
+
+    upright, exchanged: (n, 32) uint8, the two hashes of `dhash_pair`. same: asked whether view v of
+    image i is view w of image j, (i, v, j, w), where their hashes are near.
+    """
+    n = len(upright)
+
+    def accept(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        # Two in one view are near as they are, or not at all.
+        ends = zip((a % n).tolist(), (a // n).tolist(), (b % n).tolist(), (b // n).tolist())
+        return np.array([v != w and same(i, v, j, w) for i, v, j, w in ends], bool)
+
+    # Seven of the eight: one turned left is the other turned right.
+    pairs, distances = near_links(np.concatenate(views(upright, exchanged)[:7]), threshold, accept)
+    pairs = pairs % max(n, 1)
+    other = pairs[:, 0] != pairs[:, 1]
+    return np.sort(pairs[other], axis=1), distances[other]
+
+
 def as_array(hashes: list[bytes]) -> np.ndarray:
     """Hashes of 32 bytes -> (n, 32) uint8."""
     return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
 
 
-def near_links(hashes: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarray]:
+def near_links(
+    hashes: np.ndarray,
+    threshold: int,
+    accept: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Links between hashes at most `threshold` bits apart, and the distance of each: (m, 2) int64
     with i < j, (m,) int64.
 
-    hashes: (n, 32) uint8. Links form a forest: any two hashes within the threshold are connected by
-    them, so a thousand frames of one scene give 999 links and not half a million pairs. The result
-    depends on the order of the rows.
+    hashes: (n, 32) uint8. accept: which of two arrays of near hashes may be linked. Links form a
+    forest: any two hashes within the threshold are connected by them, so a thousand frames of one
+    scene give 999 links and not half a million pairs. The result depends on the order of the rows.
     """
     words = np.ascontiguousarray(hashes).view(np.uint16)  # (n, 16)
     forest = _Forest(len(words))
@@ -83,6 +155,8 @@ def near_links(hashes: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarr
         a, b = a[strangers], b[strangers]
         distance = hamming(words, a, b)
         near = np.nonzero(distance <= threshold)[0]
+        if accept is not None and len(near):
+            near = near[accept(a[near], b[near])]
         forest.connect(a[near], b[near], distance[near])
     if not forest.links:
         return np.zeros((0, 2), np.int64), np.zeros(0, np.int64)

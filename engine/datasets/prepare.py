@@ -29,6 +29,7 @@ from engine.data.manifest import (
     write_manifest,
 )
 from engine.datasets.classes import ClassSchema
+from engine.datasets.copies import COPIES_FILE, copies_text
 from engine.datasets.description import Description
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import safe_stem
@@ -119,6 +120,7 @@ def prepare(
         write_text(
             folder / SPLITS_FILE, splits_text({record.sha256: record.split for record in records})
         )
+        write_text(folder / COPIES_FILE, copies_text(found.copies))
         write_text(folder / DATASET_FILE, json.dumps(info, indent=2, ensure_ascii=False) + "\n")
     for line in findings.warnings():
         log.warning("%s: %s", description.name, line)

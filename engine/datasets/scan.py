@@ -8,6 +8,7 @@ for.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from engine.config import DataConfig
-from engine.datasets.classes import ClassSchema, reconcile, rename_rows
+from engine.datasets.classes import ClassSchema, reconcile, rename_rows, with_pinned
+from engine.datasets.copies import Copy, Fingerprint, copies_in_train, find_links
 from engine.datasets.description import Description
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import SourceImage
@@ -29,8 +31,8 @@ from engine.datasets.image_scan import (
     Shape,
     scan_images,
 )
+from engine.datasets.image_table import MetaOf, nothing_known
 from engine.datasets.label_checks import Labels, check_labels
-from engine.datasets.near_duplicates import as_array, near_links
 from engine.datasets.outliers import report_imbalance, report_outliers
 from engine.datasets.source import Source, compare_digest, open_source
 from engine.datasets.source_digest import SourceDigest
@@ -40,6 +42,7 @@ from engine.types import SPLITS, ImageRecord, Size
 Progress = Callable[[dict[str, Any]], None]
 T = TypeVar("T")
 
+BY_NUMBER = ("yolo",)  # formats whose label files hold the numbers of classes
 PROGRESS_CALLS = 100  # over the whole run
 DARK_LEVELS = 16  # of 256: what 12 bits come to when they are taken as 16
 
@@ -57,6 +60,7 @@ class Examination:
     content: str  # digests of the source: `SourceDigest`
     layout: str
     files: Mapping[str, Path]  # image name -> its file, also of images that were left out
+    copies: Sequence[Copy] = ()  # of training images, in val and test
 
 
 def examine(
@@ -85,30 +89,38 @@ def examine(
     """
     source = source or open_source(description, settings, findings, schema.names if schema else ())
     kept = read_kept_splits(Path(settings.keep_splits)) if settings.keep_splits else {}
-    known = reconcile(description, schema, source.reader.names, settings.class_map)
-    collector = SampleCollector(settings, known, source.group_of, findings)
+    known = reconcile(
+        description, schema, source.reader.names, settings.class_map, source.format in BY_NUMBER
+    )
+    collector = SampleCollector(settings, known, source.group_of, findings, source.meta_of)
     with contextlib.closing(
-        scan_images(source.reader, findings, copies, mapper or SerialMapper())
+        scan_images(source.reader, findings, copies, mapper or SerialMapper(), settings.find_crops)
     ) as results:
         for image, ask, result in _reported(results, source.reader.total, progress):
             collector.take(image, ask, result)
     content = collector.digest.content(source.reader.names)
     compare_digest(description, source, content, findings)
-    names = known or collector.class_names()
+    names = with_pinned(schema, known or collector.class_names())
     records = collector.records(names)
-    links = _near_duplicates(records, collector.dhashes, settings.near_duplicate_bits, findings)
+    prints = collector.prints
+    report = functools.partial(_report_pairs, progress, source.reader.total)
+    links = find_links(
+        [record.sha256 for record in records], prints, settings.near_duplicate_bits, report
+    )
+    _report_near_duplicates(records, links, findings)
     records = _without_near_duplicates(records, links, kept, source.reader.gives_splits, findings)
     usable = len(records)
     if records:
         records = _split(
             records, links, kept, names, source.reader.gives_splits, settings, findings
         )
-        _check_splits(records, known, names, findings)
+        listed = names if known or (schema and schema.pinned) else ()
+        _check_splits(records, listed, names, findings)
         report_imbalance(names, records, findings)
         report_outliers(names, records, findings)
-    return Examination(
-        source, names, records, usable, content, collector.digest.layout(), collector.files
-    )
+    found = copies_in_train(records, links, prints, settings.near_duplicate_bits)
+    layout = collector.digest.layout()
+    return Examination(source, names, records, usable, content, layout, collector.files, found)
 
 
 # Images -------------------------------------------------------------------------------------------
@@ -125,6 +137,7 @@ class Entry:
     labels: Labels
     given: str
     group: str
+    meta: Mapping[str, str]
 
 
 @dataclass
@@ -137,16 +150,16 @@ class SampleCollector:
     known: Sequence[str]
     group_of: Callable[[str], str]
     findings: Findings
+    meta_of: MetaOf = nothing_known
     digest: SourceDigest = field(default_factory=SourceDigest)
     entries: list[Entry] = field(default_factory=list)
-    dhashes: dict[str, bytes] = field(
-        default_factory=dict
-    )  # sha256 -> dhash, of images that have one
+    prints: dict[str, Fingerprint] = field(default_factory=dict)  # sha256 -> what copies share
     files: dict[str, Path] = field(default_factory=dict)
 
     def take(self, image: SourceImage, ask: ScanRequest, result: ScanResult) -> None:
         group = self.group_of(image.name)
-        self.digest.add(image, result.sha256, group)
+        meta = self.meta_of(image.name)
+        self.digest.add(image, result.sha256, group, meta)
         if result.shape is None:
             self.findings.add("unreadable_image", image.name, result.wrong)
             return
@@ -161,11 +174,14 @@ class SampleCollector:
         )
         if labels is None:
             return
-        if result.shape.dhash:
-            self.dhashes[result.sha256] = result.shape.dhash
+        shape = result.shape
+        self.prints[result.sha256] = Fingerprint(
+            shape.dhash, shape.exchanged, shape.keypoints, shape.thumb
+        )
         file = ask.copy or image.path or Path()
+        size = result.shape.shown
         self.entries.append(
-            Entry(file, image.name, result.sha256, result.shape.shown, labels, image.split, group)
+            Entry(file, image.name, result.sha256, size, labels, image.split, group, meta)
         )
 
     def _is_left_out_for_its_pixels(self, name: str, shape: Shape) -> bool:
@@ -237,6 +253,7 @@ def _record(entry: Entry, number: Mapping[str, int]) -> ImageRecord:
         group=entry.group,
         crowd=labels.crowd if labels.crowd.any() else None,
         name=entry.name,
+        meta=entry.meta,
     )
 
 
@@ -258,25 +275,23 @@ def _reported(images: Iterable[T], total: int, progress: Progress | None) -> Ite
 # Near duplicates ----------------------------------------------------------------------------------
 
 
-def _near_duplicates(
-    records: Sequence[ImageRecord], dhashes: Mapping[str, bytes], threshold: int, findings: Findings
-) -> list[Link]:
-    """Links between different images of `records` that show nearly the same; a finding where both
-    are in one split.
-    """
-    first = {record.sha256: record for record in reversed(records) if record.sha256 in dhashes}
-    shas = sorted(first)
-    pairs, distances = near_links(as_array([dhashes[sha] for sha in shas]), threshold)
-    links = [
-        Link(shas[i], shas[j], bits)
-        for (i, j), bits in zip(pairs.tolist(), distances.tolist(), strict=True)
-    ]
+def _report_near_duplicates(
+    records: Sequence[ImageRecord], links: Sequence[Link], findings: Findings
+) -> None:
+    """A finding for each link between two images of one split."""
+    first = {record.sha256: record for record in reversed(records)}
     for link in links:
         one, other = first[link.one], first[link.other]
         if one.split == other.split:
-            detail = f"shows nearly the same as {one.name}, {link.bits} of 256 bits differ"
+            detail = f"shows nearly the same as {one.name}, {link}"
             findings.add("near_duplicate", other.name, detail, image=other.name, other=one.name)
-    return links
+
+
+def _report_pairs(progress: Progress | None, images: int, done: int, total: int) -> None:
+    """The search for crops, after all images were read."""
+    if progress is not None:
+        metrics = {"pairs compared": done, "pairs": total}
+        progress({"stage": "prepare", "done": images, "total": images, "metrics": metrics})
 
 
 def _without_near_duplicates(

@@ -20,6 +20,7 @@ from engine.datasets.formats.base import Reader, SourceImage
 from engine.datasets.formats.folder import Folder
 from engine.datasets.generated import generator
 from engine.datasets.groups import open_groups
+from engine.datasets.image_table import MetaOf, nothing_known, open_meta
 from engine.datasets.source_digest import SourceDigest
 from engine.errors import DataError
 from engine.files import lies_in
@@ -36,6 +37,7 @@ class Source:
     group_of: Callable[[str], str]  # image name -> its group, "" none
     folder: Path | None = None  # None: generated
     downloaded: bool = False
+    meta_of: MetaOf = nothing_known  # image name -> what else is known of it
 
 
 def open_source(
@@ -51,7 +53,8 @@ def open_source(
     if description.generated:
         options = {**content.options, **settings.options}
         reader = generator(content.generator).open_reader(options, settings.seed)
-        return Source(reader, GENERATED, open_groups(settings, None, findings))
+        groups, meta = open_groups(settings, None, findings), open_meta(settings, None)
+        return Source(reader, GENERATED, groups, meta_of=meta)
     downloaded = folder is None
     if folder is None:
         folder = fetch(
@@ -87,7 +90,8 @@ def _open_folder(
         splits=content.splits,
         yolo=description.yolo_settings(),
     )
-    return Source(reader, found, open_groups(settings, files, findings), folder, downloaded)
+    groups, meta = open_groups(settings, files, findings), open_meta(settings, files)
+    return Source(reader, found, groups, folder, downloaded, meta)
 
 
 def read_source_digest(
@@ -109,6 +113,7 @@ def read_source_digest(
             image,
             "" if data is None else hashlib.sha256(data).hexdigest(),
             source.group_of(image.name),
+            source.meta_of(image.name),
         )
     return digest.content(source.reader.names), digest.layout()
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from engine.datasets.formats.base import SourceImage
 from engine.errors import WorkspaceError
 from engine.files import write_text
 
+NOTHING_KNOWN: Mapping[str, str] = {}
 RACY_NS = 2_000_000_000  # coarsest clock of a file system in use
 
 
@@ -32,7 +33,13 @@ class SourceDigest:
     _entries: list[str] = field(default_factory=list)
     _names: list[str] = field(default_factory=list)
 
-    def add(self, image: SourceImage, sha256: str, group: str = "") -> None:
+    def add(
+        self,
+        image: SourceImage,
+        sha256: str,
+        group: str = "",
+        meta: Mapping[str, str] = NOTHING_KNOWN,
+    ) -> None:
         rows = sorted(
             [row.name, [round(value, 6) + 0.0 for value in row.box], row.crowd]
             for row in image.rows
@@ -41,15 +48,16 @@ class SourceDigest:
             [sha256, image.split, image.size, image.fractions, rows], ensure_ascii=False
         )
         self._entries.append(hashlib.sha256(entry.encode()).hexdigest())
-        self._names.append(f"{sha256} {image.name}" + (f" {group}" if group else ""))
+        columns = json.dumps(dict(meta), ensure_ascii=False, sort_keys=True) if meta else ""
+        self._names.append(" ".join([f"{sha256} {image.name}", *filter(None, (group, columns))]))
 
     def content(self, class_names: Iterable[str]) -> str:
         """64 hex digits; the order in which images were added does not matter."""
         return _digest([json.dumps(list(class_names), ensure_ascii=False), *sorted(self._entries)])
 
     def layout(self) -> str:
-        """16 hex digits over the images' names: they decide on groups and on the names of the
-        copies.
+        """16 hex digits over the images' names, groups and columns of a table: they decide on what
+        is written beside content and boxes.
         """
         return _digest(sorted(self._names))[:16]
 

@@ -39,11 +39,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Link:
-    """Two different images that are near duplicates."""
+    """Two different images of which one is a copy of the other, or nearly."""
 
     one: str  # sha256
     other: str
-    bits: int  # in which their hashes differ
+    bits: int = 0  # in which their hashes differ
+    kind: str = "re-encoded"  # or "mirrored" (turned by quarters too), "cropped"
+    area: float = 1.0  # of a cropped one: what it shows of the other
+
+    def __str__(self) -> str:
+        if self.kind == "cropped":
+            return f"one is a crop, {self.area:.0%} of the other"
+        how = "mirrored or turned, " if self.kind == "mirrored" else ""
+        return f"{how}{self.bits} of 256 bits differ"
 
 
 def split_groups(candidates: Sequence[Candidate], links: Collection[Link] = ()) -> list[str]:
@@ -68,6 +76,12 @@ def split_groups(candidates: Sequence[Candidate], links: Collection[Link] = ()) 
     for link in links:
         join(f"bytes {link.one}", f"bytes {link.other}")
     return [root(f"bytes {candidate.sha256}") for candidate in candidates]
+
+
+def split_by_content(sha256: str, seed: int, val_fraction: float, test_fraction: float) -> str:
+    """Where an image goes that resembles no other one and belongs to no group."""
+    value = split_hash(seed, f"bytes {sha256}")
+    return _side(value, {"test": test_fraction, "val": val_fraction})
 
 
 def split_hash(seed: int, split_group: str) -> float:
@@ -338,7 +352,7 @@ def _report_linked(
             (low, first), (high, second) = ends
             detail = (
                 f"(in {SPLITS[low]}) is nearly the same as {second.name} (in {SPLITS[high]}), "
-                f"{link.bits} of 256 bits differ"
+                f"{link}"
             )
             if (
                 findings.add("near_leak", first.name, detail, image=first.name, other=second.name)

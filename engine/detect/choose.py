@@ -16,6 +16,7 @@ from engine.detect.model_io import is_weight_file, read_weights
 from engine.detect.trainer import DetectionTrainer, Network
 from engine.detect.validator import DetectionValidator
 from engine.errors import ConfigError, ExportError, nearest
+from engine.metrics.reported import DECIDING
 from engine.model_formats.table import FORMATS
 from engine.models.family import Family
 from engine.plugins import find_object
@@ -115,7 +116,7 @@ def check_params(params: Params, root: Path = Path()) -> None:
     """
     network = check_training(params.train, root)
     check_export(params.export, network, params.train.model)
-    check_metric(params.register_.metric, network)
+    check_metric(params.register_.metric)
 
 
 def check_training(config: DetectionTrainConfig, root: Path = Path()) -> Network | None:
@@ -164,21 +165,14 @@ def check_export(config: ExportConfig, network: Network | None, model: str) -> N
                 raise ConfigError(f"params.yaml: export.opset = {config.opset}: {error}") from error
 
 
-def check_metric(metric: str, network: Network | None) -> None:
-    """ConfigError where stage validate measures no `register.metric`. A validator of the user's own
-    may measure more: what is not known before it runs is not refused.
+def check_metric(metric: str) -> None:
+    """ConfigError where `register.metric` is none by which two models can be compared image by
+    image.
     """
-    validators = [DetectionValidator]
-    if network is not None and network.family.trainer_class is not None:
-        validators.append(network.family.trainer_class.validator_class)
-    declared = [_declared_metrics(each) for each in validators]
-    if None in declared:
-        return
-    known = list(dict.fromkeys(name for names in declared for name in names))
-    if metric not in known:
+    if metric not in DECIDING:
         raise ConfigError(
-            f"params.yaml: register.metric = '{metric}' is not measured by stage "
-            f"validate.{nearest(metric, known)} There are: {', '.join(known)}"
+            f"params.yaml: register.metric = '{metric}' cannot decide between two models."
+            f"{nearest(metric, DECIDING)} There are: {', '.join(DECIDING)}"
         )
 
 

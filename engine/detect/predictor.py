@@ -20,6 +20,7 @@ from torch import Tensor
 from engine.config import PredictConfig
 from engine.core.predictor import BasePredictor
 from engine.data.transforms import RatioPad, letterbox, to_original
+from engine.detect.operating_point import select
 from engine.detect.results import Results
 from engine.detect.runtime import Runtime, load_runtime
 from engine.detect.sources import IMAGE_SUFFIXES, Frame, Skipped, Source, open_source
@@ -27,10 +28,13 @@ from engine.detect.tiles import merge_tiles, touches_seam
 from engine.detect.tiles import tile_corners as corners_of
 from engine.errors import ConfigError, nearest
 from engine.files import make_folder
+from engine.metrics.operating_point import OperatingPoint
 from engine.models.nms import nms, warm_up
 from engine.types import Detections, Size
 
 log = logging.getLogger(__name__)
+
+MOST_NAMED = 10  # classes in a line
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class DetectionPredictor(BasePredictor):
         self.total: int | None = None
         self._size: Size = (0, 0)  # of the network input, known with the model
         self._wanted: tuple[int, ...] | None = None  # class indices to report, None: all
+        # thresholds and calibration that the model brings; None: `conf` and its scores as they are
+        self.operating_point: OperatingPoint | None = None
+        self._limits = np.zeros(0)  # (C,) scores of the network that these mean
         self._views: list[
             tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         ] = []  # of the frame under way
@@ -87,6 +94,13 @@ class DetectionPredictor(BasePredictor):
         warm_up()
         self._size = self.model.input_size(self.config.imgsz)
         self._wanted = class_indices(self.config.classes, self.model.names)
+        # the model may be a callable of the user's own
+        self.operating_point = point = getattr(self.model, "operating_point", None)
+        if point is not None:
+            given = self.config.conf if self.config.is_given("conf") else None
+            self._limits = point.limits(given)
+            if given is None and self.config.verbose:
+                log.info("%s", described(point, self.model.names))
 
     def get_source(self, source: Any) -> Source:
         opened = open_source(source)
@@ -132,19 +146,27 @@ class DetectionPredictor(BasePredictor):
         best first.
 
         outputs: of the model, boxes (B, N, 4) and scores (B, N, C); override it for a callable that
-        answers otherwise."""
+        answers otherwise. Where the model brings an operating point, scores are calibrated; without
+        a `conf` a class counts from its own threshold on."""
         boxes, scores = outputs
-        c = self.config
-        return nms(
-            boxes,
-            scores,
-            c.conf,
-            c.iou if self.model.needs_nms else None,
-            max_det=c.max_det,
-            multi_label=False,
-            agnostic=c.agnostic_nms,
-            classes=self._wanted,
-        )
+        c, point = self.config, self.operating_point
+        images = [(b[None], s[None]) for b, s in zip(boxes, scores)]
+        if point is not None:
+            chosen = (select(b[0], s[0], point, self._limits) for b, s in images)
+            images = [(b[None], s[None]) for b, s in chosen]
+        return [
+            nms(
+                b,
+                s,
+                c.conf if point is None else 0.0,
+                c.iou if self.model.needs_nms else None,
+                max_det=c.max_det,
+                multi_label=False,
+                agnostic=c.agnostic_nms,
+                classes=self._wanted,
+            )[0]
+            for b, s in images
+        ]
 
     def postprocess(self, outputs: Any, batch: Sequence[View]) -> list[Results]:
         """The results of all frames that are complete with this batch."""
@@ -221,6 +243,16 @@ class DetectionPredictor(BasePredictor):
         return self.out / (f"{stem}{suffix}" if count == 1 else f"{stem}-{count}{suffix}")
 
 
+def described(point: OperatingPoint, names: Sequence[str]) -> str:
+    """The thresholds that are used where a call names no `conf`, in a line."""
+    listed = [f"{name} {t:.2f}" for name, t in zip(names, point.thresholds)]
+    more = f", and {len(listed) - MOST_NAMED} more" if len(listed) > MOST_NAMED else ""
+    return (
+        f"thresholds of the model ({point.goal}, chosen on {point.chosen_on}): "
+        f"{', '.join(listed[:MOST_NAMED])}{more}; conf= sets one for all classes"
+    )
+
+
 def class_indices(wanted: Sequence[int | str] | None, names: Sequence[str]) -> list[int] | None:
     """Indices of classes given by number or name; None, meaning all, stays None. ConfigError for an
     unknown one.
@@ -231,7 +263,7 @@ def class_indices(wanted: Sequence[int | str] | None, names: Sequence[str]) -> l
     for one in wanted:
         if isinstance(one, str) and one in names:
             indices.append(list(names).index(one))
-        elif str(one).isdigit() and int(one) < len(names):
+        elif str(one).isdecimal() and int(one) < len(names):
             indices.append(int(one))
         else:
             hint = nearest(str(one), names)

@@ -8,7 +8,7 @@ no NMS here. Letters: B images, N candidates of one image, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.detect.model_io import LoadedModel, check_class_hash, is_weight_file, load_model
+from engine.detect.operating_point import point_in
 from engine.errors import CheckpointError, ConfigError
+from engine.metrics.operating_point import OperatingPoint
 from engine.model_formats.metadata import decode_meta
 from engine.model_formats.table import check_suffix, format_of
 from engine.models.registry import CandidateModule, Candidates, check_input_size
@@ -38,6 +40,8 @@ class Runtime:
     stride: int = 32  # input sides must be multiples of this
     meta: Mapping[str, Any] = field(default_factory=dict)
     size_check: Callable[[Size], None] | None = None  # of the network; None: the stride alone says
+    # from which scores on detections of each class are reported; None: the file does not say
+    operating_point: OperatingPoint | None = None
 
     @property
     def needs_nms(self) -> bool:
@@ -129,7 +133,9 @@ def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
         )
     chosen = choose_device(device)
     if is_weight_file(str(path)):
-        return runtime_of(load_model(path, chosen), chosen)
+        loaded = load_model(path, chosen)
+        point = point_in(loaded.meta, len(loaded.names), path)
+        return replace(runtime_of(loaded, chosen), operating_point=point)
     opened = format_of(path).load(path, chosen)
     meta = decode_meta(opened.meta, path, required=("names", "imgsz", "stride"))
     check_class_hash(meta, path)
@@ -143,6 +149,7 @@ def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
         opened.fixed_size,
         int(meta["stride"]),
         meta,
+        operating_point=point_in(meta, len(meta["names"]), path),
     )
 
 

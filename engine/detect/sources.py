@@ -141,7 +141,7 @@ def _text_entries(text: str) -> list[Any]:
         return _list_entries(path)
     if path.exists():
         return [_file_entry(path)]
-    if text.isdigit():
+    if text.isdecimal():
         return [_Video(int(text), f"camera {text}")]
     if glob.has_magic(text):
         return _glob_entries(path)

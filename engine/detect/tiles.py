@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from engine.models.nms import nms_of_groups
 from engine.types import Detections, Size
 
 SEAM_PX = 2.0  # a box ending this close to a seam counts as cut
@@ -72,7 +73,8 @@ def merge_tiles(
         group = np.zeros_like(classes) if agnostic else classes
         whole = ~_covered(boxes, scores, group, cut)
         boxes, scores, classes, group = boxes[whole], scores[whole], classes[whole], group[whole]
-        keep = _nms(boxes, scores, group, iou)[:max_det]
+        tensors = map(torch.from_numpy, (boxes, scores, group))
+        keep = nms_of_groups(*tensors, iou).numpy()
         boxes, scores, classes = boxes[keep], scores[keep], classes[keep]
     order = np.argsort(-scores, kind="stable")[:max_det]
     return Detections(
@@ -80,19 +82,6 @@ def merge_tiles(
         scores[order].astype(np.float32),
         classes[order].astype(np.int64),
     )
-
-
-def _nms(boxes: np.ndarray, scores: np.ndarray, group: np.ndarray, iou: float) -> np.ndarray:
-    from torchvision.ops import (
-        batched_nms,
-        nms,
-    )  # takes seconds to import, see `engine.models.nms`
-
-    tensors = torch.from_numpy(boxes).float(), torch.from_numpy(scores).float()
-    same = not len(group) or (group == group[0]).all()
-    return (
-        nms(*tensors, iou) if same else batched_nms(*tensors, torch.from_numpy(group), iou)
-    ).numpy()
 
 
 def _covered(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config import DetectionTrainConfig, ValidateConfig
+from engine.config.goal import MAX_F1, read_goal
 from engine.core.checkpoint import Checkpoint, load_checkpoint
 from engine.core.train_state import public_config
 from engine.core.trainer import BaseTrainer
@@ -26,6 +27,7 @@ from engine.data.loader import build_loader, scaled_size, size_times
 from engine.data.manifest import PreparedDataset, read_manifest
 from engine.data.transforms import Augment
 from engine.detect.batches import to_device
+from engine.detect.choose_point import point_of
 from engine.detect.data import open_data
 from engine.detect.first_output import check_output
 from engine.detect.methods import check_methods
@@ -38,7 +40,8 @@ from engine.detect.model_io import (
 )
 from engine.detect.own_network import OwnNetwork, trainer_path_in
 from engine.detect.validator import DetectionValidator
-from engine.errors import ConfigError, DataError, nearest
+from engine.errors import CheckpointError, ConfigError, DataError, nearest
+from engine.metrics.operating_point import KEY
 from engine.metrics.reported import headline_keys
 from engine.models.registry import (
     Candidates,
@@ -53,6 +56,7 @@ from engine.types import ImageRecord
 log = logging.getLogger("detectflow")
 
 AUGMENT_KEYS = tuple(Augment.__dataclass_fields__)
+FEWEST = 2  # images of a batch of which each gives one value: BatchNorm has something to average
 NEAR_STEP = 32  # of multi_scale, pixels
 
 
@@ -150,9 +154,14 @@ class DetectionTrainer(BaseTrainer):
             seed=a.seed,
             rank=rank,
             world_size=self.world.size,
+            least=FEWEST if training and self._may_see_one_cell() else 1,
             balanced=training and a.balanced,
             pin_memory=self.device.type == "cuda",
         )
+
+    def _may_see_one_cell(self) -> bool:
+        """Whether the coarsest feature map is a single cell, at the smallest size that comes."""
+        return max(self.args.input_size) * (1 - self.args.multi_scale) < 2 * self.stride
 
     def preprocess_batch(self, batch: Any) -> Any:
         """Images to float in [0, 1] on the device; with `multi_scale` resized, the same for every
@@ -327,7 +336,10 @@ class DetectionTrainer(BaseTrainer):
         """
         if not self.last.is_file():
             return
-        made_by = trainer_path_in(load_checkpoint(self.last).meta)
+        try:
+            made_by = trainer_path_in(load_checkpoint(self.last).meta)
+        except CheckpointError:  # damaged: mended or told where the run is opened
+            return
         module, _, name = (made_by or "").partition(":")
         mine = self._makes_networks() and type(self).__qualname__ == name
         if made_by is None or mine:
@@ -435,6 +447,15 @@ class DetectionTrainer(BaseTrainer):
         family, spec = self.network
         meta = model_meta(family, spec, self.args.model, self.names, size, self.data_digest())
         return {**meta, "config": config}
+
+    def best_meta(self) -> dict[str, Any]:
+        """The thresholds and the calibration that fit the `val` images, for predictions that name
+        no `conf`: a goal of `validate.goal` is chosen for later, and trains nothing again.
+        """
+        point = None
+        if isinstance(self.validator, DetectionValidator):
+            point = point_of(self.validator, read_goal(MAX_F1))
+        return {KEY: point.to_dict()} if point is not None else {}
 
     def _class_weights(self) -> Tensor | None:
         """(C,) factors. ConfigError: a class that the data have not."""

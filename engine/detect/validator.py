@@ -31,10 +31,14 @@ from engine.detect.batches import file_of, record_of, to_device
 from engine.detect.candidates import read_candidates
 from engine.detect.data import open_data
 from engine.detect.model_io import is_weight_file, load_model, read_weights
+from engine.detect.operating_point import point_in
 from engine.detect.runtime import RuntimeModule, load_runtime
 from engine.errors import ConfigError, DataError, EngineError
 from engine.files import atomic_write, make_folder
-from engine.metrics import DetectionMetrics, DetectionScores
+from engine.metrics import DetectionMetrics, DetectionScores, MatchTable
+from engine.metrics.confusion import confusion_rows
+from engine.metrics.image_matches import Sample
+from engine.metrics.operating_point import OperatingPoint
 from engine.metrics.reported import headline_keys, metric_keys
 from engine.models.nms import nms, warm_up
 from engine.models.registry import Family, check_candidates, family_named
@@ -60,6 +64,9 @@ class DetectionValidator(BaseValidator):
         save_dir: where tables and plots of final metrics go; None: nowhere.
         loader, names, device, world: from a trainer; else made from the model and the dataset of
             the call.
+        by_name: a model file may know other classes than the data, or in another order: its boxes
+            are taken by the names of their classes, and those of a class that the data have not
+            are left out.
     """
 
     metric_names = metric_keys()
@@ -74,6 +81,7 @@ class DetectionValidator(BaseValidator):
         device: torch.device | None = None,
         world: World | None = None,
         overrides: dict[str, Any] | None = None,
+        by_name: bool = False,
     ):
         self.config = config if config is not None else ValidateConfig.build(overrides, "validate")
         world = world if world is not None else world_from_environment()
@@ -83,7 +91,10 @@ class DetectionValidator(BaseValidator):
             world,
         )
         self.save_dir = Path(save_dir) if save_dir is not None else None
-        self.names = names
+        self.names = names  # of the metrics
+        self.by_name = by_name
+        self.model_names: tuple[str, ...] = ()  # of a model file, where they are others
+        self.input_size: Size | None = None  # of a model file
         # what the model's output means; None: boxes and scores, as exported files give them
         self.family: Family | None = None
         self.needs_nms = True  # of such a file
@@ -93,7 +104,10 @@ class DetectionValidator(BaseValidator):
         self.scores: DetectionScores | None = None
         self._collected = DetectionMetrics(names)  # of this rank
         self._merged = self._collected  # of all ranks
+        self._table: MatchTable | None = None  # of `_merged`, where it was asked for
         self._said_empty = False
+        # of a model file: from which scores on it reports; metrics do not depend on it
+        self.operating_point: OperatingPoint | None = None
         self._records: dict[str, ImageRecord] = {}
         self._final = False
         self._single_cls = False  # the weights were trained with every class as one
@@ -121,6 +135,7 @@ class DetectionValidator(BaseValidator):
             raise ConfigError("nothing to validate: give model=, a weight file or an exported one")
         if isinstance(model, (str, Path)):
             model, imgsz = self._load(Path(model))
+            self.model_names, self.input_size = self.names, imgsz
         if data is not None:
             self.loader = self._open(data, imgsz or (640, 640))
         if self.loader is None:
@@ -136,9 +151,11 @@ class DetectionValidator(BaseValidator):
             runtime = load_runtime(path, str(self.device))
             self.names, self.family = runtime.names, None
             self.needs_nms = runtime.needs_nms
+            self.operating_point = runtime.operating_point
             return RuntimeModule(runtime), runtime.input_size(None)
         loaded = load_model(path, self.device)
         self.names, self.family = loaded.names, loaded.family
+        self.operating_point = point_in(loaded.meta, len(loaded.names), path)
         self._single_cls = bool((loaded.meta.get("config") or {}).get("single_cls", False))
         return loaded.module, loaded.imgsz
 
@@ -150,7 +167,10 @@ class DetectionValidator(BaseValidator):
                 "the classes of a model that is no file are not known: "
                 "DetectionValidator(names=...) says them"
             )
-        if tuple(dataset.names) != tuple(self.names) and not self._single_cls:
+        differ = tuple(dataset.names) != tuple(self.names) and not self._single_cls
+        if differ and self.by_name and set(dataset.names) & set(self.names):
+            self.names = dataset.names
+        elif differ:
             raise DataError(
                 f"{data}: the model's classes and the dataset's differ. Model: "
                 f"{', '.join(self.names)}. Dataset: {', '.join(dataset.names)}. Order counts: "
@@ -203,20 +223,30 @@ class DetectionValidator(BaseValidator):
         """The detections of each image in pixels of the input. preds: what `forward` gave, of the
         family of the model; else anything that `read_candidates` knows.
         """
+        classes = len(self.model_names or self.names)
         if self.family is None:
-            boxes, scores = read_candidates(preds, len(self.names))
+            boxes, scores = read_candidates(preds, classes)
         else:
             boxes, scores = check_candidates(
                 self.family.candidates(preds),
                 self.batch_size(self.batch),
-                len(self.names),
+                classes,
                 self.family.candidates_owner,
             )
         c = self.config
         needs_nms = self.needs_nms if self.family is None else self.family.needs_nms
         iou = c.iou if needs_nms else None
         found = nms(boxes.float(), scores.float(), c.conf, iou, c.max_det, multi_label=True)
-        return [tuple(part.cpu().numpy() for part in one) for one in found]
+        return [self._by_name(*(part.cpu().numpy() for part in one)) for one in found]
+
+    def _by_name(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> Found:
+        """The detections with the classes of the data."""
+        if not self.model_names or self.model_names == self.names:
+            return boxes, scores, classes
+        place = {name: c for c, name in enumerate(self.names)}
+        classes = np.array([place.get(name, -1) for name in self.model_names])[classes]
+        known = classes >= 0
+        return boxes[known], scores[known], classes[known]
 
     def update_metrics(self, results: list[Found], batch: Any) -> None:
         for index, (boxes, scores, classes) in enumerate(results):
@@ -241,6 +271,7 @@ class DetectionValidator(BaseValidator):
         size) is None, never 0.
         """
         self._merged = own = self._collected
+        self._table = None
         if self.world.size > 1:
             self._merged = DetectionMetrics(self.names)
             for state in self.world.gather(own.state()):
@@ -259,10 +290,36 @@ class DetectionValidator(BaseValidator):
             return metrics
         return {key: metrics[key] for key in self.epoch_metrics if key in metrics}
 
+    def match_table(self) -> MatchTable:
+        """What the last validation found, as a table from which AP of any images follows."""
+        if self._table is None:
+            self._table = self._merged.match_table()
+        return self._table
+
+    def image_groups(self) -> list[str] | None:
+        """Of each image of `match_table` the group that must not be parted (`data.group_by`); an
+        image without one is its own. None: the data do not say.
+        """
+        records = getattr(getattr(self.loader, "dataset", None), "records", ())
+        group_of = {
+            (record.sha256 or str(record.file), record.name or record.file.name): record.group
+            for record in records
+        }
+        if sorted(name for _, name in group_of) != sorted(self.match_table().images):
+            return None
+        return [
+            f"group {group_of[key]}" if group_of[key] else f"image {number}"
+            for number, key in enumerate(sorted(group_of))
+        ]
+
+    def samples(self) -> list[Sample]:
+        """Truth and detections of every image of the last validation."""
+        return self._merged.samples()
+
     def plot_metrics(self) -> None:
         if self.save_dir is None or self.scores is None:
             return
-        table = self._merged.match_table()
+        table = self.match_table()
         table.save(self.save_dir / "matches.npz")
         write_table(self.save_dir / "per_class.csv", self.scores.per_class)
         rows = zip(self.scores.per_image, table.image_ap50(), strict=True)
@@ -270,6 +327,9 @@ class DetectionValidator(BaseValidator):
             self.save_dir / "per_image.csv",
             [{**_without_path(row), "ap50": ap50} for row, ap50 in rows],
         )
+        with atomic_write(self.save_dir / "confusion_matrix.csv", "w", newline="") as stream:
+            rows = confusion_rows(self.scores.confusion, self.names)
+            csv.writer(stream, lineterminator="\n").writerows(rows)
         if self.config.plots:
             from engine.plots import plot_confusion, plot_curves
 

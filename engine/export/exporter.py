@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,16 @@ class Exporter:
     once per file.
     """
 
-    def __init__(self, settings: ExportConfig | None = None):
+    def __init__(
+        self,
+        settings: ExportConfig | None = None,
+        operating_point: Mapping[str, Any] | None = None,
+    ):
+        """operating_point: thresholds and calibration for the files, in place of those of the
+        weights.
+        """
         self.settings = settings if settings is not None else ExportConfig()
+        self.operating_point = operating_point
         self.callbacks = Callbacks(EXPORT_EVENTS)
         self.job: ExportJob | None = None
         self.report: ExportReport | None = None
@@ -116,6 +124,7 @@ class Exporter:
             batch,
             sha256_file(weights),
             reference.needs_nms,
+            self.operating_point,
         )
         job = ExportJob(
             module=loaded.family.export_module(loaded.module, size),

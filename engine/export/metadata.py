@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import PredictConfig
+from engine.metrics.operating_point import KEY
 from engine.model_formats.metadata import encode_meta
 from engine.types import Size
 
@@ -19,16 +20,19 @@ def file_meta(
     batch: int | None,
     weights_sha256: str,
     needs_nms: bool = True,
+    operating_point: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The metadata of an exported file.
 
     meta: the checkpoint's. batch: None where the file takes any. needs_nms: whether its candidates
-    still hold several boxes of one object.
+    still hold several boxes of one object. operating_point: in place of the checkpoint's.
     """
     from engine.version import __version__
 
+    point = operating_point or meta.get(KEY)
     return encode_meta(
         {
+            **({KEY: point} if point else {}),
             "names": list(names),
             "imgsz": list(size),
             "stride": stride,

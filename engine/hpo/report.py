@@ -30,6 +30,7 @@ from engine.core.results import write_results
 from engine.files import write_text
 from engine.hpo.study import CONTINUES, ERROR, START, finished, ranked
 from engine.hpo.sweep import SPEED_ONLY, Sweep
+from engine.markdown import table
 from engine.plots.style import INK, MUTED, dress, mpl_colour, new_figure, note, save_figure
 
 SHOWN = 5  # trials in the table
@@ -136,20 +137,17 @@ def count_states(study: optuna.Study) -> dict[str, int]:
 def as_table(study: optuna.Study, sweep: Sweep) -> str:
     """The best trials in Markdown, with what training would have done without a search marked."""
     names = [each.name for each in sweep.dimensions]
-    lines = [
-        f"| trial | {sweep.training.monitor} | " + " | ".join(names) + " |",
-        "|---" * (len(names) + 2) + "|",
-    ]
     best = ranked(study)
     shown = best[:SHOWN] + [trial for trial in best[SHOWN:] if trial.user_attrs.get(START)]
-    for trial in shown:
-        mark = " (as it was)" if trial.user_attrs.get(START) else ""
-        lines.append(
-            f"| {trial.number}{mark} | {trial.value:.4f} | "
-            + " | ".join(_shown(trial.params[n]) for n in names)
-            + " |"
+    rows = [
+        (
+            f"{trial.number}{' (as it was)' if trial.user_attrs.get(START) else ''}",
+            f"{trial.value:.4f}",
+            *(_shown(trial.params[name]) for name in names),
         )
-    return "\n".join(lines)
+        for trial in shown
+    ]
+    return table(("trial", sweep.training.monitor, *names), rows)
 
 
 def importances(study: optuna.Study) -> dict[str, float]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import DetectionTrainConfig, parse_value
-from engine.config.base import load_yaml
 from engine.errors import ConfigError, nearest
+from engine.settings.base import load_yaml
 
 Value = float | int | str | bool
 KEYS = ("low", "high", "log", "step", "choices")
@@ -227,7 +227,8 @@ def _choices(
             f"{place}: choices is a list of at least two values and stands alone, found "
             f"{dict(entry)}"
         )
-    values = [parse_value(each) if isinstance(each, str) else each for each in values]
+    kind = type(base).model_fields[name].annotation
+    values = [parse_value(each, kind) if isinstance(each, str) else each for each in values]
     for value in values:
         if not isinstance(value, (str, int, float, bool)):
             raise ConfigError(

@@ -14,11 +14,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from engine.errors import EngineError
 from engine.lineage.evidence import Evidence, Statement
 from engine.project.redaction import hide
 from engine.registry.fetch import PURPOSE
+from engine.registry.history import Entry, entries, evidence_stem
 from engine.registry.registry import aliases_of
-from engine.tracking.mlflow_client import Store, open_store, quick, reason, tracking_uri
+from engine.registry.version_description import about
+from engine.tracking.mlflow_client import (
+    Store,
+    is_of_store,
+    open_store,
+    quick,
+    reason,
+    tracking_uri,
+)
 
 RUNS, PAGE = 5000, 500  # at most that many runs are read, so many at a time
 COMMIT, DIRTY, BRANCH = (f"mlflow.source.git.{name}" for name in ("commit", "dirty", "branch"))
@@ -47,7 +57,9 @@ def registry_evidence(state: Path) -> Evidence:
         if len(runs) > RUNS:
             evidence.unasked.append(f"MLflow at {shown}: only the newest {RUNS} runs were read")
         return evidence
-    except Exception as error:  # MLflow's own, a network's, a database's
+    except Exception as error:
+        if not is_of_store(error) and not isinstance(error, (EngineError, ImportError)):
+            raise
         return Evidence(
             unasked=[
                 f"MLflow at {shown}: did not answer ({_short(error)}): runs and aliases are not "
@@ -70,10 +82,12 @@ def _short(error: Exception) -> str:
 
 def _versions(store: Store, uri: str) -> Iterator[Statement]:
     aliases: dict[str, dict[str, str]] = {}
+    numbers: dict[str, list[str]] = {}  # model -> its versions
     for version in _paged(store.client.search_model_versions):
         name, number, tags = version.name, str(version.version), version.tags
         if name not in aliases:
             aliases[name] = aliases_of(store, name)
+        numbers.setdefault(name, []).append(number)
         facts = {
             "aliases": ", ".join(
                 sorted(alias for alias, of in aliases[name].items() if of == number)
@@ -93,6 +107,26 @@ def _versions(store: Store, uri: str) -> Iterator[Statement]:
         if facts["weights_sha256"]:
             about = {"data_digest": tags.get("data_digest"), "dvc_md5": tags.get("dvc.weights")}
             yield Statement("weights", facts["weights_sha256"], f"tags of {key} in {source}", about)
+    for name, versions in numbers.items():
+        history = entries(store, name)
+        for number in versions:
+            yield from _history(name, number, history, f"MLflow's registry at {uri}")
+
+
+def _history(name: str, number: str, history: list[Entry], source: str) -> Iterator[Statement]:
+    """A fact for each thing that happened to a version: when, by whom, why, on which evidence."""
+    for entry in about(history, number):
+        if entry.version == number:
+            what, before = str(entry.what), f", before: version {entry.before}"
+        else:
+            what, before = "no champion since", f", {entry.what}"
+            before += f": version {entry.version}" if entry.version else ": nobody is champion"
+        text = f"{entry.at[:16].replace('T', ' ')} UTC" + (f" by {entry.by}" if entry.by else "")
+        text += before if entry.moves and entry.before else ""
+        text += f": {entry.why}" if entry.why else ""
+        if entry.evidence and entry.version == number:
+            text += f" (evidence: {evidence_stem(entry)}.md in its run)"
+        yield Statement("version", f"{name}/{number}", source, {what: text})
 
 
 def _runs(store: Store) -> Iterator[Any]:

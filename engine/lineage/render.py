@@ -11,9 +11,11 @@ from engine.config import Params
 from engine.lineage.evidence import Fact
 from engine.lineage.graph import Node, Trace
 from engine.metrics.headlines import headlines
+from engine.registry.history import What
 from engine.tracking.run_metadata import flat_params, in_text
 
-WIDTH = 150  # characters of a value; settings are shown whole
+WIDTH = 150  # characters of a value; settings, and what was decided and why, are shown whole
+WHOLE = {*What, "no champion since"}
 
 
 def trace_values(found: Trace) -> dict[str, Any]:
@@ -93,7 +95,7 @@ def _facts(facts: Sequence[Fact], indent: str, sources: _Sources) -> list[str]:
     lines = []
     for fact in facts:
         text = _value_text(fact.name, fact.value)
-        whole = len(text) <= WIDTH or isinstance(fact.value, Mapping)
+        whole = len(text) <= WIDTH or isinstance(fact.value, Mapping) or fact.name in WHOLE
         short = text if whole else f"{text[:WIDTH]}..."
         lines.append(
             f"{indent}{fact.name.replace('_', ' ')}: {short}{sources.mark(fact.known_from)}"

@@ -32,6 +32,7 @@ class CocoScores:
     ap50: np.ndarray  # (C,)
     ap75: np.ndarray  # (C,)
     ap_area: np.ndarray  # (4, C) in the order of AREAS
+    ap50_area: np.ndarray  # (4, C)
     ar: np.ndarray  # (3, C) in the order of MAX_DETECTIONS, mean over IoU
     ar_area: np.ndarray  # (4, C) in the order of AREAS, at most 100 detections
     precision50: np.ndarray  # (C, R) precision envelope at IoU .50
@@ -65,6 +66,7 @@ def coco_scores(samples: Sequence[Sample], num_classes: int) -> CocoScores:
         ap50=precision[at50, ..., 0, -1].mean(0),
         ap75=precision[at75, ..., 0, -1].mean(0),
         ap_area=precision[..., -1].mean((0, 1)).T,
+        ap50_area=precision[at50, ..., -1].mean(0).T,
         ar=recall[:, :, 0].mean(0).T,
         ar_area=recall[..., -1].mean(0).T,
         precision50=precision[at50, ..., 0, -1].T,

@@ -36,6 +36,7 @@ class DetectionScores:
     map_small: float | None
     map_medium: float | None
     map_large: float | None
+    map50_area: Mapping[str, float | None]  # small, medium, large
     ar1: float | None  # average recall with at most 1, 10, 100 detections per image and class
     ar10: float | None
     ar100: float | None
@@ -105,30 +106,16 @@ class DetectionMetrics:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything collected, as plain arrays that travel between processes."""
-        samples = list(self._samples.values())
-        state = {
-            "key": np.array([s.key for s in samples], np.str_).reshape(-1, 2),
-            "file": np.array([s.file for s in samples], np.str_),
-            "n": np.array([(len(s.gt_classes), len(s.classes)) for s in samples], np.int64).reshape(
-                -1, 2
-            ),
-        }
-        for field in _BOXED:
-            state[field] = np.concatenate([_EMPTY[field], *(getattr(s, field) for s in samples)])
-        return state
+        return pack(list(self._samples.values()))
 
     def merge(self, state: Mapping[str, np.ndarray]) -> None:
         """Add what another process collected for the same names."""
-        ends = state["n"].cumsum(0)[:-1].T if len(state["n"]) else np.zeros((2, 0), np.int64)
-        parts = {f: np.split(state[f], ends[0] if f.startswith("gt_") else ends[1]) for f in _BOXED}
-        for i, (sha256, name) in enumerate(state["key"].tolist()):
-            fields = {f: parts[f][i] for f in _BOXED}
-            sample = Sample(key=(sha256, name), file=str(state["file"][i]), name=name, **fields)
+        for sample in unpack(state):
             self._samples.setdefault(sample.key, sample)
 
     def compute(self) -> DetectionScores:
         """Score what was collected so far."""
-        samples = self._in_order()
+        samples = self.samples()
         coco = coco_scores(samples, len(self.names))
         matches = match(samples, len(self.names))
         curves = make_curves(matches, coco.precision50)
@@ -138,9 +125,10 @@ class DetectionMetrics:
         """What AP of any choice of the images follows from; its images are in the order of
         `DetectionScores.per_image`.
         """
-        return make_table(self._in_order(), self.names)
+        return make_table(self.samples(), self.names)
 
-    def _in_order(self) -> list[Sample]:
+    def samples(self) -> list[Sample]:
+        """Truth and detections of every image, in the order of `DetectionScores.per_image`."""
         return [self._samples[key] for key in sorted(self._samples)]
 
     def _scores(
@@ -176,6 +164,9 @@ class DetectionMetrics:
             map_small=ap["small"],
             map_medium=ap["medium"],
             map_large=ap["large"],
+            map50_area={
+                area: mean(row) for area, row in zip(AREAS, coco.ap50_area) if area != "all"
+            },
             ar1=mean(coco.ar[0]),
             ar10=mean(coco.ar[1]),
             ar100=mean(coco.ar[2]),
@@ -200,6 +191,35 @@ class DetectionMetrics:
             curves=curves,
             confusion=confusion_matrix(samples, len(self.names)),
         )
+
+
+def pack(samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    """Samples as plain arrays, for a file or another process."""
+    state = {
+        "key": np.array([s.key for s in samples], np.str_).reshape(-1, 2),
+        "file": np.array([s.file for s in samples], np.str_),
+        "n": np.array([(len(s.gt_classes), len(s.classes)) for s in samples], np.int64).reshape(
+            -1, 2
+        ),
+    }
+    for field in _BOXED:
+        state[field] = np.concatenate([_EMPTY[field], *(getattr(s, field) for s in samples)])
+    return state
+
+
+def unpack(state: Mapping[str, np.ndarray]) -> list[Sample]:
+    """The samples that `pack` was given."""
+    ends = state["n"].cumsum(0)[:-1].T if len(state["n"]) else np.zeros((2, 0), np.int64)
+    parts = {f: np.split(state[f], ends[0] if f.startswith("gt_") else ends[1]) for f in _BOXED}
+    return [
+        Sample(
+            key=(sha256, name),
+            file=str(state["file"][i]),
+            name=name,
+            **{f: parts[f][i] for f in _BOXED},
+        )
+        for i, (sha256, name) in enumerate(state["key"].tolist())
+    ]
 
 
 def coco_ap(

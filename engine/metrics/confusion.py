@@ -30,6 +30,13 @@ def confusion_matrix(
     return matrix
 
 
+def confusion_rows(matrix: np.ndarray, names: Sequence[str]) -> list[list[str]]:
+    """Head and body of a table: the predicted classes across, the true ones down."""
+    labels = [*names, "background"]
+    body = [[label, *map(str, row)] for label, row in zip(labels, matrix.tolist(), strict=True)]
+    return [["true", *labels], *body]
+
+
 def _add(matrix: np.ndarray, sample: Sample, confidence: float, threshold: float) -> None:
     kept = sample.scores >= confidence
     boxes, classes = sample.boxes[kept], sample.classes[kept]

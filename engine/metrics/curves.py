@@ -72,15 +72,24 @@ def match_one(sample: Sample, thresholds: Sequence[float] = (MATCH_IOU,)) -> np.
     on_crowd = np.where(same & sample.gt_crowd, covered, 0).max(1)  # (K,)
     iou = np.where(same & ~sample.gt_crowd, iou, 0)
     for t, threshold in enumerate(thresholds):
-        free = iou.copy()  # (K, n), columns go to 0 once taken
-        for k in np.flatnonzero((free >= threshold).any(1)):
-            row = free[k]
-            best = len(row) - 1 - int(row[::-1].argmax())  # of equal overlaps the last, as in COCO
-            if row[best] >= threshold:
-                outcome[k, t] = TRUE
-                free[:, best] = 0
+        outcome[assign(iou, threshold) >= 0, t] = TRUE
         outcome[(outcome[:, t] == FALSE) & (on_crowd >= threshold), t] = IGNORED
     return outcome
+
+
+def assign(iou: np.ndarray, threshold: float) -> np.ndarray:
+    """(K,) the box (a column of `iou`) that each detection (a row, best first) takes, -1 for none:
+    of the free ones from `threshold` up that it overlaps most.
+    """
+    taken = np.full(len(iou), -1)
+    free = iou.copy()  # (K, n), columns go to 0 once taken
+    for k in np.flatnonzero((free >= threshold).any(1)):
+        row = free[k]
+        best = len(row) - 1 - int(row[::-1].argmax())  # of equal overlaps the last, as in COCO
+        if row[best] >= threshold:
+            taken[k] = best
+            free[:, best] = 0
+    return taken
 
 
 def make_curves(matches: Matches, precision50: np.ndarray) -> Curves:

@@ -58,7 +58,7 @@ class MatchTable:
         for c in np.flatnonzero(totals):
             mine = np.flatnonzero(self.classes == c)
             mine = mine[np.argsort(-self.scores[mine], kind="stable")]
-            ap[c] = _average_precision(self.outcome[mine], counts[self.image[mine]], totals[c])
+            ap[c] = average_precision(self.outcome[mine], counts[self.image[mine]], totals[c])
         return ap
 
     def mean_ap(self, counts: np.ndarray | None = None, iou: float | None = None) -> float | None:
@@ -80,6 +80,29 @@ class MatchTable:
             self._one(i, slice(ends[i], ends[i + 1])).mean_ap(iou=0.5)
             for i in range(len(self.images))
         ]
+
+    def subset(self, images: Sequence[str], names: Sequence[str]) -> MatchTable:
+        """The same matches of these images and classes, in this order.
+
+        Raises:
+            DataError: an image or class that the table does not have.
+        """
+        rows = _places(images, self.images, "image")
+        columns = _places(names, self.names, "class")
+        new_row, new_column = np.full(len(self.images), -1), np.full(len(self.names), -1)
+        new_row[rows], new_column[columns] = np.arange(len(rows)), np.arange(len(columns))
+        image, classes = new_row[self.image], new_column[self.classes]
+        kept = np.flatnonzero((image >= 0) & (classes >= 0))
+        kept = kept[np.argsort(image[kept], kind="stable")]
+        return MatchTable(
+            tuple(names),
+            tuple(images),
+            self.truths[np.ix_(rows, columns)],
+            image[kept].astype(np.int32),
+            classes[kept].astype(np.int32),
+            self.scores[kept],
+            self.outcome[kept],
+        )
 
     def _one(self, i: int, rows: slice) -> MatchTable:
         return MatchTable(
@@ -131,13 +154,25 @@ class MatchTable:
         )
 
 
+def _places(wanted: Sequence[str], present: Sequence[str], what: str) -> np.ndarray:
+    places = {name: place for place, name in enumerate(present)}
+    if len(places) < len(present):
+        raise DataError(f"a table of matches in which two are called the same {what}.")
+    missing = [name for name in wanted if name not in places]
+    if missing:
+        raise DataError(
+            f"a table of matches without {what} '{missing[0]}' ({len(missing)} missing)."
+        )
+    return np.array([places[name] for name in wanted], np.intp)
+
+
 def make_table(samples: Sequence[Sample], names: Sequence[str]) -> MatchTable:
     """Match every sample at every threshold, as COCO does."""
     truths = np.zeros((len(samples), len(names)), np.int32)
     parts = [(np.zeros(0, np.int32), np.zeros(0), np.zeros((0, len(IOU_THRESHOLDS)), np.int8))]
     for row, sample in zip(truths, samples, strict=True):
         np.add.at(row, sample.gt_classes[~sample.gt_crowd], 1)
-        kept = _limited(sample)
+        kept = limited(sample)
         parts.append((kept.classes.astype(np.int32), kept.scores, match_one(kept, IOU_THRESHOLDS)))
     image = np.repeat(np.arange(len(samples), dtype=np.int32), [len(part[1]) for part in parts[1:]])
     classes, scores, outcome = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -146,8 +181,8 @@ def make_table(samples: Sequence[Sample], names: Sequence[str]) -> MatchTable:
     )
 
 
-def _limited(sample: Sample) -> Sample:
-    """The sample with the best 100 detections of each class."""
+def limited(sample: Sample) -> Sample:
+    """The sample with the best 100 detections of each class, which is all that COCO counts."""
     most = MAX_DETECTIONS[-1]
     if len(sample.scores) <= most:
         return sample
@@ -168,7 +203,7 @@ def _limited(sample: Sample) -> Sample:
     )
 
 
-def _average_precision(outcome: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
+def average_precision(outcome: np.ndarray, weights: np.ndarray, total: int) -> np.ndarray:
     """(T,) from outcome (D, T) of one class, best first, each counted `weights` (D,) times; `total`
     boxes to find.
 

@@ -57,3 +57,7 @@ def metric_keys() -> tuple[str, ...]:
 def headline_keys() -> tuple[str, ...]:
     """The keys of the headline metrics: the columns of results.csv, in their order."""
     return tuple(metric.key for metric in METRICS if metric.headline)
+
+
+# Metrics by which two models are compared image by image -> their name in a comparison.
+DECIDING = {"metrics/mAP50-95": "AP50-95", "metrics/mAP50": "AP50"}

@@ -20,6 +20,7 @@ JSON_KEYS = frozenset(
         "batch",
         "needs_nms",
         "thresholds",
+        "operating_point",
         "architecture",
         "training",
         "opset",
@@ -54,7 +55,7 @@ def decode_meta(
     for key, text in texts.items():
         try:
             meta[key] = json.loads(text) if key in JSON_KEYS else text
-        except ValueError:
+        except (ValueError, RecursionError):  # nested without end
             raise CheckpointError(
                 f"{path}: its metadata '{key}' is damaged: {text[:60]!r}. Export it again."
             ) from None

@@ -56,7 +56,7 @@ def read_safetensors(path: Path) -> tuple[Mapping[str, str], Mapping[str, Tensor
     try:
         with safe_open(path, "pt") as stream:
             return stream.metadata() or {}, {key: stream.get_tensor(key) for key in stream.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
 
 

@@ -4,6 +4,8 @@ help, documentation, `YOLO`, validation, prediction and trace find it in this ta
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from engine.errors import CheckpointError, ConfigError, nearest
@@ -14,6 +16,7 @@ from engine.model_formats.safetensors import SAFETENSORS
 FORMATS: dict[str, Format] = {each.name: each for each in (ONNX, SAFETENSORS)}
 
 CHECKPOINT = ".pt"  # what training writes; no format to export to
+REGISTERED = re.compile(r"^models:|@[^./]+$")  # a name such as detector@champion
 REMOVED = ("torchscript",)  # torch calls it deprecated, and such a file can run any code
 
 
@@ -44,6 +47,23 @@ def weight_suffixes() -> tuple[str, ...]:
     return CHECKPOINT, *(each.suffix for each in FORMATS.values() if each.read_weights)
 
 
+def header_of(path: Path) -> Mapping[str, str]:
+    """The metadata in the header of an exported file.
+
+    Raises:
+        CheckpointError: no such format, missing or damaged.
+    """
+    known = format_of(path)
+    if known is None:
+        raise CheckpointError(f"{path}: no exported model; known are {', '.join(FORMATS)}")
+    try:
+        return known.read_meta(path)
+    except Exception as error:  # whatever a damaged file makes of its library
+        raise CheckpointError(
+            f"{path}: no readable {known.name} file ({type(error).__name__}). Export it again"
+        ) from error
+
+
 def is_model_file(path: Path) -> bool:
     """Whether the name is that of a detector's file, also of one that `check_suffix` refuses."""
     return path.suffix.lower() in model_suffixes() or _is_removed(path)
@@ -55,6 +75,11 @@ def check_suffix(path: Path) -> None:
         raise CheckpointError(
             f"{path}: {path.suffix} files are no longer opened: export the weights as ONNX, "
             "detectflow export model=weights/best.pt format=onnx"
+        )
+    if REGISTERED.search(path.as_posix()):
+        raise CheckpointError(
+            f"{path}: is no weight file. If it names a registered model: `Detector` and the "
+            "commands take its name, and engine.registry.fetch.file_of gives its file"
         )
     if not path.suffix:
         raise CheckpointError(

@@ -78,6 +78,25 @@ def warm_up() -> None:
     import torchvision.ops  # noqa: F401
 
 
+def nms_of_groups(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
+    """Indices of the boxes that NMS keeps, ascending: a box goes where its IoU with a better one of
+    its group is above `iou`.
+
+    boxes (n, 4) xyxy; scores, groups (n,); of equal scores the first is the better one. Each group
+    is a call of its own, in 64 bits: shifting the groups apart, as `batched_nms` does with few
+    boxes, costs digits, and boxes with negative coordinates of one group land on those of another.
+    """
+    from torchvision.ops import nms  # see `warm_up`
+
+    boxes, scores = boxes.double(), scores.double()
+    if not len(groups) or (groups == groups[0]).all():
+        return nms(boxes, scores, iou).sort().values
+    order = groups.argsort(stable=True)
+    counts = torch.unique_consecutive(groups[order], return_counts=True)[1]
+    parts = order.split(counts.tolist())
+    return torch.cat([part[nms(boxes[part], scores[part], iou)] for part in parts]).sort().values
+
+
 def _best_first(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, max_det: int) -> Tensor:
     """The first `max_det` indices that NMS keeps of boxes (n, 4) in descending order of scores
     (n,).
@@ -85,11 +104,9 @@ def _best_first(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, max_d
     What becomes of a box depends on better ones alone, so the answer for the first boxes stands,
     whatever follows.
     """
-    from torchvision.ops import batched_nms  # see `warm_up`
-
     count = max(FIRST_CANDIDATES, 4 * max_det)
     while True:
-        keep = batched_nms(boxes[:count], scores[:count], groups[:count], iou)
+        keep = nms_of_groups(boxes[:count], scores[:count], groups[:count], iou)
         if len(keep) >= max_det or count >= len(boxes):
-            return keep.sort().values[:max_det]  # torchvision leaves equal scores in any order
+            return keep[:max_det]
         count *= 4

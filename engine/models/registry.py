@@ -73,9 +73,16 @@ def family_of(model: str) -> Family:
             said = str(error) if str(error).endswith((".", "?")) else f"{error}."
             raise ConfigError(f"{said}{nearest(model, known)}") from error.__cause__
         return _as_family(found, model, "model", trainers=False)
+    registered = (
+        f" Weights of a registered model: `detectflow run -S train.model={model}` copies them and "
+        "writes the name of the copy into params.yaml."
+        if "@" in model or model.startswith("models:/")
+        else ""
+    )
     raise ConfigError(
         f"model='{model}' is not known.{nearest(model, known)} Give {', '.join(known)}, "
         "package.module:Class of a family of your own, or a checkpoint (.pt, .safetensors)."
+        f"{registered}"
     )
 
 

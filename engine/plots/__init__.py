@@ -9,6 +9,7 @@ from engine.plots.confusion import plot_confusion
 from engine.plots.curves import plot_curves
 from engine.plots.images import draw_detections, plot_images, write_image
 from engine.plots.labels import plot_labels
+from engine.plots.reliability import plot_reliability
 from engine.plots.results import plot_results
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "plot_curves",
     "plot_images",
     "plot_labels",
+    "plot_reliability",
     "plot_results",
     "write_image",
 ]

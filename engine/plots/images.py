@@ -40,25 +40,28 @@ def plot_images(
     images: Sequence[np.ndarray],
     boxes: Sequence[np.ndarray],
     classes: Sequence[np.ndarray],
-    scores: Sequence[np.ndarray] | None,
+    scores: Sequence[np.ndarray | None] | None,
     names: Sequence[str],
     path: str | Path,
     max_images: int = 16,
     titles: Sequence[str] | None = None,
+    columns: int | None = None,
+    cell_px: int | None = None,
 ) -> Path:
     """Write a grid of images with their boxes, JPEG or PNG by the suffix.
 
     images: (H, W, 3) uint8 RGB, sizes may differ; boxes[i] (n, 4) xyxy pixels of image i;
     classes[i] (n,); scores[i] (n,) or None for ground truth; titles, such as file names, go above
-    each image.
+    each image. columns, cell_px: of the grid and of each image's longer side, where they are not to
+    follow from the number of images.
     """
     count = min(len(images), max_images)
     if count == 0:
         return write_image(np.full((64, 64, 3), BACKGROUND, np.uint8), Path(path))
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     # Small images are magnified so that lettering fits; the whole grid stays near two thousand
     # pixels wide.
-    cell = int(np.clip(2000 // columns, 240, 640))
+    cell = cell_px or int(np.clip(2000 // columns, 240, 640))
     head = 24 if titles else 0
     tiles = [_fit(image, cell) for image in images[:count]]
     tall = max(tile.shape[0] for tile, _ in tiles)

@@ -29,6 +29,7 @@ FIXED_DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime's, from 1.29
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # between the lines of a command
     # A fresh Prefect home needs about 32 s to migrate its database; the default of 20 s fails the
     # very first run.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -55,7 +56,6 @@ TRUSTED_BY = ("PREFECT_API_SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"
 # How addresses begin that MLflow takes, in the order of its registry of stores. Packages may add
 # others; a folder has none.
 MLFLOW_SCHEMES = (
-    "file",
     "databricks",
     "databricks-uc",
     "uc",
@@ -66,6 +66,7 @@ MLFLOW_SCHEMES = (
     "sqlite",
     "mssql",
 )
+FILE_STORE = "MLFLOW_ALLOW_FILE_STORE"  # MLflow's own variable
 MLFLOW_PLUGINS = "mlflow.tracking_store"
 
 
@@ -135,15 +136,31 @@ def require_possible_tracker(uri: str) -> None:
         scheme = urllib.parse.urlsplit(uri).scheme.partition("+")[0]
     except ValueError as error:
         raise ConfigError(f"MLFLOW_TRACKING_URI={hide(uri)} is no address: {error}") from None
-    if len(scheme) < 2 or scheme in MLFLOW_SCHEMES:  # one letter: a drive
+    if not uri or {uri, scheme} & {*MLFLOW_SCHEMES}:  # "databricks" alone is one too
         return
+    if len(scheme) < 2 or scheme == "file":  # one letter: a drive
+        return _require_file_store(uri)
     if scheme in {plugin.name for plugin in metadata.entry_points(group=MLFLOW_PLUGINS)}:
         return
     is_host = not uri.partition(":")[2].startswith("/")
     meant = f" Did you mean 'http://{hide(uri)}'?" if is_host else nearest(scheme, MLFLOW_SCHEMES)
     raise ConfigError(
         f"MLFLOW_TRACKING_URI={hide(uri)}: MLflow takes no address that begins with "
-        f"'{scheme}:'.{meant} Correct or unset it: a folder, or one of {', '.join(MLFLOW_SCHEMES)}."
+        f"'{scheme}:'.{meant} Correct or unset it: one of {', '.join(MLFLOW_SCHEMES)}."
+    )
+
+
+def _require_file_store(uri: str) -> None:
+    """ConfigError: MLflow would refuse a folder only when the first run is to be recorded, after
+    hours of training.
+    """
+    if os.environ.get(FILE_STORE, "").strip().lower() in {"true", "1"}:
+        return
+    raise ConfigError(
+        f"MLFLOW_TRACKING_URI={hide(uri)} is a folder, and MLflow keeps nothing new in folders. "
+        "Unset it (the project's own mlflow.db is used then), or name a database such as "
+        "sqlite:////data/mlflow.db, or a server: http://HOST:5000. `mlflow migrate-filestore` "
+        "takes over what the folder holds."
     )
 
 

@@ -10,9 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import PredictConfig
-from engine.registry.gates import Decision, Measured
+from engine.metrics.operating_point import OperatingPoint
 
 DEFAULTS = PredictConfig().thresholds()  # of a call that names none; the ONNX file says the same
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What stage validate measured of the weights. Larger values are better."""
+
+    metric: str  # for example metrics/mAP50-95
+    value: float | None
+    split: str  # images it was measured on: train, val or test
+    data_digest: str  # of that split's images and boxes
+    class_hash: str = ""  # of the class names, in order
+    weights_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,16 +43,23 @@ class Candidate:
     example: bytes = b""  # an encoded image
     per_class: Sequence[Mapping[str, Any]] = ()  # rows of per_class.csv
     best_conf: float | None = None  # the confidence of the best mean F1 on the deciding split
+    training_images: Sequence[str] = ()  # SHA-256 of each
+    image_list: str = ""  # `engine.registry.image_list` of all splits
+    names: Sequence[str] = ()  # of the classes, in the model's order
+    # thresholds and calibration that the ONNX file brings; None: DEFAULTS count
+    operating_point: OperatingPoint | None = None
     files: Sequence[Path] = ()  # of the workspace, in YAML, for the run's artifacts: dvc.lock
+
+    @property
+    def thresholds(self) -> dict[str, Any]:
+        """What a call uses that names nothing: conf is None where each class has its own."""
+        return {**DEFAULTS, "conf": None} if self.operating_point is not None else DEFAULTS
 
 
 @dataclass(frozen=True)
 class Registration:
-    """What became of a candidate."""
+    """The version that a candidate is."""
 
     version: str
-    aliases: tuple[str, ...]
-    decision: Decision
-    champion: Measured | None  # whom it was measured against, None where there was none
     run_id: str | None
-    experiment_id: str  # of that run
+    experiment_id: str

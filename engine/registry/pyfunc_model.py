@@ -18,6 +18,9 @@ import binascii
 import json
 import os
 
+# Files of a few kilobytes unpack to gigabytes; OpenCV asks at its import.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970))
+
 import cv2
 import mlflow
 import numpy as np
@@ -55,6 +58,9 @@ class Detector(mlflow.pyfunc.PythonModel):
         self.names = json.loads(meta["names"])
         self.needs_nms = json.loads(meta["needs_nms"])
         self.thresholds = json.loads(meta["thresholds"])
+        self.point = json.loads(meta.get("operating_point", "null"))
+        if self.point:  # without conf each class has its own threshold
+            self.thresholds["conf"] = None
         self.input = self.session.get_inputs()[0]
         batch, _, *sides = self.input.shape
         self.fixed_batch = batch if isinstance(batch, int) else None
@@ -68,11 +74,13 @@ class Detector(mlflow.pyfunc.PythonModel):
         """model_input: a table with a column `image` of base64 texts (data: URLs too). Returns a
         table `detections`.
 
-        params: conf, the lowest score; iou, above which NMS removes the weaker box of a class
-        (without effect where the network needs no NMS); max_det, boxes per image. Raises ValueError
-        naming the row that holds no image.
+        params: conf, the lowest score; without it each class has the threshold that the file
+        brings, where it brings any. iou, above which NMS removes the weaker box of a class (without
+        effect where the network needs no NMS); max_det, boxes per image. Raises ValueError naming
+        the row that holds no image.
         """
-        settings = {**self.thresholds, **(params or {})}
+        given = {key: value for key, value in (params or {}).items() if value is not None}
+        settings = {**self.thresholds, **given}
         texts = list(model_input["image"])
         found = []
         step = self.fixed_batch or IMAGES_PER_CALL
@@ -102,8 +110,11 @@ class Detector(mlflow.pyfunc.PythonModel):
         """Boxes (N, 4) and scores (N, classes) of one image to its detections, in pixels of the
         image.
         """
+        if self.point:
+            boxes, scores = self.calibrated(boxes, scores, conf)
+            conf = 0.0
         classes = scores.argmax(1)
-        best = scores.max(1)
+        best = scores.max(1) if len(scores) else np.zeros(0, scores.dtype)
         likely = best > conf
         xyxy, best, classes = boxes[likely], best[likely], classes[likely]
         if self.needs_nms:
@@ -122,6 +133,38 @@ class Detector(mlflow.pyfunc.PythonModel):
             }
             for c, s, box in zip(classes[kept], best[kept], xyxy)
         ]
+
+    def calibrated(self, boxes, scores, conf):
+        """Of boxes (N, 4) and scores (N, classes) those with a class above its threshold (or
+        `conf`), scores calibrated; the score of a class below it is 0.
+        """
+        maps = self.point["calibration"]["maps"]
+        thresholds = self.point["thresholds"] if conf is None else [conf] * len(maps)
+        limits = [
+            sigmoid(joined(logit(t), each["y"], each["x"], 1 / each["slope"]))
+            for t, each in zip(thresholds, maps)
+        ]
+        above = scores > np.array(limits, scores.dtype)
+        rows = above.any(1)
+        boxes, scores, above = boxes[rows], scores[rows], above[rows]
+        for c, each in enumerate(maps):
+            z = joined(logit(scores[:, c]), each["x"], each["y"], each["slope"])
+            scores[:, c] = np.where(above[:, c], sigmoid(z), 0)
+        return boxes, scores
+
+
+def joined(z, x, y, slope):
+    """Lines through the points (x, y), continued with `slope` on both sides, at `z`."""
+    return np.interp(z, x, y) + slope * (np.minimum(z - x[0], 0) + np.maximum(z - x[-1], 0))
+
+
+def logit(scores):
+    inside = np.clip(np.asarray(scores, np.float64), 1e-12, 1 - 1e-12)
+    return np.log(inside) - np.log1p(-inside)
+
+
+def sigmoid(z):
+    return 0.5 * (1 + np.tanh(0.5 * z))
 
 
 def decode(text, row):
@@ -164,6 +207,7 @@ def nms(boxes, scores, classes, iou, limit):
     """Indices of the boxes (n, 4) xyxy to keep, best first: a box yields to a better one of its
     class it overlaps.
     """
+    boxes = boxes.astype(np.float64)
     area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), 1)
     order, kept = np.argsort(-scores, kind="stable"), []
     while len(order) and len(kept) < limit:

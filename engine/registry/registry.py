@@ -3,7 +3,7 @@ tracking it waits for the
 server, and fails with a message where there is none: this is what stage register is for.
 
 Aliases: `challenger` is the version presented last, `champion` the one to use in production (who
-that is decides `engine.registry.gates`), `previous` the champion before it.
+that is decides `engine.comparison`), `previous` the champion before it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import base64
 import contextlib
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,31 +24,38 @@ from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
 from engine.registry.candidate import DEFAULTS, Candidate, Registration
-from engine.registry.gates import Decision, Measured, decide
-from engine.registry.version_description import MODEL_DESCRIPTION, describe_version
+from engine.registry.history import entries
+from engine.registry.image_list import IMAGE_LIST
+from engine.registry.version_description import MODEL_DESCRIPTION, describe_version, show_history
 from engine.tracking.journal import Journal, journal_home
-from engine.tracking.mlflow_client import Store, open_store, patient, reason, tracking_uri
+from engine.tracking.mlflow_client import (
+    Store,
+    is_of_store,
+    open_store,
+    patient,
+    reason,
+    tracking_uri,
+)
 from engine.tracking.mlflow_links import run_url, ui_base
 from engine.tracking.mlflow_recorder import DESCRIPTION, WEIGHTS, Recorder
-from engine.tracking.run_description import describe
+from engine.tracking.run_description import describe as describe_run
 from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import StageRun
 from engine.tracking.stage_runs import attachment
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
-# tag of a version: the value it became champion with, whatever it is measured to later
-PROMOTED = "promoted_value"
 REQUIREMENTS = (
     "onnxruntime",
     "numpy",
     "opencv-python-headless",
 )  # of the registered model, besides MLflow
+# beside a version's model: SHA-256 of each image it was trained on, a line each
+TRAINING_IMAGES = "training_images.txt"
+REPORT = "report"  # folder among the artifacts, with the page and the model card of a version
 CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
 def register(candidate: Candidate, params: Params, root: Path, track: bool = True) -> Registration:
-    """Make the candidate a version, unless these weights in this very file are one, and set the
-    aliases.
+    """Make the candidate a version, unless these weights in this very file are one. Aliases stay.
 
     track: whether a run is made for weights that have none; without it the version may be without a
     run.
@@ -78,14 +84,27 @@ def register(candidate: Candidate, params: Params, root: Path, track: bool = Tru
             version = _create(store, candidate, experiment, run_id)
         else:
             _set_tags(store, candidate, version)
-        aliases, decision, champion = _appoint(store, candidate, version)
-        links = _links(root, experiment, run_id)
-        _describe(store, candidate, version, decision, links)
-        if run_id is not None:
+    return Registration(version, run_id, experiment)
+
+
+def describe(candidate: Candidate, done: Registration, aliases: Sequence[str], root: Path) -> None:
+    """Write on the pages of the version, of its model and of its run what it is and what was
+    decided about it. Raises as `register` does.
+    """
+    state = state_root(root)
+    with described_errors(state), patient():
+        store = open_store(state)
+        links = _links(root, done.experiment_id, done.run_id)
+        for key, value in links.items():
+            store.client.set_model_version_tag(candidate.name, done.version, key, value)
+        history = entries(store, candidate.name)
+        text = describe_version(candidate, history, done.version, links)
+        store.client.update_model_version(candidate.name, done.version, text)
+        show_history(store, candidate.name, history)
+        if done.run_id is not None:
             named = f" ({', '.join(aliases)})" if aliases else ""
-            registered = f"{candidate.name} version {version}{named}"
-            _tell_run(store.client, run_id, candidate, registered)
-    return Registration(version, aliases, decision, champion, run_id, experiment)
+            registered = f"{candidate.name} version {done.version}{named}"
+            _tell_run(store.client, done.run_id, candidate, registered)
 
 
 @contextlib.contextmanager
@@ -93,12 +112,14 @@ def described_errors(state: Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
+        if (error.name or "").startswith("engine"):
+            raise
         raise WorkspaceError(
             f"stage register needs MLflow ({error}): pip install mlflow, then run again."
         ) from error
-    except (WorkspaceError, ConfigError):
-        raise
-    except Exception as error:  # MLflow's own, a network's, a database's
+    except Exception as error:
+        if not is_of_store(error):  # our own, which say what to do, and faults in code
+            raise
         uri = tracking_uri(state)
         if LOCKED in str(error) and uri.startswith("sqlite:///"):
             advice = describe_lock(Path(uri.removeprefix("sqlite:///")))
@@ -201,8 +222,8 @@ def save_pyfunc(
         Schema([ColSpec("string", "detections")]),
         ParamSchema(
             [
-                ParamSpec(name, "long" if isinstance(value, int) else "double", value)
-                for name, value in DEFAULTS.items()
+                ParamSpec(name, "long" if isinstance(DEFAULTS[name], int) else "double", value)
+                for name, value in candidate.thresholds.items()
             ]
         ),
     )
@@ -222,10 +243,15 @@ def save_pyfunc(
         signature=signature,
         input_example=example,
     )
+    if candidate.training_images:
+        images = "".join(f"{sha256}\n" for sha256 in sorted(candidate.training_images))
+        (folder / TRAINING_IMAGES).write_text(images, encoding="ascii")
+    if candidate.image_list:
+        (folder / IMAGE_LIST).write_text(candidate.image_list, encoding="ascii", newline="")
 
 
 def _tags(candidate: Candidate) -> dict[str, str]:
-    measured = candidate.measured
+    measured, point = candidate.measured, candidate.operating_point
     return {
         **{name: f"{value:.4f}" for name, value in candidate.metrics.items()},
         **candidate.tags,
@@ -236,7 +262,11 @@ def _tags(candidate: Candidate) -> dict[str, str]:
         "class_hash": measured.class_hash,
         "weights_sha256": measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
-        **{f"threshold.{name}": str(value) for name, value in DEFAULTS.items()},
+        **{
+            f"threshold.{name}": "of each class" if value is None else str(value)
+            for name, value in candidate.thresholds.items()
+        },
+        **({"threshold.goal": str(point.goal)} if point is not None else {}),
         "threshold.conf_of_best_F1": ""
         if candidate.best_conf is None
         else f"{candidate.best_conf:.4f}",
@@ -244,41 +274,11 @@ def _tags(candidate: Candidate) -> dict[str, str]:
 
 
 def _set_tags(store: Store, candidate: Candidate, version: str) -> None:
-    """The same weights may have been measured on other images since; what made them champion stays
-    known.
-    """
+    """The same weights may have been measured on other images since."""
     present = store.client.get_model_version(candidate.name, version).tags
-    if (
-        PROMOTED not in present
-        and present.get("value")
-        and aliases_of(store, candidate.name).get(CHAMPION) == version
-    ):
-        # Champion by hand, or from before this tag existed.
-        store.client.set_model_version_tag(candidate.name, version, PROMOTED, present["value"])
     for key, value in _tags(candidate).items():
         if present.get(key) != value:
             store.client.set_model_version_tag(candidate.name, version, key, value)
-
-
-def _measured_of(version: Any) -> Measured:
-    tags = version.tags
-    return Measured(
-        metric=tags.get("metric", ""),
-        value=_number(tags.get("value")),
-        split=tags.get("split", ""),
-        data_digest=tags.get("split_digest", ""),
-        class_hash=tags.get("class_hash", ""),
-        weights_sha256=tags.get("weights_sha256", ""),
-        version=str(version.version),
-        promoted_value=_number(tags.get(PROMOTED)),
-    )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
 
 
 def aliases_of(store: Store, name: str) -> dict[str, str]:
@@ -287,24 +287,6 @@ def aliases_of(store: Store, name: str) -> dict[str, str]:
         alias: str(version)
         for alias, version in store.client.get_registered_model(name).aliases.items()
     }
-
-
-def _appoint(
-    store: Store, candidate: Candidate, version: str
-) -> tuple[tuple[str, ...], Decision, Measured | None]:
-    client, name = store.client, candidate.name
-    current = aliases_of(store, name).get(CHAMPION)
-    champion = _measured_of(client.get_model_version(name, current)) if current else None
-    decision = decide(replace(candidate.measured, version=version), champion)
-    client.set_registered_model_alias(name, CHALLENGER, version)
-    if decision.promote and current != version:
-        if current:
-            client.set_registered_model_alias(name, PREVIOUS, current)
-        client.set_registered_model_alias(name, CHAMPION, version)
-        client.set_model_version_tag(name, version, PROMOTED, repr(candidate.measured.value))
-    aliases = tuple(sorted(alias for alias, of in aliases_of(store, name).items() if of == version))
-    client.set_model_version_tag(name, version, "decision", decision.reason)
-    return aliases, decision, champion
 
 
 def _link_metrics(client: Any, candidate: Candidate, run_id: str, model_id: str) -> None:
@@ -330,7 +312,7 @@ def _tell_run(client: Any, run_id: str, candidate: Candidate, registered: str) -
         if file.is_file():  # under a name that the UI shows as text
             client.log_text(run_id, file.read_text(encoding="utf-8"), f"code/{file.name}.yaml")
     data = client.get_run(run_id).data
-    client.set_tag(run_id, DESCRIPTION, describe(data.params, data.metrics, data.tags))
+    client.set_tag(run_id, DESCRIPTION, describe_run(data.params, data.metrics, data.tags))
 
 
 def _links(root: Path, experiment: str, run_id: str | None) -> dict[str, str]:
@@ -341,13 +323,6 @@ def _links(root: Path, experiment: str, run_id: str | None) -> dict[str, str]:
     return {
         "run_url": run_url(experiment, run_id, base),
         "report_url": run_url(experiment, f"{run_id}/artifacts", base),
+        "page_url": run_url(experiment, f"{run_id}/artifacts/{REPORT}/index.html", base),
+        "card_url": run_url(experiment, f"{run_id}/artifacts/{REPORT}/model_card.md", base),
     }
-
-
-def _describe(
-    store: Store, candidate: Candidate, version: str, decision: Decision, links: Mapping[str, str]
-) -> None:
-    for key, value in links.items():
-        store.client.set_model_version_tag(candidate.name, version, key, value)
-    text = describe_version(candidate, decision.reason, links)
-    store.client.update_model_version(candidate.name, version, text)

@@ -122,6 +122,9 @@ def stage_code(
     else:
         modules = code_of_stage(stage, kept)
         found = {"settings": settings, "modules": modules, "own": {}, "packages": {}}
+    # Not a dependency of its own: the file need not be there, and prepare adds to it.
+    if stage == "prepare" and (edited := _edited_classes(root)):
+        found["classes"] = edited
     if sources is None:
         kept.keep()
     return found
@@ -249,3 +252,12 @@ def listed(names: list[str], at_most: int = 5) -> str:
     """Names for a message: the first few, and how many more."""
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return f"{', '.join(names[:at_most])}{more}"
+
+
+def _edited_classes(root: Path) -> dict[str, str]:
+    file = root / "data" / "classes.yaml"
+    if not file.is_file():
+        return {}
+    from engine.datasets.classes import edited_classes  # with numpy, which this stage does without
+
+    return edited_classes(file)

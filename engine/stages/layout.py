@@ -17,8 +17,18 @@ What lies below `reports/`:
                              SHA-256)
     validate/metrics.json    numbers only: metrics/*; null where nothing could be measured
     validate/origin.json     split, weights_sha256
+    validate/errors.json     where the detector fails: types of errors and their costs, slices, the
+                             hardest images, probable label errors; images of them in errors/
+    validate/thresholds.json weights_sha256, and the operating point that goes into exported files:
+                             goal, calibration, a threshold for each class; null where nothing could
+                             be chosen
+    validate/operating_point.json  what that gives on the split, with intervals
     export.json              weights_sha256, and of each format its file, SHA-256 and parity with
                              PyTorch
+    compare/errors.json      what the version gains and loses against the champion, by class and
+                             image, with images; an empty object where nothing was compared
+    index.html               the report: all of this for people, in one page
+    model_card.md            the same in short, recorded facts only
     registration.json        model, version, aliases, decision and its reason, the metrics it was
                              made by, and where MLflow has the training's run
 """
@@ -102,6 +112,16 @@ class Layout:
         to.
         """
         return self.summary(stage).with_name("origin.json")
+
+    @property
+    def thresholds(self) -> Path:
+        """The operating point that stage validate chose, for stage export."""
+        return self.reports / "validate" / "thresholds.json"
+
+    @property
+    def compare(self) -> Path:
+        """What a version gains and loses against the champion: the folder."""
+        return self.reports / "compare"
 
     def code(self, stage: str) -> Path:
         """The file that says what the code of a stage does: its code dependency in dvc.yaml."""

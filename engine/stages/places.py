@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 from engine.project.environment import NoProject, find_root
+from engine.registry.fetch import is_fetched
 from engine.stages.start_weights import stage_that_makes
 
 EXPORTS = "runs/export"  # of a project
@@ -15,7 +16,7 @@ EXPORTS = "runs/export"  # of a project
 
 def export_folder(weights: Path, asked: str | Path | None) -> Path:
     """The folder for an exported model: `asked`, else beside the weights; for those of the pipeline
-    `runs/export/`.
+    and for those fetched from the registry into a hidden folder `runs/export/`.
 
     Raises:
         ConfigError: `asked` lies in an output of a stage.
@@ -26,10 +27,10 @@ def export_folder(weights: Path, asked: str | Path | None) -> Path:
     except NoProject:
         return folder
     owner = stage_that_makes(folder, root)
+    if asked is None and (owner is not None or is_fetched(weights.resolve(), root)):
+        return root / EXPORTS
     if owner is None:
         return folder
-    if asked is None:
-        return root / EXPORTS
     raise ConfigError(
         f"export: folder={asked} lies in {owner[1]}, which stage {owner[0]} makes anew: DVC would "
         f"not go on, or remove the file. Give another folder, for example {EXPORTS}; the pipeline "

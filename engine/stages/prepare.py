@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from engine.files import read_object
 from engine.project.environment import state_root
 from engine.stages.layout import Attached, Layout, Progress, write_json
 
+log = logging.getLogger("detectflow.data")
+
 
 def run(
     params: Params,
@@ -27,7 +30,8 @@ def run(
     callbacks: Sequence[Attached] = (),
     mapper: Any = None,
 ) -> dict[str, Any]:
-    """Write `data/prepared/` and `reports/data.json`.
+    """Write `data/prepared/` and `reports/data.json`, and pin the dataset's classes in
+    `data/classes.yaml`.
 
     mapper: what scans the images (`engine.datasets.image_scan.Mapper`); by default
     `flows.prepare.workers` processes here.
@@ -44,20 +48,37 @@ def run(
     settings = with_absolute_path(params.data, root)
     mapper = mapper or LocalWorkers(params.flows.prepare.workers)
     description = load_description(root / settings.source)
-    report = prepare(
-        description, layout.prepared, settings, progress, project_classes(root), mapper
-    )
+    schema = project_classes(root, description.name)
+    report = prepare(description, layout.prepared, settings, progress, schema, mapper)
+    _pin(root, description.name, report.info["names"], is_new=schema is None)
     return write_json(layout.summary("prepare"), report.summary())
 
 
-def project_classes(root: Path) -> Any:
-    """The `ClassSchema` of this project's data/classes.yaml, None where there is none. ConfigError:
-    it is not right.
+def project_classes(root: Path, dataset: str) -> Any:
+    """The `ClassSchema` of this project's data/classes.yaml for a dataset, None where there is
+    none. ConfigError: the file is not right.
     """
     from engine.datasets.classes import CLASSES_FILE, load_classes
 
     file = root / CLASSES_FILE
-    return load_classes(file, CLASSES_FILE) if file.is_file() else None
+    return load_classes(file, CLASSES_FILE, dataset) if file.is_file() else None
+
+
+def _pin(root: Path, dataset: str, names: Sequence[str], is_new: bool) -> None:
+    """Keep the numbers of the classes for the next time, and say which classes are new."""
+    from engine.datasets.classes import CLASSES_FILE, pin_classes
+
+    added = pin_classes(root / CLASSES_FILE, dataset, names)
+    if added and is_new:
+        log.info("%s: classes pinned in %s: %s", dataset, CLASSES_FILE, ", ".join(added))
+    elif added:
+        numbers = ", ".join(f"'{name}' is number {names.index(name)}" for name in added)
+        log.warning(
+            "%s: new classes, added at the end of %s: %s. Commit that file with the data",
+            dataset,
+            CLASSES_FILE,
+            numbers,
+        )
 
 
 def with_absolute_path(settings: DataConfig, root: Path) -> DataConfig:
@@ -94,7 +115,7 @@ def source_changed(params: Params, root: Path) -> bool:
     source = root / settings.source
     description = load_description(source)
     folder = description.local_folder(settings)
-    if _classes_changed(root):
+    if _classes_changed(root, description.name):
         return True
     watched = folder is None or folder.resolve().is_relative_to((root / "data" / "raw").resolve())
     if watched or (source.is_dir() and not settings.path):
@@ -111,6 +132,7 @@ def source_changed(params: Params, root: Path) -> bool:
         settings.policies,
         settings.group_by,
         settings.group_table,
+        settings.meta_table,
     ]
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     index = state_root(root) / ".cache" / "sources" / f"{key}.json"
@@ -118,7 +140,7 @@ def source_changed(params: Params, root: Path) -> bool:
     if found is None:
         before = Snapshot.of(folder)
         try:
-            schema = project_classes(root)
+            schema = project_classes(root, description.name)
             content, layout = read_source_digest(
                 description, settings, folder, schema.names if schema else ()
             )
@@ -129,14 +151,18 @@ def source_changed(params: Params, root: Path) -> bool:
     return found != recorded
 
 
-def _classes_changed(root: Path) -> bool:
-    """Whether data/classes.yaml, which DVC does not watch because it need not be there, names other
-    classes than prepared.
+def _classes_changed(root: Path, dataset: str) -> bool:
+    """Whether data/classes.yaml, which DVC does not watch because it need not be there, says other
+    numbers than prepared. Pinned classes that a later version of the dataset added may be missing.
     """
     try:
-        schema = project_classes(root)
+        schema = project_classes(root, dataset)
     except EngineError:
         return True  # prepare says what is wrong with it
+    info = read_object(Layout(root).prepared / "dataset.json")
     # None: nothing was prepared, which is for others to notice
-    prepared = read_object(Layout(root).prepared / "dataset.json").get("names")
-    return None not in (schema, prepared) and list(schema.names) != prepared
+    prepared = info.get("names")
+    if schema is None or prepared is None:
+        return False
+    pinned = list(schema.names)
+    return prepared != (pinned[: len(prepared)] if schema.pinned else pinned)

@@ -1,19 +1,22 @@
-"""Stage register: the exported ONNX becomes a version in the MLflow registry, and champion if it is
-better.
+"""Stage register: the exported ONNX becomes a version in the MLflow registry, and champion if the
+gates say so after both were measured.
 
-The same weights in the same file are registered once; running the stage again only sets the aliases
-again.
+The same weights in the same file are registered once; running the stage again without new evidence
+changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.config import Params
-from engine.errors import ConfigError, WorkspaceError, nearest
-from engine.files import sha256_file
+from engine.errors import ConfigError, EngineError, WorkspaceError, nearest
+from engine.files import publish_folder, sha256_file
 from engine.stages.layout import (
     Attached,
     Layout,
@@ -24,6 +27,12 @@ from engine.stages.layout import (
     write_json,
 )
 from engine.stages.progress import step_progress
+from engine.types import SPLITS
+
+if TYPE_CHECKING:
+    from engine.comparison.decision import Outcome
+
+log = logging.getLogger("detectflow")
 
 EXAMPLE_BYTES = 200_000  # a larger image is made smaller for the example
 SUFFIXES = {".jpg", ".jpeg", ".png"}
@@ -32,47 +41,128 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 def run(
     params: Params, root: Path, progress: Progress | None = None, callbacks: Sequence[Attached] = ()
 ) -> dict[str, Any]:
-    """Register, decide, and write `reports/registration.json`.
+    """Register, compare with the champion, decide, and write `reports/registration.json`, the
+    evidence as `decision.json`, what is gained and lost into `compare/`, the report as `index.html`
+    and `model_card.md`.
 
     Raises:
-        ConfigError: no ONNX was exported, or the deciding metric is not measured.
+        ConfigError: no ONNX was exported, or there is no such metric or gate.
         WorkspaceError: reports and weights do not belong together; the registry cannot be reached.
+        DataError: nothing to compare on.
     """
-    from engine.registry.registry import register
+    from engine.comparison.decision import settle
+    from engine.gates import read_gates
+    from engine.registry.registry import describe, register
     from engine.stages.runner import tracker_of
 
     layout = Layout(root)
+    read_gates(params.register_.gate)  # before anything is written
     candidate = make_candidate(params, layout)
     done = register(candidate, params, root, track=tracker_of(params) is not None)
+    outcome = settle(candidate.name, done.version, params, root, by=decider(root))
+    describe(candidate, done, outcome.aliases, root)
     if progress is not None:
         progress(step_progress("register", 1, 1))
-    champion = done.champion
     summary = {
         "model": candidate.name,
         "version": int(done.version),
-        "aliases": list(done.aliases),
-        "decision": "champion" if done.decision.promote else "challenger",
-        "reason": done.decision.reason,
+        "aliases": list(outcome.aliases),
+        "decision": "champion" if outcome.champion == done.version else "challenger",
+        "verdict": outcome.verdict.value if outcome.verdict else None,
+        "reason": outcome.reason,
+        "advice": list(outcome.advice),
         "metric": candidate.measured.metric,
         "value": candidate.measured.value,
-        "champion_version": int(champion.version) if champion else None,
-        "champion_value": champion.value if champion else None,
-        "champion_promoted_value": champion.promoted_value if champion else None,
+        "champion_version": int(outcome.before) if outcome.before else None,
         "weights_sha256": candidate.measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
+        "latency": _latency(candidate.onnx),
         "run_id": done.run_id,
         "experiment_id": done.experiment_id,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return write_json(layout.summary("register"), summary)
+    evidence = {"asked_now": outcome.comparison is not None, **(outcome.values or {})}
+    write_json(layout.reports / "decision.json", evidence)
+    write_json(layout.summary("register"), summary)
+    _compare(outcome, candidate.name, layout)
+    _report(candidate.name, done.version, layout)
+    return summary
+
+
+def _latency(onnx: Path) -> dict[str, Any] | None:
+    from engine.export.latency import measure_latency
+
+    try:
+        return measure_latency(onnx)
+    except EngineError as error:  # it was run by the comparison; this is for readers only
+        log.warning("the latency of %s could not be measured: %s", onnx, error)
+        return None
+
+
+def _compare(outcome: Outcome, name: str, layout: Layout) -> None:
+    """`reports/compare`, from the measurements that were made for the decision; of a decision that
+    stands, as it was kept with its evidence. What fails is told, as with the report.
+    """
+    from engine.registry.version_files import bring_pair, keep_pair
+    from engine.report.pair import PAIR_FILE, write_pair
+    from engine.report.publish import attempted
+
+    def make() -> bool:
+        with publish_folder(layout.compare) as folder:
+            if outcome.comparison is not None:
+                return bool(write_pair(outcome.comparison, folder))
+            if outcome.values:
+                bring_pair(name, outcome.version, folder, layout.root)
+            if not (folder / PAIR_FILE).is_file():
+                write_json(folder / PAIR_FILE, {})
+        return False
+
+    def without(reason: str) -> bool:
+        write_json(layout.compare / PAIR_FILE, {})  # dvc.yaml promises the folder
+        return False
+
+    again = "its section is left out. `detectflow compare` makes the same of any two models"
+    if attempted("comparison by class and image", make, without, again):
+        try:
+            keep_pair(name, outcome.version, layout.compare, layout.root)
+        except WorkspaceError as error:
+            log.warning("what %s/%s gained is not in MLflow: %s", name, outcome.version, error)
+
+
+def _report(name: str, version: str, layout: Layout) -> None:
+    """The page and the model card, here and in MLflow. The registration is done and does not depend
+    on them: what fails is told.
+    """
+    from engine.registry.version_files import attach
+    from engine.report.publish import write_report
+
+    files = write_report(layout.root, layout.reports)
+    try:
+        attach(name, version, files, layout.root)
+    except WorkspaceError as error:
+        log.warning("the report of %s version %s is not in MLflow: %s", name, version, error)
+
+
+def decider(root: Path) -> str:
+    """Who the history says has decided: the gates, and who had them asked."""
+    from engine.registry.moves import person
+
+    return f"stage register, run by {person(root)}"
 
 
 def make_candidate(params: Params, layout: Layout) -> Any:
     """What the reports of the stages before say of the exported model, checked to be about the same
     weights.
     """
-    from engine.registry.candidate import Candidate
-    from engine.registry.gates import Measured
+    from engine.comparison.evidence import METRICS
+    from engine.data.manifest import read_manifest
+    from engine.detect.operating_point import point_in
+    from engine.model_formats.metadata import decode_meta
+    from engine.model_formats.table import header_of
+    from engine.registry.candidate import Candidate, Measured
+    from engine.registry.image_list import as_text, images_of
     from engine.tracking import run_metadata
+    from engine.tracking.model_name import registered_name
 
     trained, validated = read_report(layout, "train"), read_report(layout, "validate")
     exported = read_json(layout.summary("export"), "export")
@@ -93,12 +183,12 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         )
     path = layout.root / onnx["file"]
     digest = _checked(path, onnx["sha256"])
+    meta = decode_meta(header_of(path), path)
     metric, split = params.register_.metric, str(validated.get("split", "test"))
-    known = [key for key in validated if key.startswith("metrics/")]
-    if metric not in known:
+    if metric not in METRICS:
         raise ConfigError(
-            f"params.yaml: register.metric = '{metric}' is not measured by stage "
-            f"validate.{nearest(metric, known)} There are: {', '.join(known)}"
+            f"params.yaml: register.metric = '{metric}' cannot decide.{nearest(metric, METRICS)} "
+            f"There are: {', '.join(METRICS)}"
         )
     dataset = run_metadata.dataset_metadata(layout.root)
     measured = Measured(
@@ -106,20 +196,22 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         value=validated[metric],  # None where the split holds nothing to find
         split=split,
         data_digest=run_metadata.split_digest(layout.root, split),
-        class_hash=_class_hash(path, str(dataset.get("class_hash", "")), layout),
+        class_hash=_class_hash(path, meta, str(dataset.get("class_hash", "")), layout),
         weights_sha256=weights,
     )
+    records = {split: read_manifest(layout.prepared / f"{split}.jsonl") for split in SPLITS}
+    names = tuple(map(str, dataset.get("names") or ()))
     about = {
         "dataset": dataset.get("name", ""),
         "model": trained.get("model", params.train.model),
         "input": "x".join(map(str, params.train.input_size)),
-        "classes": ", ".join(map(str, dataset.get("names") or ())),
+        "classes": ", ".join(names),
         "data_digest": trained.get("data_digest") or dataset.get("digest", ""),
         "weights_sha256": weights,
         "onnx_sha256": digest,
     }
     return Candidate(
-        name=params.register_.model,
+        name=registered_name(params, layout.root),
         onnx=path,
         onnx_sha256=digest,
         measured=measured,
@@ -132,15 +224,16 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         example=_example(layout, split, params.train.input_size),
         per_class=read_table(layout.reports / "validate" / "per_class.csv"),
         best_conf=validated.get("metrics/confidence"),
+        names=meta["names"],
+        operating_point=point_in(meta, len(meta["names"]), path),
+        training_images=[record.sha256 for record in records["train"]],
+        image_list=as_text(images_of(chain.from_iterable(records.values()), names)),
         files=(layout.root / "dvc.lock",),
     )
 
 
-def _class_hash(onnx: Path, of_data: str, layout: Layout) -> str:
+def _class_hash(onnx: Path, meta: Mapping[str, Any], of_data: str, layout: Layout) -> str:
     """What the model's numbers mean, as its own file says, where that is what the data say too."""
-    from engine.model_formats.table import FORMATS
-
-    meta = FORMATS["onnx"].read_meta(onnx)
     if "needs_nms" not in meta:  # its outputs are others than the registered model reads
         raise WorkspaceError(
             f"{onnx}: exported by an older version. Run stage export again: `detectflow run`."

@@ -1,14 +1,14 @@
-"""Stage validate: the metrics of the best weights on the deciding split, and the plots that
-explain them.
+"""Stage validate: the metrics of the best weights on the deciding split, the plots that explain
+them, and the thresholds for the goal of the settings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.config import Params
+from engine.config import Params, ValidateConfig
 from engine.stages.layout import (
     Attached,
     Layout,
@@ -18,6 +18,9 @@ from engine.stages.layout import (
     read_report,
     write_json,
 )
+
+if TYPE_CHECKING:
+    from engine.detect.validator import DetectionValidator
 
 
 def run(
@@ -29,7 +32,10 @@ def run(
         WorkspaceError: no weights or no prepared dataset yet. EngineError: the weights do not fit
             the data.
     """
+    from engine.detect.choose_point import settle_point
+    from engine.detect.report_point import report_point
     from engine.detect.validator import validator_class_of
+    from engine.metrics.operating_point import KEY
 
     layout = Layout(root)
     trained = read_report(layout, "train")
@@ -41,6 +47,35 @@ def run(
         metrics = validator(model=layout.best, data=layout.prepared)
         origin = {"split": params.validate_.split, "weights_sha256": trained["weights_sha256"]}
         measured = {key: metric_value(value) for key, value in metrics.items()}
+        point = settle_point(validator, layout.best, layout.prepared)
+        report_point(validator, point, folder)
+        chosen = {
+            "weights_sha256": trained["weights_sha256"],
+            KEY: point.to_dict() if point is not None else None,
+        }
+        write_json(folder / layout.thresholds.name, chosen)
         write_json(folder / "metrics.json", measured)
         write_json(folder / "origin.json", origin)
+        _write_errors(validator, layout, params.validate_, folder)
     return {**origin, **measured}
+
+
+def _write_errors(
+    validator: DetectionValidator, layout: Layout, settings: ValidateConfig, folder: Path
+) -> None:
+    """errors.json and its images: where the detector fails."""
+    from engine.data.manifest import load_prepared
+    from engine.error_analysis.report import error_report
+
+    if validator.scores is None:  # a validator of the user's own that measures something else
+        return
+    report = error_report(
+        validator.samples(),
+        validator.names,
+        validator.scores.confidence,
+        validator.scores.map50_area,
+        load_prepared(layout.prepared).records(settings.split),
+        settings.split,
+        folder if settings.plots else None,
+    )
+    write_json(folder / "errors.json", report)

@@ -238,6 +238,22 @@ def _make_tables(uri: str, state: Path) -> None:
     SqlAlchemyStore(uri, artifact_root(state))
 
 
+# What MLflow raises, and what it is made of: HTTP, databases, stores of artifacts.
+STORE_PACKAGES = {
+    *("mlflow", "requests", "urllib3", "http", "ssl", "sqlalchemy", "alembic", "sqlite3"),
+    *("botocore", "boto3", "azure", "google", "pyarrow", "paramiko"),
+}
+
+
+def is_of_store(error: BaseException) -> bool:
+    """Whether an error is MLflow's, a network's or a database's: of anything else (a NameError) the
+    cause is a fault in code, and no server has anything to do with it.
+    """
+    return isinstance(error, OSError) or any(
+        kind.__module__.partition(".")[0] in STORE_PACKAGES for kind in type(error).__mro__
+    )
+
+
 def is_refusal(error: Exception) -> bool:
     """Whether MLflow understood and said no, so that asking again is useless."""
     return getattr(error, "error_code", None) in REFUSED

@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.config import Params
+from engine.errors import ConfigError
 from engine.files import read_object
 from engine.project.environment import LOOPBACK, MLFLOW_PORT, state_root
 from engine.project.redaction import mlflow_login, without_user
 from engine.tracking.mlflow_client import tracking_uri
+from engine.tracking.model_name import registered_name
 
 ASK_TIMEOUT_S = 3.0
 TRAINING = "workflowType=machine_learning"  # else the UI opens as one for language models
@@ -71,7 +74,10 @@ def registered(root: Path, params: Params) -> bool:
         name, version, weights = (str(found[k]) for k in ("model", "version", "weights_sha256"))
     except KeyError:
         return False
-    if name != params.register_.model:
+    try:
+        if name != registered_name(params, root):
+            return False
+    except ConfigError:  # the prepared data have gone
         return False
     uri = tracking_uri(state_root(root))
     if uri.startswith("http"):
@@ -89,6 +95,44 @@ def registered(root: Path, params: Params) -> bool:
     )
     rows = _query(uri, query, [name, int(version)])
     return rows is None or bool(rows) and rows[0][0] == weights
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A registered model as the registry has it at this moment."""
+
+    aliases: Mapping[str, str]  # alias -> version
+    tags: Mapping[str, str]  # of the model itself
+
+
+def model_state(root: Path, name: str) -> ModelState | None:
+    """Aliases and tags of a registered model, empty where there is no such model; None where nobody
+    answers.
+    """
+    uri = tracking_uri(state_root(root))
+    if uri.startswith("http"):
+        return _state_over_rest(uri, name)
+    aliases = _query(
+        uri, "SELECT alias, version FROM registered_model_aliases WHERE name = ?", [name]
+    )
+    tags = _query(uri, "SELECT key, value FROM registered_model_tags WHERE name = ?", [name])
+    if aliases is None or tags is None:
+        return None
+    return ModelState(
+        {alias: str(version) for alias, version in aliases},
+        {key: value or "" for key, value in tags},
+    )
+
+
+def _state_over_rest(uri: str, name: str) -> ModelState | None:
+    answer = _get(uri, "registered-models/get", name=name)
+    if answer is None:
+        return None
+    model = answer.get("registered_model", {})
+    return ModelState(
+        {each["alias"]: str(each["version"]) for each in model.get("aliases", ())},
+        {tag.get("key", ""): tag.get("value", "") for tag in model.get("tags", ())},
+    )
 
 
 def _query(uri: str, query: str, values: Sequence[Any]) -> list[tuple] | None:

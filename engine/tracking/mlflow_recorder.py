@@ -11,7 +11,7 @@ Whatever decides which run is meant stands in the first record of a journal; the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from engine.locks import locked
@@ -31,6 +31,7 @@ OWN_NOTE = "detectflow.study"
 DESCRIPTION = "mlflow.note.content"  # tag
 IMAGES, IMAGE_PX = "images", 1600  # folder of MLflow's; most that is uploaded, as PNG
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
+TIMES = "time/"  # metrics of how long something took
 DIED = "the process died"
 
 
@@ -133,11 +134,31 @@ class Recorder:
     def _metrics(self, records: Sequence[Record]) -> None:
         from mlflow.entities import Metric
 
-        found = [Metric(k, v, r["at"], r["step"]) for r in records for k, v in r["values"].items()]
+        found = [
+            Metric(key, value, record["at"], step)
+            for record in records
+            for key, value, step in self._points(record)
+        ]
         for begin in range(0, len(found), METRICS_PER_CALL):
             self.client.log_batch(
                 self.run_id, metrics=found[begin : begin + METRICS_PER_CALL], synchronous=True
             )
+
+    def _points(self, record: Record) -> Iterator[tuple[str, float, int]]:
+        """(key, value, step) of a record of metrics.
+
+        What stages measure of weights that are there ("again") may be measured again: a value that
+        is in the run already is no second point, one that has changed is the next step, and how
+        long it took is told of the first time only.
+        """
+        values, step = record["values"], record["step"]
+        present = self.client.get_run(self.run_id).data.metrics if record.get("again") else {}
+        for key, value in values.items():
+            if key not in present:
+                yield key, value, step
+            elif present[key] != value and not key.startswith(TIMES):
+                history = self.client.get_metric_history(self.run_id, key)
+                yield key, value, max(point.step for point in history) + 1
 
     def _inputs(self, record: Record) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

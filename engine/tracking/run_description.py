@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from engine.markdown import plain, sentence
 from engine.metrics.headlines import headline_names, short_name
 from engine.metrics.reported import PRIMARY
 from engine.tracking.run_metadata import BEST
@@ -19,7 +20,7 @@ def describe(
     """What a reader wants to know first, from a run's parameters, latest metrics and tags."""
     parts = [_headline(params, metrics, tags)]
     if tags.get("origin"):
-        parts.append(f"> {tags['origin']}")
+        parts.append(f"> {sentence(tags['origin'])}")
     if table := _table(metrics):
         parts.append(table)
     parts.append("\n".join(f"- {line}" for line in _facts(params, metrics, tags)))
@@ -34,7 +35,8 @@ def _headline(
     primary = short_name(PRIMARY)
     found = {name: metrics.get(f"{split}/{primary}") for split, name in SPLITS.items()}
     measured = [f"**{value:.3f}** on {name}" for name, value in found.items() if value is not None]
-    about = f"{model} at {size} px on {tags.get('dataset', 'a dataset')}, {planned} epochs planned"
+    dataset = plain(tags.get("dataset", "a dataset"))
+    about = f"{plain(model)} at {size} px on {dataset}, {planned} epochs planned"
     return f"{primary} {', '.join(measured)}: {about}." if measured else f"{about}."
 
 
@@ -68,14 +70,14 @@ def _facts(
             "trained."
         )
     if tags.get("registered"):
-        lines.append(f"Registered as {tags['registered']}.")
+        lines.append(f"Registered as {plain(tags['registered'])}.")
     if tags.get("prefect.flow_run_url"):
         lines.append(f"Started by [a flow run of Prefect]({tags['prefect.flow_run_url']}).")
     if tags.get("ended"):
-        lines.append(f"Ended early: {tags['ended']}.")
+        lines.append(f"Ended early: {plain(tags['ended'])}.")
     if tags.get("data_digest"):
         lines.append(
-            f"Data digest `{tags['data_digest'][:16]}`, classes: {tags.get('classes', '?')}."
+            f"Data digest `{tags['data_digest'][:16]}`, classes: {plain(tags.get('classes', '?'))}."
         )
     if tags.get("weights_sha256"):
         lines.append(f"Weights `sha256:{tags['weights_sha256'][:16]}`.")

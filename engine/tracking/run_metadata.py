@@ -104,6 +104,12 @@ def split_digest(root: Path, split: str) -> str:
         return str(dataset_metadata(root).get("digest", ""))
 
 
+def images_digest(root: Path, split: str) -> str:
+    """`split_digest`, shortened; empty where the split is not at hand."""
+    manifest = root / PREPARED / f"{split}.jsonl"
+    return split_digest(root, split)[:DIGEST_CHARACTERS] if manifest.is_file() else ""
+
+
 def dataset_inputs(root: Path, params: Params) -> list[dict[str, Any]]:
     """The splits as MLflow's dataset inputs: name, digest, where from, counts, and what each is
     for.

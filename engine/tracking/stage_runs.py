@@ -88,7 +88,9 @@ class AddedRun(StageRun):
                 for name, file in files.items()
             }
         values[f"time/{self.name}_s"] = round((now_ms() - self.began_ms) / 1000, 1)
-        records.append({"do": "metrics", "step": 0, "at": now_ms(), "values": values})
+        records.append(
+            {"do": "metrics", "step": 0, "at": now_ms(), "values": values, "again": True}
+        )
         # Only now does dvc.lock know the weights.
         tags |= run_metadata.dvc_tags(self.root) | {f"stage.{self.name}": "done"}
         self.record({"do": "tags", "values": tags}, *records, *self.reports(self.name))

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from engine.code.closure import differences
-from engine.config.base import load_yaml
 from engine.errors import EngineError, WorkspaceError
 from engine.files import described_full_disk
 from engine.project.lock_holders import command_of
 from engine.project.workspace_lock import workspace_lock
+from engine.settings.base import load_yaml
 from engine.versioning.stage_inputs import (
     Snapshot,
     StageDefinition,

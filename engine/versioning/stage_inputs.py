@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config.base import load_yaml
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.files import sha256_file
+from engine.settings.base import load_yaml
 
 # Files below this are compared by content, so a mere touch is no change; larger ones by inode, size
 # and time.

@@ -123,7 +123,10 @@ def test_every_mode_has_help_with_an_example_or_a_sentence(mode):
         (["val", "half=true"], "unknown key 'half'. Remove it, or take one of: model, data, "),
         (["check", "zzz=1"], "unknown key 'zzz'. Remove it, or take one of: "),
         (["check", "policis.bad_box=drop"], "Did you mean 'policies'?"),
-        (["convert", "zzz=1"], "take one of: data, format, out, path, options, policies."),
+        (
+            ["convert", "zzz=1"],
+            "take one of: data, format, out, path, options, policies, corrections.",
+        ),
         (["predict", "model=a.pt"], "no source given"),
         (["predict", "source=a", "conf=2"], "conf"),
         (["stage"], "stage takes one name"),

@@ -19,7 +19,8 @@ from edits import (
 
 DETECTOR = {"train", "validate"}
 WITH_WEIGHTS = {*DETECTOR, "export"}
-ALL_BUT_PREPARE = {*WITH_WEIGHTS, "register"}  # the last two letterbox images as well
+MEASURED = {*DETECTOR, "register"}  # measures the exported files
+ALL_BUT_PREPARE = {*WITH_WEIGHTS, "register"}
 NOTHING = set()
 
 # what is edited, the file below engine/, the edit, and the stages that run again
@@ -72,25 +73,25 @@ TABLE = [
     ("a tag of a run", "tracking/run_metadata.py", replaced('"mlflow.source.name": "detectflow"', '"mlflow.source.name": "x"'), NOTHING),
     ("help of a setting", "config/train.py", replaced("only deterministic", "just"), NOTHING),
     ("decoding of images", "data/images.py", number(), {"prepare", *ALL_BUT_PREPARE}),
-    ("tables that the validator writes", "detect/validator.py", call("plot_metrics"), DETECTOR),
-    ("events of a validation", "core/events.py", replaced('startswith("on_val_")', 'startswith("on_")'), WITH_WEIGHTS),
+    ("tables that the validator writes", "detect/validator.py", call("plot_metrics"), MEASURED),
+    ("events of a validation", "core/events.py", replaced('startswith("on_val_")', 'startswith("on_")'), ALL_BUT_PREPARE),
     ("what published weights say", "model_formats/metadata.py", call("decode_meta"), {"train", "export"}),
     ("the loss", "models/yolov8/loss.py", number(), {"train"}),
     ("assignment of targets", "models/yolov8/assign.py", number(), {"train"}),
     ("settings that the loss is given", "models/yolov8/family.py", call("criterion"), {"train"}),
     ("transfer to other classes", "models/transfer.py", call("transfer"), {"train"}),
     ("when training stops early", "core/early_stopping.py", number("should_stop"), {"train"}),
-    ("the network", "models/yolov8/network.py", number(), WITH_WEIGHTS),
+    ("the network", "models/yolov8/network.py", number(), ALL_BUT_PREPARE),
     ("decoding", "models/yolov8/decode.py", number(), WITH_WEIGHTS),
     ("the optimizer", "core/optim.py", number(), {"train"}),
     ("the schedule", "core/schedule.py", number(), {"train"}),
     ("the average of the weights", "core/ema.py", number(), {"train"}),
     ("the training loop", "core/trainer.py", call("train"), {"train"}),
     ("augmentation", "data/transforms.py", number("hsv"), ALL_BUT_PREPARE),
-    ("batches", "data/loader.py", number(), DETECTOR),
-    ("metrics", "metrics/curves.py", number(), DETECTOR),
-    ("the validator", "detect/validator.py", number(), DETECTOR),
-    ("loading a checkpoint", "core/checkpoint.py", call("load_checkpoint"), WITH_WEIGHTS),
+    ("batches", "data/loader.py", number(), MEASURED),
+    ("metrics", "metrics/curves.py", number(), MEASURED),
+    ("the validator", "detect/validator.py", number(), MEASURED),
+    ("loading a checkpoint", "core/checkpoint.py", call("load_checkpoint"), ALL_BUT_PREPARE),
     ("splits", "datasets/splits.py", number(), {"prepare"}),
     ("a reader", "datasets/formats/voc.py", number(), {"prepare"}),
     ("near duplicates", "datasets/near_duplicates.py", number(), {"prepare"}),
@@ -105,7 +106,7 @@ TABLE = [
     ("layers that are fused for export", "models/yolov8/fuse.py", call("fuse"), {"export"}),
     ("how a dataset is converted", "datasets/formats/writers.py", number(), NOTHING),
     ("how weights are published", "model_formats/safetensors.py", call("write_safetensors"), {"export"}),
-    ("the input of an exported file", "detect/runtime.py", call("input_size"), {"export"}),
+    ("the input of an exported file", "detect/runtime.py", call("input_size"), {"export", "register"}),
     ("a text that becomes a result", "datasets/findings.py", replaced('"unreadable_image"', '"unread_image"'), {"prepare"}),
     ("whether a policy is offered", "datasets/findings.py", replaced('= "the image is left out"', '= ""'), {"prepare"}),
     ("the fields of a tuple", "models/yolov8/assign.py", replaced("foreground: Tensor", "foreground: list"), {"train"}),
@@ -116,7 +117,7 @@ TABLE = [
             "DetectionMetrics, DetectionScores,",
             "DetectionMetrics as DetectionScores, DetectionScores as DetectionMetrics,",
         ),
-        DETECTOR,
+        MEASURED,
     ),
     (
         "a statement in a package",
@@ -144,7 +145,11 @@ TABLE = [
         number(),
         {"register"},
     ),
-    ("the gate of the champion", "registry/gates/measured.py", number(), {"register"}),
+    ("a gate", "gates/better.py", number(), {"register"}),
+    ("the evidence of a decision", "comparison/evidence.py", number(), {"register"}),
+    ("the paired bootstrap", "metrics/paired.py", number(), {"validate", "register"}),
+    ("what a person decides", "registry/moves.py", number(), NOTHING),
+    ("tables of a comparison", "comparison/text.py", number(), NOTHING),
     ("the served model", "registry/pyfunc_model.py", number(), {"register"}),
     (
         "a function of the loss is gone",

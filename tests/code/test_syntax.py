@@ -316,7 +316,7 @@ def test_a_package_that_only_hands_on_does_nothing():
 
 def test_definitions_count_with_what_they_use_and_not_with_their_neighbours():
     text = dedent("""
-        from engine.config.base import Frozen
+        from engine.settings.base import Frozen
         from engine.far import helper
         LIMIT = 3
         def load(x): return _inner(x) + LIMIT

@@ -4,17 +4,26 @@ asked for.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from engine.config import DetectionTrainConfig, ExportConfig, Params, PredictConfig, parse_overrides
+from engine.config import (
+    DetectionTrainConfig,
+    ExportConfig,
+    Params,
+    PredictConfig,
+    ValidateConfig,
+    parse_overrides,
+    parse_value,
+)
 from engine.config.schema import SECTIONS, describe_groups, json_schema, settings_of
-from engine.config.yaml_io import key_lines, lines_of_file, nearest_line
 from engine.errors import ConfigError
+from engine.settings.yaml_io import key_lines, lines_of_file, nearest_line
 
 EPOCHS = "(integer >= 1, epochs: passes over the training images (epochs))"
 RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
@@ -190,7 +199,7 @@ def test_wrong_keys_of_sections_with_another_name_in_python_are_explained_too():
         ),
         (
             "register:\n  qqqq: 1\n",
-            "unknown key 'register.qqqq'. Remove it, or take one of: model, metric, experiment.",
+            "unknown key 'register.qqqq'. Remove it, or take one of: model, metric, gate, experiment.",
         ),
         ("registr:\n", "unknown key 'registr'. Did you mean 'register'?"),
     ],
@@ -238,6 +247,53 @@ def test_words_of_the_command_line_are_plain_values():
         parse_overrides(["a=1", "a=2"])
     with pytest.raises(ConfigError, match="not key=value"):
         parse_overrides(["epochs"])
+
+
+TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(
+    lambda text: text[0] not in "'\"" and text not in {"null", "Null", "NULL", "~"}
+)
+
+
+@given(TEXTS)
+@example("photos #2")
+@example("007")
+@example("1.10")
+@example("yes")
+@example("2026-13-45")
+@example("a: b")
+@example("[x]")
+@example("{}")
+@example("!!int x")
+@example("9" * 5000)
+@example("[" * 200)
+def test_where_the_setting_is_text_the_word_stays_as_it_is(text):
+    for key, schemas in (
+        ("model", (PredictConfig,)),
+        ("train.model", (Params,)),
+        ("data.source", (Params,)),
+        ("register.experiment", (Params,)),
+    ):
+        assert parse_overrides([f"{key}={text}"], *schemas) == {key: text}
+    assert parse_overrides([f"out={text}"], ValidateConfig, texts={"out"}) == {"out": text}
+    value = parse_overrides([f"source={text}"], PredictConfig)["source"]
+    assert not isinstance(value, str) or value == text
+
+
+def test_quotes_around_all_of_a_word_are_the_users_and_null_is_nothing_where_it_may_be():
+    assert parse_value("'007'", str) == parse_value('"007"') == "007"
+    assert parse_value("null", str | None) is None and parse_value("null", str) == "null"
+    assert parse_value("", str | None) is None and parse_value("", str) == ""
+    assert parse_value("0", Any) == 0 and parse_value("7", int | str) == 7
+    assert parse_value("x # y") == "x # y", "nor where nobody knows the type"
+
+
+def test_a_file_of_that_name_comes_before_a_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse_overrides(["source=0"], PredictConfig) == {"source": 0}
+    for name in ("0", "2026.10", "true", "[a]", "null"):
+        (tmp_path / name).mkdir()
+        assert parse_overrides([f"source={name}"], PredictConfig) == {"source": name}
+    assert parse_overrides(["epochs=0"], DetectionTrainConfig) == {"epochs": 0}, "no path at all"
 
 
 def test_nothing_is_evaluated():

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config.base import load_yaml
-from engine.config.yaml_io import Unquoted, read_yaml
 from engine.errors import ConfigError
+from engine.settings.base import load_yaml
+from engine.settings.yaml_io import Unquoted, read_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)

@@ -167,14 +167,39 @@ def test_resume_refuses_another_run(tmp_path):
     assert make(tmp_path, name="run", epochs=4, extend=True, resume=True).train().epochs == 4
 
 
-def test_a_damaged_checkpoint_is_named_and_the_previous_one_offered(tmp_path):
-    make(tmp_path, name="run").train()
-    last = tmp_path / "run" / "weights" / "last.pt"
-    content = bytearray(last.read_bytes())
+def flipped(content):
+    content = bytearray(content)
     content[len(content) // 2] ^= 1
-    last.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"last.pt: damaged.*last.prev.pt, is intact"):
+    return bytes(content)
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:100], lambda _: b"", None])
+def test_a_damaged_or_lost_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, damage):
+    make(tmp_path, name="run", epochs=4).train()
+    weights = tmp_path / "run" / "weights"
+    last, wanted = weights / "last.pt", load_checkpoint(weights / "last.pt")
+    if damage is None:
+        last.unlink()
+    else:
+        last.write_bytes(damage(last.read_bytes()))
+        broken = last.read_bytes()
+    assert make(tmp_path, name="run", epochs=4, resume=True).train().epochs == 4
+    again = load_checkpoint(last)
+    assert all(torch.equal(again.model[name], wanted.model[name]) for name in wanted.model)
+    assert "going on from the checkpoint before it" in caplog.text
+    if damage is not None:
+        assert (weights / "last.damaged.pt").read_bytes() == broken
+
+
+def test_where_the_one_before_is_damaged_too_nothing_is_moved(tmp_path):
+    make(tmp_path, name="run").train()
+    weights = tmp_path / "run" / "weights"
+    for name in ("last.pt", "last.prev.pt"):
+        (weights / name).write_bytes(flipped((weights / name).read_bytes()))
+    before = {file.name: file.read_bytes() for file in weights.iterdir()}
+    with pytest.raises(CheckpointError, match="last.pt: damaged"):
         make(tmp_path, name="run", resume=True).train()
+    assert {file.name: file.read_bytes() for file in weights.iterdir()} == before
 
 
 def test_a_nan_loss_stops_before_the_step(tmp_path):
@@ -252,6 +277,25 @@ def test_a_monitor_that_will_not_be_measured_is_refused_before_training(tmp_path
     )
     for name in ("val/ce_loss", "train/ce_loss", "lr/weight"):
         assert with_monitor(name).train().stop_reason == "done"
+
+
+def test_without_validation_the_training_loss_decides(tmp_path, caplog):
+    """Lowest in epoch 2 of those it goes through, as written down here."""
+    losses = (3.0, 1.0, 2.0, 2.5, 0.5)
+    trainer = make(tmp_path, name="run", epochs=5, patience=2, monitor="")
+    trainer.get_validator = lambda: None
+    plain = trainer.criterion
+
+    def scripted(preds, batch):
+        loss, _ = plain(preds, batch)
+        return loss, torch.tensor([losses[trainer.epoch]])
+
+    trainer.criterion = scripted
+    caplog.set_level("INFO", "detectflow")
+    done = trainer.train()
+    assert (done.best_epoch, done.epochs) == (1, 4) and done.best.exists()
+    assert load_checkpoint(done.best).training.get("epoch", 1) == 1
+    assert "stopping: the training loss has not improved for 2 epochs" in caplog.text
 
 
 def test_where_code_of_the_users_own_may_measure_more_the_first_validation_shows(tmp_path):

@@ -5,7 +5,11 @@ were drawn on.
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -294,3 +298,53 @@ def test_boxes_stay_on_their_object_through_every_writer(format, tmp_path):
             mode,
             orientation,
         )
+
+
+def promised(width: int, height: int) -> bytes:
+    """A PNG whose header promises so many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data).to_bytes(4, "big")
+        return len(data).to_bytes(4, "big") + kind + data + crc
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((8, 2, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body + chunk(b"IEND", b"")
+
+
+FIRST = """
+import sys
+for name in sys.argv[1].split(","):
+    __import__(name)
+import cv2, numpy
+from engine.data import images
+from engine.errors import DataError
+asked = []
+decode = cv2.imdecode
+def spied(data, flags):
+    try:
+        return decode(data, flags)
+    except cv2.error as error:
+        asked.append(str(error))
+        raise
+cv2.imdecode = spied
+try:
+    images.decode_image(open(sys.argv[2], "rb").read(), "bomb.png")
+except DataError as error:
+    assert "more than 179 million pixels; cut it into tiles" in str(error), error
+    assert images.IS_LIMITED == (sys.argv[1] == "engine"), images.IS_LIMITED
+    assert len(asked) == images.IS_LIMITED and all("PIXELS" in each for each in asked), asked
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize("first", ["engine", "cv2,engine"])
+def test_no_decoder_unpacks_more_than_the_limit(tmp_path, first):
+    (tmp_path / "bomb.png").write_bytes(promised(30_000, 30_000))
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST, first, str(tmp_path / "bomb.png")],
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("OPENCV_")},
+    )
+    assert done.stdout == "refused\n", done.stderr

@@ -87,6 +87,19 @@ def test_drop_last_drops_only_where_something_is_left():
     assert len(list(sampler(3, 4, drop_last=True))) == 3
 
 
+@pytest.mark.parametrize(("n", "b", "world"), [(17, 16, 1), (33, 16, 2), (1, 4, 1), (5, 2, 2)])
+def test_a_last_batch_has_at_least_two_images_to_learn_from(n, b, world):
+    ranks = [list(sampler(n, b, rank=r, world_size=world, least=2)) for r in range(world)]
+    last = [chunks(keys, b)[-1] for keys in ranks]
+    assert sum(map(len, last)) >= 2 and all(last)
+    for r, keys in enumerate(ranks):
+        assert len(keys) == len(sampler(n, b, rank=r, world_size=world, least=2))
+    whole = list(sampler(17, 16, least=2))
+    assert whole[17:] == whole[:1] and len(list(sampler(17, 16, least=2, shuffle=False))) == 17
+    assert list(sampler(18, 16, least=2)) == list(sampler(18, 16)), "nothing else changes"
+    assert len(list(sampler(3, 1, least=2))) == 3, "batch=1 stays what it is"
+
+
 def chunks(keys: list, size: int) -> list:
     return [keys[i : i + size] for i in range(0, len(keys), size)]
 

@@ -298,6 +298,49 @@ def test_yolo_splits_as_lists_of_images(tmp_path):
     assert [images[name].split for name in "abd"] == ["train", "val", "train"]
 
 
+def cvat_yolo(root, lists, data=None, prefix="data/"):
+    """CVAT's export "YOLO 1.1": three images for train, two for valid."""
+    for folder, numbers in (("obj_train_data", range(3)), ("obj_valid_data", range(5, 7))):
+        for n in numbers:
+            put(root / folder / f"frame_{n}.png", image_bytes("a"))
+            put(root / folder / f"frame_{n}.txt", "0 0.5 0.5 0.2 0.2\n")
+    put(root / "obj.names", "cat\ndog\n")
+    for file, folder, numbers in (
+        ("train.txt", "obj_train_data", range(3)),
+        ("valid.txt", "obj_valid_data", range(5, 7)),
+    ):
+        if file in lists:
+            names = [f"{prefix}{folder}/frame_{n}.png\n" for n in numbers]
+            put(root / file, "".join(names))
+    if data:
+        put(root / "obj.data", data)
+    return root
+
+
+OBJ_DATA = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nbackup = backup/\n"
+
+
+@pytest.mark.parametrize("data", [OBJ_DATA, OBJ_DATA.replace("data/", "/home/me/darknet/"), None])
+@pytest.mark.parametrize("prefix", ["data/", "", "./", "C:\\work\\"])
+def test_split_lists_of_cvat_and_darknet(tmp_path, data, prefix):
+    images, findings = read(cvat_yolo(tmp_path, ("train.txt", "valid.txt"), data, prefix))
+    assert {name: image.split for name, image in images.items()} == {
+        **{f"frame_{n}": "train" for n in range(3)},
+        **{f"frame_{n}": "val" for n in range(5, 7)},
+    }
+    assert findings == {}
+
+
+def test_one_list_alone_is_no_split_and_a_data_yaml_outweighs_them(tmp_path):
+    """CVAT writes train.txt for a task without subsets."""
+    images, _ = read(cvat_yolo(tmp_path / "one", ("train.txt",)))
+    assert len(images) == 5 and {each.split for each in images.values()} == {""}
+    both = cvat_yolo(tmp_path / "both", ("train.txt", "valid.txt"), OBJ_DATA)
+    put(both / "data.yaml", "train: obj_valid_data\nval: obj_train_data\nnames: [cat, dog]\n")
+    images, _ = read(both)
+    assert [images[f"frame_{n}"].split for n in (0, 5)] == ["val", "train"]
+
+
 def test_yolo_a_split_may_be_the_whole_folder(tmp_path):
     make_yolo(tmp_path)
     for text in (".", "./", str(tmp_path)):
@@ -490,6 +533,12 @@ def test_xml_is_read_with_line_numbers_and_in_any_encoding():
     root = parse_xml("<a>\n<b>ü</b>\n</a>".encode("utf-16"))
     assert (root.text("b"), root.child("b").line) == ("ü", 2)
     assert parse_xml(b"\xef\xbb\xbf<a>\r\n<b/></a>").child("b").line == 2
+
+
+@pytest.mark.timeout(30)  # the square of their number would be minutes
+def test_a_text_of_a_million_lines_takes_a_million_steps():
+    root = parse_xml(b"<a><b>" + b"\n" * 3_000_000 + b"x\ny</b><c/></a>")
+    assert root.text("b") == "x y" and root.child("c").line == 3_000_002
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):

@@ -65,6 +65,7 @@ def test_the_prepared_folder(voc, tmp_path):
         "dataset.json",
         "images",
         "splits.jsonl",
+        "copies.jsonl",
         *(f"{s}.jsonl" for s in SPLITS),
     }
     assert dataset.names == ("cat", "dog") and dataset.name == "voc"

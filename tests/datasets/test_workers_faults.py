@@ -245,7 +245,7 @@ def test_two_who_prepare_into_one_folder_work_one_after_the_other(ending, tmp_pa
         holder.communicate()
     else:
         assert holder.communicate("\n")[0].endswith("done\n")
-        assert len(tree(tmp_path / "out")) == 11
+        assert len(tree(tmp_path / "out")) == 12
     assert waiting.communicate("\n")[0].endswith("done\n") and waiting.returncode == 0
     run(source, tmp_path / "expected", policies={})
     assert tree(tmp_path / "out") == tree(tmp_path / "expected")

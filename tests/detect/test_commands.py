@@ -194,8 +194,7 @@ def test_what_a_stage_made_stays_as_it_is_when_its_weights_are_exported(pipeline
             1,
             "/proc/predict: this folder",
         ),
-        (["val", "data=[1]"], 2, "val: data=[1]: expected one name or path, not a list"),
-        (["val", "data=images", "name=[1]"], 2, "val: name=[1]"),
+        (["val", "data=[1]"], 1, "[1]: no such description or folder"),
         (["export", "format=tflite"], 2, "no export format 'tflite'"),
         (["export", "format=onnx", "model=gone/best.pt"], 1, "gone/best.pt: no such checkpoint"),
         (["export", "format=onnx", "folder=best.pt"], 1, "best.pt: cannot be written"),
@@ -272,3 +271,11 @@ def test_a_bar_counts_images_on_a_terminal_only(here, shapes, monkeypatch, where
         assert main(words) == 0
         bar = sys.stderr.getvalue()
         assert (total in bar and words[0] in bar) if where == "terminal" else bar == ""
+
+
+def test_in_python_a_predictor_says_who_takes_the_names_of_registered_models():
+    from engine.detect import DetectionPredictor
+    from engine.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="`Detector` and the commands take its name"):
+        DetectionPredictor({"model": "parts@champion"})(source=[])

@@ -12,8 +12,7 @@ from engine.lineage.render import _value_text
 from engine.metrics import reported
 from engine.metrics.headlines import headline_names, headlines
 from engine.metrics.reported import Metric
-from engine.registry.candidate import Candidate
-from engine.registry.gates import Measured
+from engine.registry.candidate import Candidate, Measured
 from engine.registry.version_description import describe_version
 from engine.stages.layout import Layout
 from engine.tracking.run_description import describe
@@ -61,6 +60,6 @@ def test_whoever_sums_up_a_model_shows_it(tmp_path):
         measured=Measured("metrics/mAP50-95", 0.25, "test", ""),
         metrics=by_name,
     )
-    page = describe_version(candidate, "", {})
+    page = describe_version(candidate, [], "1", {})
     assert page.startswith("On test: mAP50-95 0.250, AR-toy 0.500.")
     assert _value_text("metrics on test", metrics) == "mAP50-95 0.25, AR-toy 0.5"

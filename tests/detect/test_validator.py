@@ -90,6 +90,7 @@ def test_tables_and_pictures_are_written(trained, shapes, tmp_path):
         "P_curve.png",
         "R_curve.png",
         "confusion_matrix.png",
+        "confusion_matrix.csv",
         "val_batch0_labels.jpg",
         "val_batch0_pred.jpg",
     }
@@ -111,6 +112,10 @@ def test_tables_and_pictures_are_written(trained, shapes, tmp_path):
     table = MatchTable.load(tmp_path / "new" / "matches.npz")
     assert table.mean_ap() == pytest.approx(metrics["metrics/mAP50-95"], abs=1e-12)
     assert [r["name"] for r in rows] == list(table.images) and table.names == ("square", "disc")
+    with open(tmp_path / "new" / "confusion_matrix.csv") as stream:
+        head, *body = csv.reader(stream)
+    assert head == ["true", "square", "disc", "background"] and [r[0] for r in body] == head[1:]
+    assert [[int(n) for n in row[1:]] for row in body] == validator.scores.confusion.tolist()
     first = np.arange(6) == 0
     assert float(rows[0]["ap50"]) == pytest.approx(table.mean_ap(first, iou=0.5), abs=1e-5)
 

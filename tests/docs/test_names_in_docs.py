@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from engine.cli import MODES
-from engine.cli.convert import REQUIRED, SETTINGS
+from engine.cli.convert import CORRECTIONS, REQUIRED, SETTINGS
 from engine.cli.data import CHECK_EXTRA
 from engine.cli.modes import EXPORT_EXTRA, VAL_EXTRA
+from engine.cli.tasks import EXTRA as TASKS_EXTRA
 from engine.config import (
     DetectionTrainConfig,
     ExportConfig,
@@ -44,8 +45,9 @@ TAKEN = {  # mode -> keys of its arguments
     "export": {*EXPORT_EXTRA, *ExportConfig.model_fields},
     "tune": TRAIN | {*TuneConfig.model_fields},
     "check": {*CHECK_EXTRA, *DataConfig.model_fields},
-    "convert": {*REQUIRED, *SETTINGS},
+    "convert": {*REQUIRED, *SETTINGS, CORRECTIONS},
     "diff": {"notify", "out"},
+    "tasks": {*TASKS_EXTRA, *ValidateConfig.model_fields},
 }
 MADE = ("mine", "runs", "data/raw", "data/prepared", "data/parts", "models/start", "weights")
 

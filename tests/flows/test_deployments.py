@@ -237,7 +237,7 @@ def test_cancelled_killed_and_gone_on_with(workspace, api, webhook):
         reported = json.loads((workspace / "reports/registration.json").read_text())
         assert reported["decision"] == "challenger", "so short a training finds nothing"
         wait_until(lambda: webhook.posts, second.log)
-        assert webhook.posts[0]["text"] == f"detector version 1: {reported['reason']}"
+        assert webhook.posts[0]["text"] == f"digits version 1: {reported['reason']}"
 
 
 def test_the_other_flows_and_a_run_from_a_fresh_clone(workspace, api):

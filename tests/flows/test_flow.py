@@ -55,10 +55,21 @@ class Stages:
             layout.export.mkdir(exist_ok=True)
             (layout.export / "best.onnx").unlink(missing_ok=True)
             (layout.export / "best.onnx").write_text(layout.best.read_text())
+        if name == "register":
+            layout.reports.mkdir(exist_ok=True)
+            for output in ("decision.json", "index.html", "model_card.md"):
+                (layout.reports / output).unlink(missing_ok=True)
+                (layout.reports / output).write_text("{}")
+            layout.compare.mkdir(exist_ok=True)
+            (layout.compare / "errors.json").unlink(missing_ok=True)
+            (layout.compare / "errors.json").write_text("{}")
         path = layout.summary(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_text(json.dumps(SUMMARIES[name]))
+        if name == "validate":
+            path.with_name("thresholds.json").unlink(missing_ok=True)
+            path.with_name("thresholds.json").write_text("null")
         return SUMMARIES[name]
 
 
@@ -72,7 +83,9 @@ SUMMARIES = {
         "version": "3",
         "aliases": ["challenger"],
         "decision": "challenger",
-        "reason": "mAP50-95 0.5 is below version 2's 0.6",
+        "verdict": "HOLD",
+        "reason": "better: not proven better",
+        "advice": ["detectflow promote detector/3"],
     },
 }
 
@@ -117,7 +130,7 @@ def test_what_is_up_to_date_is_skipped(run, stages):
     assert hows(summary) == ["skipped"] * 5
     assert stages.ran == list(STAGES)
     assert summary.metrics == {"mAP50": 0.875, "mAP50-95": 0.5} and summary.split == "test"
-    assert summary.model == "detector version 3 (challenger)"
+    assert summary.model == "detector version 3", "the registry knows of no alias"
     assert summary.files == ("weights/best.pt", "export/best.onnx")
 
 
@@ -402,7 +415,12 @@ class TestWhatPrefectShows:
             and "| mAP50 (test)" not in result
             and "| mAP50 | 0.8750 |" in result
         )
-        assert "detector version 3 (challenger)" in result
+        assert "**detector version 3** HOLD: better: not proven better" in result
+        assert "- detectflow promote detector/3" in result
+        assert artifacts["decision"].data.startswith(
+            "# detector version 3\n\n**HOLD**: better: not proven better"
+        )
+        assert "Nothing has been decided yet" in artifacts["champion-history"].data
 
         deadline = time.monotonic() + 20  # Prefect sends log lines and task states in batches
         while True:

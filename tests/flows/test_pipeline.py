@@ -81,7 +81,7 @@ def test_a_first_run_makes_everything_and_says_so(workspace):
     assert {line[0]: line[1] for line in lines if line[0] in STAGES} == all_of("ran")
     for reported in (
         "mAP50-95",
-        "detector version 1 (challenger)",
+        "digits version 1 (challenger)",
         "weights/best.pt",
         "export/best.onnx",
         "make ui",
@@ -94,7 +94,10 @@ def test_a_first_run_makes_everything_and_says_so(workspace):
         registration(workspace)["version"] == 1
         and registration(workspace)["decision"] == "challenger"
     )
-    assert "metric 0 is never promoted" in done.stdout
+    report = registration(workspace)
+    assert report["verdict"] in {"HOLD", "REJECT"}
+    assert f"{report['verdict']}: {report['reason']}" in done.stdout
+    assert all(each in done.stdout for each in report["advice"])
     assert not (workspace / "runs" / "ckpt").exists() or not any(
         (workspace / "runs" / "ckpt").iterdir()
     )

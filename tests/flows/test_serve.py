@@ -129,7 +129,7 @@ def test_links_lead_to_the_mlflow_ui_that_is_up(served):
         r"\[the training's run\]\(http://tracker:5000/#/experiments/\d+/runs/[0-9a-f]{32}\?", lines
     ), lines
     assert re.search(r"/#/experiments/\d+/runs/[0-9a-f]{32}/artifacts\?", lines)
-    assert "[version 1](http://tracker:5000/#/models/detector/versions/1?" in lines
+    assert "[version 1](http://tracker:5000/#/models/digits/versions/1?" in lines
 
 
 def test_a_picture_is_made_small_enough_and_one_that_is_none_is_left_out(tmp_path):

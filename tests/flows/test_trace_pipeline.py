@@ -138,8 +138,8 @@ def test_the_weights_of_today_lead_back_over_their_start_to_the_first_data(proje
         "old/moved.pt",
         "old/moved.onnx",
         "old/moved.safetensors",
-        "detector@challenger",
-        "detector/1",
+        "digits@challenger",
+        "digits/1",
     ],
 )
 def test_a_model_is_known_by_its_content_and_a_version_by_its_tags(project, name):
@@ -250,8 +250,8 @@ def test_without_a_registry_and_git_the_files_still_know(project):
     assert all(each["weights_sha256"][:12] in saw for each in (first, second))
     assert (
         nodes(ask(root, "old/moved.onnx")["led_to"])["registered as", "version"][0]["key"]
-        == "detector/1"
+        == "digits/1"
     )
-    refused = shell(root, "detectflow", "trace", "detector@champion")
+    refused = shell(root, "detectflow", "trace", "digits@champion")
     assert refused.returncode == 1 and "MLflow: there is no database" in refused.stderr
     assert not (root / "mlflow.db").exists()

@@ -313,20 +313,20 @@ def test_a_toy_project_with_a_real_registry_and_no_git(project):
         sha256_file(project / "export" / "best.onnx"),
     )
     assert {node.kind for node in weights.children} == {"data", "run"}
-    assert [sentence.split(":")[0] for sentence in found.unasked] == [
-        "export/best.onnx",
-        "git",
-        "DVC",
+    names = [sentence.split(":")[0] for sentence in found.unasked]
+    fetched = f".cache/models/{file.key}/model.onnx"  # by stage register, to measure it
+    assert names == [fetched, "export/best.onnx", "git", "DVC"]
+    assert [fact.name for fact in found.subject.facts if fact.name in {"promoted", "held"}] == [
+        "promoted"
     ]
     moved = project / "renamed.bin"
-    shutil.copy(project / "data/prepared/images/val/1.png", moved)
+    shutil.copy(next((project / "data/prepared/images/val").glob("*.png")), moved)
     assert (
         trace("renamed.bin", project).summary[1]
         == f"only measured with it: weights {weights.key[:12]} (detector/1)"
     )
-    cv2.imwrite(
-        str(project / "again.jpg"), cv2.imread(str(project / "data/prepared/images/val/1.png"))
-    )
+    images = (project / "data/prepared/images/val").glob("*.png")
+    cv2.imwrite(str(project / "again.jpg"), cv2.imread(str(next(images))))
     assert "saved anew is another image" in trace("again.jpg", project).summary[0]
 
 
@@ -396,3 +396,33 @@ def test_a_file_outside_a_project_needs_neither_mlflow_nor_dvc(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "no project here: only what the file says" in done.stdout
+
+
+def test_what_happened_to_a_version_is_told_with_who_when_why_and_the_evidence(project):
+    from engine.registry.moves import promote, roll_back
+    from engine.stages import register
+
+    for seed, shift in ((0, 1), (1, 0)):
+        toys.train(project, epochs=1, seed=seed)
+        toys.validate(project)
+        toys.export(project, shift=shift)
+        register.run(toys.params_of(project), project)
+    roll_back("detector", "misses trucks since Monday; " + "seen by eye " * 20, project)
+    promote("detector/2", "only on the mast", project)
+    found = trace("detector/1", project)
+    facts = [(fact.name, fact.value) for fact in found.subject.facts]
+    names = [name for name, _ in facts]
+    assert [name for name in names if name in {"promoted", "rolled back"}] == [
+        "promoted",
+        "rolled back",
+    ]
+    assert names.count("no champion since") == 2
+    told = dict(facts)
+    assert "by stage register, run by " in told["promoted"] and "decisions/" in told["promoted"]
+    assert ", before: version 2: misses trucks" in told["rolled back"]
+    assert told["no champion since"].endswith(", promoted: version 2: only on the mast")
+    text = trace_text(found)
+    assert "rolled back: 20" in text and "seen by eye seen by eye  [" in text.replace(
+        "eye   [", "eye  ["
+    )
+    assert {"name", "value", "known_from"} == trace_values(found)["subject"]["facts"][0].keys()

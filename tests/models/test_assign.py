@@ -25,7 +25,7 @@ def case(seed, b=3, m=4):
 
 def slow(scores, boxes, points, classes, target_boxes, is_target, topk, alpha=0.5, beta=6.0):
     """One image, in loops, straight from the words of the notes."""
-    chosen, u, t = {}, {}, {}
+    wanted, u, t = {}, {}, {}
     for j, box in enumerate(target_boxes.tolist()):
         if not is_target[j]:
             continue
@@ -38,8 +38,12 @@ def slow(scores, boxes, points, classes, target_boxes, is_target, topk, alpha=0.
             u[j, k] = max(float(ciou(target_boxes[j], boxes[k])), 0.0)
             t[j, k] = float(scores[k, classes[j]]) ** alpha * u[j, k] ** beta
         for k in sorted(inside, key=lambda k: -t[j, k])[:topk]:
-            if t[j, k] > 0 and (k not in chosen or u[j, k] > u[chosen[k], k]):
-                chosen[k] = j
+            if t[j, k] > 0:
+                wanted.setdefault(k, []).append(j)
+    chosen = {}
+    for k, by in wanted.items():
+        containing = [j for j, other in u if other == k]
+        chosen[k] = by[0] if len(by) == 1 else max(containing, key=lambda j: u[j, k])
     soft = torch.zeros_like(scores)
     for k, j in chosen.items():
         mine = [other for other, owner in chosen.items() if owner == j]
@@ -85,6 +89,20 @@ def test_by_hand_two_points_in_one_target():
     # (u/1)^6, both scores equal.
     u = float(ciou(target[0, 0], boxes[0, 1]))
     assert found.scores[0, :, 0].tolist() == pytest.approx([1.0, u**6, 0.0], abs=1e-5)
+
+
+def test_by_hand_a_contested_point_may_go_to_a_third_target():
+    """Target 0 and 1 want point 0; target 2 fits its box best, but wants only its own point 1."""
+    points = torch.tensor([[4.0, 4.0], [6.0, 6.0]])
+    target = torch.tensor([[[0.0, 0, 9, 9], [0.0, 0, 10, 10], [0.0, 0, 8, 8]]])
+    boxes = torch.tensor([[[0.0, 0, 8, 8], [0.0, 0, 8, 8]]])
+    scores = torch.tensor([[[0.9, 0.1], [0.01, 0.9]]])  # point 0 is of class 0, point 1 of class 1
+    classes = torch.tensor([[0, 0, 1]])
+    found = assign(scores, boxes, points, classes, target, torch.ones(1, 3).bool(), topk=1)
+    assert found.target[0].tolist() == [2, 2] and found.foreground.all()
+    assert found.scores[0, :, 0].tolist() == [0.0, 0.0]
+    weaker = (0.1 / 0.9) ** 0.5  # of t, at equal u
+    assert found.scores[0, :, 1].tolist() == pytest.approx([weaker, 1.0], abs=1e-5)
 
 
 def test_batching_changes_nothing():

@@ -1,9 +1,16 @@
 """From logits to boxes, and NMS: by hand and against torchvision's plain form."""
 
+import ast
+import functools
+import random
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
-from engine.models.nms import nms
+from engine.models.nms import nms, nms_of_groups
 from engine.models.yolov8 import build_model
 from engine.models.yolov8.decode import (
     decode,
@@ -12,6 +19,8 @@ from engine.models.yolov8.decode import (
 )
 from engine.models.yolov8.family import YOLOv8Family
 from engine.models.yolov8.network import BINS, Preds, anchor_points
+
+pyfunc_file = Path(__file__).parents[2] / "engine" / "registry" / "pyfunc_model.py"
 
 
 def test_a_point_with_known_distances_gives_the_known_box():
@@ -102,6 +111,62 @@ def test_looking_at_the_best_candidates_first_changes_nothing(seed, monkeypatch)
         ]
         for got, wanted in zip(mine, (boxes[rows[keep]], values[keep], kinds[keep]), strict=True):
             assert torch.equal(got, wanted)
+
+
+@functools.cache
+def nms_of_the_registered_model():
+    """Its file stands alone and imports MLflow: the function as it is there."""
+    source = Path(pyfunc_file).read_text(encoding="utf-8")
+    (function,) = [node for node in ast.parse(source).body if getattr(node, "name", "") == "nms"]
+    names = {"np": np}
+    exec(compile(ast.Module([function], []), "pyfunc_model.py", "exec"), names)
+    return names["nms"]
+
+
+def greedy(boxes, scores, groups, iou):
+    """By the definition, one box after the other, in fractions: nothing is rounded."""
+
+    def overlap(a, b):
+        w = min(a[2], b[2]) - max(a[0], b[0])
+        h = min(a[3], b[3]) - max(a[1], b[1])
+        area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+        common = max(w, 0) * max(h, 0)
+        union = sum(area) - common
+        return Fraction(common, union) if union else Fraction(0)
+
+    kept = []
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
+        if all(groups[i] != groups[k] or overlap(boxes[i], boxes[k]) <= iou for k in kept):
+            kept.append(i)
+    return sorted(kept)
+
+
+def test_classes_do_not_meet_below_zero_either():
+    boxes = torch.tensor([[0, 0, 640, 640], [-600, -600, 40, 40]])  # of two classes
+    keep = nms_of_groups(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), 0.5)
+    assert keep.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_it_is_the_plain_greedy_rule_also_where_the_overlap_is_the_threshold(seed):
+    rng = random.Random(seed)
+    side, count = rng.choice((4, 10, 300)), rng.randint(0, 60)
+    boxes = []
+    for _ in range(count):
+        x, y = rng.randint(-2 * side, side), rng.randint(-2 * side, side)
+        boxes.append([x, y, x + rng.randint(0, side), y + rng.randint(0, side)])
+    scores = [rng.choice((0.25, 0.5, 0.75, rng.random())) for _ in boxes]
+    groups = [rng.randint(0, 3) for _ in boxes]
+    tensors = (
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor(scores, dtype=torch.float64),
+        torch.tensor(groups, dtype=torch.int64),
+    )
+    for iou in (Fraction(1, 2), Fraction(1, 3), Fraction(3, 5), Fraction(7, 10)):
+        wanted = greedy(boxes, scores, groups, iou)
+        assert nms_of_groups(*tensors, float(iou)).tolist() == wanted
+        arrays = [tensor.numpy() for tensor in tensors]
+        assert sorted(nms_of_the_registered_model()(*arrays, float(iou), 1000)) == wanted
 
 
 def test_more_candidates_than_the_limit_keep_the_best(monkeypatch):

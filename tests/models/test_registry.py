@@ -88,6 +88,7 @@ def test_names_of_families_and_networks_are_unique():
 @pytest.mark.parametrize(
     ("model", "said"),
     [
+        ("parts@champion", r"detectflow run -S train.model=parts@champion` copies them"),
         ("yolov8q", r"^model='yolov8q' is not known. Did you mean 'yolov8\w'\? Give yolov8n, "),
         ("ssdlite320", "Give yolov8n.*torchvision:ssdlite320_mobilenet_v3_large"),
         ("ssdlite320", "Did you mean 'torchvision:ssdlite320_mobilenet_v3_large'"),

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from engine.metrics import coco_ap
-from engine.plots import plot_confusion, plot_curves, plot_labels, plot_results
+from engine.metrics.calibration import calibration_error, reliability
+from engine.plots import (
+    plot_confusion,
+    plot_curves,
+    plot_labels,
+    plot_reliability,
+    plot_results,
+)
 from engine.plots.curves import panels
 from engine.plots.labels import relative_boxes
 from engine.plots.results import group_columns
@@ -300,3 +307,19 @@ def test_the_first_twenty_colours_differ_clearly_and_show_on_white():
         colour = mpl_colour(index)
         assert all(0 <= part <= 1 for part in colour)
         assert luminance(tuple(round(part * 255) for part in colour)) < 0.45
+
+
+@pytest.mark.parametrize("number", [0, 1, 300])
+def test_a_reliability_diagram_of_any_number_of_detections(tmp_path, number):
+    random = np.random.default_rng(0)
+    scores = random.uniform(0.05, 1, number)
+    rows = reliability(scores, random.random(number) < scores)
+    calibration = {
+        "method": "logistic",
+        "ece_before": calibration_error(rows),
+        "ece_after": calibration_error(rows),
+        "reliability": {"before": rows, "after": rows},
+    }
+    paths = [plot_reliability(calibration, tmp_path / name) for name in ("a.png", "b.png")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert cv2.imread(str(paths[0])).shape[1] > 800

@@ -72,10 +72,14 @@ def test_a_bad_line_of_the_env_file_is_named(project):
         ),
         (
             "head:5000",
-            r"begins with 'head:'. Did you mean 'http://head:5000'\? Correct or unset it: a "
-            r"folder, or one of file, ",
+            r"begins with 'head:'. Did you mean 'http://head:5000'\? Correct or unset it: "
+            r"one of databricks, ",
         ),
         ("ftp://head/x", r"begins with 'ftp:'."),
+        ("mlruns", r"MLFLOW_TRACKING_URI=mlruns is a folder, and MLflow keeps nothing new in "),
+        ("/a/b", r"name a database such as sqlite:////data/mlflow.db, or a server"),
+        ("C:\\a", r"is a folder"),
+        ("file:///a", r"`mlflow migrate-filestore` takes over what the folder holds"),
         ("http://[head", r"MLFLOW_TRACKING_URI=http://\[head is no address: Invalid IPv6 URL"),
     ],
 )
@@ -89,18 +93,20 @@ def test_an_address_that_mlflow_cannot_take_is_refused_at_once(project, monkeypa
     "uri",
     [
         "",
-        "mlruns",
-        "/a/b",
-        "C:\\a",
         "databricks",
         "databricks://profile",
         "mysql+pymysql://db/x",
         "HTTPS://head",
-        "file:/a",
     ],
 )
 def test_other_addresses_are_left_to_mlflow(uri):
     environment.require_possible_tracker(uri)
+
+
+def test_a_folder_is_left_to_mlflow_where_its_own_variable_says_so(monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for uri in ("mlruns", "file:/a"):
+        environment.require_possible_tracker(uri)
 
 
 def test_the_beginnings_of_addresses_are_those_of_mlflow(monkeypatch):
@@ -109,7 +115,7 @@ def test_the_beginnings_of_addresses_are_those_of_mlflow(monkeypatch):
     )._tracking_store_registry
     added = {plugin.name for plugin in metadata.entry_points(group=environment.MLFLOW_PLUGINS)}
     assert registry.group_name == environment.MLFLOW_PLUGINS
-    assert set(registry._registry) - added == {"", *environment.MLFLOW_SCHEMES}
+    assert set(registry._registry) - added == {"", "file", *environment.MLFLOW_SCHEMES}
     plugin = metadata.EntryPoint("mine", "package:store", environment.MLFLOW_PLUGINS)
     monkeypatch.setattr(
         metadata,

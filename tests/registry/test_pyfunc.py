@@ -12,8 +12,8 @@ import pytest
 import toys
 
 from engine.detect.predictor import DetectionPredictor
-from engine.registry.candidate import Candidate
-from engine.registry.gates import Measured
+from engine.metrics.operating_point import OperatingPoint
+from engine.registry.candidate import Candidate, Measured
 from engine.registry.registry import save_pyfunc
 
 
@@ -92,6 +92,59 @@ def test_a_real_detector_exported_by_this_project_answers_as_its_checkpoint(
     assert_agrees(random_weights, tmp_path / "saved", settings, tolerance_px=0.05)
 
 
+IDENTITY = {"x": [0.0], "y": [0.0], "slope": 1.0}
+BENT = {"x": [-1.0, 0.5], "y": [-2.0, 1.0], "slope": 1.0}
+POINT = {
+    "goal": "precision>=0.9",
+    "chosen_on": "val",
+    "overall": 0.5,
+    "thresholds": [0.12, 0.4],
+    "own": [True, True],
+    "reached": [True, True],
+    "calibration": {"method": "isotonic", "maps": [IDENTITY, BENT], "own": [True, True]},
+}
+
+
+@pytest.fixture(scope="module")
+def saved_with_point(tmp_path_factory):
+    home = tmp_path_factory.mktemp("model")
+    file = toys.write_detector(home / "best.onnx", point=POINT)
+    candidate = Candidate(
+        "detector",
+        file,
+        "",
+        Measured("metrics/mAP50-95", 0.5, "test", "d"),
+        {},
+        names=toys.NAMES,
+        operating_point=OperatingPoint.from_dict(POINT, 2),
+    )
+    save_pyfunc(candidate, home / "saved")
+    return file, home / "saved"
+
+
+@pytest.mark.parametrize("settings", [{}, {"conf": 0.3}, {"iou": 0.3}], ids=str)
+def test_without_conf_each_class_has_its_threshold_and_scores_are_calibrated(
+    saved_with_point, settings
+):
+    assert_agrees(*saved_with_point, settings)
+
+
+def test_thresholds_and_calibration_worked_by_hand(saved_with_point):
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[16:24, 40:48] = 153  # bright .6, logit .405, on the line from (-1, -2) to (.5, 1)
+    logit = np.log(0.6 / 0.4)
+    score = 1 / (1 + np.exp(-(-2 + 2 * (logit + 1))))  # .69
+    found = predict(saved_with_point[1], [encoded(image)])[0]
+    assert [(each["name"], each["score"]) for each in found] == [
+        ("bright", pytest.approx(score, abs=1e-4))
+    ]
+    assert predict(saved_with_point[1], [encoded(image)], conf=score + 0.01) == [[]]
+    assert len(predict(saved_with_point[1], [encoded(image)], conf=score - 0.01)[0]) == 1
+    image[16:24, 40:48] = 112  # bright .44 becomes .38, below .4; dark .146 stays, above .12
+    found = predict(saved_with_point[1], [encoded(image)])[0]
+    assert [each["name"] for each in found] == ["dark"]
+
+
 def test_nms_runs_only_where_the_file_needs_it(tmp_path):
     """Boxes of 16 px on cells of 8: IoU 1/3 beside each other, 1/7 at a corner. NMS above .3 leaves a
     chequerboard.
@@ -108,8 +161,10 @@ def test_nms_runs_only_where_the_file_needs_it(tmp_path):
 
 def test_a_file_of_an_older_version_is_refused(tmp_path):
     model = onnx.load(toys.write_detector(tmp_path / "best.onnx"))
+    boxes, _ = model.graph.output
+    made_by = next(node for node in model.graph.node if boxes.name in node.output)
     del model.graph.output[1]
-    model.graph.output[0].name = model.graph.node[5].output[0] = "output"
+    made_by.output[0] = boxes.name = "output"
     onnx.save(model, tmp_path / "old.onnx")
     measured = Measured("metrics/mAP50-95", 0.5, "test", "d")
     save_pyfunc(Candidate("detector", tmp_path / "old.onnx", "", measured, {}), tmp_path / "saved")

@@ -13,6 +13,7 @@ import pytest
 import toys
 
 from engine.core.results import read_results
+from engine.data.manifest import class_hash
 from engine.project.environment import prepare_environment
 from engine.tracking.journal import journal_home, left_behind
 from engine.tracking.mlflow_client import open_store
@@ -80,7 +81,7 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
     tags = run.data.tags
     assert (
         tags["weights_sha256"] == summary["weights_sha256"]
-        and tags["class_hash"] == "c1a55"
+        and tags["class_hash"] == class_hash(toys.NAMES)
         and "torch" in tags["versions"]
     )
     assert "0.625" in tags["mlflow.note.content"]
@@ -98,6 +99,24 @@ def test_a_training_its_validation_and_its_export_are_one_run(workspace, store):
     assert left_behind(journal_home(workspace)) == []
     reported = "".join(p.read_text() for p in (workspace / "reports").rglob("*.json"))
     assert run.info.run_id not in reported  # equal results must have equal hashes
+
+
+def test_stages_that_run_again_on_the_same_weights_add_points_only_for_what_has_changed(
+    workspace, store
+):
+    toys.train(workspace, epochs=2)
+    for value, marker in ((0.5, "a"), (0.5, "b"), (0.6, "c"), (0.6, "d")):
+        toys.validate(workspace, value)
+        toys.export(workspace, marker=marker)
+    sender_of(workspace).drain()
+    run = the_run(store)
+    assert history(store, run, "test/mAP50-95") == [(0, 0.5), (1, 0.6)]
+    assert run.data.metrics["test/mAP50-95"] == 0.6
+    for name in run.data.metrics:
+        steps = [step for step, _ in history(store, run, name)]
+        assert len(set(steps)) == len(steps), name
+    for name in ("time/validate_s", "time/export_s"):
+        assert len(history(store, run, name)) == 1, name
 
 
 def test_prepare_records_nothing(workspace, store):

@@ -82,13 +82,11 @@ class GivenSplits:
 
     def _add(self, text: str, split: str, file: str, line: int) -> None:
         name = inside(text)
+        if name not in self._whole:  # as seen from another folder, or on another machine
+            name = self._end_of(text.replace("\\", "/")) or name
         if name is None:
-            if (
-                self._findings.add(
-                    "outside_folder", file, f"{shown(text)} leaves the dataset folder", line
-                )
-                != "fix"
-            ):
+            detail = f"{shown(text)} leaves the dataset folder"
+            if self._findings.add("outside_folder", file, detail, line) != "fix":
                 return
             name = base_name(text)
         listed = _Listed(name, split, file, line)
@@ -111,6 +109,10 @@ class GivenSplits:
         flagged = _VOC_FLAG.fullmatch(name)
         if flagged:
             self._by_flagged.setdefault(flagged[1], listed)
+
+    def _end_of(self, path: str) -> str:
+        """The longest end of a path that is the whole path of an image, "" where none is."""
+        return next((tail for tail in reversed(tails(path)) if tail in self._whole), "")
 
     def of(self, image: str) -> str:
         """The split of the image with this path, or "" where it has none. To be asked once for each

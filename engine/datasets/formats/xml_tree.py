@@ -118,6 +118,9 @@ class _Builder(xml.sax.ContentHandler):
         self._streaming = streaming
         self._complete: list[Node] = []
         self._open = [self.document]
+        # of each open element: a text comes line by line, and adding them up one by one would take
+        # the square of their number
+        self._pieces: list[list[str]] = [[]]
         self._locator: xml.sax.xmlreader.Locator | None = None
 
     def taken(self) -> list[Node]:
@@ -134,12 +137,15 @@ class _Builder(xml.sax.ContentHandler):
         node = Node(name, self._locator.getLineNumber(), dict(attrs.items()))
         self._open[-1].nodes.append(node)
         self._open.append(node)
+        self._pieces.append([])
 
     def endElement(self, name: str) -> None:
         node = self._open.pop()
+        node.content = "".join(self._pieces.pop())
         if self._streaming and len(self._open) == 2:
             self._open[-1].nodes.clear()
+            self._pieces[-1].clear()  # nobody asks for the text between elements
             self._complete.append(node)
 
     def characters(self, content: str) -> None:
-        self._open[-1].content += content
+        self._pieces[-1].append(content)

@@ -3,8 +3,8 @@ y2 ...` (a polygon, of which the enclosing box is taken). Labels lie beside the 
 `labels/` where the image is in `images/`.
 
 Class names and splits come from `data.yaml` (`yolo_yaml.py`), names else from `classes.txt` or
-`obj.names`. A path there that points nowhere is taken as the folder of that name, as some exporters
-mean it.
+`obj.names`, splits from the lists of darknet and CVAT (`obj.data`, `train.txt`, `valid.txt`). A
+path there that points nowhere is taken as the folder of that name, as some exporters mean it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from engine.datasets.formats.yolo_yaml import (
     YoloSettings,
     class_names,
     find_settings,
+    with_lists,
 )
 from engine.errors import DataError
 from engine.types import SPLITS
@@ -67,6 +68,7 @@ class YoloReader(AnnotationReader):
                 "line, or `names` in the dataset description."
             )
         self._more = settings.values_per_key_points
+        settings = with_lists(folder, settings)
         use_settings = not (self._splits.given_by_list or request.ignore_splits)
         self._folders = SplitFolders(folder, settings, request.findings) if use_settings else None
         self.gives_splits = self._splits.given or bool(self._folders and self._folders.given)

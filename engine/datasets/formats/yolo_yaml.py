@@ -11,18 +11,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from engine.config.yaml_io import key_lines, read_yaml
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import is_writable, number, shown, split_word
-from engine.datasets.formats.folder import Folder, base_name, inside
+from engine.datasets.formats.folder import Folder, base_name, inside, tails, without_suffix
 from engine.datasets.formats.given_splits import GivenSplits
 from engine.errors import DataError
+from engine.settings.yaml_io import key_lines, read_yaml
 from engine.types import SPLITS
 
 NAME_FILES = (
@@ -217,7 +217,11 @@ def class_names(
 
 def _name_files(folder: Folder, labels: Collection[str]) -> dict[str, list[str]]:
     """Every file of names that is not empty -> its names; some tools write one into each folder."""
-    files = [name for name in folder.files if base_name(name) in NAME_FILES and name not in labels]
+    files = [
+        name
+        for name in folder.files
+        if (base_name(name) in NAME_FILES or name.endswith(".names")) and name not in labels
+    ]
     found = {}
     for file in [name for name in files if base_name(name) not in NAME_FILES[2:]] or files:
         try:
@@ -292,6 +296,50 @@ def _checked_names(folder: Folder, place: str, names: list[str]) -> tuple[str, .
             "character itself"
         )
     return tuple(names)
+
+
+def with_lists(folder: Folder, settings: YoloSettings) -> YoloSettings:
+    """The settings, with the lists of images that darknet and CVAT ("YOLO 1.1") put beside the
+    images, where a data.yaml says nothing of splits: those that a `*.data` file names, else
+    `train.txt`, `valid.txt` and `test.txt`. One list alone is no split.
+    """
+    if split_paths(settings.content):
+        return settings
+    lists = _lists_of_darknet(folder) or _lists_at_the_top(folder)
+    return replace(settings, content={**settings.content, **lists}) if len(lists) > 1 else settings
+
+
+def _lists_of_darknet(folder: Folder) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in folder.with_suffix(".data"):
+        try:
+            lines = folder.text(file).splitlines()
+        except ValueError:
+            continue
+        for line in lines:
+            key, equals, value = (part.strip() for part in line.partition("="))
+            split = split_word(key)
+            # as seen from darknet's folder: data/train.txt
+            there = [tail for tail in tails(value.replace("\\", "/")) if tail in folder]
+            if equals and split and there:
+                found.setdefault(split, there[-1])
+    return found
+
+
+def _lists_at_the_top(folder: Folder) -> dict[str, str]:
+    stems = {base_name(without_suffix(name)) for name in folder.images}
+    found: dict[str, str] = {}
+    for file in folder.with_suffix(".txt"):
+        split = "" if "/" in file else split_word(without_suffix(file))
+        if not split or without_suffix(file) in stems:  # labels of an image called train.jpg
+            continue
+        try:
+            lines = folder.text(file).splitlines()
+        except ValueError:
+            continue
+        if any(base_name(without_suffix(line)) in stems for line in lines if line.strip()):
+            found.setdefault(split, file)
+    return found
 
 
 def _within(text: str) -> str | None:

@@ -46,9 +46,10 @@ def assign(
     targets.
 
     u = max(CIoU, 0), t = score^alpha * u^beta; candidates are points strictly inside a target; each
-    target takes its `topk` highest t, a point wanted by several goes to the one with the highest u
-    (the first of equal ones). A pair with t = 0 would weigh nothing in the loss and is left out,
-    which keeps ties from deciding anything.
+    target takes its `topk` highest t. A point wanted by several goes to the target with the highest
+    u of all that contain it, also to one that did not want it (the first of equal ones). A pair
+    with t = 0 would weigh nothing in the loss and is left out, which keeps ties from deciding
+    anything.
     """
     b, a, _ = scores.shape
     m = target_boxes.shape[1]
@@ -64,8 +65,10 @@ def assign(
     if not m:
         nothing = torch.zeros(b, a, dtype=torch.int64, device=boxes.device)
         return Assignment(foreground, nothing, boxes.new_zeros(b, a, 4), torch.zeros_like(scores))
-    owner = overlap.masked_fill(~chosen, -1).argmax(1)  # (B, A)
-    chosen &= owner[:, None] == torch.arange(m, device=owner.device)[None, :, None]
+    contested = chosen.sum(1) > 1  # (B, A)
+    owner = torch.where(contested, overlap.argmax(1), chosen.int().argmax(1))  # (B, A)
+    is_owner = owner[:, None] == torch.arange(m, device=owner.device)[None, :, None]
+    chosen = is_owner & foreground[:, None]
     soft = _soft_targets(metric * chosen, overlap * chosen)  # (B, A)
     kinds = target_classes.gather(1, owner)  # (B, A)
     soft_scores = torch.zeros_like(scores).scatter_(

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.config.base import load_yaml
 from engine.errors import ConfigError, nearest
+from engine.settings.base import load_yaml
 
 BASE_CHANNELS = (64, 128, 256, 512, 1024)  # P1 .. P5
 STRIDES = (8, 16, 32)  # of the three maps the head reads
