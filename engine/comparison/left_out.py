@@ -9,8 +9,14 @@ from engine.comparison.measure import key_of
 from engine.comparison.models import Model
 from engine.data.manifest import PreparedDataset
 from engine.errors import DataError
+from engine.files import sha256_file
 
 COPIES = "copies.jsonl"  # of a prepared folder: images of one split with a copy in another
+
+
+def copies_digest(data: PreparedDataset) -> str:
+    """What stage prepare found of copies, as one digest; "" where it has not looked."""
+    return sha256_file(data.folder / COPIES) if is_searched(data) else ""
 
 
 def is_searched(data: PreparedDataset) -> bool:
