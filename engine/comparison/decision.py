@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.comparison.evidence import Comparison, compare_models
-from engine.comparison.left_out import COPIES
+from engine.comparison.left_out import copies_digest
 from engine.comparison.models import find_model
 from engine.comparison.text import as_markdown, values_of
 from engine.config import Params
 from engine.data.manifest import load_prepared
 from engine.errors import ConfigError, EngineError, WorkspaceError
-from engine.files import sha256_file
 from engine.gates import GATES, Decision, Gate, Verdict, decide, gates_for, read_gates
 from engine.gates.latency import Latency
 from engine.project.environment import state_root
@@ -100,16 +99,12 @@ def settle(
         if presented:
             store.client.set_registered_model_alias(name, CHALLENGER, version)
         if before == version:
-            since = next((e for e in reversed(history) if e.moves and e.version == version), None)
-            when = f" since {since.at[:10]}" if since and since.at else ""
-            said = f"it is champion already{when}"
             values = _kept_values(store, name, version, history)
+            said = _already(version, history)
             return _outcome(store, name, version, before, None, said, values=values)
-        copies = data.folder / COPIES
-        left_out = sha256_file(copies) if copies.is_file() else ""
         vacant = vacancy(history)
         without = "nobody is champion" if vacant else ""
-        evidence = _evidence_key(params, chosen, images + left_out + without)
+        evidence = _evidence_key(params, chosen, images + copies_digest(data) + without)
         other = before if vacant is None else _last_there(store, name, history, version)
         stands = standing(history, version, evidence, other or "", images)
     if stands is not None:
@@ -127,13 +122,7 @@ def settle(
         timed=any(isinstance(gate, Latency) for gate in chosen or ()),
         data_changed=_data_changed(store, name, version, other),
         approved_by=approval,
-        decided_before=len(
-            {
-                (e.version, e.evidence, e.against)
-                for e in history
-                if e.images == images and e.what in DECISIONS and e.evidence
-            }
-        ),
+        decided_before=_decisions_on(images, history),
         vacant="" if vacant is None else _vacancy_text(vacant),
     )
     decision = decide(comparison.evidence, gates_for(chosen, comparison.evidence))
@@ -169,6 +158,17 @@ def settle(
             decision,
             values,
         )
+
+
+def _already(version: str, history: Sequence[Entry]) -> str:
+    since = next((e for e in reversed(history) if e.moves and e.version == version), None)
+    return "it is champion already" + (f" since {since.at[:10]}" if since and since.at else "")
+
+
+def _decisions_on(images: str, history: Sequence[Entry]) -> int:
+    """How often these very test images have decided; the same question asked again counts once."""
+    decided = (e for e in history if e.images == images and e.what in DECISIONS and e.evidence)
+    return len({(e.version, e.evidence, e.against) for e in decided})
 
 
 def _outcome(

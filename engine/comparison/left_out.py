@@ -7,15 +7,19 @@ from collections.abc import Sequence
 
 from engine.comparison.measure import key_of
 from engine.comparison.models import Model
-from engine.data.manifest import PreparedDataset
+from engine.data.manifest import COPIES_FILE, PreparedDataset
 from engine.errors import DataError
+from engine.files import sha256_file
 
-COPIES = "copies.jsonl"  # of a prepared folder: images of one split with a copy in another
+
+def copies_digest(data: PreparedDataset) -> str:
+    """What stage prepare found of copies, as one digest; "" where it has not looked."""
+    return sha256_file(data.folder / COPIES_FILE) if is_searched(data) else ""
 
 
 def is_searched(data: PreparedDataset) -> bool:
     """Whether copies of training images have been looked for in this folder."""
-    return (data.folder / COPIES).is_file()
+    return (data.folder / COPIES_FILE).is_file()
 
 
 def images_left_out(
@@ -41,7 +45,7 @@ def images_left_out(
 
 def _copies(data: PreparedDataset, split: str) -> dict[str, str]:
     """SHA-256 of an image of `split` -> which kind of copy of it is in train."""
-    file = data.folder / COPIES
+    file = data.folder / COPIES_FILE
     if not file.is_file():
         return {}
     found: dict[str, str] = {}

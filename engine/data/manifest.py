@@ -27,6 +27,7 @@ from engine.errors import DataError, nearest
 from engine.files import write_text
 from engine.types import SPLITS, ImageRecord
 
+COPIES_FILE = "copies.jsonl"  # one image of val or test with a copy in train a line
 DATASET_FILE = "dataset.json"  # marks a prepared dataset
 
 LAYOUT_VERSION = 1  # of the prepared folder

@@ -27,7 +27,6 @@ from engine.datasets.near_duplicates import (
 from engine.datasets.splits import Candidate, Link, split_groups
 from engine.types import SPLITS, ImageRecord
 
-COPIES_FILE = "copies.jsonl"  # in a prepared dataset: one image of val or test a line
 ROWS_AT_ONCE = 256
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from engine.config import DataConfig
 from engine.data.manifest import (
+    COPIES_FILE,
     DATASET_FILE,
     LAYOUT_VERSION,
     class_hash,
@@ -29,7 +30,7 @@ from engine.data.manifest import (
     write_manifest,
 )
 from engine.datasets.classes import ClassSchema
-from engine.datasets.copies import COPIES_FILE, copies_text
+from engine.datasets.copies import copies_text
 from engine.datasets.description import Description
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import safe_stem

@@ -227,7 +227,10 @@ def notice(store: Store, name: str, images: str = "") -> tuple[dict[str, str], l
         else:
             why = _moved(store, name, before, now) if history else "before the history begins"
             entry = Entry(What.BY_HAND, now or "", before or "", why=why, images=images)
-        return aliases, [*history, add(store, name, entry)]
+        done = add(store, name, entry)
+        if MOVING in tags:  # else a later move by hand to that version would be told as this one
+            store.client.delete_registered_model_tag(name, MOVING)
+        return aliases, [*history, done]
 
 
 def _moved(store: Store, name: str, before: str | None, now: str | None) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.data.manifest import COPIES_FILE
 from engine.errors import EngineError
 from engine.files import sha256_file
 from engine.lineage.graph import trace
@@ -160,7 +161,7 @@ def collect(root: Path, ask: bool = True) -> Facts:
     decision = files.attempt("Decision", lambda: _shaped(decision), {})
     digest = str((decision.get("champion") or {}).get("digest") or "")
     copies: dict[str, int] = {}
-    for each in files.lines(PREPARED, "copies.jsonl"):
+    for each in files.lines(PREPARED, COPIES_FILE):
         if each.get("split") == split:
             kind = str(each.get("kind", "copy"))
             copies[kind] = copies.get(kind, 0) + 1

@@ -333,6 +333,7 @@ try:
 except DataError as error:
     assert "more than 179 million pixels; cut it into tiles" in str(error), error
     assert images.IS_LIMITED == (sys.argv[1] == "engine"), images.IS_LIMITED
+    assert images.MAX_PIXELS == 178_956_970, "the limit that engine gives to OpenCV"
     assert len(asked) == images.IS_LIMITED and all("PIXELS" in each for each in asked), asked
     print("refused")
 """

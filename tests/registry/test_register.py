@@ -335,6 +335,10 @@ def test_a_move_that_was_cut_off_is_entered_as_it_was_meant(workspace, store, mo
     assert aliases_of(store, "detector")["champion"] == "2"
     entries, _ = history_of("detector", workspace)
     assert [(e.what, e.version, e.why) for e in entries[2:]] == [("promoted", "2", "faster")]
+    for version in ("1", "2"):  # by hand, in MLflow
+        store.client.set_registered_model_alias("detector", "champion", version)
+        entries, _ = history_of("detector", workspace)
+        assert (entries[-1].what, entries[-1].version) == ("moved by hand", version)
 
 
 def test_a_version_whose_file_is_gone_is_not_promoted(workspace, store):
