@@ -68,10 +68,12 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """[biases, weights, norm weights]; every learning parameter stands in exactly one."""
     norms = tuple(t for t in vars(nn).values() if isinstance(t, type) and "Norm" in t.__name__)
     biases, weights, norm_weights = [], [], []
+    seen: set[int] = set()  # one parameter may be part of several modules
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or id(parameter) in seen:
                 continue
+            seen.add(id(parameter))
             if name.endswith("bias"):
                 biases.append(parameter)
             elif isinstance(module, norms):

@@ -248,6 +248,8 @@ class DetectionTrainer(BaseTrainer):
         model = family.build(self.network.spec, len(self.names))
         if weights is None:
             family.pretrain(model, self.args, cache_dir())
+            if moved := family.start(model, self.network.spec, self.names):
+                log.info("starting from %s: %s", cfg, moved)
         return model
 
     def forward(self, model: nn.Module, batch: Any) -> Any:

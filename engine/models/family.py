@@ -85,6 +85,15 @@ class Family(ABC):
         """Load published weights where the settings ask for them; `cache` keeps downloads."""
         return None
 
+    def start(self, module: nn.Module, spec: Spec, names: Sequence[str]) -> Transfer | None:
+        """Put the weights that the spec's name stands for into a fresh `module` of classes `names`;
+        None where it stands for none.
+
+        Raises:
+            ConfigError: they cannot be read.
+        """
+        return None
+
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
         """ConfigError where settings contradict the network that a weight file brings."""
         return None

@@ -20,6 +20,7 @@ from engine.models.family import (
     check_candidates,
     check_input_size,
 )
+from engine.models.hf.family import HfFamily
 from engine.models.torchvision.family import TorchvisionFamily
 from engine.models.yolov8.family import YOLOv8Family
 from engine.plugins import find_object, is_dotted
@@ -44,7 +45,7 @@ FIRST = "yolov8"  # checkpoints of the time before there were families name none
 
 def built_in() -> tuple[Family, ...]:
     """The families of this project: the list to which a new one is added."""
-    return YOLOv8Family(), TorchvisionFamily()
+    return YOLOv8Family(), TorchvisionFamily(), HfFamily()
 
 
 def families() -> Iterator[Family]:

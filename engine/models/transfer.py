@@ -45,12 +45,13 @@ class Transfer:
 
 @dataclass(frozen=True)
 class ClassRows:
-    """How the classes lie in the first dimension of a tensor: groups x (background + classes) x
-    inner rows. The number of groups (anchors of a place) follows from the shape.
+    """How the classes lie in the first dimension of a tensor: groups x (background + classes +
+    behind) x inner rows. The number of groups (anchors of a place) follows from the shape.
     """
 
     inner: int = 1  # rows of one class that lie together, 4 where it has its own box
     background: int = 0  # rows before the first class that belong to no class
+    behind: int = 0  # rows after the last one that belong to no class
 
 
 @torch.no_grad()
@@ -88,6 +89,8 @@ def transfer(
             into, origin = views[name]
             ahead = rows[name].background
             into[:, :ahead] = origin[:, :ahead].to(into.dtype)
+            if behind := rows[name].behind:
+                into[:, -behind:] = origin[:, -behind:].to(into.dtype)
             for _, before, after in known:
                 into[:, ahead + after] = origin[:, ahead + before].to(into.dtype)
         elif name not in rows and source is not None and source.shape == target.shape:
@@ -101,11 +104,13 @@ def transfer(
 
 
 def _by_class(tensor: Tensor | None, classes: int, at: ClassRows) -> Tensor | None:
-    """A view (groups, background + classes, inner, ...); None where the shape does not allow it."""
-    wanted = (at.background + classes) * at.inner
-    if tensor is None or not tensor.ndim or tensor.shape[0] % wanted:
+    """A view (groups, background + classes + behind, inner, ...); None where the shape does not
+    allow it.
+    """
+    rows = at.background + classes + at.behind
+    if tensor is None or not tensor.ndim or tensor.shape[0] % (rows * at.inner):
         return None
-    return tensor.view(-1, at.background + classes, at.inner, *tensor.shape[1:])
+    return tensor.view(-1, rows, at.inner, *tensor.shape[1:])
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -1,0 +1,54 @@
+"""The library `transformers`: an extra, imported late, and never online."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from types import ModuleType
+
+from engine.errors import ConfigError
+
+NEEDED = "5.24"  # earlier ones count denoising queries twice in the loss (pull request 48528)
+NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+
+
+def transformers() -> ModuleType:
+    """The library, quiet and offline.
+
+    Raises:
+        ConfigError: it is not installed, or too old.
+    """
+    # Read when the hub's client is first imported. What starts a training is a folder on this
+    # machine; only `engine.models.hf.hub`, in a process of its own, asks the network.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    how = "Install the extra: `pip install 'detectflow[hf]'`"
+    try:
+        import transformers
+    except ImportError as error:
+        raise ConfigError(
+            f"models named hf: need the library transformers, and importing it says: {error}. {how}"
+        ) from None
+    transformers.utils.logging.disable_progress_bar()
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if version < tuple(int(part) for part in NEEDED.split(".")):
+        raise ConfigError(
+            f"transformers {transformers.__version__} is installed; {NEEDED} or newer is needed: "
+            f"the losses of earlier ones count some queries twice. {how}"
+        )
+    return transformers
+
+
+@contextlib.contextmanager
+def traceable() -> Iterator[None]:
+    """While a network is exported: the library's checks of tensors' values cannot be traced."""
+    before = os.environ.get(NO_CHECKS)
+    os.environ[NO_CHECKS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[NO_CHECKS]
+        else:
+            os.environ[NO_CHECKS] = before
