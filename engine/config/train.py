@@ -161,6 +161,12 @@ class TrainConfig(Frozen):
     freeze: tuple[str, ...] = _f(
         "optimizer", (), "parameters whose name starts with one of these do not learn"
     )
+    slow: dict[str, Factor] = _f(
+        "optimizer",
+        {},
+        "beginning of parameter names -> their learning rate as a fraction of lr0",
+        unit="fraction",
+    )
 
     amp: bool = _f(
         "speed", True, "mixed precision on a GPU (bf16, or fp16 with a scaler); never on a CPU"

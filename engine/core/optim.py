@@ -7,7 +7,8 @@ scheduler.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -64,35 +65,71 @@ def keep_frozen_norms(model: nn.Module) -> None:
             module.eval()
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """[biases, weights, norm weights]; every learning parameter stands in exactly one."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, slow: Mapping[str, float] = MappingProxyType({})
+) -> list[dict]:
+    """[biases, weights, norm weights]; every learning parameter stands in exactly one.
+
+    slow: beginning of parameter names -> factor of their rate; the longest that fits counts. Each
+    factor has groups of its own, with `lr_factor`.
+
+    Raises:
+        ConfigError: a beginning that no parameter has.
+    """
+    factors = _factors(model, slow)
     norms = tuple(t for t in vars(nn).values() if isinstance(t, type) and "Norm" in t.__name__)
-    biases, weights, norm_weights = [], [], []
+    found: dict[tuple[str, float], list] = {}
     seen: set[int] = set()  # one parameter may be part of several modules
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            if name.endswith("bias"):
-                biases.append(parameter)
-            elif isinstance(module, norms):
-                norm_weights.append(parameter)
-            else:
-                weights.append(parameter)
-    groups = [("bias", biases, 0.0), ("weight", weights, weight_decay), ("norm", norm_weights, 0.0)]
+            kind = (
+                "bias"
+                if name.endswith("bias")
+                else "norm"
+                if isinstance(module, norms)
+                else "weight"
+            )
+            found.setdefault((kind, factors.get(id(parameter), 1.0)), []).append(parameter)
     return [
-        {"params": params, "weight_decay": decay, "group": name}
-        for name, params, decay in groups
-        if params
+        {
+            "params": found[kind, factor],
+            "weight_decay": weight_decay if kind == "weight" else 0.0,
+            "group": kind if factor == 1 else f"{kind} x {factor:g}",
+            "lr_factor": factor,
+        }
+        for factor in sorted({factor for _, factor in found}, reverse=True)
+        for kind in ("bias", "weight", "norm")
+        if (kind, factor) in found
     ]
 
 
+def _factors(model: nn.Module, slow: Mapping[str, float]) -> dict[int, float]:
+    """id of a parameter -> factor of its rate."""
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in slow:
+        if not any(name.startswith(prefix) for name in names):
+            top = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise ConfigError(f"slow: no parameter starts with '{prefix}'. They start with: {top}")
+    return {
+        id(parameter): slow[max(fitting, key=len)]
+        for name, parameter in model.named_parameters()
+        if (fitting := [prefix for prefix in slow if name.startswith(prefix)])
+    }
+
+
 def build_optimizer(
-    model: nn.Module, name: str, lr: float, momentum: float, weight_decay: float
+    model: nn.Module,
+    name: str,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    slow: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, Adam or AdamW over `parameter_groups`."""
-    groups = parameter_groups(model, weight_decay)
+    groups = parameter_groups(model, weight_decay, slow)
     if name == "SGD":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
     family = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
@@ -111,7 +148,8 @@ def apply_schedule(optimizer: torch.optim.Optimizer, schedule, iteration: int, p
     """Write rate and momentum of this iteration into the groups."""
     momentum = schedule.momentum_at(iteration)
     for group in optimizer.param_groups:
-        group["lr"] = schedule.lr(iteration, peak, is_bias=group["group"] == "bias")
+        rate = schedule.lr(iteration, peak, is_bias=group["group"].split(" ")[0] == "bias")
+        group["lr"] = rate * group.get("lr_factor", 1.0)
         if "momentum" in group:
             group["momentum"] = momentum
         elif "betas" in group:

@@ -101,7 +101,7 @@ class TrainingTask:
         """Override for another optimizer. A "group" in a parameter group names it; `bias` has a
         warm-up of its own.
         """
-        return optim.build_optimizer(model, name, lr, momentum, decay)
+        return optim.build_optimizer(model, name, lr, momentum, decay, self.args.slow)
 
     def build_scheduler(
         self, iterations_per_epoch: int, optimizer: str, accumulate: int

@@ -412,7 +412,14 @@ class DetectionTrainer(BaseTrainer):
         return OwnNetwork(path, type(self), self)
 
     def _take_loss_names(self) -> None:
-        """The family's names of the loss, unless a class of the user's own has others."""
+        """The family's names of the loss, unless a class of the user's own has others, and its
+        recipe, where the settings say nothing else.
+        """
+        if self.network is not None:
+            recipe = self.network.family.recipe(self.network.spec)
+            left = {key: value for key, value in recipe.items() if not self.args.is_given(key)}
+            if left:
+                self.args = self.args.with_overrides(left)
         if type(self).loss_names is DetectionTrainer.loss_names and self.network is not None:
             self.loss_names = self.network.family.losses(self.network.spec)
 

@@ -152,6 +152,10 @@ class Family(ABC):
         """
         return False
 
+    def recipe(self, spec: Spec) -> Mapping[str, Any]:
+        """Settings of section train that this network is trained with where the user gives none."""
+        return {}
+
     def default_lr(self, optimizer: str) -> float:
         """Peak learning rate where the user gives none; optimizer: SGD, Adam or AdamW."""
         return 0.01 if optimizer == "SGD" else 0.001

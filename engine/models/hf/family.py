@@ -38,8 +38,8 @@ STRIDE = 32
 # Terms of a layer before the last (`_aux_0`, `_enc`, `_0`), and of noisy copies of the targets.
 DENOISING, AUXILIARY = re.compile(r"_dn(_\d+)?$"), re.compile(r"_(aux|enc)(_\d+)?$|_\d+$")
 AUX, DN = "aux_loss", "dn_loss"
-LR = {"d_fine": 2e-4}  # AdamW, published with the network; of the others 1e-4
 BACKBONE = "model.backbone."
+WITH_BACKBONE = {"d_fine", "rt_detr", "rt_detr_v2", "rf_detr", "deimv2", "lw_detr"}
 OLDEST = 30  # of trials kept
 
 
@@ -133,6 +133,12 @@ class HfFamily(Family):
 
     def reads(self, preds: Any) -> bool:
         return isinstance(preds, Output)
+
+    def recipe(self, spec: Spec) -> Mapping[str, Any]:
+        # As published with D-FINE (2410.13842) and RT-DETRv2 (2407.17140).
+        common = {"optimizer": "AdamW", "momentum": 0.9, "weight_decay": 1e-4, "clip_norm": 0.1}
+        kind = spec["config"]["model_type"]
+        return {**common, "slow": {BACKBONE: 0.1}} if kind in WITH_BACKBONE else common
 
     def default_lr(self, optimizer: str) -> float:
         return 0.001 if optimizer == "SGD" else 1e-4
