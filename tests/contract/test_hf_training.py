@@ -1,0 +1,93 @@
+"""A network of `transformers` through training, exact resume, fine-tuning, files and predictions."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+import hf_networks
+
+from engine import YOLO
+from engine.core.checkpoint import load_checkpoint
+from engine.detect import DetectionTrainer, DetectionValidator
+from engine.errors import ConfigError
+from engine.export import export
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hf")
+    hf_networks.save(path, "d_fine", ("blue", "cat"))
+    return path
+
+
+@pytest.fixture
+def start(folder, tiny):
+    return lambda **changes: tiny(model=f"hf:{folder}", imgsz=64, lr0=0.003, **changes)
+
+
+def test_it_trains_resumes_to_the_bit_and_needs_its_folder_no_more(start, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, logger="detectflow"):
+        whole = DetectionTrainer(overrides=start(epochs=4, name="whole")).train()
+    assert "classes by name: blue (0 -> 1); new classes: red" in caplog.text
+
+    def cut(trainer):
+        if trainer.epoch == 2:
+            raise RuntimeError("cut")
+
+    first = DetectionTrainer(overrides=start(epochs=4, name="cut"))
+    first.add_callback("on_train_epoch_start", cut)
+    with pytest.raises(RuntimeError, match="cut"):
+        first.train()
+    again = DetectionTrainer(overrides=start(epochs=4, name="cut", resume=True)).train()
+    one, other = (load_checkpoint(result.last) for result in (whole, again))
+    assert one.weights.keys() == other.weights.keys()
+    assert all(torch.equal(one.weights[key], other.weights[key]) for key in one.weights)
+    header = (whole.save_dir / "results.csv").read_text().splitlines()[0]
+    assert "train/loss_vfl" in header and "train/dn_loss" in header and "lr/weight x 0.1" in header
+
+
+def test_the_recipe_is_written_down_and_a_given_value_stays(start):
+    trainer = DetectionTrainer(overrides=start(clip_norm=3.0))
+    assert (trainer.args.clip_norm, trainer.args.optimizer) == (3.0, "AdamW")
+    result = trainer.train()
+    text = (result.save_dir / "args.yaml").read_text()
+    assert "clip_norm: 3.0" in text and "model.backbone.: 0.1" in text
+
+
+def test_a_trained_network_is_a_start_and_a_file_and_a_predictor(start, squares, tmp_path):
+    first = DetectionTrainer(overrides=start(epochs=30, name="first", batch=8)).train()
+    network = DetectionTrainer(
+        overrides=start(name="second") | {"model": str(first.best), "epochs": 1}
+    ).train()
+    assert load_checkpoint(network.best).meta["family"] == "hf"
+    metrics = DetectionValidator(overrides={"device": "cpu", "plots": False})(
+        model=first.best, data=squares
+    )
+    assert metrics["metrics/mAP50"] is not None
+    made = export(first.best, "onnx", tmp_path / "out", data=squares)
+    found = DetectionValidator(overrides={"device": "cpu", "plots": False})(
+        model=made.path, data=squares
+    )
+    assert found["metrics/mAP50-95"] == pytest.approx(metrics["metrics/mAP50-95"], abs=1e-3)
+    [result] = YOLO(str(made.path)).predict(
+        str(squares / "images/test/test0.png"), conf=0.0001, save=False
+    )
+    assert len(result.boxes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"box": 5.0}, "has no use for it"),
+        ({"imgsz": 32}, "at least 64"),
+        ({"freeze": ("backbone",)}, "They start with: model"),
+        ({"slow": {"backbone": 0.1}}, "They start with: model"),
+    ],
+)
+def test_settings_it_cannot_heed_are_refused(start, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        DetectionTrainer(overrides=start() | changes).train()
