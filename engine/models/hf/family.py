@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +22,7 @@ from engine.models.family import (
     check_input_size,
 )
 from engine.models.hf.folder import read_folder, read_state
+from engine.models.hf.hub import PREFIX, folder_of, source_of
 from engine.models.hf.library import traceable
 from engine.models.hf.network import Output, build, decode
 from engine.models.targets import image_targets
@@ -33,7 +33,6 @@ from engine.types import Size
 if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
     from engine.config import DetectionTrainConfig
 
-PREFIX = "hf:"
 STRIDE = 32
 # Terms of a layer before the last (`_aux_0`, `_enc`, `_0`), and of noisy copies of the targets.
 DENOISING, AUXILIARY = re.compile(r"_dn(_\d+)?$"), re.compile(r"_(aux|enc)(_\d+)?$|_\d+$")
@@ -53,16 +52,18 @@ class HfFamily(Family):
         return model.startswith(PREFIX)
 
     def names(self) -> tuple[str, ...]:
-        return (f"{PREFIX}FOLDER",)
+        return (f"{PREFIX}ORG/NAME", f"{PREFIX}./FOLDER")
 
     def spec(self, model: str, config: DetectionTrainConfig) -> Spec:
         refuse_unused(config, model)
-        folder = read_folder(Path(model.removeprefix(PREFIX)))
+        path = folder_of(model)
+        folder = read_folder(path)
         spec = {
             "name": model,
             "config": dict(folder.config),
             "mean": list(folder.mean),
             "std": list(folder.std),
+            "source": source_of(path),
         }
         self.check_size(spec, config.input_size)
         return {**spec, "losses": list(_tried(json.dumps(spec), config.input_size))}
@@ -71,7 +72,7 @@ class HfFamily(Family):
         return build(spec["config"], classes, spec["mean"], spec["std"])
 
     def start(self, module: nn.Module, spec: Spec, names: Sequence[str]) -> Transfer | None:
-        folder = read_folder(Path(spec["name"].removeprefix(PREFIX)))
+        folder = read_folder(folder_of(spec["name"]))
         return self.transfer(module, read_state(folder), folder.names, names, spec)
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:

@@ -1,0 +1,194 @@
+"""`hf:ORG/NAME@REVISION`: a model on Hugging Face's hub, its files kept on this machine.
+
+A revision is 40 hex digits and means the same files for ever; a branch or tag may move, so it is
+not taken. Files are brought once, into `NAME-DIGEST/` beside `source.json` that says where they
+come from, and checked by their digests each time they are used. Whoever has the folder (DVC
+versions it) needs no network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError, WorkspaceError
+from engine.files import publish_folder, read_object, sha256_file, write_text
+from engine.models.hf.download import WANTED
+
+PREFIX = "hf:"
+SOURCE = "source.json"
+START = Path("models/start")  # of a project: versioned by DVC
+LONGEST_S = 3600
+_REPO = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
+_REFERENCE = re.compile(rf"{PREFIX}({_REPO})(?:@(.*))?")
+_REVISION = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model on the hub. revision: None where the newest is meant."""
+
+    repo: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
+def reference_in(model: str) -> Reference | None:
+    """What `train.model` names on the hub; None where it names a folder (`hf:./mine`, `hf:/data/x`,
+    or one that is there).
+
+    Raises:
+        ConfigError: a branch or tag in place of a revision.
+    """
+    match = _REFERENCE.fullmatch(model)
+    if match is None or Path(model.removeprefix(PREFIX)).is_dir():
+        return None
+    repo, revision = match.groups()
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise ConfigError(
+            f"model='{model}': a revision is 40 hex digits, '{revision}' may mean other files "
+            f"tomorrow. Leave it out ({PREFIX}{repo}): the newest is looked up once and written "
+            "down"
+        )
+    return Reference(repo, revision)
+
+
+def folder_of(model: str) -> Path:
+    """The folder of a model named `hf:...`: downloaded, where it is not at hand.
+
+    Raises:
+        ConfigError, WorkspaceError: see `reference_in`, `kept`, `fetch`.
+    """
+    reference = reference_in(model)
+    if reference is None:
+        return Path(model.removeprefix(PREFIX))
+    cache = Path(os.environ.get("DETECTFLOW_STATE", ".")) / ".cache"
+    found = kept(reference, (START, cache / "hub"))
+    return found or fetch(reference, cache / "hub", cache / "downloads")
+
+
+def source_of(folder: Path) -> dict[str, Any]:
+    """Where a folder comes from: `repo`, `revision`, `licence`, `digest`; of one that was not
+    downloaded its digest alone.
+    """
+    source = read_object(folder / SOURCE)
+    if source:
+        return {key: source[key] for key in ("repo", "revision", "licence", "digest")}
+    files = sorted(path for path in folder.iterdir() if WANTED.fullmatch(path.name))
+    return {"digest": _digest({path.name: sha256_file(path) for path in files})}
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(dict(sorted(files.items()))).encode()).hexdigest()
+
+
+def kept(reference: Reference, places: Iterable[Path]) -> Path | None:
+    """The folder of a revision among `places`, where its files are at hand.
+
+    Raises:
+        WorkspaceError: they are not the bytes that were brought.
+    """
+    if reference.revision is None:
+        return None
+    for place in places:
+        for file in sorted(place.glob(f"*/{SOURCE}")):
+            source = read_object(file)
+            if (source.get("repo"), source.get("revision")) == (reference.repo, reference.revision):
+                check(file.parent, source)
+                return file.parent
+    return None
+
+
+def check(folder: Path, source: Mapping[str, Any]) -> None:
+    """WorkspaceError where a file of `folder` is missing, or has other bytes than its source
+    says.
+    """
+    for name, digest in source.get("files", {}).items():
+        path = folder / name
+        if not path.is_file():
+            raise WorkspaceError(f"{path}: missing. `dvc checkout {folder}` brings it back")
+        if sha256_file(path) != digest:
+            raise WorkspaceError(
+                f"{path}: has other bytes than those of {source.get('repo')} at "
+                f"{str(source.get('revision'))[:12]}. `dvc checkout {folder}` brings these back, "
+                f"or remove {folder}, and they are downloaded again"
+            )
+
+
+def fetch(reference: Reference, place: Path, scratch: Path) -> Path:
+    """Download a model into `place/NAME-DIGEST` and return that folder; of one that is there
+    already nothing is changed. scratch: where an unfinished download waits to go on.
+
+    Raises:
+        ConfigError: no such model or revision, not one that can be used. WorkspaceError: the hub
+            cannot be reached.
+    """
+    owner, _, name = reference.repo.partition("/")
+    waiting = scratch / f"{owner}--{name}-{reference.revision or 'newest'}"
+    waiting.mkdir(parents=True, exist_ok=True)
+    found = _ask(reference, waiting)
+    files = found["files"]
+    digest = _digest(files)
+    folder = place / f"{name}-{digest[:12]}"
+    if not (folder / SOURCE).is_file():
+        with publish_folder(folder) as made:
+            for file in files:
+                (made / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(waiting / file, made / file)
+            write_text(made / SOURCE, json.dumps({**found, "digest": digest}, indent=2) + "\n")
+    shutil.rmtree(waiting, ignore_errors=True)
+    return folder
+
+
+def _ask(reference: Reference, waiting: Path) -> dict[str, Any]:
+    words = [sys.executable, "-m", "engine.models.hf.download", reference.repo, str(waiting)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0"}
+    try:
+        done = subprocess.run(
+            [*words, *([reference.revision] if reference.revision else [])],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=LONGEST_S,
+        )
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        raise WorkspaceError(
+            f"{reference}: not here after {LONGEST_S // 60} minutes. Try again: it goes on "
+            "where it was"
+        ) from None
+    except (ValueError, IndexError):
+        raise WorkspaceError(f"{reference}: the download ended without a word; see above") from None
+    if "error" in found:
+        raise _explained(reference, found["error"], found["said"])
+    return found
+
+
+def _explained(reference: Reference, error: str, said: str) -> Exception:
+    if error == "Refused":
+        return ConfigError(f"{reference}: {said}")
+    if error == "RevisionNotFoundError":
+        return ConfigError(f"{reference}: the hub has no such revision of {reference.repo}")
+    if error in {"RepositoryNotFoundError", "GatedRepoError"}:
+        return ConfigError(
+            f"{reference}: the hub has no such model, or it is private or asks for consent. Look "
+            "at the spelling; for one that you may use put HF_TOKEN=... into .env"
+        )
+    name = reference.repo.partition("/")[2]
+    at = f" --revision {reference.revision}" if reference.revision else ""
+    return WorkspaceError(
+        f"{reference}: the hub cannot be reached ({error}: {said}). On a machine with a network "
+        f"`hf download {reference.repo}{at} --local-dir {name}` brings the files; copy the folder "
+        f"here and give train.model={PREFIX}./{name}"
+    )
