@@ -18,6 +18,7 @@ from engine.datasets.findings import Findings
 from engine.detect.choose import check_params, check_registration
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
+from engine.models.hf.hub import with_revision
 from engine.plugins import look_in
 from engine.registry.fetch import file_of, is_reference
 from engine.settings.base import load_yaml
@@ -54,11 +55,13 @@ def checked(root: Path, overrides: Overrides) -> Params:
 
 
 def _fetch_start(values: dict[str, Any], root: Path) -> None:
-    """Start weights that a registered model names (`detector@champion`) as the file they are."""
+    """Start weights that a registered model names (`detector@champion`) as the file they are, and a
+    network of the hub with its revision; both are brought to this machine.
+    """
     train = values.get("train")
     for key in KEYS if isinstance(train, dict) else ():
         if isinstance(name := train.get(key), str):
-            train[key] = file_of(name, weights=True, root=root)
+            train[key] = with_revision(name, root) or file_of(name, weights=True, root=root)
 
 
 def apply(root: Path, overrides: Overrides) -> Params:
@@ -126,7 +129,7 @@ def _check_place(root: Path, key: str, value: Any) -> None:
         hint = f"{nearest(value, known)} Descriptions here: {', '.join(known)}"
     elif key in START and is_reference(value, root):
         return
-    elif key in START and is_path(value):
+    elif key in START and (is_path(value) and not value.startswith("hf:")):
         hint = f" {how_to_get(root / value, root)}"
     elif key != "data.path":
         return

@@ -15,7 +15,9 @@ from typing import Any
 
 from engine.config import Params
 from engine.errors import ConfigError
-from engine.files import atomic_write, sha256_file
+from engine.files import atomic_write, publish_folder, sha256_file
+from engine.models.hf.hub import PREFIX as HUB
+from engine.models.hf.hub import START, folder_of, kept, reference_in, source_of
 from engine.registry.fetch import is_fetched
 from engine.stages.start_weights import how_to_get, stage_that_makes, start_files
 from engine.versioning.dvc_repo import DvcStages
@@ -34,8 +36,10 @@ def kept_start(params: Params, root: Path) -> dict[str, Any]:
         ConfigError: the file is not there. WorkspaceError: the copy cannot be written, DVC cannot
             take it.
     """
-    overrides = {}
+    overrides = _from_hub(params, root)
     for key, file in start_files(params.train, root).items():
+        if f"train.{key}" in overrides:
+            continue
         if stage_that_makes(file, root) is None and not is_fetched(file, root):
             continue
         if not file.is_file():
@@ -52,6 +56,32 @@ def kept_start(params: Params, root: Path) -> dict[str, Any]:
             copy.relative_to(root),
         )
     return overrides
+
+
+def _from_hub(params: Params, root: Path) -> dict[str, Any]:
+    """The override that names the revision of a network of the hub; its files are put into
+    `models/start`, where DVC versions them.
+    """
+    reference = reference_in(params.train.model, root)
+    if reference is None:
+        return {}
+    folder = kept(reference, [root / START])
+    if folder is None:
+        cached = folder_of(params.train.model)
+        folder = root / START / cached.name
+        with publish_folder(folder) as made:
+            shutil.copytree(cached, made, dirs_exist_ok=True)
+        DvcStages(root).add(folder)
+    source = source_of(folder)
+    name = f"{HUB}{source['repo']}@{source['revision']}"
+    logger.info(
+        "train.model: %s, licence %s, SHA-256 %s, kept as %s",
+        name,
+        source["licence"] or "not stated",
+        source["digest"][:12],
+        folder.relative_to(root),
+    )
+    return {"train.model": name} if name != params.train.model else {}
 
 
 def _short(file: Path, root: Path) -> Path:

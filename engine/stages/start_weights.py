@@ -15,6 +15,8 @@ from pathlib import Path
 from engine.config import DetectionTrainConfig, Params
 from engine.errors import ConfigError
 from engine.files import read_object, sha256_file
+from engine.models.hf.hub import PREFIX as HUB
+from engine.models.hf.hub import START, kept, reference_in, source_of
 from engine.plugins import is_dotted
 from engine.stages.layout import Layout
 from engine.versioning.stage_inputs import load_definitions
@@ -24,12 +26,28 @@ KEYS = ("model", "pretrained")  # settings of section train that may name a file
 
 def start_files(config: DetectionTrainConfig, root: Path) -> dict[str, Path]:
     """key -> file, for the settings that name one; `yolov8n` and `true` do not. Relative names are
-    seen from `root`.
+    seen from `root`. Of a network named `hf:` it is a folder.
     """
     named = {key: getattr(config, key) for key in KEYS}
     return {
-        key: root / name for key, name in named.items() if isinstance(name, str) and is_path(name)
+        key: root / (folder_name(name, root) if name.startswith(HUB) else name)
+        for key, name in named.items()
+        if isinstance(name, str) and is_path(name)
     }
+
+
+def folder_name(model: str, root: Path) -> str:
+    """The folder of a network named `hf:`, seen from `root`; where it is not at hand its name."""
+    reference = reference_in(model, root)
+    if reference is None:
+        return model.removeprefix(HUB)
+    found = kept(reference, [root / START])
+    return found.relative_to(root).as_posix() if found else model
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's content, or of what a folder's files hold."""
+    return source_of(path)["digest"] if path.is_dir() else sha256_file(path)
 
 
 def is_path(name: str) -> bool:
@@ -57,12 +75,12 @@ def start_digests(config: DetectionTrainConfig, root: Path) -> dict[str, str]:
                 f"content; or `cp {name} models/start/` and write train.{key}: "
                 f"models/start/{file.name}"
             )
-        if not file.is_file():
+        if not file.exists():
             raise ConfigError(
                 f"params.yaml: train.{key} = {name}: no such file, seen from {root}. "
                 f"{how_to_get(file, root)}"
             )
-        found[key] = sha256_file(file)
+        found[key] = digest_of(file)
     return found
 
 
@@ -82,12 +100,10 @@ def start_changed(params: Params, root: Path) -> bool:
     Where the file is not at hand (a fresh clone), or nothing was trained yet, there is nothing to
     compare: DVC decides.
     """
-    files = {key: file for key, file in start_files(params.train, root).items() if file.is_file()}
+    files = {key: file for key, file in start_files(params.train, root).items() if file.exists()}
     origin = read_object(Layout(root).origin("train"))
     recorded = origin.get("start", {})
-    return bool(origin) and any(
-        sha256_file(file) != recorded.get(key) for key, file in files.items()
-    )
+    return bool(origin) and any(digest_of(file) != recorded.get(key) for key, file in files.items())
 
 
 def how_to_get(file: Path, root: Path) -> str:
@@ -97,6 +113,8 @@ def how_to_get(file: Path, root: Path) -> str:
             f"`dvc checkout {owner[1]}` brings back what stage {owner[0]} made last; without an "
             "earlier result start from a kind of network, for example train.model=yolov8n"
         )
+    if str(file.relative_to(root) if file.is_relative_to(root) else file).startswith(HUB):
+        return f"`dvc pull` brings what {START} held; `detectflow run` downloads it"
     pointer = file.with_name(f"{file.name}.dvc")
     return (
         f"`dvc pull {pointer}` fetches it"

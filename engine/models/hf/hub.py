@@ -44,15 +44,15 @@ class Reference:
         return f"{PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
 
-def reference_in(model: str) -> Reference | None:
+def reference_in(model: str, root: Path = Path()) -> Reference | None:
     """What `train.model` names on the hub; None where it names a folder (`hf:./mine`, `hf:/data/x`,
-    or one that is there).
+    or one that is there, seen from `root`).
 
     Raises:
         ConfigError: a branch or tag in place of a revision.
     """
     match = _REFERENCE.fullmatch(model)
-    if match is None or Path(model.removeprefix(PREFIX)).is_dir():
+    if match is None or (root / model.removeprefix(PREFIX)).is_dir():
         return None
     repo, revision = match.groups()
     if revision is not None and not _REVISION.fullmatch(revision):
@@ -73,9 +73,26 @@ def folder_of(model: str) -> Path:
     reference = reference_in(model)
     if reference is None:
         return Path(model.removeprefix(PREFIX))
-    cache = Path(os.environ.get("DETECTFLOW_STATE", ".")) / ".cache"
-    found = kept(reference, (START, cache / "hub"))
-    return found or fetch(reference, cache / "hub", cache / "downloads")
+    found = kept(reference, (START, cache_dir() / "hub"))
+    return found or fetch(reference, cache_dir() / "hub", cache_dir() / "downloads")
+
+
+def with_revision(model: str, root: Path) -> str | None:
+    """The name with the revision that it means now, its files at hand; None for what is not of the
+    hub.
+    """
+    reference = reference_in(model, root)
+    if reference is None:
+        return model if model.startswith(PREFIX) else None
+    if kept(reference, (root / START,)):
+        return model
+    source = source_of(folder_of(model))
+    return f"{PREFIX}{source['repo']}@{source['revision']}"
+
+
+def cache_dir() -> Path:
+    """Where downloaded networks are kept: with the project's other caches."""
+    return Path(os.environ.get("DETECTFLOW_STATE", ".")) / ".cache"
 
 
 def source_of(folder: Path) -> dict[str, Any]:
