@@ -81,7 +81,7 @@ def _from_hub(params: Params, root: Path) -> dict[str, Any]:
         source["digest"][:12],
         folder.relative_to(root),
     )
-    return {"train.model": name} if name != params.train.model else {}
+    return {"train.model": name}  # params.yaml may still have it without its revision
 
 
 def _short(file: Path, root: Path) -> Path:

@@ -1,5 +1,6 @@
-"""`python -m engine.models.hf.download ORG/NAME FOLDER [REVISION]`: the files of a model on Hugging
-Face's hub, brought by the hub's own client into FOLDER, goes on where it was cut off.
+"""The files of a model on Hugging Face's hub, brought by the hub's own client:
+`python -m engine.models.hf.download ORG/NAME FOLDER REVISION [THERE ...]`. Goes on in FOLDER where
+it was cut off; of a revision that is THERE only its name is asked.
 
 A process of its own: the client reads its settings when it is imported, and every other process of
 this project works offline. Proxies (`HTTPS_PROXY`), a mirror (`HF_ENDPOINT`) and a token
@@ -26,20 +27,22 @@ class Refused(Exception):
     """What is there is not what is wanted; the text says why."""
 
 
-def download(repo: str, folder: Path, revision: str | None) -> dict[str, Any]:
-    """The files of `revision` (None: the newest) in `folder`."""
+def download(repo: str, folder: Path, revision: str | None, there: list[str]) -> dict[str, Any]:
+    """The files of `revision` (None: the newest) in `folder`; of one of `there` its name alone."""
     from huggingface_hub import HfApi, snapshot_download
 
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
-    there = {each.rfilename: each for each in info.siblings or ()}
-    files = {name for name in there if WANTED.fullmatch(name)}
+    if info.sha in there:
+        return {"repo": info.id, "revision": info.sha}
+    listed = {each.rfilename: each for each in info.siblings or ()}
+    files = {name for name in listed if WANTED.fullmatch(name)}
     if "config.json" not in files:
         raise Refused("it has no config.json, so it is no model of the library transformers")
     if not any(name.endswith(".safetensors") for name in files):
-        pickled = sorted(name for name in there if name.endswith(PICKLED))
+        pickled = sorted(name for name in listed if name.endswith(PICKLED))
         also = "; {} can run code when opened and is not read".format(", ".join(pickled[:3]))
         raise Refused(f"it has no weights as .safetensors{also if pickled else ''}")
-    size = sum(there[name].size or 0 for name in files)
+    size = sum(listed[name].size or 0 for name in files)
     if size > LARGEST_BYTES:
         most = LARGEST_BYTES / 1e9
         raise Refused(f"its files are {size / 1e9:.1f} GB; at most {most:.0f} are taken")
@@ -47,7 +50,7 @@ def download(repo: str, folder: Path, revision: str | None) -> dict[str, Any]:
     digests = {}
     for name in sorted(files):
         digests[name] = _sha256(folder / name)
-        told = getattr(there[name].lfs, "sha256", None)
+        told = getattr(listed[name].lfs, "sha256", None)
         if told and told != digests[name]:
             (folder / name).unlink()
             raise Refused(
@@ -67,9 +70,9 @@ def _sha256(path: Path) -> str:
 def main(words: list[str]) -> int:
     """Errors are data: whoever called puts them into words."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    repo, folder, revision = words[0], Path(words[1]), words[2] if len(words) > 2 else None
+    repo, folder, revision, *there = words
     try:
-        found = download(repo, folder, revision)
+        found = download(repo, Path(folder), revision or None, there)
     except Refused as error:
         found = {"error": "Refused", "said": str(error)}
     except Exception as error:  # the client raises its own, httpx's and the system's

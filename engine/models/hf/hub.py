@@ -73,8 +73,19 @@ def folder_of(model: str) -> Path:
     reference = reference_in(model)
     if reference is None:
         return Path(model.removeprefix(PREFIX))
-    found = kept(reference, (START, cache_dir() / "hub"))
-    return found or fetch(reference, cache_dir() / "hub", cache_dir() / "downloads")
+    cache = cache_dir()
+    if reference in _newest:
+        reference = _newest[reference]
+    found = kept(reference, (START, cache / "hub"))
+    if found is None:
+        found = fetch(reference, cache / "hub", cache / "downloads")
+        revision = read_object(found / SOURCE)["revision"]
+        _newest[Reference(reference.repo, None)] = Reference(reference.repo, revision)
+    return found
+
+
+# What a name without a revision meant when this process first asked: the same until it ends.
+_newest: dict[Reference, Reference] = {}
 
 
 def with_revision(model: str, root: Path) -> str | None:
@@ -154,7 +165,15 @@ def fetch(reference: Reference, place: Path, scratch: Path) -> Path:
     owner, _, name = reference.repo.partition("/")
     waiting = scratch / f"{owner}--{name}-{reference.revision or 'newest'}"
     waiting.mkdir(parents=True, exist_ok=True)
-    found = _ask(reference, waiting)
+    there = {
+        source["revision"]: file.parent
+        for file in place.glob(f"*/{SOURCE}")
+        if (source := read_object(file)).get("repo") == reference.repo
+    }
+    found = _ask(reference, waiting, there)
+    if found["revision"] in there:
+        shutil.rmtree(waiting, ignore_errors=True)
+        return there[found["revision"]]
     files = found["files"]
     digest = _digest(files)
     folder = place / f"{name}-{digest[:12]}"
@@ -168,12 +187,13 @@ def fetch(reference: Reference, place: Path, scratch: Path) -> Path:
     return folder
 
 
-def _ask(reference: Reference, waiting: Path) -> dict[str, Any]:
+def _ask(reference: Reference, waiting: Path, there: Iterable[str]) -> dict[str, Any]:
     words = [sys.executable, "-m", "engine.models.hf.download", reference.repo, str(waiting)]
+    words += [reference.revision or "", *there]
     environment = {**os.environ, "HF_HUB_OFFLINE": "0"}
     try:
         done = subprocess.run(
-            [*words, *([reference.revision] if reference.revision else [])],
+            words,
             env=environment,
             stdout=subprocess.PIPE,
             text=True,
