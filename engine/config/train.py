@@ -292,6 +292,12 @@ class DetectionTrainConfig(TrainConfig):
         "model", False, "ImageNet weights of the backbone: true downloads, a path reads a file"
     )
 
+    accept_licence: str | None = _f(
+        "model",
+        None,
+        "licence that you accept for weights to start from which are not free for everybody",
+    )
+
     val_conf: Fraction = _f("validation", 0.001, "lowest score that is evaluated", unit="score")
     val_iou: Fraction = _f(
         "validation", 0.7, "IoU above which NMS removes the weaker box", unit="IoU"

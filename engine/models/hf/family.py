@@ -24,6 +24,7 @@ from engine.models.family import (
 from engine.models.hf.folder import read_folder, read_state
 from engine.models.hf.hub import PREFIX, folder_of, source_of
 from engine.models.hf.library import traceable
+from engine.models.hf.licences import check_licence
 from engine.models.hf.network import Output, build, decode
 from engine.models.targets import image_targets
 from engine.models.torchvision.family import refuse_unused
@@ -65,6 +66,7 @@ class HfFamily(Family):
             "std": list(folder.std),
             "source": source_of(path),
         }
+        check_licence(model, spec["source"], config.accept_licence)
         self.check_size(spec, config.input_size)
         return {**spec, "losses": list(_tried(json.dumps(spec), config.input_size))}
 

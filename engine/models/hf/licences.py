@@ -1,0 +1,67 @@
+"""Under which licence a network's weights are, and whether that is one that everybody may use.
+
+What the hub's page of a model says counts. The table adds what no page says: on which data the
+published detectors were trained. The library's own code is Apache-2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+from engine.errors import ConfigError
+
+# SPDX names, as the hub writes them: use, change and sale allowed, also of what is trained from it.
+FREE = {
+    *("apache-2.0", "mit", "mit-0", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear"),
+    *("isc", "zlib", "unlicense", "0bsd", "cc0-1.0", "cc-by-4.0", "cc-by-3.0", "ecl-2.0"),
+}
+# Repositories -> on what they were trained, as their authors say. COCO: annotations CC BY 4.0,
+# photographs from Flickr under its users' terms. Objects365: annotations CC BY 4.0, photographs
+# for research by its terms.
+TRAINED_ON = (
+    ("ustc-community/dfine-*-obj2coco*", "Objects365, COCO 2017"),
+    ("ustc-community/dfine-*-obj365*", "Objects365"),
+    ("ustc-community/dfine-*", "COCO 2017"),
+    ("PekingU/rtdetr_*_coco_o365", "Objects365, COCO 2017"),
+    ("PekingU/rtdetr_*", "COCO 2017"),
+    ("Roboflow/rf-detr-*", "Objects365, COCO 2017; backbone DINOv2 (LVD-142M)"),
+    ("Intellindust/DEIMv2_DINOv3*", "COCO 2017; backbone DINOv3 (LVD-1689M)"),
+    ("facebook/detr-*", "COCO 2017"),
+)
+# Weights whose page names a free licence, and which hold parts under another.
+NOT_FREE = (("Intellindust/DEIMv2_DINOv3*", "dinov3-license"),)
+
+
+def licence_of(source: Mapping[str, Any]) -> str:
+    """The licence that decides, "" where none is stated. source: of `hub.source_of`."""
+    repo = source.get("repo", "")
+    for pattern, licence in NOT_FREE:
+        if fnmatch(repo.lower(), pattern.lower()):
+            return licence
+    return str(source.get("licence", "")).lower()
+
+
+def trained_on(source: Mapping[str, Any]) -> str:
+    """The data of a known repository, "" of others."""
+    repo = source.get("repo", "").lower()
+    return next((data for pattern, data in TRAINED_ON if fnmatch(repo, pattern.lower())), "")
+
+
+def check_licence(model: str, source: Mapping[str, Any], accepted: str | None) -> None:
+    """ConfigError where a network of the hub is not under a free licence and nobody accepted it.
+
+    accepted: the setting train.accept_licence.
+    """
+    licence = licence_of(source)
+    is_accepted = (accepted or "").lower() == (licence or "unstated")
+    if "repo" not in source or licence in FREE or is_accepted:
+        return
+    what = f"is under the licence '{licence}'" if licence else "states no licence"
+    raise ConfigError(
+        f"model='{model}': its page on the hub {what}, which is not among those that everybody may "
+        f"use ({', '.join(sorted(FREE)[:4])}, ...). Read it; where it allows your use write "
+        f"train.accept_licence: {licence or 'unstated'}. It is recorded with every model trained "
+        "from it"
+    )
