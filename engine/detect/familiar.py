@@ -17,6 +17,7 @@ class NotHere(ConfigError, AttributeError):
 
 
 BOXES_ONLY = "this project detects boxes; it has no"
+NO_HUB = "there is no hub; models of a team are in the MLflow registry, YOLO('detector@champion')"
 
 RESULT_WAYS = {
     "pandas": "`to_dataframe()` gives a table with a row per box, `to_df()` one with Ultralytics' "
@@ -36,9 +37,8 @@ MODEL_WAYS = {
     "embed": f"{BOXES_ONLY} image embeddings. `model.model` is the network, whose layers a forward "
     "hook can read",
     "reset_weights": "a network with fresh weights is YOLO('yolov8n'), by its name",
-    "is_hub_model": "there is no hub; models of a team are in the MLflow registry, "
-    "YOLO('detector@champion')",
-    "hub": "there is no hub; models of a team are in the MLflow registry, YOLO('detector@champion')",
+    "is_hub_model": NO_HUB,
+    "hub": NO_HUB,
     "set_classes": f"{BOXES_ONLY} open-vocabulary detection: the classes are those of the dataset "
     "it was trained on",
 }
@@ -53,6 +53,7 @@ TASKS = {
     "world": "open-vocabulary detection",
     "worldv2": "open-vocabulary detection",
 }
+
 
 def not_here(owner: str, name: str, ways: Mapping[str, str], known: list[str]) -> NotHere:
     """The error for an attribute `name` that `owner` has not."""

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 
-class ImagePath(type(Path())):  # the class of this platform: Path itself cannot be derived before 3.12
+class ImagePath(
+    type(Path())
+):  # the class of this platform: Path itself cannot be derived before 3.12
     """`path.name`, `path.stem` and all of `pathlib.Path`, and `path.split("/")`,
     `path.endswith(".jpg")`, `path + ".txt"`, `path == "a.jpg"` as of a text. As the key of a
     dictionary it is a Path.

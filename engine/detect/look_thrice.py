@@ -1,8 +1,8 @@
 """Test-time augmentation: an image is also seen smaller, and mirrored, and the candidates of all
 looks go through one NMS. Slower by three, and better where objects differ much in size.
 
-The input keeps its size, so that every model file can do it: what is smaller lies in the corner of a
-grey image. Letters: B images, N candidates of an image, C classes.
+The input keeps its size, so that every model file can do it: what is smaller lies in the corner of
+a grey image. Letters: B images, N candidates of an image, C classes.
 """
 
 from __future__ import annotations

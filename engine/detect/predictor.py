@@ -80,9 +80,7 @@ class DetectionPredictor(BasePredictor):
             tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         ] = []  # of the frame under way
         self._written = 0  # results of this run
-        self._files: dict[
-            str, int
-        ] = {}  # file -> how many of this name were written in this run
+        self._files: dict[str, int] = {}  # file -> how many of this name were written in this run
 
     def get_model(self) -> Runtime:
         """The detector of `config.model`; override to bring any callable with the attributes of

@@ -1,4 +1,4 @@
-"""The boxes of one image: a numpy array of corners, and the forms that people know as torch tensors.
+"""The boxes of one image: a numpy array of corners, and the forms that people know as tensors.
 
 The array is what `Results.boxes` always was. Attributes beside it give tensors: `boxes.xyxy`,
 `boxes.conf`, `boxes.cls`. Conventions of boxes: `engine/types.py`.
@@ -113,7 +113,7 @@ class Boxes(np.ndarray):
     # The array ------------------------------------------------------------------------------------
 
     def __array_finalize__(self, other: Any) -> None:
-        # What numpy makes of it (a copy, a transpose) are numbers: which rows they are is not known.
+        # What numpy makes of it (a copy, a transpose) are numbers: which rows they are is open.
         self._known = None
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False):

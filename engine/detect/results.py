@@ -482,8 +482,8 @@ def _check_plot(others: Mapping[str, Any], color_mode: str) -> None:
         if name in ONLY_BY_DEFAULT:
             if value is not None:
                 raise ConfigError(
-                    f"plot: {name}={value!r} is not done here: letters have the font and the colour "
-                    "that can be read on each class's colour; draw your own with OpenCV on "
+                    f"plot: {name}={value!r} is not done here: letters have the font and the "
+                    "colour that can be read on each class's colour; draw your own with OpenCV on "
                     "`result.orig_img` and `result.boxes.xyxy`"
                 )
             continue
@@ -497,7 +497,5 @@ def _pandas(method: str) -> Any:
     try:
         import pandas
     except ImportError:
-        raise DataError(
-            f"{method}() needs pandas: pip install pandas, or use to_dict()."
-        ) from None
+        raise DataError(f"{method}() needs pandas: pip install pandas, or use to_dict().") from None
     return pandas
