@@ -97,7 +97,9 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _network_named(path: Path) -> str:
     """What to do where a missing file is called like a network: elsewhere such a one is fetched."""
     if not any(family.knows(path.stem) for family in built_in()):
-        return ""
+        names = [name for family in built_in() for name in family.names()]
+        is_other = path.stem.startswith(("yolo", "rtdetr")) and path.name == str(path)
+        return f". The networks here are {', '.join(names)}" if is_other else ""
     return (
         f". No trained weights are fetched: model={path.stem} is this network with fresh weights, "
         "to be trained; trained ones are a file of yours, such as runs/train/weights/best.pt"

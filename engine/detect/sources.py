@@ -153,6 +153,11 @@ def _text_entries(text: str) -> list[Any]:
         return [_Video(int(text), f"camera {text}")]
     if glob.has_magic(text):
         return _glob_entries(path)
+    if text.split(" ")[0] == "screen":
+        raise DataError(
+            f"Source not found: {text}. The screen is no source here: make an image of it, such as "
+            "PIL.ImageGrab.grab(), and give that."
+        )
     parent = path.absolute().parent
     where = (
         f"the directory {parent} exists, the file does not"
