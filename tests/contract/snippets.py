@@ -99,7 +99,8 @@ assert torch.equal(model(tensor)[0].boxes.data, model("bus.jpg")[0].boxes.data)
 """,
     "a folder": LOADED + 'results = model("images")\nassert len(results) == 2',
     "a folder with a slash": LOADED + 'results = model.predict("images/", verbose=False)',
-    "a pattern": LOADED + 'results = model("images/*.jpg", stream=True)\nassert len(list(results)) == 2',
+    "a pattern": LOADED
+    + 'results = model("images/*.jpg", stream=True)\nassert len(list(results)) == 2',
     "a list file": LOADED + 'results = model("list.txt")\nassert len(results) == 2',
     "a video as a stream": LOADED
     + """
@@ -279,7 +280,8 @@ on_black = results[0].plot(img=np.zeros_like(results[0].orig_img), color_mode="i
 results[0].plot(save=True, filename="plotted.jpg")
 assert Path("plotted.jpg").is_file()
 """,
-    "save_txt": SEEN + 'results[0].save_txt("out.txt", save_conf=True)\nassert Path("out.txt").is_file()',
+    "save_txt": SEEN
+    + 'results[0].save_txt("out.txt", save_conf=True)\nassert Path("out.txt").is_file()',
     "save_crop": SEEN
     + """
 results[0].save_crop(save_dir="cut", file_name="detection")
@@ -320,13 +322,12 @@ assert Path(results.save_dir).is_dir() and Path(model.trainer.best).is_file()
 assert results.box.map is not None and "metrics/mAP50-95" in results.results_dict
 metrics = model.val()  # no arguments needed, dataset and settings remembered
 results = model("bus.jpg")
-path = model.export(format="onnx", check_images=1)
 """,
     "train a loaded model": LOADED
     + f'results = model.train(data="coco8.yaml", epochs=1, {SHORT}, name="loaded", seed=1)',
     "train with a callback": f"""
 def on_train_epoch_end(trainer):
-    seen.append((trainer.epoch, float(trainer.loss)))
+    seen.append((trainer.epoch, trainer.loss.item()))
 
 seen = []
 model = YOLO("yolov8n.pt")
@@ -445,5 +446,8 @@ REFUSED = {
     ),
     "a misspelt attribute": (SEEN + "results[0].box", "Did you mean 'boxes'"),
     "a misspelt box": (SEEN + "results[0].boxes.confs", "Did you mean 'conf'"),
-    "a misspelt setting": (LOADED + 'model("bus.jpg", confidence=0.5)', "unknown key 'confidence'.*conf"),
+    "a misspelt setting": (
+        LOADED + 'model("bus.jpg", confidence=0.5)',
+        "unknown key 'confidence'.*conf",
+    ),
 }
