@@ -29,7 +29,7 @@ FRESH_CLASSES = 80  # of a network without weights that is only looked at; COCO'
 # Of `torch.nn.Module`, asked of the network itself.
 OF_NETWORK = (
     *("parameters", "named_parameters", "buffers", "state_dict", "modules", "named_modules"),
-    *("children", "named_children", "eval", "requires_grad_", "stride", "yaml"),
+    *("children", "named_children", "eval", "requires_grad_"),
 )
 
 
@@ -105,6 +105,8 @@ class Detector:
         result = trainer.train()
         self.trainer, self.weights, self.data = trainer, result.best, trainer.args.data
         self._fused = False
+        if type(result) is not TrainResult:  # of a trainer that says more, or something else
+            return result
         validator = getattr(trainer, "validator", None)
         fields = {each.name: getattr(result, each.name) for each in dataclasses.fields(result)}
         return DetectionResult(
@@ -143,7 +145,8 @@ class Detector:
         weights = self._trained("predict", changed=True)
         own = {"model": str(weights), "save": False, "verbose": False, **self._own_device()}
         predictor = DetectionPredictor({**own, **settings})
-        predictor.model = self._runtime(predictor.config.device)
+        if predictor.config.model == str(weights):
+            predictor.model = self._runtime(predictor.config.device)
         self._attach(predictor)
         self.predictor = predictor
         return predictor(source, stream=stream)

@@ -412,6 +412,10 @@ REFUSED = {
         'YOLO("yolov8s.pt")',
         "yolov8s.pt: no such checkpoint. No trained weights are fetched: model=yolov8s",
     ),
+    "weights of another program": (
+        'torch.save({"model": torch.nn.Linear(1, 1)}, "theirs.pt")\nYOLO("theirs.pt")',
+        "made by another program.*Nothing in it was executed. Checkpoints are made by `detectflow",
+    ),
     "another generation": ('YOLO("yolo11n.pt")', "no such checkpoint.*networks here are yolov8n"),
     "no weights yet": ('YOLO("yolov8n.yaml")("bus.jpg")', r"no weights yet; call train\(\) first"),
     "no source": (LOADED + "model.predict()", "no source given: set source="),
