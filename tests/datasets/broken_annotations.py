@@ -289,7 +289,33 @@ def coco_infinity(root):
     change_coco(root, lambda c: c["annotations"][0].update(bbox=[float("inf"), 1, 2, 3]))
 
 
-@case(make_coco, "bad_entry", "images[0] has no number as id or no file_name")
+@case(make_coco, "no_bbox", TRAIN_JSON, "annotation 1 has no bbox")
+def coco_mask_alone(root):
+    square = [[4, 2, 20, 2, 20, 30, 4, 30]]
+    change_coco(root, lambda c: c["annotations"][0].update(bbox=[], segmentation=square))
+
+
+@case(make_coco, "bad_entry", "annotation 1: bbox 'None' is not [x,", "no polygons and no mask")
+def coco_neither_box_nor_mask(root):
+    change_coco(root, lambda c: c["annotations"][0].pop("bbox"))
+
+
+@case(make_coco, "root_class", "category 0 'pets' is the supercategory of the others")
+def coco_root_of_roboflow(root):
+    for file in (root / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["supercategory"] = "pets"
+        content["categories"].insert(0, {"id": 0, "name": "pets", "supercategory": "none"})
+        put(file, json.dumps(content))
+
+
+@case(make_coco, "renamed_image", "image 'shots\\\\\\\\1/a.png' is not there; images/a.png is the")
+def coco_folders_of_another_machine(root):
+    change_coco(root, lambda c: c["images"][0].update(file_name="shots\\1/a.png"))
+
+
+@case(make_coco, "bad_entry", "images[0] has no number or text as id, or no file_name")
 def coco_image_without_file_name(root):
     change_coco(root, lambda c: c["images"][0].pop("file_name"))
 

@@ -41,6 +41,8 @@ class Row:
     ref: str = ""  # what people call it where there are no lines, for example "annotation 17"
     # Pascal VOC's flag: not used in training, kept for whoever writes the dataset again
     difficult: bool = False
+    # the box around another shape (a polygon, a mask, a turned box), which was not written as a box
+    outline: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,20 @@ answers about the whole image.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
-from engine.datasets.formats.folder import IMAGE_SUFFIXES, Folder, base_name, inside, tails
+from engine.datasets.formats.folder import (
+    IMAGE_SUFFIXES,
+    UPLOAD_PREFIX,
+    Folder,
+    base_name,
+    inside,
+    tails,
+)
 from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind
 from engine.datasets.formats.others import is_create_ml
@@ -41,10 +47,6 @@ OTHER_SHAPES = {
 SHAPES = RECTANGLES | POLYGONS | OTHER_SHAPES  # anything else is an answer about the whole image
 # how far a value may leave 0 to 100, drawn over the edge, before it must be something else
 OVER_PERCENT = 10
-
-_UPLOAD_PREFIX = re.compile(
-    r"[0-9a-f]{8}-(?=.)"
-)  # Label Studio puts it before the names of uploaded files
 
 
 class LabelStudioReader(AnnotationReader):
@@ -304,7 +306,7 @@ def _candidates(path: str) -> Iterator[str]:
     yield from ends
     for end in ends:
         folder, _, name = end.rpartition("/")
-        bare = _UPLOAD_PREFIX.sub("", name, count=1) if _UPLOAD_PREFIX.match(name) else ""
+        bare = UPLOAD_PREFIX.sub("", name, count=1) if UPLOAD_PREFIX.match(name) else ""
         if bare:
             yield f"{folder}/{bare}".lstrip("/")
 

@@ -124,7 +124,7 @@ class VocReader(AnnotationReader):
             named = self._nearest_to(
                 file, self._folder.images_ending(tail) or self._folder.images_with_stem(tail)
             )
-        candidates = named or beside
+        candidates = named or beside or self._renamed(file, text)
         if len(candidates) == 1 and (not beside or candidates[0] in beside):
             return candidates[0]
         if not candidates:
@@ -134,6 +134,19 @@ class VocReader(AnnotationReader):
         if policy != "fix":
             raise LookupError(file)
         return (beside or fitting)[0]
+
+    def _renamed(self, file: str, text: str) -> list[str]:
+        """The one image that the annotation means under another name, [] where there is none or the
+        policy does not want it.
+        """
+        for meant in (base_name(text), base_name(without_suffix(file))):
+            found = self._nearest_to(file, self._folder.images_renamed(meant)) if meant else []
+            if len(found) == 1:
+                detail = f"image {shown(meant)} is not there; {found[0]} is the only one that fits"
+                if self._findings.add("renamed_image", file, detail) == "fix":
+                    return found
+                raise LookupError(file)
+        return []
 
     def _nearest_to(self, file: str, names: list[str]) -> list[str]:
         """Of images with one name in several folders, those whose folders resemble the annotation's
