@@ -105,6 +105,12 @@ KINDS: dict[str, Kind] = {
         "correct the path",
         fix="the folder of that name inside the dataset is taken, if there is one",
     ),
+    "labels_elsewhere": Kind(
+        "labels in a second place, which are not read",
+        "error",
+        "bring all labels into one place, or take those away that do not count",
+        warn="they do not count",
+    ),
     "link_loop": Kind(
         "link that leads back into itself",
         "warn",
@@ -196,6 +202,12 @@ KINDS: dict[str, Kind] = {
         "error",
         "correct it, or add it to the names",
         drop=BOX_OUT,
+    ),
+    "other_convention": Kind(
+        "boxes that are not written as their format has them",
+        "error",
+        "export them again, or give the format they are in",
+        warn="they are read as the format has them",
     ),
     "inverted_box": Kind(
         "box whose corners are swapped",

@@ -128,9 +128,9 @@ def filename_of_another_image(root):
 
 @case(
     make_voc,
-    "unlabelled_image",
-    "extra/z.png",
-    "in a folder called Annotations; there is one, so extra/z.xml is not read",
+    "labels_elsewhere",
+    "extra: holds labels of 1 image that has no others, first extra/z.png",
+    "labels are read in Annotations",
 )
 def annotation_beside_its_image(root):
     put(root / "extra/z.png", image_bytes("z"))
@@ -453,6 +453,18 @@ def yolo_label_in_capitals(root):
 )
 def yolo_image_in_another_folder(root):
     (root / "images/train/a.png").rename(root / "images/val/a.png")
+
+
+@case(make_yolo, "labels_elsewhere", "labels_2: holds 1 that say otherwise", "'a.txt'")
+def yolo_second_root(root):
+    put(root / "labels_2/a.txt", "1 0.5 0.5 0.25 0.25\n")
+
+
+@case(make_yolo, "other_convention", "labels/train: read as centre and size", "look like corners")
+def yolo_corners(root):
+    places = [0.05, 0.2, 0.35, 0.5, 0.65, 0.8]
+    corners = [(x, y, x + 0.1, y + 0.1) for x in places for y in places]
+    put(root / A_TXT, "".join(f"0 {a} {b} {c:.2f} {d:.2f}\n" for a, b, c, d in corners))
 
 
 @case(make_yolo, "ambiguous_image", A_TXT)

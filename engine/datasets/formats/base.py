@@ -29,6 +29,14 @@ _SPLIT_WORD = re.compile(
 
 
 @dataclass(frozen=True)
+class BoxNumbers:
+    """How a format writes a box."""
+
+    order: str  # xyxy | xywh (x, y: the upper left corner) | cxcywh (x, y: the centre)
+    unit: str  # px | fraction | percent
+
+
+@dataclass(frozen=True)
 class Row:
     """One annotated box, as written."""
 
@@ -43,6 +51,8 @@ class Row:
     difficult: bool = False
     # the box around another shape (a polygon, a mask, a turned box), which was not written as a box
     outline: bool = False
+    # the four numbers in the file's own order, where that cannot be seen from `box`
+    written: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

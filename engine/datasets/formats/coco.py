@@ -27,6 +27,7 @@ import numpy as np
 
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import (
+    BoxNumbers,
     Row,
     SourceImage,
     number,
@@ -190,6 +191,8 @@ class CocoReader(AnnotationReader):
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file.name, str(error))
         yield from self._without_entry("is in no JSON file")
+        read = {file.name for file in self._files}
+        self._report_elsewhere(self._owner, read, lambda name: is_coco(self._folder, name))
 
     def _entries(self, file: str, section: str) -> Iterator[Item]:
         """The objects of a section."""
@@ -465,4 +468,6 @@ KIND = ReaderKind(
     detect=lambda folder: any(is_coco(folder, name) for name in folder.with_suffix(".json")),
     open=CocoReader,
     write=CocoWriter,
+    numbers=BoxNumbers("xywh", "px"),
+    many_in_file=True,
 )

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
+from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown, stated_size
 from engine.datasets.formats.folder import (
     IMAGE_SUFFIXES,
     UPLOAD_PREFIX,
@@ -55,7 +55,8 @@ class LabelStudioReader(AnnotationReader):
     """
 
     def __iter__(self) -> Iterator[SourceImage]:
-        for file in self._folder.with_suffix(".json"):
+        files = self._folder.with_suffix(".json")
+        for file in files:
             problem = self._problem(file)
             if problem:
                 self._findings.add("unreadable_annotation", file, *problem)
@@ -65,6 +66,7 @@ class LabelStudioReader(AnnotationReader):
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file, str(error))
         yield from self._without_entry("is in no JSON file")
+        self._report_elsewhere(self._owner, files)
 
     def _problem(self, file: str) -> tuple[str, int | None] | None:
         """What makes the whole file useless, and the line of it: it is read to its end before its
@@ -226,7 +228,9 @@ class LabelStudioReader(AnnotationReader):
                 continue
             elif kind in RECTANGLES | POLYGONS | ELLIPSES:
                 try:
-                    rows.append(Row(labels[0], _box(kind, value, size), line=line, ref=ref))
+                    box = _box(kind, value, size)
+                    outline = kind not in RECTANGLES or bool(number(value.get("rotation")))
+                    rows.append(Row(labels[0], box, line=line, ref=ref, outline=outline))
                 except ValueError as error:
                     problem = str(error)
             if problem:
@@ -427,4 +431,6 @@ KIND = ReaderKind(
         is_label_studio(folder, name) for name in folder.with_suffix(".json")
     ),
     open=LabelStudioReader,
+    numbers=BoxNumbers("xywh", "percent"),
+    many_in_file=True,
 )

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
+from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown, stated_size
 from engine.datasets.formats.cvat import is_cvat
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
 from engine.datasets.formats.given_splits import find_lists
@@ -61,6 +61,10 @@ class VocReader(AnnotationReader):
                 detail += f" in a folder called Annotations; there is one, so {beside} is not read"
             yield from self._unlabelled(name, detail)
         self._splits.report_unused()
+        self._report_elsewhere(self._owner, used, self._looks_right)
+
+    def _looks_right(self, file: str) -> bool:
+        return file.endswith(".xml") and b"<annotation>" in self._folder.head(file)
 
     def _image(self, file: str) -> SourceImage | None:
         try:
@@ -250,4 +254,5 @@ KIND = ReaderKind(
     detect=lambda folder: any(not is_cvat(folder, name) for name in annotation_files(folder)),
     open=VocReader,
     write=VocWriter,
+    numbers=BoxNumbers("xyxy", "px"),
 )

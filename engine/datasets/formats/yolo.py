@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown
+from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown
 from engine.datasets.formats.folder import Folder, base_name, inside, spelling, without_suffix
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.writers import (
@@ -106,6 +106,20 @@ class YoloReader(AnnotationReader):
                 "missing_image", label, "no image belongs to this label file" + self._hint(label)
             )
         self._splits.report_unused()
+        label_of = {image: label for label, image in used.items()}
+        self._report_elsewhere(label_of, self._labels, self._looks_right)
+
+    def _looks_right(self, file: str) -> bool:
+        """Whether a text begins with a row of YOLO's."""
+        words = self._folder.head(file).decode("utf-8-sig", "replace").split("\n")[0].split()
+        values = [number(word) for word in words]
+        return (
+            file.endswith(".txt")
+            and None not in values
+            and len(values) >= 5
+            and (len(values) == 5 or len(values) % 2 == 1)
+            and values[0] == int(values[0])
+        )
 
     def _label_of(self, image: str) -> str | None:
         return next((label for label in label_names(image) if label in self._labels), None)
@@ -141,6 +155,8 @@ class YoloReader(AnnotationReader):
         alike = [image for image in alike if self._labels.isdisjoint(label_names(image))]
         if alike:
             return f"; there is {alike[0]}: in another folder"
+        for image in self._folder.images_with_stem(base_name(bare)):
+            return f"; {image} has its labels in {self._label_of(image)}"
         return self._folder.looks_like(bare + ".jpg") or self._folder.unread_image(bare)
 
     def _rows(self, label: str) -> tuple[Row, ...] | None:
@@ -178,7 +194,10 @@ class YoloReader(AnnotationReader):
         # A number without name stays visible: `unknown_class` decides about it like about any other
         # name.
         return Row(
-            self.names[int(index)] if known else f"class {int(index)}", _box(values), line=line
+            self.names[int(index)] if known else f"class {int(index)}",
+            _box(values),
+            line=line,
+            outline=len(values) != 4,
         )
 
 
@@ -336,4 +355,5 @@ KIND = ReaderKind(
     detect=lambda folder: bool(label_files(folder) or find_settings(folder).content),
     open=YoloReader,
     write=YoloWriter,
+    numbers=BoxNumbers("cxcywh", "fraction"),
 )
