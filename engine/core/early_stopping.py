@@ -107,7 +107,7 @@ def should_stop(
     say: bool = True,
     monitor: str | None = None,
 ) -> bool:
-    """Whether training should end after `epoch`. Both from 1; best_epoch: 0 where there is none yet.
+    """Whether training should end after `epoch`. Both from 1; best_epoch: 0, there is none yet.
     say: log why. monitor: what decides, where that is not the settings'.
     """
     monitor = config.monitor if monitor is None else monitor

@@ -64,7 +64,7 @@ from engine.core.distributed import World
 from engine.core.events import TRAIN_EVENTS, Callbacks
 from engine.core.peer_failure import terminable
 from engine.core.plugins import add_own_code
-from engine.core.progress import EpochProgress, log_epoch
+from engine.core.progress import EpochProgress, log_epoch, log_start
 from engine.core.results import Row, TrainResult
 from engine.core.run_lock import RunLock
 from engine.core.run_state import Components, RunState, first_epoch
@@ -248,6 +248,8 @@ class BaseTrainer(RunView):
     # The run --------------------------------------------------------------------------------------
 
     def _fit(self) -> None:
+        if self.world.is_main and self.args.verbose and self.start_epoch < self.args.epochs:
+            self._say_what_begins()
         self.callbacks.run("on_train_start", self)
         if self.start_epoch > len(self.rows):  # killed between a checkpoint and what follows it
             self.epoch = self.start_epoch - 1
@@ -262,6 +264,18 @@ class BaseTrainer(RunView):
                 self.save_model()
             self._complete_epoch()
         self.stop_reason = "stopped" if self.epoch + 1 < self.args.epochs else "done"
+
+    def _say_what_begins(self) -> None:
+        log_start(
+            self.train_loader,
+            getattr(self.validator, "loader", None),
+            self.batch_size,
+            (self.start_epoch + 1, self.args.epochs),
+            self.device,
+            self.world,
+            self.save_dir,
+            self.sample_word,
+        )
 
     def _train_epoch(self) -> None:
         self.callbacks.run("on_train_epoch_start", self)
