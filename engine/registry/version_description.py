@@ -29,7 +29,7 @@ MODEL_DESCRIPTION = (
     "Object detectors made by DetectFlow. `champion` is the one to use, `challenger` the newest, "
     "`previous` the champion "
     'before: `mlflow.pyfunc.load_model("models:/NAME@champion")`. Input: a column `image` of '
-    "base64 texts of encoded images; output: a column `detections` of JSON texts with class, name, "
+    "base64 texts of encoded images; output: a column `detections` of lists with class, name, "
     "score and box in pixels."
 )
 

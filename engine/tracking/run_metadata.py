@@ -32,7 +32,8 @@ PREPARED = Path("data/prepared")
 DATASET = PREPARED / "dataset.json"
 WEIGHTS = Path("weights/best.pt")
 
-DVC_PATHS = ("data/raw", PREPARED.as_posix(), WEIGHTS.parent.as_posix())
+DVC_PATHS = (PREPARED.as_posix(), WEIGHTS.parent.as_posix())
+RAW = "data/raw"
 
 # Groups of single metrics. The UI orders groups by name, and these are to come after the curves.
 BEST, EXPORT = "val best", "verify export"
@@ -228,7 +229,11 @@ def dvc_tags(root: Path) -> dict[str, str]:
         }
     except (EngineError, TypeError, KeyError, AttributeError):
         return {}
-    return {f"dvc.{path}": known[path] for path in DVC_PATHS if known.get(path)}
+    return {
+        legal_name(f"dvc.{path}"): digest
+        for path, digest in known.items()
+        if digest and (path in DVC_PATHS or path == RAW or path.startswith(f"{RAW}/"))
+    }
 
 
 def flow_tags() -> dict[str, str]:
