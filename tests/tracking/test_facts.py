@@ -15,7 +15,7 @@ from engine.tracking.run_description import describe
 
 NAMES = [
     "train/box_loss",
-    "lr/weight",
+    "warm-up and lr/weight",
     "test/mAP50-95",
     "Zellgröße (µm)",
     "../up",
@@ -196,8 +196,8 @@ def test_the_description_shows_what_there_is_and_no_empty_table():
         {}, {"val best/mAP50-95": 0.5, "test/mAP50-95": 0.25, "test/recall": 0.75}, tags
     )
     assert (
-        "| mAP50-95 | 0.250 | 0.500 |" in late
-        and "| recall | 0.750 |  |" in late
+        "| mAP50-95&emsp; | 0.250&emsp; | 0.500 |" in late
+        and "| recall&emsp; | 0.750&emsp; |  |" in late
         and "| precision" not in late
     )
     assert "[a flow run of Prefect](http://p/runs/flow-run/1)" in late
