@@ -172,7 +172,12 @@ def predict(argv: Sequence[str]) -> int:
             code = INTERRUPTED
     written = [
         what
-        for what, wanted in (("images", config.save), ("detections.jsonl", config.save_json))
+        for what, wanted in (
+            ("images", config.save),
+            ("detections.jsonl", config.save_json),
+            ("labels", config.save_txt),
+            ("crops", config.save_crop),
+        )
         if wanted
     ]
     where = f", {' and '.join(written)} in {_short(predictor.out)}/" if written else ""
