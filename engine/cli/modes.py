@@ -53,7 +53,8 @@ def _of_training(argv: Sequence[str]) -> dict[str, Any]:
     """The settings of a training, of a trainer of the user's own too, and settings=FILE."""
     names = [arg for arg in argv if arg.startswith("trainer=")]
     trainer = parse_overrides(names, texts={"trainer"}).get("trainer")
-    return parse_overrides(argv, _schema(trainer), texts={"settings"})
+    schema = _schema(trainer)
+    return schema.in_our_names(parse_overrides(argv, schema, texts={"settings"}), "train")
 
 
 def _schema(trainer: Any) -> type[TrainConfig]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from engine.config.device import DEVICES, Device
 from engine.config.goal import FORMS, MAX_F1, read_goal
+from engine.config.known_names import ANSWERS
 from engine.config.trackers import NO_TRACKER, TRACKERS
 from engine.config.train import DetectionTrainConfig, Fraction
 from engine.errors import ConfigError, nearest
 from engine.gates.table import is_own, read_gates
 from engine.model_formats.table import FORMATS, find_format
 from engine.settings.base import Frozen, load_yaml
+from engine.settings.known_name import KnownName
 
 Policy = Literal["error", "drop", "fix", "warn"]
 
@@ -157,6 +160,8 @@ class DataConfig(Frozen):
 class ValidateConfig(Frozen):
     """The validate stage."""
 
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["validate"]
+
     split: Literal["train", "val", "test"] = Field("test", description="images that are evaluated")
     batch: int = Field(
         16,
@@ -173,7 +178,7 @@ class ValidateConfig(Frozen):
     max_det: int = Field(
         300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes")
     )
-    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    device: Device = Field("auto", description=DEVICES)
     workers: int = Field(
         0, ge=0, le=64, description="loader processes", json_schema_extra=_in("processes")
     )
@@ -196,6 +201,8 @@ class ValidateConfig(Frozen):
 
 class PredictConfig(Frozen):
     """The predictor."""
+
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["predict"]
 
     model: str = Field("weights/best.pt", description="weights or an exported file")
     source: Any = Field(
@@ -236,7 +243,7 @@ class PredictConfig(Frozen):
         description="fraction by which neighbouring tiles overlap",
         json_schema_extra=_in("fraction"),
     )
-    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    device: Device = Field("auto", description=DEVICES)
     project: str = Field("runs", description="folder that holds the run directories")
     name: str = Field("predict", description="name of the run directory")
     save: bool = Field(True, description="write the images with boxes")
@@ -270,6 +277,8 @@ FormatName = Annotated[
 
 class ExportConfig(Frozen):
     """The export stage."""
+
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["export"]
 
     formats: tuple[FormatName, ...] = Field(("onnx",), description="formats to write")
     imgsz: int | tuple[int, int] | None = Field(
