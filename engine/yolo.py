@@ -41,6 +41,7 @@ class Detector:
         else:
             family_of(self.model).spec(self.model, DetectionTrainConfig(model=self.model))
         self.data: str | None = None
+        self._tracking: Any = None  # (settings, predictor) of `track`
 
     def train(self, **settings: Any) -> TrainResult:
         """Train with `DetectionTrainConfig` settings by name; see `detectflow train --help`.
@@ -83,6 +84,18 @@ class Detector:
         return predictor(source, stream=stream)
 
     __call__ = predict
+
+    def track(self, source: Any, persist: bool = False, **settings: Any) -> Any:
+        """`Results` with `ids`, the numbers of objects that are followed through a video; needs the
+        extra `track`. persist: the source goes on where the last one ended, frame by frame.
+        """
+        from engine.detect.tracking import TrackingPredictor
+
+        quiet = {"model": str(self._trained("track")), "save": False, "verbose": False}
+        given = {**quiet, **settings}
+        if self._tracking is None or not persist or self._tracking[0] != given:
+            self._tracking = (given, TrackingPredictor(given))
+        return self._tracking[1].track(source, bool(settings.get("stream", False)), persist)
 
     def export(
         self,

@@ -22,6 +22,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "train": "engine.cli.modes",
     "val": "engine.cli.modes",
     "predict": "engine.cli.modes",
+    "track": "engine.cli.modes",
     "export": "engine.cli.modes",
     "stage": "engine.cli.run",
     "deploy": "engine.cli.deploy",

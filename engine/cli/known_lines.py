@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from engine.errors import ConfigError
 
-KEY_VALUE = ("train", "val", "predict", "export", "tune")  # modes without --options
+KEY_VALUE = ("train", "val", "predict", "track", "export", "tune")  # modes without --options
 TASKS = ("detect", "segment", "classify", "pose", "obb")  # first words of `yolo TASK MODE ...`
 # Commands of other trainers, and what does the same here.
 KNOWN_MODES = {

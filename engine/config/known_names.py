@@ -230,7 +230,7 @@ _BOX_FILES = "`save_json=true` writes the boxes as JSON lines; Results.save_txt 
 PREDICT: Table = _table(
     _same(
         "model source conf iou imgsz batch max_det classes agnostic_nms project name stream "
-        "verbose save save_json"
+        "verbose save save_json save_frames"
     ),
     _as("device", "device", "GPU by number, cpu", "One GPU: device=0."),
     _not(
@@ -262,6 +262,33 @@ PREDICT: Table = _table(
     _as("img", "imgsz", "input size (YOLOv5)"),
     _as("batch_size", "batch", "images per step"),
     _EVERYWHERE,
+)
+
+_OF_TRACKERS = [
+    _not("fuse_score", "weigh overlaps by scores", "overlaps alone join boxes"),
+    _not("gmc_method", "allow for a moving camera", "the camera is taken to stand still"),
+    _not("with_reid", "compare looks", "overlaps alone join boxes"),
+]
+
+TRACK: Table = _table(
+    [row for row in PREDICT.values() if row.name not in {"tracker", "persist"}],
+    _not(
+        "tracker",
+        "file of a tracker's settings",
+        "there is ByteTrack, whose settings are those of track",
+        values={"bytetrack.yaml": {}},
+    ),
+    _not(
+        "persist",
+        "go on with the tracks of before",
+        "it is an argument of `track` in Python; a command follows all of its source",
+    ),
+    _as("track_high_thresh", "new_track_conf", "score of sure boxes", "One score for both."),
+    _as("new_track_thresh", "new_track_conf", "score of a new track"),
+    _as("track_low_thresh", "conf", "score of unsure boxes"),
+    _as("track_buffer", "track_buffer_s", "frames", "In seconds: 30 at 30 frames a second is 1."),
+    _as("match_thresh", "track_iou", "largest distance", "Distance is 1 - IoU: 0.8 is 0.2."),
+    _OF_TRACKERS,
 )
 
 VALIDATE: Table = _table(
@@ -330,9 +357,16 @@ SECTIONS: dict[str, Table] = {
     "train": TRAIN,
     "validate": VALIDATE,
     "predict": PREDICT,
+    "track": TRACK,
     "export": EXPORT,
 }
-COMMANDS = {"train": "train", "validate": "val", "predict": "predict", "export": "export"}
+COMMANDS = {
+    "train": "train",
+    "validate": "val",
+    "predict": "predict",
+    "track": "track",
+    "export": "export",
+}
 
 
 def _with_the_others(section: str) -> Table:

@@ -246,8 +246,10 @@ class PredictConfig(Frozen):
     device: Device = Field("auto", description=DEVICES)
     project: str = Field("runs", description="folder that holds the run directories")
     name: str = Field("predict", description="name of the run directory")
-    save: bool = Field(True, description="write the images with boxes")
+    save: bool = Field(True, description="write images with boxes, of a video an mp4")
+    save_frames: bool = Field(True, description="write the frames of a video as images too")
     save_json: bool = Field(False, description="write the detections as JSON lines")
+    save_csv: bool = Field(False, description="write the detections as a CSV table")
     stream: bool = Field(False, description="yield results one by one with flat memory")
     verbose: bool = Field(True, description="a line per image")
 
@@ -259,6 +261,37 @@ class PredictConfig(Frozen):
     def thresholds(self) -> dict[str, Any]:
         """What decides which candidates are reported: conf, iou, max_det."""
         return {"conf": self.conf, "iou": self.iou, "max_det": self.max_det}
+
+
+class TrackConfig(PredictConfig):
+    """The predictor that follows objects."""
+
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["track"]
+
+    conf: Fraction = Field(
+        0.1,
+        description="lowest score of a box that goes on with a known object",
+        json_schema_extra=_in("score"),
+    )
+    name: str = Field("track", description="name of the run directory")
+    save_frames: bool = Field(False, description="write the frames of a video as images too")
+    new_track_conf: Fraction | None = Field(
+        None,
+        description="score from which a box begins a new object; empty: the thresholds that the "
+        "model brings, else 0.25",
+        json_schema_extra=_in("score"),
+    )
+    track_iou: Fraction = Field(
+        0.2,
+        description="least IoU of a box with where its object is expected",
+        json_schema_extra=_in("IoU"),
+    )
+    track_buffer_s: float = Field(
+        1.0,
+        ge=0,
+        description="seconds that an object keeps its number without being seen",
+        json_schema_extra=_in("seconds"),
+    )
 
 
 def _known_format(name: str) -> str:

@@ -7,6 +7,8 @@ way, as one or as many `View`s.
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,17 +25,31 @@ from engine.data.transforms import RatioPad, letterbox, to_original
 from engine.detect.operating_point import select
 from engine.detect.results import Results
 from engine.detect.runtime import Runtime, load_runtime
-from engine.detect.sources import IMAGE_SUFFIXES, Frame, Skipped, Source, open_source
+from engine.detect.sources import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Frame,
+    Skipped,
+    Source,
+    Video,
+    open_source,
+)
 from engine.detect.tiles import merge_tiles, touches_seam
 from engine.detect.tiles import tile_corners as corners_of
+from engine.detect.videos import SUFFIX as VIDEO_SUFFIX
+from engine.detect.videos import VideoWriter
 from engine.errors import ConfigError, nearest
 from engine.files import make_folder
 from engine.metrics.operating_point import OperatingPoint
 from engine.models.nms import nms, warm_up
+from engine.plots.images import write_image
 from engine.types import Detections, Size
 
 log = logging.getLogger(__name__)
 
+CSV_HEAD = "source,index,id,class,name,score,x1,y1,x2,y2\n"
+TABLES = ("detections.jsonl", "detections.csv")
+MOST_FILMS = 3  # named in a line
 MOST_NAMED = 10  # classes in a line
 
 
@@ -79,6 +95,9 @@ class DetectionPredictor(BasePredictor):
             tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         ] = []  # of the frame under way
         self._written = 0  # results of this run
+        self._images = 0  # images that were written of them
+        self._tracking: Any = None  # the predictor of `track`, made when it is asked for
+        self._videos = VideoWriter(self._video_path)
         self._files: dict[
             str, int
         ] = {}  # file name -> how many of this name were written in this run
@@ -97,10 +116,27 @@ class DetectionPredictor(BasePredictor):
         # the model may be a callable of the user's own
         self.operating_point = point = getattr(self.model, "operating_point", None)
         if point is not None:
-            given = self.config.conf if self.config.is_given("conf") else None
+            given = self.lowest_score()
             self._limits = point.limits(given)
             if given is None and self.config.verbose:
                 log.info("%s", described(point, self.model.names))
+
+    def lowest_score(self) -> float | None:
+        """One score for all classes from which boxes are reported; None: the model's thresholds."""
+        return self.config.conf if self.config.is_given("conf") else None
+
+    def track(
+        self, source: Any = None, stream: bool | None = None, persist: bool = False
+    ) -> list[Results] | Iterator[Results]:
+        """Results whose boxes have the numbers of their objects, `ids`: see
+        `engine.detect.tracking.TrackingPredictor`, which a further call goes on with.
+        """
+        from engine.detect.tracking import TrackingPredictor
+
+        if self._tracking is None:
+            given = {name: getattr(self.config, name) for name in self.config.model_fields_set}
+            self._tracking = TrackingPredictor({"name": self.config.name, **given})
+        return self._tracking.track(source, stream, persist)
 
     def get_source(self, source: Any) -> Source:
         opened = open_source(source)
@@ -190,8 +226,9 @@ class DetectionPredictor(BasePredictor):
         return result.without_pixels()
 
     def write_results(self, result: Results) -> None:
-        """Under `project/name`: the image with its boxes (`save`), a line of `detections.jsonl`
-        (`save_json`).
+        """Under `project/name`: the image with its boxes (`save`), of a video an mp4 and its frames
+        as images (`save_frames`); a line of `detections.jsonl` (`save_json`); lines of
+        `detections.csv` (`save_csv`).
         """
         self._written += 1
         if self.config.verbose:
@@ -201,19 +238,39 @@ class DetectionPredictor(BasePredictor):
                 if self.total is None
                 else f"{self._written}/{self.total} {result.summary()}",
             )
-        if self.config.save or self.config.save_json:
+        c = self.config
+        if c.save or c.save_json or c.save_csv:
             make_folder(self.out)
-        if self.config.save:
-            result.save(self._image_path(result))
-        if self.config.save_json:
-            path = self.out / "detections.jsonl"
-            with path.open("a" if path.name in self._files else "w", encoding="utf-8") as file:
-                file.write(result.to_json() + "\n")
-            self._files[path.name] = 1
+        if c.save:
+            plotted = result.plot()
+            if result.video is not None:
+                self._videos.add(result.video, result.index, plotted)
+            if result.video is None or c.save_frames:
+                write_image(plotted, self._image_path(result))
+                self._images += 1
+        if c.save_json:
+            self._append(TABLES[0], result.to_json() + "\n")
+        if c.save_csv:
+            self._append(TABLES[1], csv_lines(result), CSV_HEAD)
+
+    def _append(self, name: str, text: str, head: str = "") -> None:
+        """Add text to a file of this run; the first time it is made anew, with `head`."""
+        mode, text = ("a", text) if name in self._files else ("w", head + text)
+        self._files[name] = 1
+        with (self.out / name).open(mode, encoding="utf-8", newline="") as file:
+            file.write(text)
 
     def _run(self, source: Iterable[Any]) -> Iterator[Results]:
-        self._views, self._files, self._written = [], {}, 0
-        return super()._run(source)
+        self._views, self._files, self._written, self._images = [], {}, 0, 0
+        self._videos = VideoWriter(self._video_path)
+        return self._closing(super()._run(source))
+
+    def _closing(self, results: Iterator[Results]) -> Iterator[Results]:
+        """What is written of a video gets its end also where the run is left or fails."""
+        try:
+            yield from results
+        finally:
+            self._videos.close()
 
     def _result(self, frame: Frame, detections: Detections) -> Results:
         size = frame.image.shape[:2]
@@ -227,20 +284,50 @@ class DetectionPredictor(BasePredictor):
             dict(self.speed_ms),
             frame.image,
             frame.passing,
+            video=frame.video,
         )
 
     def _image_path(self, result: Results) -> Path:
         """Where the plotted image goes; images of one name in one run get numbers."""
         name = Path(result.source.split("?")[0])  # of an address: without its query
-        suffix = name.suffix.lower() if name.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
-        stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
-        stem = (
-            "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in stem)
-            or "image"
-        )
-        count = self._files.get(stem + suffix, 0) + 1
-        self._files[stem + suffix] = count
-        return self.out / (f"{stem}{suffix}" if count == 1 else f"{stem}-{count}{suffix}")
+        known = name.suffix.lower() in IMAGE_SUFFIXES
+        suffix, stem = (name.suffix.lower(), name.stem) if known else (".jpg", name.name)
+        return self._free_path(stem, suffix, "image")
+
+    def _video_path(self, video: Video) -> Path:
+        """Where the film of a video goes."""
+        name = Path(video.name.split("?")[0].rstrip("/"))
+        known = name.suffix.lower() in VIDEO_SUFFIXES
+        return self._free_path(name.stem if known else name.name, VIDEO_SUFFIX, "video")
+
+    def _free_path(self, stem: str, suffix: str, else_name: str) -> Path:
+        plain = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in stem) or else_name
+        count = self._files.get(plain + suffix, 0) + 1
+        self._files[plain + suffix] = count
+        return self.out / (f"{plain}{suffix}" if count == 1 else f"{plain}-{count}{suffix}")
+
+    @property
+    def videos(self) -> list[Path]:
+        """The films that were written in this run."""
+        return self._videos.written
+
+    def written(self) -> list[str]:
+        """What this run wrote, in words."""
+        films = [path.name for path in self.videos]
+        tables = [name for name in TABLES if name in self._files]
+        images = ["images"] if self._images else []
+        return [*images, *(films if len(films) <= MOST_FILMS else [f"{len(films)} films"]), *tables]
+
+
+def csv_lines(result: Results) -> str:
+    """A line of a table for each box; `CSV_HEAD` names the columns."""
+    data = result.to_dict()
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    for each in data["detections"]:
+        row = (data["source"], data["index"], each.get("id", ""), each["class"], each["name"])
+        writer.writerow((*row, each["score"], *each["xyxy"]))
+    return lines.getvalue()
 
 
 def described(point: OperatingPoint, names: Sequence[str]) -> str:

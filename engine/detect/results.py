@@ -27,6 +27,7 @@ class Box:
     score: float
     class_id: int
     name: str
+    id: int | None = None  # of the object that it is of, where objects are followed
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,15 +48,18 @@ class Results:
     pixels: np.ndarray | None = None  # (H, W, 3) uint8 BGR, None where `path` can be read again
     # a frame of a video or camera, whose pixels a list of results does not keep
     passing: bool = False
+    ids: np.ndarray | None = None  # (K,) int64 numbers of the objects, where they are followed
+    video: Any = None  # `engine.detect.sources.Video` that the image is a frame of
 
     def __len__(self) -> int:
         return len(self.detections)
 
     def __iter__(self) -> Iterator[Box]:
-        for xyxy, score, class_id in zip(
-            self.boxes.tolist(), self.scores.tolist(), self.classes.tolist()
+        ids = [None] * len(self) if self.ids is None else self.ids.tolist()
+        for xyxy, score, class_id, number in zip(
+            self.boxes.tolist(), self.scores.tolist(), self.classes.tolist(), ids
         ):
-            yield Box(tuple(xyxy), score, class_id, self.names[class_id])
+            yield Box(tuple(xyxy), score, class_id, self.names[class_id], number)
 
     def __repr__(self) -> str:
         return f"Results({self.summary()})"
@@ -130,10 +134,12 @@ class Results:
         return f"{self.source} {self.size[0]}x{self.size[1]}: {found}"
 
     def plot(self) -> np.ndarray:
-        """A copy of the image with boxes, names and scores drawn, (H, W, 3) uint8 BGR."""
+        """A copy of the image with boxes, names and scores drawn, and numbers of objects where they
+        are followed, (H, W, 3) uint8 BGR.
+        """
         from engine.plots import draw_detections
 
-        return draw_detections(self.image, self.detections, self.names)
+        return draw_detections(self.image, self.detections, self.names, ids=self.ids)
 
     def save(self, path: str | Path) -> Path:
         """Write the plotted image; the suffix chooses the format, `.jpg` where there is none.
@@ -159,6 +165,7 @@ class Results:
                     "name": box.name,
                     "score": round(box.score, 5),
                     "xyxy": [round(value, 2) for value in box.xyxy],
+                    **({} if box.id is None else {"id": box.id}),
                 }
                 for box in self
             ],
@@ -179,6 +186,7 @@ class Results:
                 "to_dataframe() needs pandas: pip install pandas, or use to_dict()."
             ) from None
         columns = {"source": [self.source] * len(self), "index": [self.index] * len(self)}
+        columns |= {} if self.ids is None else {"id": self.ids}
         columns |= {"class": self.classes, "name": self.labels, "score": self.scores}
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.boxes.reshape(-1, 4).T))
         return pandas.DataFrame(columns)

@@ -26,13 +26,19 @@ BACKGROUND = 255
 
 
 def draw_detections(
-    image: np.ndarray, detections: Detections, names: Sequence[str], line_px: int | None = None
+    image: np.ndarray,
+    detections: Detections,
+    names: Sequence[str],
+    line_px: int | None = None,
+    ids: np.ndarray | None = None,
 ) -> np.ndarray:
     """A copy of `image` (H, W, 3) uint8 BGR with boxes, names and scores; the best detection lies
     on top.
+
+    ids: (K,) numbers of the objects: drawn, and each object has a colour of its own.
     """
     canvas = np.ascontiguousarray(image[..., ::-1])
-    _draw(canvas, detections.boxes, detections.classes, detections.scores, names, line_px)
+    _draw(canvas, detections.boxes, detections.classes, detections.scores, names, line_px, ids)
     return np.ascontiguousarray(canvas[..., ::-1])
 
 
@@ -112,11 +118,13 @@ def _draw(
     scores: np.ndarray | None,
     names: Sequence[str],
     line_px: int | None = None,
+    ids: np.ndarray | None = None,
 ) -> None:
     """Draw onto `canvas` (H, W, 3) uint8 RGB in place."""
     height, width = canvas.shape[:2]
     line = line_px or max(1, round(math.sqrt(height * width) / 320))
     text_px = int(np.clip(round(math.sqrt(height * width) / 45), 10, 28))
+    colours = classes if ids is None else ids
     limit = np.array([width, height, width, height])
     corners = (
         np.clip(np.nan_to_num(np.asarray(boxes).reshape(-1, 4)), -limit, 2 * limit)
@@ -130,7 +138,7 @@ def _draw(
         # A dark thin line under the coloured one keeps boxes visible on a ground of their own
         # colour.
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(classes[i])), line)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(colours[i])), line)
     chip = text_px + 4
     names = drawable_names(names)
     for i in order:  # labels after all boxes: a line through a label makes it unreadable
@@ -138,8 +146,9 @@ def _draw(
         kind = int(classes[i])
         name = shorten(names[kind] if 0 <= kind < len(names) else str(kind))
         label = name if scores is None else f"{name} {scores[i]:.2f}"
+        label = label if ids is None else f"{ids[i]}: {label}"
         y = y1 - chip if y1 >= chip else y1  # above the box, inside where there is no room above
-        colour = class_colour(kind)
+        colour = class_colour(int(colours[i]))
         _stamp(canvas, label, x1, min(y, height - chip), text_px, ink_on(colour), colour)
 
 
