@@ -12,7 +12,9 @@ from engine.config.known_names import ANSWERS, SECTIONS
 from engine.config.schema import SECTIONS as SCHEMAS
 from engine.core.predictor import LoopConfig
 from engine.errors import ConfigError, nearest_name
+from engine.model_formats.table import FORMATS, OTHERS, find_format
 from engine.settings.base import parse_overrides
+from flows.overrides import _check_key
 
 COMMAND_KEYS = {
     "validate": {"model", "data", "project", "name"},
@@ -148,6 +150,28 @@ def test_a_row_answers_for_names_of_other_modes_only_where_it_has_none_of_its_ow
     for section, table in ANSWERS.items():
         assert {name: table[name] for name in SECTIONS[section]} == SECTIONS[section]
         assert set(table) == {name for rows in SECTIONS.values() for name in rows}
+
+
+def test_formats_are_known_by_their_names():
+    assert find_format("ONNX").name == "onnx"
+    for name, said in (("engine", "trtexec --onnx"), ("openvino", "ovc"), ("TFLite", "ONNX file")):
+        with pytest.raises(ConfigError, match=f"{name} is not written here: format=onnx, .*{said}"):
+            find_format(name)
+    assert not set(OTHERS) & set(FORMATS)
+
+
+@pytest.mark.parametrize(
+    "key, said",
+    [
+        ("train.cos_lr", "Here it is called schedule .*true is schedule=cosine"),
+        ("train.time", "Here it is called time_limit_minutes"),
+        ("validate.imgsz", "There is none here"),
+        ("train.epocs", "Did you mean 'epochs'"),
+    ],
+)
+def test_overrides_of_params_yaml_have_our_names_alone(key, said):
+    with pytest.raises(ConfigError, match=f"params.yaml: unknown key '{key}'. ?{said}"):
+        _check_key(key)
 
 
 # --- hints ----------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_every_setting_stands_in_the_reference_with_default_range_and_meaning(si
 
 @pytest.mark.parametrize("section", known_names.SECTIONS)
 def test_every_name_that_people_bring_stands_in_the_reference(site, section):
-    page = Page(site / "reference" / "known-names" / "index.html")
+    page = Page(site / "reference" / "known-names.html")
     table = page.tables[list(known_names.SECTIONS).index(section)]
     told = {row[0]: row[2] for row in table[1:]}
     for row in known_names.SECTIONS[section].values():
