@@ -89,7 +89,7 @@ class Detector:
         """`Results` with `ids`, the numbers of objects that are followed through a video; needs the
         extra `track`. persist: the source goes on where the last one ended, frame by frame.
         """
-        from engine.detect.tracking import TrackingPredictor
+        from engine.detect.predictor import TrackingPredictor
 
         quiet = {"model": str(self._trained("track")), "save": False, "verbose": False}
         given = {**quiet, **settings}
