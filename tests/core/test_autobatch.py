@@ -88,6 +88,7 @@ def test_a_fraction_of_the_memory_is_filled():
         (10_000 * 0.7 - 1100) // 10
     )
     assert find_batch(memory.step, memory, most=50, fraction=0.7) == 50
+    assert find_batch(memory.step, memory, most=5000, fraction=0.5) == int((5000 - 100) // 10)
 
 
 def test_it_stops_growing_where_the_memory_ends():
