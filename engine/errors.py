@@ -79,14 +79,14 @@ def nearest_name(word: str, known: Iterable[str]) -> str:
     equally near ones the first. Empty: none; a word that only looks alike is no help.
 
     Names come before others that begin with the word, or have it as one of their parts (`limit` in
-    `time_limit_minutes`): who leaves out the end of a long name means no other. Then those of which
-    it has every part and more. Else a typing mistake: one wrong, missing, doubled or swapped
-    letter, two in longer words, three in long ones.
+    `time_limit_minutes`): who leaves out the end of a long name means no other. Then typing
+    mistakes: one wrong, missing, doubled or swapped letter, two in longer words, three in long
+    ones. Last, names of which the word has every part and more.
     """
     plain, names = _plain(word), [(name, _plain(name)) for name in known]
     if not plain:
         return ""
-    for fits in (_begins, _has_part, _is_all_in):
+    for fits in (_begins, _has_part):
         if found := [name for name, text in names if fits(text, plain)]:
             return max(found, key=lambda name: _likeness(plain, _plain(name)))
     best, least = "", (0.0, 0.0)
@@ -97,7 +97,8 @@ def nearest_name(word: str, known: Iterable[str]) -> str:
         rank = (wrong, -_likeness(plain, text))
         if not best or rank < least:
             best, least = name, rank
-    return best
+    within = [name for name, text in names if not best and _is_all_in(text, plain)]
+    return max(within, key=lambda name: _likeness(plain, _plain(name)), default=best)
 
 
 def _plain(name: str) -> str:
