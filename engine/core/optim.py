@@ -22,6 +22,7 @@ FAMILIES = {  # those with beta1 and beta2
     "RAdam": torch.optim.RAdam,
 }
 TINY = 1e-12
+RATE_DIGITS = 9  # behind the point: 0.000126, not 0.00012599999
 LONG_RUN_ITERATIONS = 10_000  # from here on SGD generalises better than AdamW
 
 
@@ -36,7 +37,9 @@ def usual_rate(name: str, default_lr: Callable[[str], float], momentum: float) -
     """Peak rate where none is given. RMSProp is Adam with heavy-ball momentum, which makes steps
     1 / (1 - momentum) times as long where gradients agree; Adam averages them.
     """
-    return default_lr("Adam") * (1 - momentum) if name == "RMSProp" else default_lr(name)
+    if name == "RMSProp":
+        return round(default_lr("Adam") * (1 - momentum), RATE_DIGITS)
+    return default_lr(name)
 
 
 def freeze_parameters(model: nn.Module, asked: int | Sequence[int | str]) -> list[str]:
