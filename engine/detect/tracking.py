@@ -34,6 +34,7 @@ class TrackingPredictor(DetectionPredictor):
     """
 
     config_class = TrackConfig
+    color_mode = "instance"
     config: TrackConfig
 
     def __init__(self, overrides: dict[str, Any] | None = None):
@@ -105,7 +106,7 @@ class TrackingPredictor(DetectionPredictor):
         half = (SURE + UNSURE) / 2
         return tracker_class()(
             lost_track_buffer=round(self.config.track_buffer_s * 30),  # counted at 30 a second
-            frame_rate=fps,
+            frame_rate=fps / self.config.vid_stride,
             track_activation_threshold=half,
             high_conf_det_threshold=half,
             minimum_iou_threshold=self.config.track_iou,
