@@ -162,7 +162,7 @@ class Detector:
         """`Results` with `ids`, the numbers of objects that are followed through a video; needs the
         extra `track`. persist: the source goes on where the last one ended, frame by frame.
         """
-        from engine.detect.tracking import TrackingPredictor
+        from engine.detect.predictor import TrackingPredictor
 
         weights = self._trained("track", changed=True)
         quiet = {"model": str(weights), "save": False, "verbose": False, **self._own_device()}

@@ -170,7 +170,7 @@ def _find(mode: str, schema: type[PredictConfig], argv: Sequence[str]) -> int:
     from engine.registry.fetch import file_of
 
     if mode == "track":
-        from engine.detect.tracking import TrackingPredictor as DetectionPredictor
+        from engine.detect.predictor import TrackingPredictor as DetectionPredictor
 
     given["model"] = file_of(config.model)
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.config import PredictConfig
+from engine.config import PredictConfig, TrackConfig
 from engine.core.predictor import BasePredictor
 from engine.data.transforms import RatioPad, letterbox, to_original
 from engine.detect.look_thrice import look_thrice
@@ -37,6 +37,7 @@ from engine.detect.sources import (
 )
 from engine.detect.tiles import merge_tiles, touches_seam
 from engine.detect.tiles import tile_corners as corners_of
+from engine.detect.tracking import ObjectTracker, tracker_class
 from engine.detect.videos import SUFFIX as VIDEO_SUFFIX
 from engine.detect.videos import VideoWriter
 from engine.errors import ConfigError, nearest
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 CSV_HEAD = "source,index,id,class,name,score,x1,y1,x2,y2\n"
 TABLES = ("detections.jsonl", "detections.csv")
+NEW_TRACK_CONF = 0.25  # where neither the user nor the model says one
 MOST_FILMS = 3  # named in a line
 MOST_NAMED = 10  # classes in a line
 
@@ -132,11 +134,9 @@ class DetectionPredictor(BasePredictor):
     def track(
         self, source: Any = None, stream: bool | None = None, persist: bool = False
     ) -> list[Results] | Iterator[Results]:
-        """Results whose boxes have the numbers of their objects, `ids`: see
-        `engine.detect.tracking.TrackingPredictor`, which a further call goes on with.
+        """Results whose boxes have the numbers of their objects, `ids`: see `TrackingPredictor`,
+        which is made once, of these settings.
         """
-        from engine.detect.tracking import TrackingPredictor
-
         if self._tracking is None:
             given = {name: getattr(self.config, name) for name in self.config.model_fields_set}
             self._tracking = TrackingPredictor({"name": self.config.name, **given})
@@ -344,6 +344,56 @@ class DetectionPredictor(BasePredictor):
             if wanted
         ]
         return [*images, *films, *tables, *folders]
+
+
+class TrackingPredictor(DetectionPredictor):
+    """`DetectionPredictor` whose results have `ids`: one number for an object, from 1 on in every
+    video. Images that are no video are taken as frames of one, in their order.
+
+    Reported are boxes of known objects; an object has its number from its second frame on.
+    """
+
+    config_class = TrackConfig
+    color_mode = "instance"
+    config: TrackConfig
+
+    def __init__(self, overrides: dict[str, Any] | None = None):
+        super().__init__(overrides)
+        self.persist = False  # whether a call goes on with the objects of the one before
+        self._tracker: ObjectTracker | None = None
+
+    def track(
+        self, source: Any = None, stream: bool | None = None, persist: bool = False
+    ) -> list[Results] | Iterator[Results]:
+        """As calling it; persist: the source goes on where the last one ended, as frames do that
+        are given one by one.
+        """
+        self.persist = persist
+        return self(source, stream)
+
+    def setup(self) -> None:
+        tracker_class()  # before a model is read and a video opened
+        super().setup()
+
+    def lowest_score(self) -> float | None:
+        """Boxes of low scores go on with tracks, whatever thresholds the model brings."""
+        return self.config.conf
+
+    def postprocess(self, outputs: Any, batch: Sequence[View]) -> list[Results]:
+        results = super().postprocess(outputs=outputs, batch=batch)
+        return [self._tracker.follow(each) for each in results]
+
+    def _run(self, source: Iterable[Any]) -> Iterator[Results]:
+        if self._tracker is None or not self.persist:
+            self._tracker = ObjectTracker(self.config, self._starts())
+        return super()._run(source)
+
+    def _starts(self) -> np.ndarray:
+        """(C,) scores from which boxes begin tracks."""
+        point, given = self.operating_point, self.config.new_track_conf
+        if given is None and point is not None:
+            return np.array(point.thresholds)
+        return np.full(len(self.model.names), NEW_TRACK_CONF if given is None else given)
 
 
 def csv_lines(result: Results) -> str:

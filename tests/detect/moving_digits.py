@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
+from engine.detect.predictor import TrackingPredictor
 from engine.detect.runtime import Runtime
-from engine.detect.tracking import TrackingPredictor
 
 SIDE = 26  # of a card, pixels
 SIZE = 192  # of a frame
