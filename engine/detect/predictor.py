@@ -402,7 +402,7 @@ def csv_lines(result: Results) -> str:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     for each in data["detections"]:
-        row = (data["source"], data["index"], each.get("track", ""), each["class"], each["name"])
+        row = (data["source"], data["index"], each.get("id", ""), each["class"], each["name"])
         writer.writerow((*row, each["score"], *each["xyxy"]))
     return lines.getvalue()
 

@@ -39,14 +39,9 @@ class Box:
     score: float
     class_id: int
     name: str
+    id: int | None = None  # of the object that it is of, where objects are followed
     # the result that it is in, and its place there
     where: tuple[Results, int] | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def id(self) -> int | None:
-        """The number of its object, where objects are followed."""
-        result, place = self.where or (None, 0)
-        return None if result is None or result.ids is None else int(result.ids[place])
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or self.where is None:
@@ -100,7 +95,7 @@ class Results:
     pixels: np.ndarray | None = None  # (H, W, 3) uint8 BGR, None where `path` can be read again
     # a frame of a video or camera, whose pixels a list of results does not keep
     passing: bool = False
-    ids: np.ndarray | None = None  # (K,) int64 number of the track of each box; None: not tracked
+    ids: np.ndarray | None = None  # (K,) int64 numbers of the objects, where they are followed
     video: Any = None  # `engine.detect.sources.Video` that the image is a frame of
     save_dir: Path | None = None  # where this run writes; None: nothing is written
     form: Form = TENSORS  # of what `boxes` gives
@@ -115,10 +110,11 @@ class Results:
         return len(self.detections)
 
     def __iter__(self) -> Iterator[Box]:
-        for i, (xyxy, score, class_id) in enumerate(
-            zip(self.xyxy.tolist(), self.scores.tolist(), self.classes.tolist())
+        ids = [None] * len(self) if self.ids is None else self.ids.tolist()
+        for i, (xyxy, score, class_id, number) in enumerate(
+            zip(self.xyxy.tolist(), self.scores.tolist(), self.classes.tolist(), ids)
         ):
-            yield Box(tuple(xyxy), score, class_id, self.names[class_id], (self, i))
+            yield Box(tuple(xyxy), score, class_id, self.names[class_id], number, (self, i))
 
     def __getitem__(self, key: Any) -> Results:
         """The same image with some of the boxes. key: a number, a slice, a list or array of
@@ -385,21 +381,21 @@ class Results:
         hundredth.
 
         Bytes of a file name that are not UTF-8 become U+FFFD: text that JSON can hold."""
-        entries = []
-        for i, box in enumerate(self):
-            entry = {
-                "class": box.class_id,
-                "name": box.name,
-                "score": round(box.score, 5),
-                "xyxy": [round(value, 2) for value in box.xyxy],
-            }
-            entries.append(entry if self.ids is None else {**entry, "track": int(self.ids[i])})
         return {
             "source": self.source.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
             "index": self.index,
             "height": self.size[0],
             "width": self.size[1],
-            "detections": entries,
+            "detections": [
+                {
+                    "class": box.class_id,
+                    "name": box.name,
+                    "score": round(box.score, 5),
+                    "xyxy": [round(value, 2) for value in box.xyxy],
+                    **({} if box.id is None else {"id": box.id}),
+                }
+                for box in self
+            ],
         }
 
     def to_json(
@@ -437,10 +433,9 @@ class Results:
         """
         pandas = _pandas("to_dataframe")
         columns = {"source": [self.source] * len(self), "index": [self.index] * len(self)}
+        columns |= {} if self.ids is None else {"id": self.ids}
         columns |= {"class": self.classes, "name": self.labels, "score": self.scores}
         columns |= dict(zip(("x1", "y1", "x2", "y2"), self.xyxy.reshape(-1, 4).T))
-        if self.ids is not None:
-            columns |= {"track": self.ids}
         return pandas.DataFrame(columns)
 
     @property

@@ -39,18 +39,19 @@ def draw_detections(
     """A copy of `image` (H, W, 3) uint8 BGR with boxes, names and scores; the best detection lies
     on top.
 
-    line_px, text_px: None: by the size of the image. ids: (K,) tracks, written before the names.
-    by_class: boxes of one class have one colour; else each box, or track, has its own.
+    line_px, text_px: None: by the size of the image. ids: (K,) numbers of the objects: drawn, and
+    each object has a colour of its own. by_class: boxes of one class have one colour; else each box
+    has its own.
     """
     count = len(detections)
     kinds = np.asarray(detections.classes)
-    colours = kinds if by_class else np.arange(count) if ids is None else np.asarray(ids)
+    colours = np.asarray(ids) if ids is not None else kinds if by_class else np.arange(count)
     labels = None
     if not (with_names and with_scores and ids is None):
         known = drawable_names(names)
         labels = []
         for i in range(count):
-            parts = [f"id:{int(ids[i])}"] if ids is not None else []
+            parts = [f"{int(ids[i])}:"] if ids is not None else []
             parts += [_name(known, int(kinds[i]))] if with_names else []
             parts += [f"{detections.scores[i]:.2f}"] if with_scores else []
             labels.append(" ".join(parts))

@@ -177,10 +177,8 @@ def test_tracks_are_shown_everywhere(result):
     tracked = replace(result, ids=np.array([7, 8]))
     assert tracked.boxes.id.tolist() == [7, 8] and tracked.boxes.is_track and tracked.is_tracked
     assert tracked.boxes.data[0].tolist() == pytest.approx([10, 20, 30, 60, 7, 0.9, 1])
-    assert (
-        tracked.summary()[1]["track_id"] == 8 and tracked.to_dict()["detections"][0]["track"] == 7
-    )
-    assert list(tracked.to_dataframe()["track"]) == list(tracked.to_df()["track_id"]) == [7, 8]
+    assert tracked.summary()[1]["track_id"] == 8 and tracked.to_dict()["detections"][0]["id"] == 7
+    assert list(tracked.to_dataframe()["id"]) == list(tracked.to_df()["track_id"]) == [7, 8]
     assert (tracked.plot() != result.plot()).any()
 
 

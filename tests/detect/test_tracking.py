@@ -159,7 +159,7 @@ def test_a_film_with_numbers_and_tables_are_written(tmp_path):
             x1, y1, x2, y2 = (round(v) for v in box.xyxy)
             assert changed[y1 : y2 + 1, max(x1 - 2, 0) : x1 + 3].any(1).mean() > 0.5
     lines = [json.loads(line) for line in (out / "detections.jsonl").read_text().splitlines()]
-    assert [[d["track"] for d in line["detections"]] for line in lines] == [
+    assert [[d["id"] for d in line["detections"]] for line in lines] == [
         result.ids.tolist() for result in results
     ]
     with (out / "detections.csv").open(newline="") as file:
@@ -167,7 +167,7 @@ def test_a_film_with_numbers_and_tables_are_written(tmp_path):
     assert [int(row["id"]) for row in rows] == [i for result in results for i in result.ids]
     assert {int(row["index"]) for row in rows} == set(range(1, 30))
     table = results[5].to_dataframe()
-    assert table["track"].tolist() == results[5].ids.tolist()
+    assert table["id"].tolist() == results[5].ids.tolist()
 
 
 def test_boxes_of_plain_predictions_have_no_number(tmp_path):
@@ -178,7 +178,7 @@ def test_boxes_of_plain_predictions_have_no_number(tmp_path):
     task = Finder(QUIET)
     plain = task(tmp_path / "lanes.avi")[3]
     assert plain.ids is None and all(box.id is None for box in plain)
-    assert "track" not in json.loads(plain.to_json())["detections"][0]
+    assert "id" not in json.loads(plain.to_json())["detections"][0]
 
 
 @pytest.mark.parametrize("fps", [10.0, 23.976023976023978, 29.97002997, 25, 59.94, 1000, 7.5])
