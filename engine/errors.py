@@ -78,18 +78,17 @@ def nearest_name(word: str, known: Iterable[str]) -> str:
     """The known name that `word` is probably meant to be, whatever the case and `-` for `_`; of
     equally near ones the first. Empty: none; a word that only looks alike is no help.
 
-    Names come before others that are the word, or begin with it, or have it as one of their parts
-    (`limit` in `time_limit_minutes`): who leaves out the end of a long name means no other. Else a
-    typing mistake: one wrong, missing, doubled or swapped letter, two in longer words, three in
-    long ones.
+    Names come before others that begin with the word, or have it as one of their parts (`limit` in
+    `time_limit_minutes`): who leaves out the end of a long name means no other. Then those of which
+    it has every part and more. Else a typing mistake: one wrong, missing, doubled or swapped
+    letter, two in longer words, three in long ones.
     """
     plain, names = _plain(word), [(name, _plain(name)) for name in known]
     if not plain:
         return ""
-    if len(plain) >= SHORTEST_PART:
-        for fits in (str.startswith, _has_part):
-            if found := [name for name, text in names if fits(text, plain)]:
-                return max(found, key=lambda name: _likeness(plain, _plain(name)))
+    for fits in (_begins, _has_part, _is_all_in):
+        if found := [name for name, text in names if fits(text, plain)]:
+            return max(found, key=lambda name: _likeness(plain, _plain(name)))
     best, least = "", (0.0, 0.0)
     for name, text in names:
         wrong = min(_mistakes(plain, part) for part in _beginnings(text, plain))
@@ -105,11 +104,32 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def _has_part(name: str, word: str) -> bool:
-    """Whether `word` is some of the parts of a name, or begins at one: `label` of `single_label`,
-    not the `rect` of `direct`.
+def _begins(name: str, word: str) -> bool:
+    """Whether a name begins with the word; one of three letters must be half of it (`box` of
+    `boxes`).
     """
-    return re.search(rf"(?<![^\W_]){re.escape(word)}", name) is not None
+    enough = len(word) >= SHORTEST_PART or (len(word) == 3 and len(name) <= 2 * len(word))
+    return enough and name.startswith(word)
+
+
+def _has_part(name: str, word: str) -> bool:
+    """Whether the word begins at a part of a name: `label` of `single_label`, not `rect` of
+    `direct`.
+    """
+    at_a_part = rf"(?<![^\W_]){re.escape(word)}"
+    return len(word) >= SHORTEST_PART and re.search(at_a_part, name) is not None
+
+
+def _is_all_in(name: str, word: str) -> bool:
+    """Whether the parts of a name, two or more, are all in the word in their order: who writes
+    `on_predict_batch_begin_end` knows `on_predict_end`.
+    """
+    parts, rest = _parts(name), iter(_parts(word))
+    return len(parts) > 1 and all(part in rest for part in parts)
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in re.split(r"[\W_]+", name) if part]
 
 
 def _beginnings(name: str, word: str) -> set[str]:

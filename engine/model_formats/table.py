@@ -26,7 +26,7 @@ OTHERS = {  # formats that people know, and how to come to them from what is wri
     "rknn": "Rockchip's toolkit reads the ONNX file",
     **dict.fromkeys(
         ("coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle", "imx", "executorch"),
-        "it is converted from the ONNX file by the tools of its maker",
+        "It is converted from the ONNX file by the tools of its maker",
     ),
 }
 REMOVED = ("torchscript",)  # torch calls it deprecated, and such a file can run any code
@@ -39,7 +39,10 @@ def find_format(name: str) -> Format:
     if name.lower() in FORMATS:
         return FORMATS[name.lower()]
     if name.lower() in OTHERS:
-        raise ConfigError(f"{name} is not written here: format=onnx, and {OTHERS[name.lower()]}.")
+        raise ConfigError(
+            f"no export format '{name}': write onnx. {OTHERS[name.lower()]}. Formats: "
+            f"{', '.join(FORMATS)}"
+        )
     if name not in FORMATS:
         raise ConfigError(
             f"no export format '{name}'.{nearest(name, FORMATS)} Formats: {', '.join(FORMATS)}"

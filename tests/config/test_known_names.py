@@ -155,7 +155,7 @@ def test_a_row_answers_for_names_of_other_modes_only_where_it_has_none_of_its_ow
 def test_formats_are_known_by_their_names():
     assert find_format("ONNX").name == "onnx"
     for name, said in (("engine", "trtexec --onnx"), ("openvino", "ovc"), ("TFLite", "ONNX file")):
-        with pytest.raises(ConfigError, match=f"{name} is not written here: format=onnx, .*{said}"):
+        with pytest.raises(ConfigError, match=f"no export format '{name}': write onnx. .*{said}"):
             find_format(name)
     assert not set(OTHERS) & set(FORMATS)
 
@@ -229,5 +229,7 @@ def test_near_names_by_hand():
         ("torchvison", ["torchvision:retinanet"], "torchvision:retinanet"),
         ("trian", ["train", "trainer"], "train"),
         ("lr", ["lrf0", "lr0"], "lr0"),
+        ("box", ["names", "boxes"], "boxes"),
+        ("on_predict_postprocess_end", ["on_predict_start", "on_predict_end"], "on_predict_end"),
     ):
         assert nearest_name(word, known) == meant
