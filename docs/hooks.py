@@ -52,7 +52,11 @@ CLASSES: dict[
     "DetectionTrainer": ("engine.detect.DetectionTrainer",),
     "DetectionValidator": ("engine.detect.DetectionValidator",),
     "DetectionPredictor": ("engine.detect.DetectionPredictor",),
-    "Results": ("engine.detect.Results", "engine.detect.results.Box"),
+    "Results": (
+        "engine.detect.Results",
+        "engine.detect.results.Box",
+        "engine.detect.result_boxes.Boxes",
+    ),
     "Exporter": (
         "engine.export.Exporter",
         "engine.export.ExportReport",

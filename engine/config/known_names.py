@@ -225,12 +225,11 @@ TRAIN: Table = _table(
     _EVERYWHERE,
 )
 
-_BOX_FILES = "`save_json=true` writes the boxes as JSON lines; Results.save_txt writes text"
-
 PREDICT: Table = _table(
     _same(
         "model source conf iou imgsz batch max_det classes agnostic_nms project name stream "
-        "verbose save save_json save_frames"
+        "verbose save save_json save_frames save_txt save_conf save_crop show show_boxes "
+        "show_labels show_conf line_width half augment vid_stride"
     ),
     _as("device", "device", "GPU by number, cpu", "One GPU: device=0."),
     _not(
@@ -238,19 +237,8 @@ PREDICT: Table = _table(
         "least padding",
         "images are padded to the input size, which may be oblong: imgsz=[HEIGHT,WIDTH]",
     ),
-    _not("half", "half precision", "prediction runs in float32"),
-    _not("augment", "average over flips and sizes", "tile=N finds more small objects"),
-    _not("vid_stride", "every Nth frame", "every frame is used"),
     _not("stream_buffer", "queue the frames of a stream", "frames come as the stream gives them"),
     _not("embed", "vectors of features", "no features are given out"),
-    _not("show", "open a window", "save=true writes what would be shown"),
-    _not("save_txt", "boxes as text files", _BOX_FILES),
-    _not("save_conf", "scores in the text files", "`save_json=true` writes them with the boxes"),
-    _not("save_crop", "cut out the objects", "cut them out of Results.image by its xyxy"),
-    _not("show_labels", "draw names", "names are drawn", values=ALWAYS, off_is_ours=False),
-    _not("show_conf", "draw scores", "scores are drawn", values=ALWAYS, off_is_ours=False),
-    _not("show_boxes", "draw boxes", "boxes are drawn", values=ALWAYS, off_is_ours=False),
-    _not("line_width", "width of lines", "it follows the size of the image"),
     _not("tracker", "file of a tracker's settings", "`detectflow track` follows objects"),
     _not("persist", "go on with the tracks of before", "it is for `track`"),
     _not("exist_ok", "write into a folder that exists", "a number is appended to its name"),
@@ -320,10 +308,8 @@ VALIDATE: Table = _table(
         "detections as COCO JSON",
         "`detectflow predict save_json=true` writes detections",
     ),
-    _not("save_txt", "boxes as text files", "`detectflow predict save_json=true` writes them"),
-    _not(
-        "save_conf", "scores in the text files", "`detectflow predict save_json=true` writes them"
-    ),
+    _not("save_txt", "boxes as text files", "`detectflow predict save_txt=true` writes them"),
+    _not("save_conf", "scores in the text files", "`detectflow predict save_txt=true` writes them"),
     _not("save_hybrid", "labels and detections together", "labels never mix with detections"),
     _not("verbose", "a line per class", "per_class.csv has a line per class", values=ALWAYS),
     _not("exist_ok", "write into a folder that exists", "a number is appended to its name"),

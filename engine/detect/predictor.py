@@ -22,8 +22,9 @@ from torch import Tensor
 from engine.config import PredictConfig, TrackConfig
 from engine.core.predictor import BasePredictor
 from engine.data.transforms import RatioPad, letterbox, to_original
+from engine.detect.look_thrice import look_thrice
 from engine.detect.operating_point import select
-from engine.detect.results import Results
+from engine.detect.results import Results, file_stem
 from engine.detect.runtime import Runtime, load_runtime
 from engine.detect.sources import (
     IMAGE_SUFFIXES,
@@ -77,6 +78,7 @@ class DetectionPredictor(BasePredictor):
     """
 
     config_class = PredictConfig
+    color_mode = "class"  # whether boxes of one class have one colour; else "instance"
     config: PredictConfig
     model: Runtime
 
@@ -100,9 +102,7 @@ class DetectionPredictor(BasePredictor):
         self._images = 0  # images that were written of them
         self._tracking: Any = None  # the predictor of `track`, made when it is asked for
         self._videos = VideoWriter(self._video_path)
-        self._files: dict[
-            str, int
-        ] = {}  # file name -> how many of this name were written in this run
+        self._files: dict[str, int] = {}  # file -> how many of this name were written in this run
 
     def get_model(self) -> Runtime:
         """The detector of `config.model`; override to bring any callable with the attributes of
@@ -116,6 +116,10 @@ class DetectionPredictor(BasePredictor):
         self._size = self.model.input_size(self.config.imgsz)
         self._wanted = class_indices(self.config.classes, self.model.names)
         # the model may be a callable of the user's own
+        if self.config.half and self.model.device.type != "cuda":
+            log.warning(
+                "half: float16 is for GPUs; on %s it is computed in float32", self.model.device
+            )
         self.operating_point = point = getattr(self.model, "operating_point", None)
         if point is not None:
             given = self.lowest_score()
@@ -139,7 +143,7 @@ class DetectionPredictor(BasePredictor):
         return self._tracking.track(source, stream, persist)
 
     def get_source(self, source: Any) -> Source:
-        opened = open_source(source)
+        opened = open_source(source, self.config.vid_stride)
         self.total = opened.len_hint
         return opened
 
@@ -177,6 +181,12 @@ class DetectionPredictor(BasePredictor):
         stacked = np.ascontiguousarray(np.stack(boxed)[..., ::-1].transpose(0, 3, 1, 2))
         return torch.from_numpy(stacked).to(self.model.device).float() / 255
 
+    def inference(self, inputs: Tensor) -> Any:
+        """The model's candidates; with `augment` those of three looks at each view."""
+        device = self.model.device.type
+        with torch.autocast("cuda", torch.float16, enabled=self.config.half and device == "cuda"):
+            return look_thrice(self.model, inputs) if self.config.augment else self.model(inputs)
+
     def detections(self, outputs: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Of each view: boxes (K, 4) xyxy px of the network input, scores (K,), classes (K,) int64,
         best first.
@@ -195,7 +205,7 @@ class DetectionPredictor(BasePredictor):
                 b,
                 s,
                 c.conf if point is None else 0.0,
-                c.iou if self.model.needs_nms else None,
+                c.iou if self.model.needs_nms or c.augment else None,
                 max_det=c.max_det,
                 multi_label=False,
                 agnostic=c.agnostic_nms,
@@ -228,26 +238,35 @@ class DetectionPredictor(BasePredictor):
     def write_results(self, result: Results) -> None:
         """Under `project/name`: the image with its boxes (`save`), of a video an mp4 and its frames
         as images (`save_frames`); a line of `detections.jsonl` (`save_json`); lines of
-        `detections.csv` (`save_csv`).
+        `detections.csv` (`save_csv`); `labels/NAME.txt` (`save_txt`); `crops/CLASS/NAME.jpg`
+        (`save_crop`).
         """
         self._written += 1
         if self.config.verbose:
             log.info(
                 "%s",
-                result.summary()
+                result.line
                 if self.total is None
-                else f"{self._written}/{self.total} {result.summary()}",
+                else f"{self._written}/{self.total} {result.line}",
             )
         c = self.config
-        if c.save or c.save_json or c.save_csv:
-            make_folder(self.out)
+        if c.show:
+            result.show(**c.drawing())
+        if not c.writes():
+            return
+        make_folder(self.out)
+        name = self._image_name(result)
         if c.save:
-            plotted = result.plot()
+            plotted = result.plot(**c.drawing(), color_mode=self.color_mode)
             if result.video is not None:
                 self._videos.add(result.video, result.index, plotted)
             if result.video is None or c.save_frames:
-                write_image(plotted, self._image_path(result))
+                write_image(plotted, self._unique(self.out, *name))
                 self._images += 1
+        if c.save_txt:
+            result.save_txt(self._unique(self.out / "labels", name[0], ".txt"), c.save_conf)
+        if c.save_crop:
+            result.save_crop(self.out / "crops", self._unique(self.out / "crops", name[0], ".jpg"))
         if c.save_json:
             self._append(TABLES[0], result.to_json() + "\n")
         if c.save_csv:
@@ -255,9 +274,10 @@ class DetectionPredictor(BasePredictor):
 
     def _append(self, name: str, text: str, head: str = "") -> None:
         """Add text to a file of this run; the first time it is made anew, with `head`."""
-        mode, text = ("a", text) if name in self._files else ("w", head + text)
-        self._files[name] = 1
-        with (self.out / name).open(mode, encoding="utf-8", newline="") as file:
+        path = self.out / name
+        mode, text = ("a", text) if str(path) in self._files else ("w", head + text)
+        self._files[str(path)] = 1
+        with path.open(mode, encoding="utf-8", newline="") as file:
             file.write(text)
 
     def _run(self, source: Iterable[Any]) -> Iterator[Results]:
@@ -285,26 +305,27 @@ class DetectionPredictor(BasePredictor):
             frame.image,
             frame.passing,
             video=frame.video,
+            save_dir=self.out if self.config.writes() else None,
         )
 
-    def _image_path(self, result: Results) -> Path:
-        """Where the plotted image goes; images of one name in one run get numbers."""
-        name = Path(result.source.split("?")[0])  # of an address: without its query
-        known = name.suffix.lower() in IMAGE_SUFFIXES
-        suffix, stem = (name.suffix.lower(), name.stem) if known else (".jpg", name.name)
-        return self._free_path(stem, suffix, "image")
+    def _image_name(self, result: Results) -> tuple[str, str]:
+        """(stem, suffix) of the files of a result; of an address without its query."""
+        name = Path(result.source.split("?")[0])
+        if name.suffix.lower() in IMAGE_SUFFIXES:
+            return file_stem(name.name), name.suffix.lower()
+        return file_stem(name.name, whole=True), ".jpg"
+
+    def _unique(self, folder: Path, stem: str, suffix: str) -> Path:
+        """Where a file goes; those of one name in one run get numbers."""
+        path = folder / f"{stem}{suffix}"
+        self._files[str(path)] = count = self._files.get(str(path), 0) + 1
+        return path if count == 1 else folder / f"{stem}-{count}{suffix}"
 
     def _video_path(self, video: Video) -> Path:
         """Where the film of a video goes."""
         name = Path(video.name.split("?")[0].rstrip("/"))
-        known = name.suffix.lower() in VIDEO_SUFFIXES
-        return self._free_path(name.stem if known else name.name, VIDEO_SUFFIX, "video")
-
-    def _free_path(self, stem: str, suffix: str, else_name: str) -> Path:
-        plain = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in stem) or else_name
-        count = self._files.get(plain + suffix, 0) + 1
-        self._files[plain + suffix] = count
-        return self.out / (f"{plain}{suffix}" if count == 1 else f"{plain}-{count}{suffix}")
+        whole = name.suffix.lower() not in VIDEO_SUFFIXES
+        return self._unique(self.out, file_stem(name.name, whole), VIDEO_SUFFIX)
 
     @property
     def videos(self) -> list[Path]:
@@ -314,9 +335,15 @@ class DetectionPredictor(BasePredictor):
     def written(self) -> list[str]:
         """What this run wrote, in words."""
         films = [path.name for path in self.videos]
-        tables = [name for name in TABLES if name in self._files]
+        films = films if len(films) <= MOST_FILMS else [f"{len(films)} films"]
+        tables = [name for name in TABLES if str(self.out / name) in self._files]
         images = ["images"] if self._images else []
-        return [*images, *(films if len(films) <= MOST_FILMS else [f"{len(films)} films"]), *tables]
+        folders = [
+            name
+            for name, wanted in (("labels", self.config.save_txt), ("crops", self.config.save_crop))
+            if wanted
+        ]
+        return [*images, *films, *tables, *folders]
 
 
 class TrackingPredictor(DetectionPredictor):
@@ -327,6 +354,7 @@ class TrackingPredictor(DetectionPredictor):
     """
 
     config_class = TrackConfig
+    color_mode = "instance"
     config: TrackConfig
 
     def __init__(self, overrides: dict[str, Any] | None = None):

@@ -62,9 +62,10 @@ class ObjectTracker:
 
     def _new_tracker(self, result: Results) -> Any:
         half = (SURE + UNSURE) / 2
+        fps = DEFAULT_FPS if result.video is None else result.video.fps
         return tracker_class()(
             lost_track_buffer=round(self._config.track_buffer_s * BUFFER_FPS),
-            frame_rate=DEFAULT_FPS if result.video is None else result.video.fps,
+            frame_rate=fps / self._config.vid_stride,
             track_activation_threshold=half,
             high_conf_det_threshold=half,
             minimum_iou_threshold=self._config.track_iou,

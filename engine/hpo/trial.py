@@ -207,6 +207,32 @@ def tracker_of_searches(root: Path) -> Any:
     return tracker_of(Params.load(root / "params.yaml"), "searches") or NullTracker()
 
 
+def about_study(plan: Sweep, study: optuna.Study) -> dict[str, Any]:
+    """The study as the tracker knows it."""
+    began = min(
+        (trial.datetime_start for trial in study.trials if trial.datetime_start), default=None
+    )
+    tags = {"study": plan.study, "dataset": plan.dataset, "data_digest": plan.digest}
+    return {
+        "key": study.user_attrs[studies.TRACKING],
+        "name": plan.study,
+        "tags": tags,
+        "began_ms": int(1000 * (began.timestamp() if began else time.time())),
+    }
+
+
+def tracked_study(plan: Sweep, study: optuna.Study) -> contextlib.AbstractContextManager[Any]:
+    """The study's run in the tracker, parent of its trials' runs."""
+    root = Path(plan.root)
+    space = {f"space.{each.name}": each.describe() for each in plan.dimensions}
+    params = {
+        **{f"tune.{key}": value for key, value in plan.tune.items()},
+        **space,
+        "seed": plan.training.seed,
+    }
+    return tracker_of_searches(root).tracked_study(about_study(plan, study), params, root)
+
+
 class NullTracker:
     """Tracking is off: a tracker, and the run of a search or a trial, that records nothing."""
 
