@@ -30,6 +30,7 @@ from engine.hpo.sweep import Sweep, make_sweep
 from engine.project.environment import prepare_environment
 from flows.artifacts import not_taken
 from flows.cluster import dask_runner
+from flows.interrupts import cancelled_by_interrupt
 from flows.logs import engine_logs, plain_failures
 
 logger = logging.getLogger("detectflow")
@@ -38,6 +39,7 @@ plain_failures()
 Row = dict[str, Any]
 
 
+@cancelled_by_interrupt
 @flow(
     name="sweep",
     flow_run_name=lambda: (

@@ -17,6 +17,7 @@ VOCABULARY = {
     "locks",
     "version",
     "plugins",
+    "web",
     "code",
     "difference",
     "markdown",

@@ -67,7 +67,8 @@ detectflow ui
 
 Starts MLflow (port 5000, or MLFLOW_PORT) and Prefect (port 4200, or PREFECT_SERVER_API_PORT) on 127.0.0.1, with the data of
 this project, and prints their addresses. A run that starts meanwhile reports to them. Ctrl-C ends both; one that ends by
-itself is started again, up to five times in a row. Where MLFLOW_TRACKING_URI or PREFECT_API_URL names a server of your team, that
+itself is started again, up to five times in a row. Prefect's page asks for the text of PREFECT_API_AUTH_STRING, which is written to
+.env at the first start; both answer to 127.0.0.1 and localhost only. Where MLFLOW_TRACKING_URI or PREFECT_API_URL names a server of your team, that
 one is shown and none is started.""",
     "train": """\
 detectflow train key=value ...

@@ -80,7 +80,7 @@ def _train(config: TrainConfig) -> int:
             _say_how_to_go_on(trainer)
         return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     if trainer.world.is_main:
-        print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_summary(result.metrics)}")
+        print(f"best epoch {result.best_epoch} of {result.epochs}: {_summary(result.metrics)}")
         print(f"weights {_short(result.best)}   plots and tables {_short(result.save_dir)}/")
         print(
             f"next: detectflow val model={_short(result.best)} data={trainer.args.data} split=test"

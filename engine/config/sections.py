@@ -262,7 +262,7 @@ class PredictConfig(Frozen):
     line_width: int | None = Field(
         None,
         ge=1,
-        description="width of drawn lines; empty: by the size of the image",
+        description="width of drawn lines, pixels; empty: by the size of the image",
         json_schema_extra=_in("pixels"),
     )
     half: bool = Field(

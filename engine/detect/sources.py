@@ -10,20 +10,22 @@ job. This module knows nothing of models or boxes.
 from __future__ import annotations
 
 import glob
+import io
 import logging
 import os
+import tempfile
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import cv2
 import numpy as np
 import torch
 
+from engine import web
 from engine.data.images import decode_image, from_pillow
 from engine.errors import DataError
 from engine.files import open_regular, refuse_special
@@ -36,8 +38,11 @@ VIDEO_SUFFIXES = frozenset(
 )
 WEB_SCHEMES = ("http://", "https://")
 STREAM_SCHEMES = ("rtsp://", "rtmp://", "udp://", "tcp://")
-URL_TIMEOUT_S = 20
+URL_TIMEOUT_S = 20  # without a byte
+URL_TIME_S = 120.0  # of an image, all together
 URL_LIMIT_BYTES = 256 * 1024 * 1024  # an address that never stops sending must not fill the memory
+VIDEO_LIMIT_BYTES, VIDEO_TIME_S = 4 * 1024**3, 3600.0
+FETCH_ERRORS = (DataError, OSError, ValueError, HTTPException)
 JPEG_TAIL_BYTES = 64 * 1024  # cameras append their own data after the end marker
 ANSWER = "the answer"  # the name of what an address gives, in messages
 MOST_NAMED = 5  # sub-folders in a line
@@ -93,7 +98,9 @@ class Source:
     @property
     def len_hint(self) -> int | None:
         return (
-            None if any(isinstance(entry, _Video) for entry in self.entries) else len(self.entries)
+            None
+            if any(isinstance(entry, (_Video, _WebVideo)) for entry in self.entries)
+            else len(self.entries)
         )
 
     @property
@@ -126,7 +133,7 @@ def open_source(source: Any, vid_stride: int = 1) -> Source:
             f"{len(source)} sources",
         )
     entries = [
-        replace(entry, stride=vid_stride) if isinstance(entry, _Video) else entry
+        replace(entry, stride=vid_stride) if isinstance(entry, (_Video, _WebVideo)) else entry
         for entry in _entries(source)
     ]
     return Source(entries, _describe(source))
@@ -157,7 +164,7 @@ def _text_entries(text: str) -> list[Any]:
         return [_Video(text, text)]
     if text.startswith(WEB_SCHEMES):
         suffix = Path(urllib.parse.urlparse(text).path).suffix.lower()
-        return [_Video(text, text) if suffix in VIDEO_SUFFIXES else _Address(text)]
+        return [_WebVideo(text) if suffix in VIDEO_SUFFIXES else _Address(text)]
     path = Path(text).expanduser()
     if path.is_dir():
         return _directory_entries(path)
@@ -378,8 +385,10 @@ class _Address:
 
     def frames(self) -> Iterable[Frame | Skipped]:
         try:
-            image = _decode_whole(_download(self.url), ANSWER)
-        except (DataError, OSError, ValueError, HTTPException) as error:
+            body = io.BytesIO()
+            _fetch(self.url, body, URL_LIMIT_BYTES, URL_TIME_S, "an image")
+            image = _decode_whole(body.getvalue(), ANSWER)
+        except FETCH_ERRORS as error:
             yield Skipped(self.url, f"cannot be fetched: {_reason(error, ANSWER)}")
         else:
             yield Frame(image, self.url)
@@ -402,14 +411,39 @@ def _decode_whole(data: bytes, name: str) -> np.ndarray:
     return decode_image(data, name)
 
 
-def _download(url: str) -> bytes:
-    """The body of an http(s) address, refused when it is longer than any image."""
-    request = urllib.request.Request(url, headers={"User-Agent": "detectflow"})
-    with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as answer:
-        data = answer.read(URL_LIMIT_BYTES + 1)
-    if len(data) > URL_LIMIT_BYTES:
-        raise DataError(f"more than {URL_LIMIT_BYTES >> 20} MiB, not an image")
-    return data
+def _fetch(url: str, target: IO[bytes], limit_bytes: int, total_s: float, what: str) -> None:
+    """The body of an http(s) address into `target`; see `web.fetch`."""
+    too_large = f"more than {limit_bytes >> 20} MiB, not {what}"
+    web.fetch(
+        url,
+        target,
+        limit_bytes=limit_bytes,
+        idle_s=URL_TIMEOUT_S,
+        total_s=total_s,
+        too_large=too_large,
+    )
+
+
+@dataclass(frozen=True)
+class _WebVideo:
+    """A video at an address. Fetched first: the decoder, which could read it from there, follows
+    an answer wherever it leads.
+    """
+
+    url: str
+    stride: int = 1
+
+    def frames(self) -> Iterable[Frame | Skipped]:
+        suffix = Path(urllib.parse.urlparse(self.url).path).suffix
+        try:
+            with tempfile.TemporaryDirectory(prefix="detectflow-") as folder:
+                file = Path(folder, f"video{suffix}")
+                with file.open("wb") as target:
+                    _fetch(self.url, target, VIDEO_LIMIT_BYTES, VIDEO_TIME_S, "a video that fits")
+                video = _Video(str(file), self.url, file)
+                yield from replace(video, stride=self.stride).frames()
+        except FETCH_ERRORS as error:
+            yield Skipped(self.url, f"cannot be fetched: {_reason(error, ANSWER)}")
 
 
 @dataclass(frozen=True)

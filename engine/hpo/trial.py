@@ -147,7 +147,8 @@ def _train(
 
     def report(row: Mapping[str, Any]) -> None:
         if row.get(trainer.args.monitor) is not None:
-            trial.report(float(row[trainer.args.monitor]), int(row["epoch"]))
+            # steps of Optuna count from 0, also in studies of earlier versions
+            trial.report(float(row[trainer.args.monitor]), int(row["epoch"]) - 1)
 
     def on_batch(trainer: Any) -> None:
         if LEAVE.is_set() or os.getppid() != parent:
@@ -171,7 +172,7 @@ def _train(
     return {
         "state": "complete",
         "value": float(trainer.best_fitness),
-        "best_epoch": trainer.best_epoch + 1,
+        "best_epoch": trainer.best_epoch,
         "epochs": result.epochs,
         "weights_sha256": sha256_file(trainer.best),
     }

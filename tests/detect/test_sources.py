@@ -293,3 +293,77 @@ def test_every_nth_frame_of_a_video_keeps_its_number(tmp_path, pixels):
 def test_the_screen_is_no_source():
     with pytest.raises(DataError, match="screen is no source here"):
         open_source("screen 0 100 100 512 256")
+
+
+@pytest.fixture
+def two_servers(folder):
+    """(address of one that sends everybody to the other, the other's requests, its address): the
+    user names the first.
+    """
+    asked = []
+
+    class Inner(_Quiet):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+    inner = http.server.ThreadingHTTPServer(
+        ("127.0.0.2", 0), functools.partial(Inner, directory=str(folder))
+    )
+    there = f"http://127.0.0.2:{inner.server_port}"
+
+    class Outer(_Quiet):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", there + self.path)
+            self.end_headers()
+
+    outer = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Outer)
+    for each in (inner, outer):
+        threading.Thread(target=each.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{outer.server_port}", asked, there
+    for each in (inner, outer):
+        each.shutdown()
+        each.server_close()
+
+
+@pytest.fixture
+def film(folder, pixels):
+    writer = cv2.VideoWriter(
+        str(folder / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, pixels.shape[1::-1]
+    )
+    for _ in range(3):
+        writer.write(pixels)
+    writer.release()
+
+
+def test_an_answer_does_not_lead_to_another_machine_inside(two_servers, film, pixels):
+    outer, asked, inner = two_servers
+    image, video = open_source([f"{outer}/a.png", f"{outer}/film.avi"])
+    for each in (image, video):
+        assert isinstance(each, Skipped)
+        assert "leads to 127.0.0.2, which is 127.0.0.2: inside this machine" in each.reason
+    assert asked == []
+    image, *frames = open_source([f"{inner}/a.png", f"{inner}/film.avi"])  # named by the user
+    np.testing.assert_array_equal(image.image, pixels)
+    assert [each.name for each in frames] == [f"{inner}/film.avi frame {k}" for k in range(3)]
+
+
+def test_a_video_at_an_address_has_no_length_and_is_not_kept(
+    two_servers, film, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    source = open_source(f"{two_servers[2]}/film.avi")
+    assert source.len_hint is None and not source.live
+    frames = iter(source)
+    assert next(frames).index == 0 and list((tmp_path / "temporary").iterdir())
+    frames.close()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_an_address_that_sends_too_much_is_left(two_servers, film, monkeypatch):
+    for name in ("URL_LIMIT_BYTES", "VIDEO_LIMIT_BYTES"):
+        monkeypatch.setattr(f"engine.detect.sources.{name}", 100)
+    for each in open_source([f"{two_servers[2]}/a.png", f"{two_servers[2]}/film.avi"]):
+        assert isinstance(each, Skipped) and "more than 0 MiB" in each.reason

@@ -60,7 +60,7 @@ def test_a_search_from_first_trial_to_report(project):
     reported = study.trials[1].intermediate_values
     table = read_results(plan.folder / "trial-0001" / "results.csv")
     assert {
-        int(r["epoch"]): pytest.approx(r["metrics/mAP50-95"], abs=1e-6) for r in table
+        int(r["epoch"]) - 1: pytest.approx(r["metrics/mAP50-95"], abs=1e-6) for r in table
     } == reported
 
     clear_weights(plan, study)
