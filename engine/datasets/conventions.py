@@ -28,6 +28,7 @@ from engine.datasets.formats.base import BoxNumbers, Row, SourceImage
 from engine.types import Size
 
 LEAST_ODD = 4  # fewer say nothing
+LEAST_LEAVING = 3  # where all of twenty boxes fit another reading
 STRONG_SHARE = 0.5  # of odd boxes, of which nearly all are boxes in another order
 STRONG_TOGETHER = (8, 0.1)  # so many, if both pairs of numbers also go together, as corners do
 GO_TOGETHER = 0.4  # correlation of two opposite corners; of a place and a size it is about 0
@@ -315,11 +316,14 @@ class Conventions:
 
     def _is_strongly(self, of: _Counts, index: int) -> bool:
         """Whether the odd boxes are many, and nearly all of them in another order or unit."""
-        if of.odd < LEAST_ODD or of.explained[index] < EXPLAINED * of.odd:
+        # Where corners may come in any order, swapped ones are no fault, only a hint.
+        numbers, own = self._others[index].numbers, self._own.numbers
+        least = UNITS_BOXES if own.any_corners and numbers.unit == own.unit else LEAST_ODD
+        if of.odd < least or of.explained[index] < EXPLAINED * of.odd:
             return False
         share = of.odd / of.boxes
         many, part = STRONG_TOGETHER
-        corners = self._others[index].numbers.order == "xyxy"
+        corners = numbers.order == "xyxy"
         return share >= STRONG_SHARE or (
             of.odd >= many and share >= part and (not corners or of.together() >= GO_TOGETHER)
         )
@@ -334,7 +338,7 @@ class Conventions:
         if other_unit and plain and self._fills(of, _PER_IMAGE[numbers.unit]):
             return True
         missing = of.boxes - of.fits[index]
-        if of.boxes < UNITS_BOXES or of.leaving < LEAST_ODD or missing * 20 > of.leaving:
+        if of.boxes < UNITS_BOXES or of.leaving < LEAST_LEAVING or missing * 20 > of.leaving:
             return False
         if other_unit:
             far = (of.high >= FAR * _PER_IMAGE[numbers.unit]).all()

@@ -180,6 +180,12 @@ def test_nor_is_one_large_box_an_image_or_the_whole_image(format):
         assert not found(format, [written(box, own.order, own.unit) for box in images])
 
 
+def test_labelmes_corners_may_be_drawn_from_either_end():
+    """All from the lower right one, and all in the upper left quarter: sizes would fit as well."""
+    images = [box / 2 for box in dataset(1, 18, 1)]
+    assert not found("labelme", [written(box[:, [2, 3, 0, 1]], "xyxy", "px") for box in images])
+
+
 def test_a_few_wrong_boxes_are_for_the_other_checks():
     images = [written(box, "xywh", "px") for box in dataset(1, 30, 2)]
     images[0] = written(dataset(2, 1, 3)[0], "xyxy", "px")

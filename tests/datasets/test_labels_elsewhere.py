@@ -127,7 +127,7 @@ def test_files_of_coco_for_other_tasks_are_of_the_same_images(tmp_path):
 def test_two_formats_in_one_folder_are_refused_by_their_names(tmp_path):
     make_yolo(tmp_path)
     put(tmp_path / "annotations.json", json.dumps(coco_json(CONTENT)))
-    with pytest.raises(DataError, match="holds annotations in coco and yolo .*format: coco"):
+    with pytest.raises(DataError, match="holds annotations in coco and yolo; .*format: coco"):
         read(tmp_path)
 
 

@@ -34,6 +34,7 @@ class BoxNumbers:
 
     order: str  # xyxy | xywh (x, y: the upper left corner) | cxcywh (x, y: the centre)
     unit: str  # px | fraction | percent
+    any_corners: bool = False  # xyxy: any two opposite corners, in either order
 
 
 @dataclass(frozen=True)

@@ -222,5 +222,5 @@ KIND = ReaderKind(
     detect=lambda folder: bool(annotation_files(folder)),
     open=LabelmeReader,
     write=LabelmeWriter,
-    numbers=BoxNumbers("xyxy", "px"),
+    numbers=BoxNumbers("xyxy", "px", any_corners=True),
 )
