@@ -12,6 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help:  ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# The lock is whole, so nothing is resolved (--no-deps): what [tool.uv] leaves out stays out.
 # uv installs the same locked set in under a minute; where it cannot be had or does not get through, pip does it in a few.
 # `.installing` stays behind when the install is killed: a package may then be half there, so the next one starts anew.
 .venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
@@ -20,8 +21,8 @@ help:  ## list the verbs
 	@echo "Installing the locked packages into .venv ..."
 	@touch .venv/.installing
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock 2>/dev/null || true
-	@{ $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock 2>.venv/uv.log || \
-	   $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock; } && \
+	@{ $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --no-deps --require-hashes -r requirements.lock 2>.venv/uv.log || \
+	   $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; } && \
 	 $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . || \
 	 { rm -f .venv/.installing; echo "The install did not end well: see above. What uv said is in .venv/uv.log. Run it again."; exit 1; }
 	@rm -f .venv/.installing
@@ -74,7 +75,7 @@ docs-tables: install  ## renew the tables in docs/ that are made from the code: 
 
 lock:  ## resolve the dependencies anew (then run the tests)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra dev --extra docs --extra cluster --extra team pyproject.toml -o requirements.lock
+	  --extra dev --extra docs --extra cluster --extra team --extra track pyproject.toml -o requirements.lock
 	echo uv | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --upgrade - -o requirements-uv.lock
 

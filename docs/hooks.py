@@ -27,6 +27,7 @@ from mkdocs.structure.files import File, Files
 from engine import errors
 from engine.cli import MODES
 from engine.cli.help import OVERVIEW, usage_of
+from engine.config import known_names
 from engine.config.schema import SECTIONS, settings_of
 from engine.core import events
 from engine.datasets import formats
@@ -179,6 +180,7 @@ def generated(name: str, where: str) -> str:
         "formats": (formats_table, [""]),
         "annotation-formats": (annotation_formats_table, [""]),
         "gates": (gates_list, [""]),
+        "known-names": (known_names_table, known_names.SECTIONS),
     }
     if kind not in makers or of not in makers[kind][1]:
         raise PluginError(
@@ -250,6 +252,22 @@ def formats_table(_: str) -> str:
     """The formats of exported files."""
     rows = [(f"`{each.name}`", f"`{each.suffix}`", each.about) for each in FORMATS.values()]
     return _table(("format", "file", "what it is for"), rows)
+
+
+def known_names_table(section: str) -> str:
+    """What other trainers call settings of a section: here, called otherwise, or not here."""
+    schema, rows, same = SECTIONS[section], [], []
+    for row in known_names.SECTIONS[section].values():
+        if row.here == row.name and not row.how:
+            same.append(f"`{row.name}`")
+            continue
+        link = f"[`{row.here}`](configuration.md#{section}.{row.here})"
+        here = link if row.here in schema.model_fields else f"`{row.here}`" if row.here else "-"
+        how = row.how[:1].upper() + row.how[1:].rstrip(".")
+        rows.append((f"`{row.name}`", row.meaning, here, how))
+    rows = [tuple(_escaped(c) if c[:1] != "[" else c for c in row) for row in rows]
+    heads = ("there", "meaning there", "here", "what differs, or the way here")
+    return f"The same here: {', '.join(same)}.\n\n{_table(heads, rows)}"
 
 
 def gates_list(_: str) -> str:

@@ -68,6 +68,7 @@ class Detector:
         else:
             family_of(self.source).spec(self.source, DetectionTrainConfig(model=self.source))
         self.data: str | None = None
+        self._tracking: Any = None  # (settings, predictor) of `track`
         self.trainer: Any = None  # of the last `train`
         self.predictor: Any = None  # of the last `predict`
         self.metrics: ValidationMetrics | None = None  # of the last `val`
@@ -154,6 +155,26 @@ class Detector:
     def __call__(self, source: Any = None, stream: bool = False, **settings: Any) -> Any:
         """`predict`."""
         return self.predict(source, stream, **settings)
+
+    def track(
+        self, source: Any = None, stream: bool = False, persist: bool = False, **settings: Any
+    ) -> Any:
+        """`Results` with `ids`, the numbers of objects that are followed through a video; needs the
+        extra `track`. persist: the source goes on where the last one ended, frame by frame.
+        """
+        from engine.detect.predictor import TrackingPredictor
+
+        weights = self._trained("track", changed=True)
+        quiet = {"model": str(weights), "save": False, "verbose": False, **self._own_device()}
+        given = {**quiet, **settings}
+        if self._tracking is None or not persist or self._tracking[0] != given:
+            predictor = TrackingPredictor(given)
+            if predictor.config.model == str(weights):
+                predictor.model = self._runtime(predictor.config.device)
+            self._attach(predictor)
+            self._tracking = (given, predictor)
+        self.predictor = self._tracking[1]
+        return self.predictor.track(source, stream, persist)
 
     def export(
         self,

@@ -27,6 +27,10 @@ class Interrupted(CancelledRun):
     its own, which a KeyboardInterrupt would end.
     """
 
+    def __init__(self, interrupt: KeyboardInterrupt) -> None:
+        super().__init__(INTERRUPTED)
+        self.interrupt = interrupt  # what a caller gets
+
 
 class InterruptedFlow(Flow[..., Any]):
     """A flow whose caller gets the KeyboardInterrupt that cancelled it."""
@@ -35,7 +39,7 @@ class InterruptedFlow(Flow[..., Any]):
         try:
             return super().__call__(*args, **kwargs)
         except Interrupted as error:
-            raise KeyboardInterrupt from error
+            raise error.interrupt from None
 
 
 def cancelled_by_interrupt(flow: Flow[..., Any]) -> Flow[..., Any]:
@@ -58,8 +62,8 @@ def or_cancelled(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         except Terminated:
             raise
-        except KeyboardInterrupt:
-            return Cancelled(message=INTERRUPTED, data=Interrupted(INTERRUPTED))
+        except KeyboardInterrupt as error:
+            return Cancelled(message=INTERRUPTED, data=Interrupted(error))
 
     return run
 
@@ -71,5 +75,6 @@ def value_of(result: Any) -> Any:
         KeyboardInterrupt: it was cancelled by one.
     """
     if isinstance(result, State):
-        raise KeyboardInterrupt(result.message)
+        found = getattr(result.data, "result", result.data)  # Prefect puts it into a record
+        raise found.interrupt if isinstance(found, Interrupted) else KeyboardInterrupt
     return result

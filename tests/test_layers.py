@@ -46,6 +46,8 @@ THIRD_PARTY_HOME = {  # package -> the only places that import it
     "prefect": ("flows",),
     "mlflow": ("flows", "engine/tracking", "engine/registry", "engine/lineage"),
     "dvc": ("flows", "engine/versioning"),
+    "trackers": ("engine/detect",),
+    "supervision": ("engine/detect",),
     "optuna": ("flows", "engine/hpo"),
     "distributed": ("flows",),
     "prefect_dask": ("flows",),

@@ -480,8 +480,8 @@ class BaseTrainer(RunView):
         )
         samples = probe.samples()
         with self._alone():
-            fits = probe.fits(self.meter, samples)
-        return autobatch.agree_on_batch(fits, samples, self.world)
+            fits = probe.fits(self.meter, samples, self.args.batch_memory)
+        return autobatch.agree_on_batch(fits, samples, self.world, self.args.batch_memory)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -33,7 +33,6 @@ RESULT_WAYS = {
 }
 
 MODEL_WAYS = {
-    "track": "tracking: predict every frame with stream=True and give the boxes to a tracker",
     "embed": f"{BOXES_ONLY} image embeddings. `model.model` is the network, whose layers a forward "
     "hook can read",
     "reset_weights": "a network with fresh weights is YOLO('yolov8n'), by its name",

@@ -96,6 +96,7 @@ class Results:
     # a frame of a video or camera, whose pixels a list of results does not keep
     passing: bool = False
     ids: np.ndarray | None = None  # (K,) int64 numbers of the objects, where they are followed
+    video: Any = None  # `engine.detect.sources.Video` that the image is a frame of
     save_dir: Path | None = None  # where this run writes; None: nothing is written
     form: Form = TENSORS  # of what `boxes` gives
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import glob
 import io
+import logging
+import os
 import tempfile
 import urllib.parse
 from collections.abc import Iterable, Iterator
@@ -28,6 +30,8 @@ from engine.data.images import decode_image, from_pillow
 from engine.errors import DataError
 from engine.files import open_regular, refuse_special
 
+log = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"}
@@ -41,7 +45,18 @@ VIDEO_LIMIT_BYTES, VIDEO_TIME_S = 4 * 1024**3, 3600.0
 FETCH_ERRORS = (DataError, OSError, ValueError, HTTPException)
 JPEG_TAIL_BYTES = 64 * 1024  # cameras append their own data after the end marker
 ANSWER = "the answer"  # the name of what an address gives, in messages
+MOST_NAMED = 5  # sub-folders in a line
+DEFAULT_FPS = 30.0
+HIGHEST_FPS = 1000.0  # more is what a decoder says that does not know
 FRAMES_BROKEN_LIMIT = 25  # undecodable frames in a row after which a video counts as ended
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """A video, stream or camera that frames come from; two of one name are two."""
+
+    name: str
+    fps: float  # frames a second, as it says; DEFAULT_FPS where it does not
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,7 @@ class Frame:
     index: int = 0
     # a frame of a video or camera: nobody else holds its pixels, and hours of them fit no memory
     passing: bool = False
+    video: Video | None = None  # None: a single image
 
 
 @dataclass(frozen=True)
@@ -200,18 +216,46 @@ def _list_entries(path: Path) -> list[Any]:
 
 
 def _directory_entries(path: Path) -> list[Any]:
+    """The images of a folder; those of its sub-folders only where it has none itself, and said
+    either way: a folder of results below it must not be read again.
+    """
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    files = [
-        p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not p.is_dir()
-    ]
-    if files:
-        return [_file_entry(p) for p in files]
-    folders = [p.name for p in inside if p.is_dir()]
-    hint = f" It has sub-directories: use the pattern '{path}/**/*.jpg'." if folders else ""
+    files = [p for p in inside if _is_known(p)]
+    below = _below([p for p in inside if p.is_dir() and not p.is_symlink()])
+    folders = list(dict.fromkeys(str(p.parent.relative_to(path)) for p in below))
+    named = f"{', '.join(folders[:MOST_NAMED])}{', ...' if len(folders) > MOST_NAMED else ''}"
+    if files and below:
+        log.warning(
+            "%s: %d more in sub-folders (%s) are left out; source='%s/**' takes all of them",
+            path,
+            len(below),
+            named,
+            path,
+        )
+    elif below:
+        log.info("%s has no images itself: those of its sub-folders are taken (%s)", path, named)
+    if found := files or below:
+        return [_file_entry(p) for p in found]
     kinds = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
     raise DataError(
-        f"No images in the directory {path} ({len(inside)} entries; looked for {kinds}).{hint}"
+        f"No images in the directory {path} and its sub-folders ({len(inside)} entries; looked for "
+        f"{kinds})."
     )
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not path.is_dir()
+
+
+def _below(folders: list[Path]) -> list[Path]:
+    """Images and videos of folders and what is in them, but for hidden ones, in order."""
+    found = []
+    for folder in folders:
+        for where, inner, names in os.walk(folder):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            here = (Path(where) / name for name in sorted(names) if not name.startswith("."))
+            found += [p for p in here if _is_known(p)]
+    return found
 
 
 def _glob_entries(pattern: Path) -> list[Any]:
@@ -437,6 +481,8 @@ class _Video:
         expected = int(
             capture.get(cv2.CAP_PROP_FRAME_COUNT)
         )  # 0 or negative for cameras and streams
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        video = Video(self.name, fps if 0 < fps <= HIGHEST_FPS else DEFAULT_FPS)
         index = good = gap = 0
         while gap <= FRAMES_BROKEN_LIMIT:
             is_wanted = index % self.stride == 0
@@ -445,7 +491,8 @@ class _Video:
                 for missing in range(index - gap, index):
                     yield Skipped(f"{self.name} frame {missing}", "cannot be decoded")
                 if is_wanted:
-                    yield Frame(image, f"{self.name} frame {index}", None, index, passing=True)
+                    name = f"{self.name} frame {index}"
+                    yield Frame(image, name, None, index, passing=True, video=video)
                 good, gap = good + 1, 0
             else:
                 gap += 1

@@ -144,7 +144,8 @@ class Family(ABC):
         return False
 
     def default_lr(self, optimizer: str) -> float:
-        """Peak learning rate where the user gives none; optimizer: SGD, Adam or AdamW."""
+        """Peak learning rate where the user gives none; optimizer: SGD, or one of Adam's
+        kind."""
         return 0.01 if optimizer == "SGD" else 0.001
 
     def transfer(

@@ -227,6 +227,17 @@ assert len(names) == len(result)
 for x1, y1, x2, y2, score, class_id in results[0].boxes.data.tolist():
     assert 0 <= score <= 1 and int(class_id) in model.names
 """,
+    "tracks of a film": LOADED
+    + 'results = model.track("video.mp4", conf=0.01, iou=0.5, tracker="bytetrack.yaml")\n'
+    + "assert all(result.boxes.id is not None for result in results)",
+    "tracks frame by frame": LOADED
+    + 'capture = cv2.VideoCapture("video.mp4")\n'
+    + "while capture.isOpened():\n"
+    + "    success, frame = capture.read()\n"
+    + "    if not success:\n        break\n"
+    + "    results = model.track(frame, persist=True)\n"
+    + "    annotated = results[0].plot()\n"
+    + "    assert annotated.shape == frame.shape",
     "no tracks": SEEN + "assert results[0].boxes.id is None and not results[0].boxes.is_track",
     "a mask of boxes": SEEN
     + """
@@ -421,7 +432,6 @@ REFUSED = {
     "no source": (LOADED + "model.predict()", "no source given: set source="),
     "the screen": (LOADED + 'model.predict("screen")', "screen is no source here.*ImageGrab"),
     "no such file": (LOADED + 'model("nowhere.jpg")', "Source not found: nowhere.jpg"),
-    "tracks": (LOADED + 'model.track("video.mp4", persist=True)', "has no 'track': .*stream=True"),
     "embeddings": (LOADED + 'model.embed("bus.jpg")', "has no 'embed': .*forward hook"),
     "feature maps": (LOADED + 'model.predict("bus.jpg", visualize=True)', "visualize"),
     "names before weights": ('YOLO("yolov8n.yaml").names', "has no weights yet"),

@@ -160,7 +160,10 @@ def test_a_video_is_looked_at_frame_by_frame_and_its_pixels_pass_by(weights, tmp
     with pytest.raises(DataError, match="video.avi frame 2: .* use stream=True"):
         results[2].plot()
     names = {f"video.avi_frame_{i}.jpg" for i in range(5)}
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"detections.jsonl"} | names
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "detections.jsonl",
+        "video.mp4",
+    } | names
 
 
 def test_a_camera_does_not_wait_for_a_whole_batch(weights):

@@ -5,6 +5,7 @@ is left out.
 import functools
 import http.server
 import os
+import shutil
 import threading
 
 import cv2
@@ -170,8 +171,32 @@ def test_an_empty_directory_says_what_it_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"No images in the directory .*\.jpg"):
         open_source(tmp_path)
     (tmp_path / "inner").mkdir()
-    with pytest.raises(DataError, match=r"sub-directories"):
+    with pytest.raises(DataError, match=r"and its sub-folders \(1 entries"):
         open_source(tmp_path)
+
+
+def test_sub_folders_are_searched_where_the_folder_has_no_images_and_named_where_it_has(
+    folder, tmp_path, caplog
+):
+    for place in ("below/one", "below/two/three", "below/.hidden"):
+        (tmp_path / place).mkdir(parents=True)
+        shutil.copy(folder / "a.png", tmp_path / place / "x.png")
+    with caplog.at_level("INFO"):
+        found = open_source(tmp_path / "below")
+        assert [frame.name[len(str(tmp_path)) + 1 :] for frame in found] == [
+            "below/one/x.png",
+            "below/two/three/x.png",
+        ]
+        assert "has no images itself: those of its sub-folders are taken (one, two/three)" in (
+            caplog.text
+        )
+        assert names_of(folder) == ["a.png", "b.png", "c d ü.png"]
+        said = (
+            f"2 more in sub-folders (below/one, below/two/three) are left out; source='{folder}/**'"
+        )
+        assert said in caplog.text
+    everything = names_of(f"{folder}/**")
+    assert sorted(everything) == ["a.png", "b.png", "c d ü.png", "x.png", "x.png"]
 
 
 def test_a_pattern_without_match_says_where_it_looked(tmp_path):

@@ -15,7 +15,7 @@ import yaml
 
 from engine import cli, errors
 from engine.cli.help import usage_of
-from engine.config import schema
+from engine.config import known_names, schema
 from engine.core import events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,6 +113,18 @@ def test_every_setting_stands_in_the_reference_with_default_range_and_meaning(si
         assert [each.key, each.default or "empty", words(each.kind), words(each.meaning)] in [
             [*map(words, row)] for row in rows
         ]
+
+
+@pytest.mark.parametrize("section", known_names.SECTIONS)
+def test_every_name_that_people_bring_stands_in_the_reference(site, section):
+    page = Page(site / "reference" / "known-names.html")
+    table = page.tables[list(known_names.SECTIONS).index(section)]
+    told = {row[0]: row[2] for row in table[1:]}
+    for row in known_names.SECTIONS[section].values():
+        if row.here == row.name and not row.how:
+            assert row.name in page.text
+        else:
+            assert told[row.name] == (row.here or "-"), row.name
 
 
 def test_every_command_and_error_stands_in_the_reference(site):

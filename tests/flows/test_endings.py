@@ -135,6 +135,7 @@ def test_the_caller_of_a_flow_gets_the_interrupt_and_a_signal_stays_a_crash(pref
     assert ended("well") == "done well" and list(ended.parameters.properties) == ["why"]
     for error, state in ((KeyboardInterrupt(), "Cancelled"), (Terminated(), "Crashed")):
         raised[:] = [error]
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as found:
             ended()
+        assert found.value is error
         assert state_of(prefect_server, "flow_runs", state)["name"] == state
