@@ -7,7 +7,7 @@ JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all test-team-stack lint ui deploy worker dvc docs docs-serve lock clean
+.PHONY: help install run test test-all test-team-stack lint ui deploy worker dvc docs docs-serve docs-tables lock clean
 
 help:  ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ docs: install  ## the documentation, into site/
 
 docs-serve: install  ## show the documentation on 127.0.0.1:8000, anew after every change
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --watch engine $(ARGS)
+
+docs-tables: install  ## renew the tables in docs/ that are made from the code: settings, findings, errors, commands
+	@$(BIN)/python docs/hooks.py
 
 lock:  ## resolve the dependencies anew (then run the tests)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -36,7 +36,8 @@ FLOORS = (  # from the ground up: a room imports its own files and rooms of lowe
     {"export", "lineage", "comparison"},
     {"labelling", "report"},
     {"stages"},
-    {"yolo", "hpo"},
+    {"hpo"},
+    {"yolo"},
     {"flows"},
     {"cli"},
     {"__main__", ""},  # `engine` itself offers YOLO

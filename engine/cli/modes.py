@@ -78,7 +78,7 @@ def _train(config: TrainConfig) -> int:
             _say_how_to_go_on(trainer)
         return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     if trainer.world.is_main:
-        print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_summary(result.metrics)}")
+        print(f"best epoch {result.best_epoch} of {result.epochs}: {_summary(result.metrics)}")
         print(f"weights {_short(result.best)}   plots and tables {_short(result.save_dir)}/")
         print(
             f"next: detectflow val model={_short(result.best)} data={trainer.args.data} split=test"
@@ -172,7 +172,12 @@ def predict(argv: Sequence[str]) -> int:
             code = INTERRUPTED
     written = [
         what
-        for what, wanted in (("images", config.save), ("detections.jsonl", config.save_json))
+        for what, wanted in (
+            ("images", config.save),
+            ("detections.jsonl", config.save_json),
+            ("labels", config.save_txt),
+            ("crops", config.save_crop),
+        )
         if wanted
     ]
     where = f", {' and '.join(written)} in {_short(predictor.out)}/" if written else ""

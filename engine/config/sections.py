@@ -241,6 +241,31 @@ class PredictConfig(Frozen):
     name: str = Field("predict", description="name of the run directory")
     save: bool = Field(True, description="write the images with boxes")
     save_json: bool = Field(False, description="write the detections as JSON lines")
+    save_txt: bool = Field(
+        False, description="write a text file per image, a line `class x y w h` per box"
+    )
+    save_conf: bool = Field(False, description="with save_txt: the score at the end of each line")
+    save_crop: bool = Field(False, description="write what is inside each box as an image")
+    show: bool = Field(False, description="show the images with boxes on the screen")
+    show_boxes: bool = Field(True, description="draw boxes, with their names and scores")
+    show_labels: bool = Field(True, description="draw the names of the boxes")
+    show_conf: bool = Field(True, description="draw the scores of the boxes")
+    line_width: int | None = Field(
+        None,
+        ge=1,
+        description="width of drawn lines, pixels; empty: by the size of the image",
+        json_schema_extra=_in("pixels"),
+    )
+    half: bool = Field(
+        False, description="compute in float16, on a GPU; of exported files the file decides"
+    )
+    augment: bool = Field(
+        False,
+        description="see every image three times, also smaller and mirrored, and merge the boxes",
+    )
+    vid_stride: int = Field(
+        1, ge=1, description="of a video every Nth frame", json_schema_extra=_in("frames")
+    )
     stream: bool = Field(False, description="yield results one by one with flat memory")
     verbose: bool = Field(True, description="a line per image")
 
@@ -248,6 +273,19 @@ class PredictConfig(Frozen):
     @classmethod
     def _one_class_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, (str, int)) else value
+
+    def writes(self) -> bool:
+        """Whether anything is written."""
+        return self.save or self.save_json or self.save_txt or self.save_crop
+
+    def drawing(self) -> dict[str, Any]:
+        """How boxes are drawn, as `Results.plot` takes it."""
+        return {
+            "boxes": self.show_boxes,
+            "labels": self.show_labels,
+            "conf": self.show_conf,
+            "line_width": self.line_width,
+        }
 
     def thresholds(self) -> dict[str, Any]:
         """What decides which candidates are reported: conf, iou, max_det."""

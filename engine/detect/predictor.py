@@ -20,8 +20,9 @@ from torch import Tensor
 from engine.config import PredictConfig
 from engine.core.predictor import BasePredictor
 from engine.data.transforms import RatioPad, letterbox, to_original
+from engine.detect.look_thrice import look_thrice
 from engine.detect.operating_point import select
-from engine.detect.results import Results
+from engine.detect.results import Results, file_stem
 from engine.detect.runtime import Runtime, load_runtime
 from engine.detect.sources import IMAGE_SUFFIXES, Frame, Skipped, Source, open_source
 from engine.detect.tiles import merge_tiles, touches_seam
@@ -79,9 +80,7 @@ class DetectionPredictor(BasePredictor):
             tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
         ] = []  # of the frame under way
         self._written = 0  # results of this run
-        self._files: dict[
-            str, int
-        ] = {}  # file name -> how many of this name were written in this run
+        self._files: dict[str, int] = {}  # file -> how many of this name were written in this run
 
     def get_model(self) -> Runtime:
         """The detector of `config.model`; override to bring any callable with the attributes of
@@ -95,6 +94,10 @@ class DetectionPredictor(BasePredictor):
         self._size = self.model.input_size(self.config.imgsz)
         self._wanted = class_indices(self.config.classes, self.model.names)
         # the model may be a callable of the user's own
+        if self.config.half and self.model.device.type != "cuda":
+            log.warning(
+                "half: float16 is for GPUs; on %s it is computed in float32", self.model.device
+            )
         self.operating_point = point = getattr(self.model, "operating_point", None)
         if point is not None:
             given = self.config.conf if self.config.is_given("conf") else None
@@ -103,7 +106,7 @@ class DetectionPredictor(BasePredictor):
                 log.info("%s", described(point, self.model.names))
 
     def get_source(self, source: Any) -> Source:
-        opened = open_source(source)
+        opened = open_source(source, self.config.vid_stride)
         self.total = opened.len_hint
         return opened
 
@@ -141,6 +144,12 @@ class DetectionPredictor(BasePredictor):
         stacked = np.ascontiguousarray(np.stack(boxed)[..., ::-1].transpose(0, 3, 1, 2))
         return torch.from_numpy(stacked).to(self.model.device).float() / 255
 
+    def inference(self, inputs: Tensor) -> Any:
+        """The model's candidates; with `augment` those of three looks at each view."""
+        device = self.model.device.type
+        with torch.autocast("cuda", torch.float16, enabled=self.config.half and device == "cuda"):
+            return look_thrice(self.model, inputs) if self.config.augment else self.model(inputs)
+
     def detections(self, outputs: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Of each view: boxes (K, 4) xyxy px of the network input, scores (K,), classes (K,) int64,
         best first.
@@ -159,7 +168,7 @@ class DetectionPredictor(BasePredictor):
                 b,
                 s,
                 c.conf if point is None else 0.0,
-                c.iou if self.model.needs_nms else None,
+                c.iou if self.model.needs_nms or c.augment else None,
                 max_det=c.max_det,
                 multi_label=False,
                 agnostic=c.agnostic_nms,
@@ -191,25 +200,34 @@ class DetectionPredictor(BasePredictor):
 
     def write_results(self, result: Results) -> None:
         """Under `project/name`: the image with its boxes (`save`), a line of `detections.jsonl`
-        (`save_json`).
+        (`save_json`), `labels/NAME.txt` (`save_txt`), `crops/CLASS/NAME.jpg` (`save_crop`).
         """
         self._written += 1
         if self.config.verbose:
             log.info(
                 "%s",
-                result.summary()
+                result.line
                 if self.total is None
-                else f"{self._written}/{self.total} {result.summary()}",
+                else f"{self._written}/{self.total} {result.line}",
             )
-        if self.config.save or self.config.save_json:
-            make_folder(self.out)
-        if self.config.save:
-            result.save(self._image_path(result))
-        if self.config.save_json:
+        c = self.config
+        if c.show:
+            result.show(**c.drawing())
+        if not c.writes():
+            return
+        make_folder(self.out)
+        name = self._image_name(result)
+        if c.save:
+            result.save(self._unique(self.out, *name), **c.drawing())
+        if c.save_txt:
+            result.save_txt(self._unique(self.out / "labels", name[0], ".txt"), c.save_conf)
+        if c.save_crop:
+            result.save_crop(self.out / "crops", self._unique(self.out / "crops", name[0], ".jpg"))
+        if c.save_json:
             path = self.out / "detections.jsonl"
-            with path.open("a" if path.name in self._files else "w", encoding="utf-8") as file:
+            with path.open("a" if str(path) in self._files else "w", encoding="utf-8") as file:
                 file.write(result.to_json() + "\n")
-            self._files[path.name] = 1
+            self._files[str(path)] = 1
 
     def _run(self, source: Iterable[Any]) -> Iterator[Results]:
         self._views, self._files, self._written = [], {}, 0
@@ -227,20 +245,21 @@ class DetectionPredictor(BasePredictor):
             dict(self.speed_ms),
             frame.image,
             frame.passing,
+            save_dir=self.out if self.config.writes() else None,
         )
 
-    def _image_path(self, result: Results) -> Path:
-        """Where the plotted image goes; images of one name in one run get numbers."""
-        name = Path(result.source.split("?")[0])  # of an address: without its query
-        suffix = name.suffix.lower() if name.suffix.lower() in IMAGE_SUFFIXES else ".jpg"
-        stem = name.stem if name.suffix.lower() in IMAGE_SUFFIXES else name.name
-        stem = (
-            "".join(letter if letter.isalnum() or letter in "-_.+" else "_" for letter in stem)
-            or "image"
-        )
-        count = self._files.get(stem + suffix, 0) + 1
-        self._files[stem + suffix] = count
-        return self.out / (f"{stem}{suffix}" if count == 1 else f"{stem}-{count}{suffix}")
+    def _image_name(self, result: Results) -> tuple[str, str]:
+        """(stem, suffix) of the files of a result; of an address without its query."""
+        name = Path(result.source.split("?")[0])
+        if name.suffix.lower() in IMAGE_SUFFIXES:
+            return file_stem(name.name), name.suffix.lower()
+        return file_stem(name.name, whole=True), ".jpg"
+
+    def _unique(self, folder: Path, stem: str, suffix: str) -> Path:
+        """Where a file goes; those of one name in one run get numbers."""
+        path = folder / f"{stem}{suffix}"
+        self._files[str(path)] = count = self._files.get(str(path), 0) + 1
+        return path if count == 1 else folder / f"{stem}-{count}{suffix}"
 
 
 def described(point: OperatingPoint, names: Sequence[str]) -> str:

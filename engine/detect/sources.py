@@ -1,5 +1,5 @@
-"""Where images for a prediction come from: file, list, directory, glob, array, PIL image, URL,
-video, camera.
+"""Where images for a prediction come from: file, list, directory, glob, array, tensor, PIL image,
+URL, video, camera.
 
 `open_source` checks at once that there is something to read and returns an iterator which yields
 frames one by one, so that a video of hours needs no more memory than one frame. An image that
@@ -14,13 +14,14 @@ import io
 import tempfile
 import urllib.parse
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import cv2
 import numpy as np
+import torch
 
 from engine import web
 from engine.data.images import decode_image, from_pillow
@@ -96,12 +97,13 @@ class Source:
             yield from entry.frames()
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any, vid_stride: int = 1) -> Source:
     """A `Source` of anything that can be read as one or more images.
 
     Accepts a path (file, directory, video), a glob pattern, an http(s) address, an rtsp address, a
-    camera index (int or digits), a numpy array (H, W[, C]) or (B, H, W, C) uint8 BGR, a PIL image,
-    or a list of any of these.
+    camera index (int or digits), a numpy array (H, W[, C]) or (B, H, W, C) uint8 BGR, a torch
+    tensor (3, H, W) or (B, 3, H, W) RGB, float in [0, 1] or uint8, a PIL image, or a list of any of
+    these. vid_stride: of a video or camera every Nth frame.
     Raises DataError, before the first frame, when nothing is there: the message says what was
     looked for and where.
     """
@@ -111,15 +113,21 @@ def open_source(source: Any) -> Source:
                 "The list of sources is empty: give at least one image, directory or address."
             )
         return Source(
-            [entry for item in source for entry in open_source(item).entries],
+            [entry for item in source for entry in open_source(item, vid_stride).entries],
             f"{len(source)} sources",
         )
-    return Source(_entries(source), _describe(source))
+    entries = [
+        replace(entry, stride=vid_stride) if isinstance(entry, (_Video, _WebVideo)) else entry
+        for entry in _entries(source)
+    ]
+    return Source(entries, _describe(source))
 
 
 def _entries(source: Any) -> list[Any]:
     if isinstance(source, np.ndarray):
         return _array_entries(source)
+    if isinstance(source, torch.Tensor):
+        return _tensor_entries(source)
     if isinstance(source, int) and not isinstance(source, bool):
         return [_Video(source, f"camera {source}")]
     if isinstance(source, (str, Path)):
@@ -130,8 +138,8 @@ def _entries(source: Any) -> list[Any]:
         return [_Ready(_from_pil(source), "image")]
     raise DataError(
         f"Cannot read a source of type {type(source).__name__}. Give a path, a directory, a glob "
-        "pattern, an address, a camera index, a numpy array (BGR, uint8), a PIL image, or a list "
-        "of these."
+        "pattern, an address, a camera index, a numpy array (BGR, uint8), a torch tensor (RGB, "
+        "float in [0, 1]), a PIL image, or a list of these."
     )
 
 
@@ -152,6 +160,11 @@ def _text_entries(text: str) -> list[Any]:
         return [_Video(int(text), f"camera {text}")]
     if glob.has_magic(text):
         return _glob_entries(path)
+    if text.split(" ")[0] == "screen":
+        raise DataError(
+            f"Source not found: {text}. The screen is no source here: make an image of it, such as "
+            "PIL.ImageGrab.grab(), and give that."
+        )
     parent = path.absolute().parent
     where = (
         f"the directory {parent} exists, the file does not"
@@ -231,6 +244,35 @@ def _array_entries(array: np.ndarray) -> list[Any]:
     return [_Ready(_as_bgr(array), "array")]
 
 
+def _tensor_entries(tensor: torch.Tensor) -> list[Any]:
+    images = tensor.detach().cpu()
+    if images.ndim not in (3, 4) or images.shape[-3] != 3 or images.numel() == 0:
+        _refuse_tensor(tensor, "")
+    if images.is_floating_point():
+        images = images.float()
+        low, high = float(images.min()), float(images.max())
+        if not (low >= 0 and high <= 1):
+            _refuse_tensor(tensor, f" with values from {low:g} to {high:g}")
+        images = (images * 255).round().to(torch.uint8)  # exact where it was uint8 / 255
+    elif images.dtype != torch.uint8:
+        _refuse_tensor(tensor, "")
+    arrays = images.numpy()[..., ::-1, :, :]  # RGB to BGR
+    if arrays.ndim == 3:
+        return [_Ready(np.ascontiguousarray(arrays.transpose(1, 2, 0)), "tensor")]
+    return [
+        _Ready(np.ascontiguousarray(array.transpose(1, 2, 0)), f"tensor {i}")
+        for i, array in enumerate(arrays)
+    ]
+
+
+def _refuse_tensor(tensor: torch.Tensor, values: str) -> NoReturn:
+    raise DataError(
+        f"Cannot use a tensor of shape {tuple(tensor.shape)} and type {tensor.dtype}{values} as "
+        "images. Expected RGB, (3, H, W) or (B, 3, H, W), as floats in [0, 1] (divide 0..255 by "
+        "255) or as uint8."
+    )
+
+
 def _as_bgr(array: np.ndarray) -> np.ndarray:
     """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 to (H, W, 3) uint8 BGR; anything else is
     refused.
@@ -265,6 +307,8 @@ def _from_pil(image: Any) -> np.ndarray:
 def _describe(source: Any) -> str:
     if isinstance(source, np.ndarray):
         return f"array {source.shape}"
+    if isinstance(source, torch.Tensor):
+        return f"tensor {tuple(source.shape)}"
     return str(source) if isinstance(source, (str, Path, int)) else type(source).__name__
 
 
@@ -343,6 +387,7 @@ class _WebVideo:
     """
 
     url: str
+    stride: int = 1
 
     def frames(self) -> Iterable[Frame | Skipped]:
         suffix = Path(urllib.parse.urlparse(self.url).path).suffix
@@ -351,7 +396,8 @@ class _WebVideo:
                 file = Path(folder, f"video{suffix}")
                 with file.open("wb") as target:
                     _fetch(self.url, target, VIDEO_LIMIT_BYTES, VIDEO_TIME_S, "a video that fits")
-                yield from _Video(str(file), self.url, file).frames()
+                video = _Video(str(file), self.url, file)
+                yield from replace(video, stride=self.stride).frames()
         except FETCH_ERRORS as error:
             yield Skipped(self.url, f"cannot be fetched: {_reason(error, ANSWER)}")
 
@@ -361,6 +407,7 @@ class _Video:
     address: str | int  # file, stream address or camera index
     name: str
     file: Path | None = None  # None: a stream or a camera
+    stride: int = 1  # every Nth frame is given; those between are not even decoded
 
     @property
     def live(self) -> bool:
@@ -392,11 +439,13 @@ class _Video:
         )  # 0 or negative for cameras and streams
         index = good = gap = 0
         while gap <= FRAMES_BROKEN_LIMIT:
-            ok, image = capture.read()
+            is_wanted = index % self.stride == 0
+            ok, image = capture.read() if is_wanted else (capture.grab(), None)
             if ok:
                 for missing in range(index - gap, index):
                     yield Skipped(f"{self.name} frame {missing}", "cannot be decoded")
-                yield Frame(image, f"{self.name} frame {index}", None, index, passing=True)
+                if is_wanted:
+                    yield Frame(image, f"{self.name} frame {index}", None, index, passing=True)
                 good, gap = good + 1, 0
             else:
                 gap += 1

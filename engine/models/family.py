@@ -202,6 +202,12 @@ class Family(ABC):
         """
         return self
 
+    def fuse(self, module: nn.Module) -> nn.Module:
+        """The network with fewer operations and the same function, to predict with: a copy in eval
+        mode. By default the module as it is.
+        """
+        return module
+
     def export_module(self, module: nn.Module, size: Size) -> nn.Module:
         """A module in eval mode that can be traced: forward(images (B, 3, H, W) float RGB in
         [0, 1]) -> boxes, scores as `candidates` gives them. size: (h, w) of the input.

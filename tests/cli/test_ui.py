@@ -193,7 +193,7 @@ def test_servers_of_a_team_are_shown_and_not_started(tmp_path, monkeypatch, caps
     assert command.ui([]) == 0
     reported = capsys.readouterr().out
     assert (
-        f"MLflow    {nobody}/#/experiments" in reported
+        f"MLflow    {nobody}/#/experiments?workflowType=machine_learning" in reported
         and "Prefect   http://prefect.example:4200" in reported
     )
 

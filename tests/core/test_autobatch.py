@@ -269,7 +269,7 @@ def test_out_of_memory_after_the_first_epoch_was_recorded_leaves_no_line_of_it(t
 
     trainer.add_callback("on_fit_epoch_end", draw)
     result = trainer.train()
-    assert [row["epoch"] for row in trainer.rows] == [0, 1, 2] and result.epochs == 3
+    assert [row["epoch"] for row in trainer.rows] == [1, 2, 3] and result.epochs == 3
     make(tmp_path, batch=8, name="given").train()
     assert_same_run(tmp_path / "run", tmp_path / "given")
 

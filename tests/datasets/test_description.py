@@ -35,7 +35,7 @@ def test_our_own_descriptions_are_right(file):
     [
         ("name: x\nfromat: voc\n", "unknown key 'fromat'. Did you mean 'format'"),
         ("format: voc\n", "name: Field required"),
-        ("name: x\nformat: csv\n", "'yolo', 'cvat', 'labelstudio' or 'generated', got 'csv'"),
+        ("name: x\nformat: csv\n", "'labelstudio', 'labelme' or 'generated', got 'csv'"),
         ("name: x\nnames: [yes, no]\n", "write 'True' in quotes"),
         ("name: x\nnames: [0, 1]\n", "write '0' in quotes"),
         ("name: x\nnames: [cat, 0123]\n", "write '0123' in quotes"),

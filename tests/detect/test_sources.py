@@ -10,6 +10,7 @@ import threading
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engine.detect.sources import Frame, Skipped, open_source
@@ -214,6 +215,59 @@ def test_an_address_is_fetched_and_a_dead_one_skipped(folder, pixels):
     np.testing.assert_array_equal(good.image, pixels)
     assert isinstance(missing, Skipped) and "404" in missing.reason
     assert isinstance(text, Skipped)
+
+
+def test_a_tensor_is_the_image_that_it_was_made_of(pixels):
+    rgb = torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)
+    for tensor in (
+        rgb,
+        rgb[None],
+        rgb / 255,
+        (rgb / 255)[None].double(),
+        (rgb / 255).requires_grad_(),
+    ):
+        (frame,) = open_source(tensor)
+        np.testing.assert_array_equal(frame.image, pixels)
+        assert frame.name.startswith("tensor") and frame.path is None
+    assert [frame.name for frame in open_source(torch.stack([rgb, rgb]))] == [
+        "tensor 0",
+        "tensor 1",
+    ]
+    assert len(list(open_source([rgb, pixels]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(64, 64), r"shape \(64, 64\)"),
+        (torch.zeros(64, 64, 3), r"Expected RGB, \(3, H, W\)"),
+        (torch.full((3, 8, 8), 255.0), "values from 255 to 255.*divide 0..255 by 255"),
+        (torch.full((3, 8, 8), float("nan")), "values from nan"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "torch.int64"),
+        (torch.zeros(0, 3, 8, 8), r"\(0, 3, 8, 8\)"),
+    ],
+)
+def test_tensors_that_are_no_images(tensor, said):
+    with pytest.raises(DataError, match=said):
+        open_source(tensor)
+
+
+def test_every_nth_frame_of_a_video_keeps_its_number(tmp_path, pixels):
+    video = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
+    for shade in range(7):
+        writer.write(np.full((24, 32, 3), 30 * shade, np.uint8))
+    writer.release()
+    every = list(open_source(video))
+    third = list(open_source([video], vid_stride=3))
+    assert [frame.index for frame in third] == [0, 3, 6]
+    for frame in third:
+        np.testing.assert_array_equal(frame.image, every[frame.index].image)
+
+
+def test_the_screen_is_no_source():
+    with pytest.raises(DataError, match="screen is no source here"):
+        open_source("screen 0 100 100 512 256")
 
 
 @pytest.fixture

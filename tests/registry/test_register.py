@@ -575,7 +575,7 @@ def test_whether_it_is_still_registered_is_known_without_mlflow(workspace):
     assert not mlflow_links.registered(workspace, params)  # never was
     assert (
         mlflow_links.experiment_url("detectflow", root=workspace)
-        == "http://127.0.0.1:5000/#/experiments"
+        == "http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
     )
     model(workspace, 0)
     assert mlflow_links.registered(workspace, params)
