@@ -158,7 +158,7 @@ def test_a_version_says_its_own_thresholds(workspace, store):
     image = np.zeros((64, 64, 3), np.uint8)
     image[16:24, 40:48] = 26  # bright .1, calibrated to .25 and a little
     text = base64.b64encode(cv2.imencode(".png", image)[1].tobytes()).decode()
-    found = json.loads(served.predict(pandas.DataFrame({"image": [text]}))["detections"][0])
+    found = served.predict(pandas.DataFrame({"image": [text]}))["detections"][0]
     assert [each["name"] for each in found] == ["bright"] and 0.25 < found[0]["score"] < 0.26
 
 
@@ -424,11 +424,9 @@ def test_the_champion_predicts_by_its_alias(workspace):
         mlflow.set_tracking_uri(None)
     first = min((workspace / "data" / "prepared" / "images" / "test").iterdir())
     content = first.read_bytes()
-    found = json.loads(
-        loaded.predict(pandas.DataFrame({"image": [base64.b64encode(content).decode()]}))[
-            "detections"
-        ][0]
-    )
+    found = loaded.predict(pandas.DataFrame({"image": [base64.b64encode(content).decode()]}))[
+        "detections"
+    ][0]
     assert found[0]["name"] == "bright" and found[0]["score"] > 0.8
     example = loaded.input_example
     assert base64.b64decode(example["image"][0]) == content
