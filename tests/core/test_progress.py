@@ -27,11 +27,12 @@ class Clock:
 
 
 @pytest.fixture
-def lines(caplog):
+def lines(caplog, monkeypatch):
     """The log lines so far, in a list that grows."""
     caplog.set_level("INFO", "detectflow")
     said = []
-    caplog.handler.emit = lambda record: said.append(record.getMessage())
+    # taken back at the end: pytest has one handler for all tests
+    monkeypatch.setattr(caplog.handler, "emit", lambda record: said.append(record.getMessage()))
     return said
 
 
