@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from engine.config.device import DEVICES, Device
 from engine.core.events import PREDICT_EVENTS, Callbacks
 from engine.errors import ConfigError, DataError
 from engine.settings.base import Frozen
@@ -31,7 +32,7 @@ class LoopConfig(Frozen):
     model: str = Field("", description="what `get_model` loads")
     source: Any = Field(None, description="what `get_source` opens")
     batch: int = Field(16, ge=1, description="views per step")
-    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    device: Device = Field("auto", description=DEVICES)
     stream: bool = Field(False, description="yield results one by one with flat memory")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
+from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown, stated_size
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.shapes import Box, Point, around
@@ -55,6 +55,7 @@ class LabelmeReader(AnnotationReader):
             else:  # found wanting, and said so
                 self._splits.excuse(base_name(file))
         yield from self._without_entry("has no JSON file")
+        self._report_elsewhere(self._owner, self._annotations)
 
     def _image(self, file: str) -> SourceImage | None:
         try:
@@ -119,7 +120,10 @@ class LabelmeReader(AnnotationReader):
             self._findings.add("bad_entry", file, f"{ref}: {shown(kind)} is no shape of labelme")
         else:
             try:
-                return Row(label, _box(kind, shape.get("points")), ref=ref)
+                points = shape.get("points")
+                box, two = _box(kind, points), kind == "rectangle" and len(points) == 2
+                written = tuple(map(float, (*points[0], *points[1]))) if two else None
+                return Row(label, box, ref=ref, outline=not two, written=written)
             except ValueError as error:
                 self._findings.add("bad_entry", file, f"{ref}: {error}")
         return None
@@ -218,4 +222,5 @@ KIND = ReaderKind(
     detect=lambda folder: bool(annotation_files(folder)),
     open=LabelmeReader,
     write=LabelmeWriter,
+    numbers=BoxNumbers("xyxy", "px", any_corners=True),
 )

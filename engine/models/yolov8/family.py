@@ -107,5 +107,8 @@ class YOLOv8Family(Family):
     def candidates(self, preds: Preds) -> Candidates:
         return decode(preds)
 
+    def fuse(self, module: nn.Module) -> nn.Module:
+        return fuse(module)
+
     def export_module(self, module: nn.Module, size: Size) -> nn.Module:
         return CandidateModule(self, fuse(module)).eval()
