@@ -47,17 +47,19 @@ def assign(
     targets.
 
     u = max(CIoU, 0), t = score^alpha * u^beta; candidates are points strictly inside a target,
-    whose sides count as at least `least_side` px here, and only here, about its middle; each target takes its `topk` highest t. A point wanted by several goes to the target with the highest
-    u of all that contain it, also to one that did not want it (the first of equal ones). A pair
-    with t = 0 would weigh nothing in the loss and is left out, which keeps ties from deciding
-    anything.
+    whose sides count as at least `least_side` px here, and only here, about its middle. Each target
+    takes its `topk` highest t. A point wanted by several goes to the target with the highest u of
+    all that contain it, also to one that did not want it (the first of equal ones). A pair with
+    t = 0 would weigh nothing in the loss and is left out, which keeps ties from deciding anything.
     """
     b, a, _ = scores.shape
     m = target_boxes.shape[1]
     overlap = boxes.new_zeros(b, m, a)
     metric = boxes.new_zeros(b, m, a)
     if m:
-        i, j, k = _inside(points, _widened(target_boxes, least_side), is_target).nonzero(as_tuple=True)  # (P,) each
+        i, j, k = _inside(points, _widened(target_boxes, least_side), is_target).nonzero(
+            as_tuple=True
+        )  # (P,) each
         u = ciou(target_boxes[i, j], boxes[i, k]).clamp(min=0)
         overlap[i, j, k] = u
         metric[i, j, k] = scores[i, k, target_classes[i, j]].pow(alpha) * u.pow(beta)
