@@ -302,8 +302,8 @@ class DetectionTrainConfig(TrainConfig):
     least_side: float = _f(
         "loss",
         0.0,
-        "sides of targets count as at least so many pixels where points are chosen to learn them; 16 "
-        "may help where most targets are a few pixels",
+        "sides of targets count as at least so many pixels where points are chosen to learn them; "
+        "16 may help where most targets are a few pixels",
         unit="pixels",
         ge=0,
     )
