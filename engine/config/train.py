@@ -299,6 +299,14 @@ class DetectionTrainConfig(TrainConfig):
     box: float = _f("loss", 7.5, "gain of the box loss (CIoU)", unit="gain", ge=0)
     cls: float = _f("loss", 0.5, "gain of the class loss (BCE)", unit="gain", ge=0)
     dfl: float = _f("loss", 1.5, "gain of the distribution focal loss", unit="gain", ge=0)
+    least_side: float = _f(
+        "loss",
+        0.0,
+        "sides of targets count as at least so many pixels where points are chosen to learn them; "
+        "16 may help where most targets are a few pixels",
+        unit="pixels",
+        ge=0,
+    )
     class_weights: dict[str, Factor] | None = _f(
         "loss", None, "class name -> factor of its class loss; others 1", unit="factor"
     )

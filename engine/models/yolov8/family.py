@@ -86,6 +86,7 @@ class YOLOv8Family(Family):
             config.cls,
             config.dfl,
             class_weights,
+            least_side=config.least_side,
             ranks=ranks,
             sum_over_ranks=sum_over_ranks,
         )
