@@ -80,7 +80,8 @@ KINDS: dict[str, Kind] = {
     ),
     "renamed_image": Kind(
         "image under another name, or in another folder, than its annotation says",
-        "fix",
+        # a guess: `cam1/7.jpg` is missing, and `cam2/7.jpg` is the only 7.jpg there
+        "error",
         "write its name into the annotation as it is here",
         drop=IMAGE_OUT,
         fix="the only image that fits is taken",

@@ -162,7 +162,9 @@ def is_labelme(folder: Folder, file: str) -> bool:
     """
     head = folder.head(file).decode("utf-8-sig", "replace").lstrip()
     beside = any(f'"{word}"' in head for word in ("imagePath", "shape_type", "flags"))
-    return head.startswith("{") and '"shapes"' in head and beside
+    # With its keys in order the image's own bytes come before the shapes, more than a head holds.
+    is_one = '"imageData"' in head or ('"shapes"' in head and beside)
+    return head.startswith("{") and is_one
 
 
 def annotation_files(folder: Folder) -> list[str]:
