@@ -11,6 +11,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import ipaddress
@@ -58,7 +59,7 @@ def fetch(
     """
     with _Watch(total_s) as watch, watch.explained():
         opener = _opener(watch, https_only)
-        request = urllib.request.Request(url, headers=AGENT)
+        request = _request(url)
         with opener.open(request, timeout=idle_s) as answer:
             size = 0
             while chunk := answer.read(CHUNK):
@@ -72,6 +73,19 @@ def fetch(
             if size != int(expected):
                 raise OSError(f"ended after {size} of {expected} bytes")
     return size
+
+
+def _request(url: str) -> urllib.request.Request:
+    """`http://user:password@host/` as a request with a login, for this host alone."""
+    parts = urllib.parse.urlsplit(url)
+    login, at, place = parts.netloc.rpartition("@")
+    request = urllib.request.Request(
+        urllib.parse.urlunsplit(parts._replace(netloc=place)), headers=AGENT
+    )
+    if at:
+        token = base64.b64encode(urllib.parse.unquote(login).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {token}")
+    return request
 
 
 def is_outside(address: str) -> bool:

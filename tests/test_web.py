@@ -133,6 +133,22 @@ def test_nor_to_those_of_the_network_the_cloud_and_the_provider(named, host):
         fetch(f"{named.url}/to/http://{host}/latest/meta-data")
 
 
+def test_a_login_is_sent_to_the_host_that_it_is_written_at_and_to_no_other(other):
+    logins = []
+
+    class Asking(Handler):
+        def do_GET(self):
+            logins.append(self.headers.get("Authorization"))
+            super().do_GET()
+
+    with serving(Asking) as first, serving(Asking) as second:
+        here = f"127.0.0.1:{first.server_port}"
+        there = f"http://127.0.0.1:{second.server_port}/b"
+        assert fetch(f"http://me:p%40ss@{here}/a") == BODY
+        assert fetch(f"http://me:p%40ss@{here}/to/{there}") == BODY
+    assert logins == ["Basic bWU6cEBzcw==", "Basic bWU6cEBzcw==", None]
+
+
 def test_a_name_is_resolved_once_and_what_was_looked_at_is_connected_to(
     named, other, names, monkeypatch
 ):

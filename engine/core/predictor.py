@@ -179,6 +179,7 @@ class BasePredictor:
 
     def _predict_batch(self, batch: list[Any]) -> list[Any]:
         self.batch, self.results = batch, []
+        self.speed_ms = dict.fromkeys(self.speed_ms, 0.0)  # of this batch: its results hold it
         self.callbacks.run("on_predict_batch_start", self)
         started = time.perf_counter()
         inputs = self.preprocess(batch=batch)
@@ -192,7 +193,7 @@ class BasePredictor:
             "inference": inferred - prepared,
             "postprocess": ended - inferred,
         }
-        self.speed_ms = {name: 1000 * seconds / len(batch) for name, seconds in steps.items()}
+        self.speed_ms.update({name: 1000 * seconds / len(batch) for name, seconds in steps.items()})
         for result in self.results:
             self.write_results(result=result)
         self.callbacks.run("on_predict_batch_end", self)

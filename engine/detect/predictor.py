@@ -301,7 +301,7 @@ class DetectionPredictor(BasePredictor):
             size,
             frame.index,
             frame.path,
-            dict(self.speed_ms),
+            self.speed_ms,  # filled when the batch is done
             frame.image,
             frame.passing,
             video=frame.video,

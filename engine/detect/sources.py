@@ -29,6 +29,7 @@ from engine import web
 from engine.data.images import decode_image, from_pillow
 from engine.errors import DataError
 from engine.files import open_regular, refuse_special
+from engine.project.redaction import hide
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,8 @@ def _text_entries(text: str) -> list[Any]:
     if text.startswith(WEB_SCHEMES):
         suffix = Path(urllib.parse.urlparse(text).path).suffix.lower()
         return [_WebVideo(text) if suffix in VIDEO_SUFFIXES else _Address(text)]
+    if not text.strip():
+        raise DataError("The source is empty: give a path, a directory, an address or a camera.")
     path = Path(text).expanduser()
     if path.is_dir():
         return _directory_entries(path)
@@ -389,9 +392,9 @@ class _Address:
             _fetch(self.url, body, URL_LIMIT_BYTES, URL_TIME_S, "an image")
             image = _decode_whole(body.getvalue(), ANSWER)
         except FETCH_ERRORS as error:
-            yield Skipped(self.url, f"cannot be fetched: {_reason(error, ANSWER)}")
+            yield Skipped(hide(self.url), f"cannot be fetched: {hide(_reason(error, ANSWER))}")
         else:
-            yield Frame(image, self.url)
+            yield Frame(image, hide(self.url))
 
 
 def _reason(error: Exception, name: str) -> str:
@@ -440,10 +443,10 @@ class _WebVideo:
                 file = Path(folder, f"video{suffix}")
                 with file.open("wb") as target:
                     _fetch(self.url, target, VIDEO_LIMIT_BYTES, VIDEO_TIME_S, "a video that fits")
-                video = _Video(str(file), self.url, file)
+                video = _Video(str(file), hide(self.url), file)
                 yield from replace(video, stride=self.stride).frames()
         except FETCH_ERRORS as error:
-            yield Skipped(self.url, f"cannot be fetched: {_reason(error, ANSWER)}")
+            yield Skipped(hide(self.url), f"cannot be fetched: {hide(_reason(error, ANSWER))}")
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def test_results_are_in_order_within_their_images_and_best_first(weights, folder
         )
         assert (np.diff(result.scores) <= 0).all() and (result.scores > 0.25).all()
         assert set(result.speed_ms) == {"preprocess", "inference", "postprocess"}
+        assert all(value > 0 for value in result.speed_ms.values())
         assert result.pixels is None and result.plot().shape == (
             h,
             w,

@@ -367,3 +367,18 @@ def test_an_address_that_sends_too_much_is_left(two_servers, film, monkeypatch):
         monkeypatch.setattr(f"engine.detect.sources.{name}", 100)
     for each in open_source([f"{two_servers[2]}/a.png", f"{two_servers[2]}/film.avi"]):
         assert isinstance(each, Skipped) and "more than 0 MiB" in each.reason
+
+
+def test_what_an_address_keeps_secret_is_not_shown(two_servers):
+    place = two_servers[2].replace("http://", "http://me:PASSWORD@")
+    (frame,) = open_source(f"{place}/a.png?token=TOKEN")
+    (skipped,) = open_source(f"{place}/no?token=TOKEN")
+    assert isinstance(frame, Frame) and isinstance(skipped, Skipped)
+    for said in (frame.name, str(skipped)):
+        assert "PASSWORD" not in said and "TOKEN" not in said and "***" in said
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "\t"])
+def test_an_empty_word_is_not_the_working_directory(nothing):
+    with pytest.raises(DataError, match="source is empty"):
+        open_source(nothing)
