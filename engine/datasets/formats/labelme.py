@@ -13,6 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -87,6 +88,14 @@ class LabelmeReader(AnnotationReader):
             split=self._split_of(name),
         )
 
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        """Path without its suffix -> the images of that path."""
+        found: dict[str, list[str]] = {}
+        for name in self._folder.images:
+            found.setdefault(without_suffix(name), []).append(name)
+        return found
+
     def _find(self, file: str, content: Mapping[str, Any]) -> str | None:
         """The image of this file: `imagePath` as seen from it, which tools write with the folders
         of another machine, else the image beside it.
@@ -95,9 +104,9 @@ class LabelmeReader(AnnotationReader):
         path = content.get("imagePath")
         if isinstance(path, str) and path.strip():
             within = inside(f"{place}/{path}") if place else inside(path)
-            if within in self._folder and within in self._folder.images:
+            if within in self._folder and within in self._by_stem.get(without_suffix(within), ()):
                 return within
-        beside = [name for name in self._folder.images if without_suffix(name) == stem]
+        beside = self._by_stem.get(stem, ())
         if len(beside) == 1:
             return beside[0]
         text = path if isinstance(path, str) and path.strip() else base_name(stem)
