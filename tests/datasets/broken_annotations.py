@@ -310,7 +310,7 @@ def coco_root_of_roboflow(root):
         put(file, json.dumps(content))
 
 
-@case(make_coco, "renamed_image", "image 'shots\\\\\\\\1/a.png' is not there; images/a.png is the")
+@case(make_coco, "renamed_image", "image 'shots\\\\1/a.png' is not there; images/a.png is the")
 def coco_folders_of_another_machine(root):
     change_coco(root, lambda c: c["images"][0].update(file_name="shots\\1/a.png"))
 
