@@ -223,7 +223,7 @@ def _as_yaml(text: str) -> Any:
     try:
         value = yaml.load(text, Loader=NumberLoader)
     # 2026-13-45, !!timestamp x, a number of 5,000 digits, a list in a list in a ...
-    except (yaml.YAMLError, ValueError, AttributeError, OverflowError, RecursionError):
+    except (yaml.YAMLError, RecursionError):
         return text
     is_plain = value is None or isinstance(value, (str, int, float, bool, list, dict))
     return value if is_plain else text

@@ -5,7 +5,8 @@ stay a few values.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,31 @@ _NUMBERS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"
 
 
 class NumberLoader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3)."""
+    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3).
+
+    What it cannot read is a `yaml.YAMLError`: PyYAML's own constructors let an IndexError out for
+    `!!float`, a ValueError for 2026-13-45, an AttributeError for `!!timestamp x`, and so on.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        with _refusing(node):
+            return super().construct_object(node, deep)
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        with _refusing(node):
+            return super().construct_document(node)
+
+
+@contextmanager
+def _refusing(node: yaml.Node) -> Iterator[None]:
+    try:
+        yield
+    except (yaml.YAMLError, RecursionError):
+        raise
+    except Exception as error:
+        raise RefusedYaml(
+            f"line {node.start_mark.line + 1}: a value that cannot be read: {error}"
+        ) from None
 
 
 NumberLoader.add_implicit_resolver(
@@ -58,8 +83,6 @@ def read_yaml(text: str, as_written: Collection[str] = ()) -> Any:
         return loader.construct_document(root)
     except RecursionError:
         raise RefusedYaml("nested too deeply") from None
-    except (ValueError, OverflowError, AttributeError) as error:  # 2026-13-45, !!timestamp x
-        raise RefusedYaml(f"a value that cannot be read: {error}") from None
     finally:
         loader.dispose()
 
@@ -100,6 +123,8 @@ def _check_keys(node: yaml.MappingNode, loader: NumberLoader) -> None:
         if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
             continue
         value, line = loader.construct_object(key), key.start_mark.line + 1
+        if not isinstance(value, Hashable):  # !!seq x: PyYAML refuses it as a key
+            continue
         if value in lines:
             raise RefusedYaml(
                 f"line {line}: key '{key.value}' is there twice, first in line {lines[value]}; "

@@ -19,12 +19,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.config import Params
+from engine.errors import EngineError
 from engine.files import read_object
 from engine.project.environment import LOOPBACK, PREFECT_PORT
 from engine.project.redaction import hide, without_user
+from engine.settings.base import load_yaml
 from engine.types import SPLITS
 from engine.versioning.stage_inputs import flat
 
@@ -220,13 +220,13 @@ def dvc_tags(root: Path) -> dict[str, str]:
     moment.
     """
     try:
-        stages = yaml.safe_load((root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        stages = load_yaml(root / "dvc.lock")["stages"]
         known = {
             each["path"]: each.get("md5", "")
             for stage in stages.values()
             for each in (*(stage.get("deps") or ()), *(stage.get("outs") or ()))
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+    except (EngineError, TypeError, KeyError, AttributeError):
         return {}
     return {f"dvc.{path}": known[path] for path in DVC_PATHS if known.get(path)}
 

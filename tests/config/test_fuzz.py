@@ -44,6 +44,9 @@ KEYS = {
 @example(DetectionTrainConfig, 1, "[" * 100 + "]" * 100)
 @example(DetectionTrainConfig, 1, "[" * 5000)
 @example(DetectionTrainConfig, 2, "2026-13-45")
+@example(DetectionTrainConfig, 0, "!!float")
+@example(DetectionTrainConfig, 0, "!!bool x")
+@example(DetectionTrainConfig, 0, "!!int")
 def test_words(schema, number, text):
     key = KEYS[schema][number % len(KEYS[schema])]
     try:
@@ -60,6 +63,11 @@ def test_words(schema, number, text):
 @example("train: {imgsz: " + "[" * 100 + "]" * 100 + "}")
 @example("train: " + "[" * 5000)
 @example("train: &a {x: *a}")
+@example("!!float")
+@example("? !!float\n: 1")
+@example("!!seq .: 1")
+@example("!!map <<: 1")
+@example("train: {lr0: !!float , seed: !!int , name: !!bool x, x: !!binary é}")
 def test_files_of_settings(text):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "params.yaml"
