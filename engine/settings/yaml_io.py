@@ -17,16 +17,11 @@ _MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")}
 
 
-class NumberLoader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3).
-
-    What it cannot read is a `yaml.YAMLError`: PyYAML's own constructors let an IndexError out for
-    `!!float`, a ValueError for 2026-13-45, an AttributeError for `!!timestamp x`, and so on.
+class Refusing:
+    """For a loader of PyYAML: what it cannot read is a `yaml.YAMLError`. Its own constructors let
+    an IndexError out for `!!float`, a ValueError for 2026-13-45, an AttributeError for `!!timestamp
+    x`, and so on.
     """
-
-    def fetch_more_tokens(self) -> Any:  # "\\UFFFFFFFF": no such character
-        with _refusing(self):
-            return super().fetch_more_tokens()
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         with _refusing(node.start_mark):
@@ -35,6 +30,14 @@ class NumberLoader(yaml.SafeLoader):
     def construct_document(self, node: yaml.Node) -> Any:
         with _refusing(node.start_mark):
             return super().construct_document(node)
+
+
+class NumberLoader(Refusing, yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3)."""
+
+    def fetch_more_tokens(self) -> Any:  # "\\UFFFFFFFF": no such character
+        with _refusing(self):
+            return super().fetch_more_tokens()
 
 
 @contextmanager
