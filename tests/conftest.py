@@ -16,7 +16,8 @@ import torch
 torch.set_num_threads(1)
 
 # The same inputs in every run: a change is not refused for a fault elsewhere that this run happened
-# to draw. `pytest --hypothesis-profile=search` draws others, ten times as many.
+# to draw. `pytest --hypothesis-profile=search` draws others, and ten times as many for a test that
+# names no number.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("search", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("same")

@@ -264,7 +264,8 @@ def parse_value(text: str, kind: Any = None) -> Any:
     value = _as_yaml(text)
     kinds = _kinds(kind)
     is_text = bool(kinds) and kinds <= {str, type(None)}
-    if text.strip() in NULLS and (not is_text or type(None) in kinds) and not _exists(text):
+    word = text if is_text else text.strip()  # blanks are text too
+    if word in NULLS and (not is_text or type(None) in kinds) and not _exists(text):
         return None
     if value is None:  # a comment
         return text

@@ -256,6 +256,9 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filt
 
 
 @given(TEXTS)
+@example(" ")
+@example(" null ")
+@example('x: "\\UFFFFFFFF"')
 @example("photos #2")
 @example("007")
 @example("1.10")
