@@ -35,9 +35,9 @@ run: install  ## the whole pipeline on the demo dataset: prepare, train, validat
 
 # Two processes with one thread each: torch's threads beside another process make everything slower, not faster.
 # Files stay whole, because some are a story told in order; the longest come first (tests/conftest.py), so that all processes
-# end together.
+# end together. A process that dies over a test is not replaced: xdist would give the test to the next one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
-  --durations 20 --durations-min 1
+  --max-worker-restart 0 --durations 20 --durations-min 1
 
 test: install  ## the tests of everything that one process can show: make test JOBS=4, make test ARGS=tests/core
 	@$(PYTEST) -m "not system" $(ARGS)

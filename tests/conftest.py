@@ -87,6 +87,23 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduler(config, log)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    """Which test failed, at once: a run that is cut off prints no summary."""
+    if report.failed and _terminal is not None:
+        said = report.longreprtext.strip().splitlines() or [""]
+        _terminal.write_line(f"\n{report.nodeid} ({report.when}): {said[-1]}", flush=True)
+
+
+_terminal = None
+
+
+def pytest_configure(config):
+    global _terminal
+    if not hasattr(config, "workerinput"):
+        _terminal = config.pluginmanager.get_plugin("terminalreporter")
+
+
 @pytest.fixture(autouse=True)
 def environment_as_before():
     """What a test, or a command that it calls in this process, sets in the environment ends with
