@@ -24,7 +24,10 @@ def test_a_schedule_fires_and_a_flow_runs(prefect_server):
         return 2
 
     assert two() == 2
-    for every_hour in (IntervalSchedule(interval=timedelta(hours=1)), CronSchedule(cron="0 * * * *")):
+    for every_hour in (
+        IntervalSchedule(interval=timedelta(hours=1)),
+        CronSchedule(cron="0 * * * *"),
+    ):
         schedule = DeploymentScheduleCreate(schedule=every_hour, active=True)
         with get_client(sync_client=True) as client:
             deployment = client.create_deployment(
