@@ -98,8 +98,9 @@ def pytest_runtest_logreport(report):
 _terminal = None
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_configure(config):
-    global _terminal
+    global _terminal  # in xdist's processes there is none
     if not hasattr(config, "workerinput"):
         _terminal = config.pluginmanager.get_plugin("terminalreporter")
 
