@@ -7,11 +7,12 @@ JOBS ?= 2
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all test-team-stack lint ui deploy worker dvc docs docs-serve lock clean
+.PHONY: help install run test test-all test-team-stack lint ui deploy worker dvc docs docs-serve docs-tables lock clean
 
 help:  ## list the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# The lock is whole, so nothing is resolved (--no-deps): what [tool.uv] leaves out stays out.
 # uv installs the same locked set in under a minute; where it cannot be had or does not get through, pip does it in a few.
 # `.installing` stays behind when the install is killed: a package may then be half there, so the next one starts anew.
 .venv/.installed: requirements.lock requirements-uv.lock pyproject.toml
@@ -20,8 +21,8 @@ help:  ## list the verbs
 	@echo "Installing the locked packages into .venv ..."
 	@touch .venv/.installing
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-uv.lock 2>/dev/null || true
-	@{ $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock 2>.venv/uv.log || \
-	   $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock; } && \
+	@{ $(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode --no-deps --require-hashes -r requirements.lock 2>.venv/uv.log || \
+	   $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; } && \
 	 $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . || \
 	 { rm -f .venv/.installing; echo "The install did not end well: see above. What uv said is in .venv/uv.log. Run it again."; exit 1; }
 	@rm -f .venv/.installing
@@ -34,9 +35,9 @@ run: install  ## the whole pipeline on the demo dataset: prepare, train, validat
 
 # Two processes with one thread each: torch's threads beside another process make everything slower, not faster.
 # Files stay whole, because some are a story told in order; the longest come first (tests/conftest.py), so that all processes
-# end together.
+# end together. A process that dies over a test is not replaced: xdist would give the test to the next one.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
-  --durations 20 --durations-min 1
+  --max-worker-restart 0 --durations 20 --durations-min 1
 
 test: install  ## the tests of everything that one process can show: make test JOBS=4, make test ARGS=tests/core
 	@$(PYTEST) -m "not system" $(ARGS)
@@ -69,9 +70,12 @@ docs: install  ## the documentation, into site/
 docs-serve: install  ## show the documentation on 127.0.0.1:8000, anew after every change
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict --dev-addr 127.0.0.1:8000 --watch engine $(ARGS)
 
+docs-tables: install  ## renew the tables in docs/ that are made from the code: settings, findings, errors, commands
+	@$(BIN)/python docs/hooks.py
+
 lock:  ## resolve the dependencies anew (then run the tests)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra dev --extra docs --extra cluster --extra team pyproject.toml -o requirements.lock
+	  --extra dev --extra docs --extra cluster --extra team --extra track pyproject.toml -o requirements.lock
 	echo uv | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --upgrade - -o requirements-uv.lock
 

@@ -14,7 +14,7 @@ import griffe
 
 
 class CommentsAsDocstrings(griffe.Extension):
-    """`best_epoch: int  # from 0` documents `best_epoch` where nothing else does."""
+    """`best_epoch: int  # from 1` documents `best_epoch` where nothing else does."""
 
     def on_attribute(self, *, attr: griffe.Attribute, **_: Any) -> None:
         if attr.docstring is None and attr.lineno is not None and (text := comment_of(attr.source)):

@@ -1,9 +1,11 @@
-"""What the site takes from the code while MkDocs builds it: events, settings, commands, errors, a
-page per public class.
+"""What the documentation takes from the code: tables of events, settings, commands, findings and
+errors, a page per public class.
 
-A page says where by a line `<!-- generated: NAME -->`. Nothing that is made here is kept in the
-repository, so it cannot say something else than the code. MkDocs calls the functions that begin
-with `on_`.
+A page says where by a line `<!-- generated: NAME -->`. Tables follow it, up to `<!-- end -->`, and
+are kept in the repository, where people read the pages as they are; a test holds them against the
+code and `make docs-tables` (this file, run) renews them. The site has them from the code in any
+case. Pages of classes, and their list, are made while MkDocs builds it, and by nobody else. MkDocs
+calls the functions that begin with `on_`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from mkdocs.structure.files import File, Files
 from engine import errors
 from engine.cli import MODES
 from engine.cli.help import OVERVIEW, usage_of
+from engine.config import known_names
 from engine.config.schema import SECTIONS, settings_of
 from engine.core import events
 from engine.datasets import formats
@@ -34,7 +37,12 @@ from engine.model_formats.table import FORMATS
 
 ENGINE = Path(events.__file__).parents[1]
 EXTENSION = Path(__file__).with_name("comments.py")
-MARK = re.compile(r"^<!-- generated: (?P<name>.+) -->$", re.MULTILINE)
+DOCS = Path(__file__).parent
+MARK = re.compile(
+    r"^<!-- generated: (?P<name>.+) -->$(?P<kept>\n(?:(?!<!-- generated).*\n)*?<!-- end -->$)?",
+    re.MULTILINE,
+)
+OF_THE_SITE = {"classes"}  # its links lead to pages that only the site has
 
 EVENTS = {
     "trainer": events.TRAIN_EVENTS,
@@ -51,7 +59,11 @@ CLASSES: dict[
     "DetectionTrainer": ("engine.detect.DetectionTrainer",),
     "DetectionValidator": ("engine.detect.DetectionValidator",),
     "DetectionPredictor": ("engine.detect.DetectionPredictor",),
-    "Results": ("engine.detect.Results", "engine.detect.results.Box"),
+    "Results": (
+        "engine.detect.Results",
+        "engine.detect.results.Box",
+        "engine.detect.result_boxes.Boxes",
+    ),
     "Exporter": (
         "engine.export.Exporter",
         "engine.export.ExportReport",
@@ -90,6 +102,28 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: MkDocsConfig, files: Files) -> str:
     """Replace the marks of a page by what they stand for."""
     return MARK.sub(lambda mark: generated(mark["name"], page.file.src_uri), markdown)
+
+
+# In the repository --------------------------------------------------------------------------------
+
+
+def renewed(markdown: str, where: str) -> str:
+    """The text of a page with its tables as the code has them now."""
+
+    def kept(mark: re.Match[str]) -> str:
+        head = f"<!-- generated: {mark['name']} -->"
+        if mark["name"] in OF_THE_SITE:
+            return head
+        return f"{head}\n\n{generated(mark['name'], where)}\n\n<!-- end -->"
+
+    return MARK.sub(kept, markdown)
+
+
+def outdated_pages() -> dict[Path, str]:
+    """The pages whose tables are not what the code says -> what they should hold."""
+    texts = {page: page.read_text(encoding="utf-8") for page in sorted(DOCS.rglob("*.md"))}
+    now = {page: renewed(text, page.name) for page, text in texts.items()}
+    return {page: text for page, text in now.items() if text != texts[page]}
 
 
 # Navigation ---------------------------------------------------------------------------------------
@@ -146,6 +180,7 @@ def generated(name: str, where: str) -> str:
         "formats": (formats_table, [""]),
         "annotation-formats": (annotation_formats_table, [""]),
         "gates": (gates_list, [""]),
+        "known-names": (known_names_table, known_names.SECTIONS),
     }
     if kind not in makers or of not in makers[kind][1]:
         raise PluginError(
@@ -165,7 +200,7 @@ def settings_tables(section: str) -> str:
     """A table per group; each setting can be linked to as `#SECTION.KEY`."""
     groups: dict[str, list[tuple[str, ...]]] = {}
     for each in settings_of(SECTIONS[section]):
-        key = f"`{each.key}` {{ #{section}.{each.key} }}"
+        key = f"{_anchor(f'{section}.{each.key}')}`{each.key}`"
         default = f"`{each.default}`" if each.default else "empty"
         groups.setdefault(each.group, []).append(
             (key, default, _escaped(each.kind), _escaped(each.meaning))
@@ -183,7 +218,7 @@ def settings_tables(section: str) -> str:
 def usage(_: str) -> str:
     """What `detectflow help MODE` prints before the settings, for every mode."""
     return "\n\n".join(
-        f"## detectflow {mode} {{ #{mode} }}\n\n{_text(usage_of(mode))}" for mode in MODES
+        f"{_anchor(mode)}\n\n## detectflow {mode}\n\n{_text(usage_of(mode))}" for mode in MODES
     )
 
 
@@ -209,7 +244,7 @@ def findings_table(_: str) -> str:
             f"{(mark := marks.get(policy, ''))}{policy}{mark}: {text}"
             for policy, text in kind.choices().items()
         )
-        rows.append((f"`{name}` {{ #{name} }}", _escaped(kind.what), "<br>".join(policies)))
+        rows.append((f"{_anchor(name)}`{name}`", _escaped(kind.what), "<br>".join(policies)))
     return _table(("kind", "what it is", "policies"), rows)
 
 
@@ -217,6 +252,22 @@ def formats_table(_: str) -> str:
     """The formats of exported files."""
     rows = [(f"`{each.name}`", f"`{each.suffix}`", each.about) for each in FORMATS.values()]
     return _table(("format", "file", "what it is for"), rows)
+
+
+def known_names_table(section: str) -> str:
+    """What other trainers call settings of a section: here, called otherwise, or not here."""
+    schema, rows, same = SECTIONS[section], [], []
+    for row in known_names.SECTIONS[section].values():
+        if row.here == row.name and not row.how:
+            same.append(f"`{row.name}`")
+            continue
+        link = f"[`{row.here}`](configuration.md#{section}.{row.here})"
+        here = link if row.here in schema.model_fields else f"`{row.here}`" if row.here else "-"
+        how = row.how[:1].upper() + row.how[1:].rstrip(".")
+        rows.append((f"`{row.name}`", row.meaning, here, how))
+    rows = [tuple(_escaped(c) if c[:1] != "[" else c for c in row) for row in rows]
+    heads = ("there", "meaning there", "here", "what differs, or the way here")
+    return f"The same here: {', '.join(same)}.\n\n{_table(heads, rows)}"
 
 
 def gates_list(_: str) -> str:
@@ -338,11 +389,22 @@ def _escaped(text: str) -> str:
     """As it is, within a cell of a Markdown table: only code in backticks is markup."""
     parts = text.split("`")
     parts[::2] = [
-        re.sub(r"[&<>{|]", lambda found: f"&#{ord(found[0])};", re.sub(r"([\[\]*_])", r"\\\1", p))
+        re.sub(r"[&<{|]", lambda found: f"&#{ord(found[0])};", re.sub(r"([\[\]*_])", r"\\\1", p))
         for p in parts[::2]
     ]
     return "`".join(parts)
 
 
+def _anchor(name: str) -> str:
+    """A place to link to. As HTML, which the site and the pages of a git server understand."""
+    return f'<a id="{name}"></a>'
+
+
 def _text(content: str) -> str:
     return f"```text\n{content}\n```"
+
+
+if __name__ == "__main__":
+    for outdated, text in outdated_pages().items():
+        outdated.write_text(text, encoding="utf-8")
+        print(f"renewed: {outdated.relative_to(DOCS.parent)}")

@@ -14,6 +14,7 @@ SPECIAL = re.compile(
     r"[\\`*\[\]|#~]|(?<![^\W_])_|_(?![^\W_])"
     r"|^[-+](?=\s|$)|^=|(?<=^\d)[.)](?=\s|$)|(?<=^\d\d)[.)](?=\s|$)"
 )
+APART = "&emsp;"  # a blank that is not trimmed
 CODE = re.compile(r"(?<!`)`(?!`)([^`]+)`(?!`)")
 
 
@@ -35,6 +36,16 @@ def _between(part: str) -> str:
     """`plain`, with the blanks at both ends."""
     left, right = part[: len(part) - len(part.lstrip())], part[len(part.rstrip()) :]
     return f"{left}{plain(part)}{right}" if part.strip() else part
+
+
+def spread(text: str) -> str:
+    """A Markdown table whose columns keep apart also where a page gives cells no room, as MLflow's
+    does.
+    """
+    return "\n".join(
+        line if set(line) <= set("|-: ") else line.replace(" | ", f"{APART} | ")
+        for line in text.split("\n")
+    )
 
 
 def table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:

@@ -21,6 +21,7 @@ from engine.project.environment import prepare_environment
 from engine.registry.fetch import fetch, is_reference
 from engine.stages.batch_predict import Shard, collect, list_images, plan, predict_shard
 from engine.tracking.model_name import registered_name
+from flows.interrupts import cancelled_by_interrupt
 from flows.logs import engine_logs, plain_failures
 
 logger = logging.getLogger("detectflow")
@@ -29,6 +30,7 @@ plain_failures()
 SHOWN_SKIPPED = 20
 
 
+@cancelled_by_interrupt
 @flow(name="batch-predict", flow_run_name="predict {source}", persist_result=False)
 def batch_predict(
     source: str,

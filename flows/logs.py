@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import httpx
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 
 from engine.errors import EngineError
 
@@ -78,8 +78,8 @@ class _RunIds(logging.Filter):
 
 
 class _NoTraceback(logging.Filter):
-    """A run that failed for a reason the user can correct: the reason, once. Of a server that has
-    gone, the place that called it is of no use.
+    """A run that failed: why, once; for a reason the user can correct, without a traceback. Of a
+    server that has gone, the place that called it is of no use.
     """
 
     def __init__(self) -> None:
@@ -88,17 +88,25 @@ class _NoTraceback(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
+        if error is not None and error is self.shown:
+            return False  # the flow repeats what its task has said
+        self.shown = error or self.shown
+        record.raised = error
         if isinstance(error, EngineError) and not os.environ.get("DETECTFLOW_DEBUG"):
-            if error is self.shown:
-                return False  # the flow repeats what its task has said
-            self.shown = error
             record.msg, record.args = f"{type(error).__name__}: {error}", ()
             record.exc_info = record.exc_text = None
         elif isinstance(error, httpx.TransportError):
             record.exc_info = record.exc_text = None
         elif str(record.msg).startswith("Finished in state Failed("):
             record.msg = record.msg.partition("(")[0]  # the reason in brackets was the line before
+        elif str(record.msg).startswith("Finished in state Cancelled("):
+            record.levelno, record.levelname = logging.INFO, "INFO"  # a wish, no error
         return True
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Whether no error ends a run with this line."""
+    return getattr(record, "raised", None) is None
 
 
 def _is_no_link(record: logging.LogRecord) -> bool:
@@ -121,6 +129,16 @@ def plain_failures() -> None:
         logging.getLogger(name).addFilter(_no_traceback)
     for name in EVENT_LOGGERS:
         logging.getLogger(name).addFilter(_is_critical)
+
+
+def errors_by_caller() -> None:
+    """Keep the errors of runs from the console, where whoever called the flow prints them once, as
+    the last line; the run's log on the server has them.
+    """
+    for name in ("", "prefect", *RUN_LOGGERS):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.addFilter(_is_not_raised)
 
 
 def no_links() -> None:

@@ -89,10 +89,8 @@ def _check_key(key: str) -> None:
     """
     section, _, field = key.partition(".")
     field = field.split(".")[0]
-    sections = {
-        info.alias or name: info.annotation.model_fields
-        for name, info in Params.model_fields.items()
-    }
+    schemas = {info.alias or name: info.annotation for name, info in Params.model_fields.items()}
+    sections = {name: schema.model_fields for name, schema in schemas.items()}
     if section not in sections:
         homes = [f"{name}.{section}" for name, fields in sections.items() if section in fields]
         hint = (
@@ -110,7 +108,7 @@ def _check_key(key: str) -> None:
         )
     if field not in sections[section]:
         raise ConfigError(
-            f"params.yaml: unknown key '{section}.{field}'.{nearest(field, sections[section])} "
+            f"params.yaml: unknown key '{section}.{field}'.{schemas[section].instead_of(field)} "
             f"`detectflow help run` lists the keys."
         )
 

@@ -44,6 +44,7 @@ from flows.approval import ask_for_approval, creator, enter_answers
 from flows.artifacts import ProgressArtifact, show_decision, show_reports, show_result
 from flows.automations import DATASET_CHANGED, emit, emit_decision
 from flows.decision import Standing, decision_markdown, history_markdown, standing_of
+from flows.interrupts import cancelled_by_interrupt, or_cancelled, value_of
 from flows.logs import engine_logs, plain_failures
 from flows.prepare import run_prepare
 from flows.server import mlflow_ui
@@ -81,6 +82,7 @@ def stage_task(name: str, **options: Any) -> Any:
     """
 
     @task(name=name, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **options)
+    @or_cancelled
     def run(root: str, force: bool = False, restored: bool = False) -> dict[str, Any]:
         keep_code(Path(root), edited_only=True)
         progress = ProgressArtifact(name)
@@ -187,6 +189,7 @@ def name_of(params: Params) -> str:
     return f"{Path(params.data.source).stem} {Path(params.train.model).stem}"
 
 
+@cancelled_by_interrupt
 @flow(name="pipeline", flow_run_name=run_name, persist_result=False)
 def pipeline(
     root: str | None = None,
@@ -294,9 +297,10 @@ def in_time(stage: str, limit_min: float | None, *arguments: Any) -> dict[str, A
         StageTimeout: it was ended after `limit_min` minutes. Whatever ends the stage.
     """
     if limit_min is None:
-        return TASKS[stage](*arguments)
+        return value_of(TASKS[stage](*arguments))
     try:
-        return TASKS[stage].with_options(timeout_seconds=60 * limit_min)(*arguments)
+        limited = TASKS[stage].with_options(timeout_seconds=60 * limit_min)
+        return value_of(limited(*arguments))
     except TaskRunTimeoutError:
         raise StageTimeout(
             f"stage {stage} was ended after {limit_min:g} min (timeouts_min). What was done is "

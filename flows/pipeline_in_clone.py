@@ -23,6 +23,7 @@ from prefect.runtime import flow_run as current_run
 from engine.errors import WorkspaceError
 from engine.project.environment import find_root, prepare_environment
 from engine.project.redaction import hide
+from flows.interrupts import cancelled_by_interrupt
 from flows.logs import engine_logs
 from flows.pipeline import pipeline
 from flows.summary import Summary
@@ -79,6 +80,7 @@ def may_answer_later(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.data, RemoteUnreachable)
 
 
+@cancelled_by_interrupt
 @flow(name="pipeline-in-clone", persist_result=False)
 def pipeline_in_clone(
     dataset: str | None = None,

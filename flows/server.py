@@ -25,6 +25,7 @@ from engine.files import read_object
 from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide, prefect_login
+from engine.project.server_login import CLIENT, SERVER, new_login, share_login
 from engine.tracking.mlflow_links import ui_base
 from flows.processes import (
     LOOPBACK,
@@ -41,6 +42,7 @@ logger = logging.getLogger("detectflow")
 GONE_AFTER_S = 5.0
 # the first question to a server that has just started takes seconds on a busy machine
 FIRST_ANSWER_S = 10.0
+REFUSED = {401, 403}
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def connect(root: Path) -> Server:
 
     Raises:
         WorkspaceError: PREFECT_API_URL is set, and nothing answers there, or the login or its
-            version is wrong.
+            version is wrong; or the login of the project's own server is.
     """
     state = state_root(root)
     configured = os.environ.get("PREFECT_API_URL")
@@ -93,6 +95,7 @@ def connect(root: Path) -> Server:
         return Server(configured)
     running = find_running(state)
     if running is not None:
+        check_prefect(running)
         os.environ["PREFECT_API_URL"] = running
         return Server(running)
     server = start_temporary(state)
@@ -134,7 +137,7 @@ def check_prefect(api_url: str) -> None:
     not say is let be.
     """
     answer = ask(f"{api_url}/admin/version", FIRST_ANSWER_S, prefect_login())
-    if answer is not None and answer.status_code in {401, 403}:
+    if answer is not None and answer.status_code in REFUSED:
         found = (
             "is not the one it expects"
             if os.environ.get("PREFECT_API_AUTH_STRING")
@@ -166,7 +169,8 @@ def find_running(state: Path) -> str | None:
     if url is None:
         return None
     answer = ask(f"{url}/api/admin/version", FIRST_ANSWER_S, prefect_login())
-    return f"{url}/api" if answer is not None and _same_version(answer) else None
+    is_ours = answer is not None and (answer.status_code in REFUSED or _same_version(answer))
+    return f"{url}/api" if is_ours else None  # the login is for the caller to check
 
 
 def noted_address(state: Path, name: str) -> str | None:
@@ -196,33 +200,26 @@ def start_temporary(state: Path) -> Server:
     exit handlers.
     """
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "--factory",
-        "prefect.server.api.server:create_app",
-        "--lifespan",
-        "on",
-        "--host",
-        LOOPBACK,
-        "--port",
-        str(port),
-        "--log-level",
-        "error",
-    ]
+    if not share_login():  # nobody but this process and its children is to talk to it
+        os.environ[CLIENT] = os.environ[SERVER] = new_login()
     # As Prefect does for its ephemeral server: no UI, no scheduler that would plan runs nobody is
     # there to start.
     env = {
         "PREFECT_UI_ENABLED": "0",
         "PREFECT__SERVER_EPHEMERAL": "1",
-        "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     }
+    command = server_command(port)
     child = Child(
         "The temporary Prefect server", command, state / ".cache" / "prefect-server.log", env
     )
     atexit.register(child.stop)
     return Server(f"http://{LOOPBACK}:{port}/api", child)
+
+
+def server_command(port: int) -> list[str]:
+    """How Prefect's server is started here: behind a check of who asks."""
+    return [sys.executable, "-m", "flows.prefect_server", str(port)]
 
 
 def _same_version(answer: httpx.Response) -> bool:

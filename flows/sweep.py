@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,14 +23,14 @@ from prefect.futures import as_completed
 from prefect.runtime import flow_run as current_run
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from engine.errors import TrainingError
 from engine.hpo import trial as trials
-from engine.hpo.report import clear_weights, write_report
-from engine.hpo.study import TOKEN, TRACKING, driving, finished, open_study, ranked, why_all_failed
+from engine.hpo.search import conduct
+from engine.hpo.study import TOKEN, open_study
 from engine.hpo.sweep import Sweep, make_sweep
 from engine.project.environment import prepare_environment
 from flows.artifacts import not_taken
 from flows.cluster import dask_runner
+from flows.interrupts import cancelled_by_interrupt
 from flows.logs import engine_logs, plain_failures
 
 logger = logging.getLogger("detectflow")
@@ -40,6 +39,7 @@ plain_failures()
 Row = dict[str, Any]
 
 
+@cancelled_by_interrupt
 @flow(
     name="sweep",
     flow_run_name=lambda: (
@@ -62,26 +62,7 @@ def sweep(root: str | None = None, settings: dict[str, Any] | None = None) -> di
     """
     folder = prepare_environment(root)
     with engine_logs():
-        plan = make_sweep(settings or {}, folder)
-        with driving(plan) as (study, token), tracked_study(plan, study) as run:
-            done = len(finished(study))
-            wanted = max(plan.settings.trials - done, 0)
-            logger.info("study %s: %d trials are there, %d to go", plan.study, done, wanted)
-
-            def ended(row: Row) -> None:
-                log_trial(row, plan, study)
-                best = ranked(study)
-                run.trial(row["number"], row["value"], best[0].value if best else None)
-                clear_weights(plan, study)
-
-            search(plan, token, about(plan, study), range(done, done + wanted), ended)
-            result = write_report(plan, study)
-            run.result(result["table"], [plan.folder / name for name in result["files"]])
-            show(result)
-            why = why_all_failed(study, enough=1)
-            if why:
-                raise TrainingError(f"study '{plan.study}': every trial failed: {why}")
-    return result
+        return conduct(make_sweep(settings or {}, folder), search, show)
 
 
 def search(
@@ -211,46 +192,6 @@ def task_runner(plan: Sweep) -> TaskRunner[Any]:
         return ProcessPoolTaskRunner(max_workers=tune.jobs)
     # A trial is not thread-safe, so every worker is a process with one thread.
     return dask_runner(tune.scheduler, tune.jobs)
-
-
-def about(plan: Sweep, study: Any) -> Row:
-    """The study as the tracker knows it."""
-    began = min(
-        (trial.datetime_start for trial in study.trials if trial.datetime_start), default=None
-    )
-    tags = {"study": plan.study, "dataset": plan.dataset, "data_digest": plan.digest}
-    return {
-        "key": study.user_attrs[TRACKING],
-        "name": plan.study,
-        "tags": tags,
-        "began_ms": int(1000 * (began.timestamp() if began else time.time())),
-    }
-
-
-def tracked_study(plan: Sweep, study: Any) -> contextlib.AbstractContextManager[Any]:
-    """The study's run in the tracker, parent of its trials' runs."""
-    root = Path(plan.root)
-    space = {f"space.{each.name}": each.describe() for each in plan.dimensions}
-    params = {
-        **{f"tune.{key}": value for key, value in plan.tune.items()},
-        **space,
-        "seed": plan.training.seed,
-    }
-    return trials.tracker_of_searches(root).tracked_study(about(plan, study), params, root)
-
-
-def log_trial(row: Row, plan: Sweep, study: Any) -> None:
-    """One line a trial."""
-    best = ranked(study)
-    value = (
-        f"{plan.training.monitor} {row['value']:.4f}"
-        if row["value"] is not None
-        else row.get("error", "no value")
-    )
-    of_best = f" (best {best[0].value:.4f}, trial {best[0].number})" if best else ""
-    logger.info(
-        "trial %d %s: %s%s, %.0f s", row["number"], row["state"], value, of_best, row["seconds"]
-    )
 
 
 def show(result: Row) -> None:

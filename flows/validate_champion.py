@@ -18,6 +18,7 @@ from engine.stages.revalidate import Remeasured, measure
 from engine.tracking.model_name import registered_name
 from flows import overrides as params_file
 from flows.automations import CHAMPION_WORSE, emit
+from flows.interrupts import cancelled_by_interrupt, or_cancelled, value_of
 from flows.logs import engine_logs, plain_failures
 from flows.pipeline import TASKS, data_digest, emit_data_changed
 
@@ -25,6 +26,7 @@ logger = logging.getLogger("detectflow")
 plain_failures()
 
 
+@cancelled_by_interrupt
 @flow(name="validate-champion", flow_run_name="validate {alias}", persist_result=False)
 def validate_champion(
     root: str | None = None, alias: str = "champion", tolerance: float = 0.02
@@ -42,9 +44,10 @@ def validate_champion(
     with engine_logs(), workspace_lock(folder, "validate-champion"):
         params = params_file.checked(folder, {})
         digest = data_digest(folder)
-        TASKS["prepare"](str(folder))
+        value_of(TASKS["prepare"](str(folder)))
         emit_data_changed(folder, digest)
-        found = measured(str(folder), f"{registered_name(params, folder)}@{alias}")
+        reference = f"{registered_name(params, folder)}@{alias}"
+        found = value_of(measured(str(folder), reference))
         create_markdown_artifact(
             as_markdown(found, alias),
             key="champion-today",
@@ -73,6 +76,7 @@ def validate_champion(
 
 
 @task(name="measure", task_run_name="measure", cache_policy=NO_CACHE, persist_result=False)
+@or_cancelled
 def measured(root: str, reference: str) -> Remeasured:
     folder = Path(root)
     return measure(Params.load(folder / "params.yaml"), folder, reference)

@@ -16,7 +16,8 @@ import torch
 torch.set_num_threads(1)
 
 # The same inputs in every run: a change is not refused for a fault elsewhere that this run happened
-# to draw. `pytest --hypothesis-profile=search` draws others, ten times as many.
+# to draw. `pytest --hypothesis-profile=search` draws others, and ten times as many for a test that
+# names no number.
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("search", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("same")
@@ -84,6 +85,24 @@ def pytest_xdist_make_scheduler(config, log):
             return TOGETHER.get(file.removeprefix("tests/detect/"), file)
 
     return Scheduler(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    """Which test failed, at once: a run that is cut off prints no summary."""
+    if report.failed and _terminal is not None:
+        said = report.longreprtext.strip().splitlines() or [""]
+        _terminal.write_line(f"\n{report.nodeid} ({report.when}): {said[-1]}", flush=True)
+
+
+_terminal = None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config):
+    global _terminal  # in xdist's processes there is none
+    if not hasattr(config, "workerinput"):
+        _terminal = config.pluginmanager.get_plugin("terminalreporter")
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.markdown import plain, sentence, table
+from engine.markdown import plain, sentence, spread, table
 
 markdown_it = pytest.importorskip("markdown_it")
 RENDER = markdown_it.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -65,3 +65,12 @@ def test_within_a_sentence_commands_stay_code_and_data_stay_text(text):
 def test_nothing_is_loaded_or_run(text):
     for markdown in (plain(text), sentence(f"class {text} is worse"), f"**{plain(text)}**: x"):
         assert not tags(markdown) & {"img", "a", "script", "td", "h1", "em", "s", "ul"}, markdown
+
+
+def test_columns_of_a_spread_table_keep_apart_and_its_cells_say_the_same():
+    rows = [("a|b", 0.5), ("", "x | y")]
+    near, apart = table(("name", "value"), rows), spread(table(("name", "value"), rows))
+    cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", RENDER.render(each)) for each in (near, apart)]
+    assert [[c.strip(" \u2003") for c in found] for found in cells] == [cells[0]] * 2
+    assert all(cell.endswith("\u2003") for cell in cells[1][0::2])
+    assert RENDER.render(apart).count("<tr>") == 3

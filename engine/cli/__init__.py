@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from engine.cli.known_lines import KNOWN_MODES, in_our_words
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, EngineError, Terminated, nearest
 
 MODES = {  # mode -> module that has a function of this name, taking the arguments after it
@@ -21,6 +22,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "train": "engine.cli.modes",
     "val": "engine.cli.modes",
     "predict": "engine.cli.modes",
+    "track": "engine.cli.modes",
     "export": "engine.cli.modes",
     "stage": "engine.cli.run",
     "deploy": "engine.cli.deploy",
@@ -42,7 +44,6 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "history": "engine.cli.champion",
     "convert": "engine.cli.convert",
 }
-GONE = {"benchmark": "it is a script now: python benchmarks/loader.py key=value ..."}
 HELP_ARGUMENTS = {"help", "-h", "--help"}
 
 
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in HELP_ARGUMENTS:
         return show_help([arg for arg in argv[1:] if arg not in HELP_ARGUMENTS])
-    mode, *rest = argv
+    mode, *rest = in_our_words(argv, MODES)
     if mode in {"--version", "-V", "version"}:
         from engine.version import __version__
 
@@ -82,8 +83,8 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _no_mode(mode: str) -> ConfigError:
-    if mode in GONE:
-        return ConfigError(f"no mode '{mode}': {GONE[mode]}")
+    if mode in KNOWN_MODES:
+        return ConfigError(f"no mode '{mode}': {KNOWN_MODES[mode]}")
     return ConfigError(
         f"no mode '{mode}'.{nearest(mode, [*MODES, 'help'])} Modes: {', '.join(MODES)}, help"
     )

@@ -41,10 +41,13 @@ def take(
     """Take the arguments of the command itself out of `given`; the rest are settings of the schema,
     or entries of one (`policies.zero_area`). An unknown one gets the nearest name of both.
     """
+    ours = schema.in_our_names(given, mode)
+    given.clear()
+    given.update(ours)
     known = [*extra, *schema.model_fields]
     for key in given:
-        if key.split(".")[0] not in known:
-            raise unknown_key(mode, key, known)
+        if (name := key.split(".")[0]) not in known:
+            raise ConfigError(f"{mode}: unknown key '{key}'.{schema.instead_of(name, extra)}")
     texts = {key: text_of(mode, key, given.pop(key, None)) for key in extra}
     return {key: default if texts[key] is None else texts[key] for key, default in extra.items()}
 

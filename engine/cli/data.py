@@ -243,11 +243,11 @@ def _ask_model(weights: str, device: str, found: Any, findings: Any) -> None:
     results = predictor([str(record.file) for record in found.records], stream=True)
     number = {name: index for index, name in enumerate(found.names)}
     for record, result in zip(found.records, results, strict=True):
-        classes = {index: number[name] for index, name in enumerate(result.names) if name in number}
+        classes = {key: number[name] for key, name in result.names.items() if name in number}
         if not classes:
             raise ConfigError(
                 f"{weights}: knows none of the dataset's classes. Model: "
-                f"{', '.join(result.names)}. Dataset: {', '.join(found.names)}"
+                f"{', '.join(result.names.values())}. Dataset: {', '.join(found.names)}"
             )
         errors.add(record, result.detections, classes)
     errors.report(findings)

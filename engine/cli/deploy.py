@@ -14,6 +14,7 @@ from pathlib import Path
 from engine.config import parse_overrides
 from engine.errors import ConfigError, nearest
 from engine.project.environment import prepare_environment
+from engine.project.server_login import share_login
 from engine.project.workspace_lock import require_writable
 
 POOL = "detectflow"
@@ -92,6 +93,7 @@ def prefect(argv: Sequence[str]) -> int:
         from flows.deploy import use_server
 
         use_server(root)
+    share_login()  # `server start` has the login that clients here send
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "prefect", *argv])
 

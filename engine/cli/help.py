@@ -18,6 +18,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   train     train a detector
   val       the metrics of a trained detector on a dataset
   predict   find objects in images, folders, videos
+  track     follow objects through a video: each has its number
   export    write a trained detector in another format, for example ONNX
   tune      search for the best settings of training
   stage     one stage of the pipeline, without asking what is up to date
@@ -66,7 +67,8 @@ detectflow ui
 
 Starts MLflow (port 5000, or MLFLOW_PORT) and Prefect (port 4200, or PREFECT_SERVER_API_PORT) on 127.0.0.1, with the data of
 this project, and prints their addresses. A run that starts meanwhile reports to them. Ctrl-C ends both; one that ends by
-itself is started again, up to five times in a row. Where MLFLOW_TRACKING_URI or PREFECT_API_URL names a server of your team, that
+itself is started again, up to five times in a row. Prefect's page asks for the text of PREFECT_API_AUTH_STRING, which is written to
+.env at the first start; both answer to 127.0.0.1 and localhost only. Where MLFLOW_TRACKING_URI or PREFECT_API_URL names a server of your team, that
 one is shown and none is started.""",
     "train": """\
 detectflow train key=value ...
@@ -95,12 +97,22 @@ The metrics of a trained detector: COCO average precision, precision and recall,
     "predict": """\
 detectflow predict source=SOURCE key=value ...
 
-Finds objects. Images with boxes go to runs/predict/ (a number is appended where it exists). Images that cannot be read
-are named, counted and left out; the exit code is then 1.
+Finds objects. Images with boxes go to runs/predict/ (a number is appended where it exists), of a video an mp4 and its frames.
+Images that cannot be read are named, counted and left out; the exit code is then 1. Sub-folders are searched where the folder
+has no images itself.
 
   detectflow predict model=weights/best.pt source=images/ conf=0.4
   detectflow predict model=export/best.onnx source=video.mp4 save_json=true
   detectflow predict source=aerial.tif tile=640""",
+    "track": """\
+detectflow track source=VIDEO key=value ...
+
+As predict, and each object has a number that it keeps from frame to frame (ByteTrack), in the mp4 that goes to runs/track/ and in
+detections.jsonl and detections.csv. Takes videos, streams and cameras; images of a folder are the frames of one video, in the
+order of their names. Needs the extra `track` (package trackers), which `make install` brings.
+
+  detectflow track model=weights/best.pt source=video.mp4 save_csv=true
+  detectflow track source=rtsp://camera/1 track_buffer_s=3""",
     "export": """\
 detectflow export model=WEIGHTS format=FORMAT key=value ...
 
@@ -325,7 +337,7 @@ Prefect's own command with this project's server and settings: a bare `prefect` 
 detectflow schema [SECTION]
 
 Prints the settings as JSON schema: names, types, ranges, defaults and meaning. SECTION is one of data, train, validate, export,
-register, tracking, flows.prepare, predict, tune, or params for the whole of params.yaml, which is the default.
+register, tracking, flows.prepare, predict, track, tune, or params for the whole of params.yaml, which is the default.
 
   detectflow schema > .cache/params.schema.json
   detectflow schema train
@@ -341,7 +353,7 @@ def help_of(mode: str) -> str:
     parts = [usage_of(mode)]
     if mode == "run":
         parts.append(_params())
-    elif mode in {"train", "val", "predict", "export", "tune"}:
+    elif mode in {"train", "val", "predict", "track", "export", "tune"}:
         parts.append(f"Settings, with their defaults\n\n{_settings(mode)}")
     elif mode == "convert":
         parts.append(_annotation_formats())
@@ -396,6 +408,6 @@ def _params() -> str:
     parts += [
         describe_groups(SECTIONS[section]).replace("general:", f"{section}:", 1)
         for section in SECTIONS
-        if section not in {"train", "predict", "tune"}
+        if section not in {"train", "predict", "track", "tune"}
     ]
     return "\n\n".join(parts)

@@ -17,6 +17,7 @@ from engine.config import (
     DetectionTrainConfig,
     ExportConfig,
     PredictConfig,
+    TrackConfig,
     TrainConfig,
     ValidateConfig,
     parse_overrides,
@@ -53,7 +54,8 @@ def _of_training(argv: Sequence[str]) -> dict[str, Any]:
     """The settings of a training, of a trainer of the user's own too, and settings=FILE."""
     names = [arg for arg in argv if arg.startswith("trainer=")]
     trainer = parse_overrides(names, texts={"trainer"}).get("trainer")
-    return parse_overrides(argv, _schema(trainer), texts={"settings"})
+    schema = _schema(trainer)
+    return schema.in_our_names(parse_overrides(argv, schema, texts={"settings"}), "train")
 
 
 def _schema(trainer: Any) -> type[TrainConfig]:
@@ -78,7 +80,7 @@ def _train(config: TrainConfig) -> int:
             _say_how_to_go_on(trainer)
         return TERMINATED if isinstance(ended, Terminated) else INTERRUPTED
     if trainer.world.is_main:
-        print(f"best epoch {result.best_epoch + 1} of {result.epochs}: {_summary(result.metrics)}")
+        print(f"best epoch {result.best_epoch} of {result.epochs}: {_summary(result.metrics)}")
         print(f"weights {_short(result.best)}   plots and tables {_short(result.save_dir)}/")
         print(
             f"next: detectflow val model={_short(result.best)} data={trainer.args.data} split=test"
@@ -149,18 +151,31 @@ def predict(argv: Sequence[str]) -> int:
     """`detectflow predict source=SOURCE key=value ...`; 1 where some of the images could not be
     read.
     """
-    given = parse_overrides(argv, PredictConfig)
-    config = PredictConfig.build(given, "predict")
+    return _find("predict", PredictConfig, argv)
+
+
+def track(argv: Sequence[str]) -> int:
+    """`detectflow track source=VIDEO key=value ...`: predict, with a number for each object."""
+    return _find("track", TrackConfig, argv)
+
+
+def _find(mode: str, schema: type[PredictConfig], argv: Sequence[str]) -> int:
+    given = schema.in_our_names(parse_overrides(argv, schema), mode)
+    config = schema.build(given, mode)
     if config.source is None:
-        raise ConfigError("predict: no source given, for example source=images/")
+        raise ConfigError(f"{mode}: no source given, for example source=images/")
     _prepare()
     from engine.cli.progress import prediction_bar
     from engine.detect import DetectionPredictor
     from engine.registry.fetch import file_of
 
+    if mode == "track":
+        from engine.detect.predictor import TrackingPredictor as DetectionPredictor
+
     given["model"] = file_of(config.model)
 
     images = boxes = code = 0
+    objects: set[tuple[Any, int]] = set()  # (video, number)
     with _own(Path(config.project) / config.name) as folder:  # images of two runs do not mix
         predictor = DetectionPredictor({**given, "name": folder.name})
         try:
@@ -168,16 +183,15 @@ def predict(argv: Sequence[str]) -> int:
                 for result in predictor(stream=True):
                     images += 1
                     boxes += len(result)
+                    numbers = () if result.ids is None else result.ids.tolist()
+                    objects.update((result.video, number) for number in numbers)
         except KeyboardInterrupt:  # how a camera ends
             code = INTERRUPTED
-    written = [
-        what
-        for what, wanted in (("images", config.save), ("detections.jsonl", config.save_json))
-        if wanted
-    ]
-    where = f", {' and '.join(written)} in {_short(predictor.out)}/" if written else ""
+    what = " and ".join(predictor.written())
+    where = f", {what} in {_short(predictor.out)}/" if what else ""
     skipped = f", {len(predictor.skipped)} could not be read" if predictor.skipped else ""
-    print(f"{boxes} objects in {images} images{skipped}{where}")
+    found = f"{len(objects)} objects, {boxes} boxes" if mode == "track" else f"{boxes} objects"
+    print(f"{found} in {images} images{skipped}{where}")
     return code or int(bool(predictor.skipped))
 
 

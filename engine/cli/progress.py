@@ -1,15 +1,16 @@
-"""Bars of `val` and `predict`: they follow an executor's events, and show nothing where the output
-is no terminal.
+"""Bars of `val` and `predict`: they follow an executor's events. Where the output is no terminal,
+lines now and then take their place; those of a validation are its own.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
+
+from engine.core.progress import ProgressLines, has_terminal
 
 
 @contextmanager
@@ -26,9 +27,20 @@ def prediction_bar(predictor: Any) -> Iterator[None]:
     """Counts inputs; without a total for videos and cameras. A line per image (`verbose`) shows the
     same in argv.
     """
-    with _bar("predict", wanted=not predictor.config.verbose) as bar:
-        predictor.add_callback("on_predict_start", lambda p: bar.reset(total=p.total))
-        predictor.add_callback("on_predict_batch_end", lambda p: bar.update(len(p.results)))
+    wanted = not predictor.config.verbose
+    with _bar("predict", wanted) as bar:
+        lines: list[ProgressLines] = []
+
+        def begin(p: Any) -> None:
+            bar.reset(total=p.total)
+            lines[:] = [ProgressLines("predict", p.total, "image", wanted)]
+
+        def go_on(p: Any) -> None:
+            bar.update(len(p.results))
+            lines[0].show(p.seen)
+
+        predictor.add_callback("on_predict_start", begin)
+        predictor.add_callback("on_predict_batch_end", go_on)
         yield
 
 
@@ -38,5 +50,5 @@ def _bar(what: str, wanted: bool = True) -> tqdm:
         unit="image",
         leave=False,
         dynamic_ncols=True,
-        disable=not (wanted and sys.stderr.isatty()),
+        disable=not (wanted and has_terminal()),
     )

@@ -34,13 +34,14 @@ def run(argv: Sequence[str]) -> int:
     connection = server.connect(root)
     finished: list[Any] = []
     try:
-        from flows.logs import no_links
+        from flows.logs import errors_by_caller, no_links
         from flows.pipeline import finished, pipeline
         from flows.summary import as_text
 
         if connection.is_temporary:
             no_links()
         connection.wait()
+        errors_by_caller()
         pipeline(str(root), values, force=options.force, wait=not options.no_wait)
     except KeyboardInterrupt:
         print(

@@ -33,12 +33,13 @@ def tune(argv: Sequence[str]) -> int:
     make_sweep(given, root)  # wrong arguments are refused before any server starts
     connection = server.connect(root)
     try:
-        from flows.logs import no_links
+        from flows.logs import errors_by_caller, no_links
         from flows.sweep import sweep
 
         if connection.is_temporary:
             no_links()
         connection.wait()
+        errors_by_caller()
         result = sweep(str(root), given)
     except KeyboardInterrupt:
         print(

@@ -28,9 +28,10 @@ from engine.project.environment import (
 )
 from engine.project.lock_holders import command_of
 from engine.project.redaction import without_user
+from engine.project.server_login import CLIENT, login_for_the_server
 from engine.project.workspace_lock import require_writable
 from flows.processes import Child, answers, is_free
-from flows.server import noted_address, notes_file
+from flows.server import noted_address, notes_file, server_command
 
 START_TIMEOUT_S = 120.0
 CHECK_S = 0.5
@@ -42,6 +43,9 @@ PAUSES_S = (
     30.0,
     60.0,
 )  # before each new start of a server that ended; one that ends once more is given up
+# MLflow's own default takes `10.*` and such, so also a page's name like 10.example.org.
+MLFLOW_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+OWN_NAMES = (LOOPBACK, f"{LOOPBACK}:*", "localhost", "localhost:*")
 WELL_S = 600.0  # one that ran so long has all its new starts again
 
 
@@ -81,7 +85,10 @@ def ui(argv: Sequence[str]) -> int:
                 print(f"{service.title} of this project is running already: {running}")
                 addresses[service.name] = running
                 continue
-            kept[service.name] = server = SupervisedServer(service, state, choose_port(service))
+            port = choose_port(service)
+            if service is PREFECT and (news := login_for_the_server(state)):
+                print(news)
+            kept[service.name] = server = SupervisedServer(service, state, port)
             addresses[service.name] = server.address
         if kept:
             print(f"Starting {_titles(kept.values())} ...", flush=True)
@@ -167,18 +174,8 @@ def _start(service: Service, state: Path, port: int) -> Child:
     log = state / ".cache" / "ui" / f"{service.name}.log"
     title = f"The {service.title} server"
     if service is PREFECT:
-        command = [
-            sys.executable,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            LOOPBACK,
-            "--port",
-            str(port),
-        ]
-        return Child(title, command, log, {"PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api"})
+        own = {"PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api"}
+        return Child(title, server_command(port), log, own)
     # Files as plain paths: a run without a server (the usual one) must find what was logged through
     # one.
     files = str(state / "mlartifacts")
@@ -198,11 +195,13 @@ def _start(service: Service, state: Path, port: int) -> Child:
         "--artifacts-destination",
         files,
     ]
-    # Not as an argument of the command, which everybody on the machine can read: a database's
-    # address has its password in it.
-    return Child(
-        title, command, log, {"MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"]}
-    )
+    own = {
+        # Not as an argument of the command, which everybody on the machine can read: a database's
+        # address has its password in it.
+        "MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"],
+        MLFLOW_HOSTS: os.environ.get(MLFLOW_HOSTS) or ",".join(OWN_NAMES),
+    }
+    return Child(title, command, log, own)
 
 
 def _show(addresses: dict[str, str], root: Path) -> None:
@@ -211,7 +210,8 @@ def _show(addresses: dict[str, str], root: Path) -> None:
 
     experiment = Params.load(root / "params.yaml").register_.experiment
     print(f"\n  MLflow    {experiment_url(experiment, addresses['mlflow'], root)}")
-    print(f"  Prefect   {addresses['prefect']}\n\nCtrl-C ends both.", flush=True)
+    asks = f"  (asks for the text of {CLIENT}, see .env)" if os.environ.get(CLIENT) else ""
+    print(f"  Prefect   {addresses['prefect']}{asks}\n\nCtrl-C ends both.", flush=True)
 
 
 class SupervisedServer:

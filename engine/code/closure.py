@@ -313,10 +313,10 @@ def combined(values: object) -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the modules, settings, packages and classes in which two records of a stage's code
-    differ."""
+    """Names of the modules, settings, packages, classes and raw data in which two records of a
+    stage's code differ."""
     found = []
-    for kind in ("modules", "own", "packages", "settings", "classes"):
+    for kind in ("modules", "own", "packages", "settings", "classes", "inputs"):
         old, new = before.get(kind) or {}, now.get(kind) or {}
         names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
         word = {"settings": "setting ", "classes": "data/classes.yaml "}.get(kind, "")

@@ -115,7 +115,7 @@ IDLE: dict[str, dict[str, str]] = {
 # Methods of a family (`engine.models.family`) that only some stages call, and stage -> those it
 # does not: what they alone import is none of its code.
 OF_TRAINING = {"check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"}
-OF_EXPORT = {"can_export", "export_module"}
+OF_EXPORT = {"can_export", "export_module", "fuse"}
 OF_NETWORK = {"build", "candidates", "forward", "has_loss", "losses", "spec", "spec_of"}
 NOT_CALLED = {
     "train": frozenset(OF_EXPORT),

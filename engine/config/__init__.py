@@ -8,6 +8,7 @@ from engine.config.sections import (
     Params,
     PredictConfig,
     RegisterConfig,
+    TrackConfig,
     TrackingConfig,
     ValidateConfig,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Params",
     "PredictConfig",
     "RegisterConfig",
+    "TrackConfig",
     "TrackingConfig",
     "TrainConfig",
     "ValidateConfig",

@@ -16,6 +16,7 @@ from engine.config.sections import (
     PredictConfig,
     PrepareFlowConfig,
     RegisterConfig,
+    TrackConfig,
     TrackingConfig,
     ValidateConfig,
 )
@@ -26,7 +27,7 @@ from engine.settings.base import Frozen, fields_by_key, kind_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-SECTIONS: dict[str, type[Frozen]] = {  # as params.yaml names them, and two that it has not
+SECTIONS: dict[str, type[Frozen]] = {  # as params.yaml names them, and three that it has not
     "data": DataConfig,
     "train": DetectionTrainConfig,
     "validate": ValidateConfig,
@@ -35,6 +36,7 @@ SECTIONS: dict[str, type[Frozen]] = {  # as params.yaml names them, and two that
     "tracking": TrackingConfig,
     "flows.prepare": PrepareFlowConfig,
     "predict": PredictConfig,
+    "track": TrackConfig,
     "tune": TuneConfig,
 }
 WHOLE = "params"  # the whole of params.yaml

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from engine.config.device import DEVICES, Device
 from engine.config.goal import FORMS, MAX_F1, read_goal
+from engine.config.known_names import ANSWERS
 from engine.config.trackers import NO_TRACKER, TRACKERS
 from engine.config.train import DetectionTrainConfig, Fraction
 from engine.errors import ConfigError, nearest
 from engine.gates.table import is_own, read_gates
 from engine.model_formats.table import FORMATS, find_format
 from engine.settings.base import Frozen, load_yaml
+from engine.settings.known_name import KnownName
 
 Policy = Literal["error", "drop", "fix", "warn"]
 
@@ -157,6 +160,8 @@ class DataConfig(Frozen):
 class ValidateConfig(Frozen):
     """The validate stage."""
 
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["validate"]
+
     split: Literal["train", "val", "test"] = Field("test", description="images that are evaluated")
     batch: int = Field(
         16,
@@ -173,7 +178,7 @@ class ValidateConfig(Frozen):
     max_det: int = Field(
         300, ge=1, description="most boxes per image", json_schema_extra=_in("boxes")
     )
-    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    device: Device = Field("auto", description=DEVICES)
     workers: int = Field(
         0, ge=0, le=64, description="loader processes", json_schema_extra=_in("processes")
     )
@@ -196,6 +201,8 @@ class ValidateConfig(Frozen):
 
 class PredictConfig(Frozen):
     """The predictor."""
+
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["predict"]
 
     model: str = Field("weights/best.pt", description="weights or an exported file")
     source: Any = Field(
@@ -236,11 +243,38 @@ class PredictConfig(Frozen):
         description="fraction by which neighbouring tiles overlap",
         json_schema_extra=_in("fraction"),
     )
-    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    device: Device = Field("auto", description=DEVICES)
     project: str = Field("runs", description="folder that holds the run directories")
     name: str = Field("predict", description="name of the run directory")
-    save: bool = Field(True, description="write the images with boxes")
+    save: bool = Field(True, description="write images with boxes, of a video an mp4")
+    save_frames: bool = Field(True, description="write the frames of a video as images too")
     save_json: bool = Field(False, description="write the detections as JSON lines")
+    save_csv: bool = Field(False, description="write the detections as a CSV table")
+    save_txt: bool = Field(
+        False, description="write a text file per image, a line `class x y w h` per box"
+    )
+    save_conf: bool = Field(False, description="with save_txt: the score at the end of each line")
+    save_crop: bool = Field(False, description="write what is inside each box as an image")
+    show: bool = Field(False, description="show the images with boxes on the screen")
+    show_boxes: bool = Field(True, description="draw boxes, with their names and scores")
+    show_labels: bool = Field(True, description="draw the names of the boxes")
+    show_conf: bool = Field(True, description="draw the scores of the boxes")
+    line_width: int | None = Field(
+        None,
+        ge=1,
+        description="width of drawn lines, pixels; empty: by the size of the image",
+        json_schema_extra=_in("pixels"),
+    )
+    half: bool = Field(
+        False, description="compute in float16, on a GPU; of exported files the file decides"
+    )
+    augment: bool = Field(
+        False,
+        description="see every image three times, also smaller and mirrored, and merge the boxes",
+    )
+    vid_stride: int = Field(
+        1, ge=1, description="of a video every Nth frame", json_schema_extra=_in("frames")
+    )
     stream: bool = Field(False, description="yield results one by one with flat memory")
     verbose: bool = Field(True, description="a line per image")
 
@@ -249,9 +283,53 @@ class PredictConfig(Frozen):
     def _one_class_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, (str, int)) else value
 
+    def writes(self) -> bool:
+        """Whether anything is written."""
+        return any((self.save, self.save_json, self.save_csv, self.save_txt, self.save_crop))
+
+    def drawing(self) -> dict[str, Any]:
+        """How boxes are drawn, as `Results.plot` takes it."""
+        return {
+            "boxes": self.show_boxes,
+            "labels": self.show_labels,
+            "conf": self.show_conf,
+            "line_width": self.line_width,
+        }
+
     def thresholds(self) -> dict[str, Any]:
         """What decides which candidates are reported: conf, iou, max_det."""
         return {"conf": self.conf, "iou": self.iou, "max_det": self.max_det}
+
+
+class TrackConfig(PredictConfig):
+    """The predictor that follows objects."""
+
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["track"]
+
+    conf: Fraction = Field(
+        0.1,
+        description="lowest score of a box that goes on with a known object",
+        json_schema_extra=_in("score"),
+    )
+    name: str = Field("track", description="name of the run directory")
+    save_frames: bool = Field(False, description="write the frames of a video as images too")
+    new_track_conf: Fraction | None = Field(
+        None,
+        description="score from which a box begins a new object; empty: the thresholds that the "
+        "model brings, else 0.25",
+        json_schema_extra=_in("score"),
+    )
+    track_iou: Fraction = Field(
+        0.2,
+        description="least IoU of a box with where its object is expected",
+        json_schema_extra=_in("IoU"),
+    )
+    track_buffer_s: float = Field(
+        1.0,
+        ge=0,
+        description="seconds that an object keeps its number without being seen",
+        json_schema_extra=_in("seconds"),
+    )
 
 
 def _known_format(name: str) -> str:
@@ -270,6 +348,8 @@ FormatName = Annotated[
 
 class ExportConfig(Frozen):
     """The export stage."""
+
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["export"]
 
     formats: tuple[FormatName, ...] = Field(("onnx",), description="formats to write")
     imgsz: int | tuple[int, int] | None = Field(

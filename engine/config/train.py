@@ -8,14 +8,20 @@ comment says why.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from engine.config.device import DEVICES, Device
+from engine.config.known_names import ANSWERS
 from engine.settings.base import Frozen
+from engine.settings.known_name import KnownName
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=0)]
+FirstLayers = Annotated[int, Field(ge=0)]
+LayerNumber = Annotated[int, Field(ge=0)]
 LONGEST_NAME_BYTES = 200  # file systems take 255; a number may be appended
 
 
@@ -40,6 +46,7 @@ class TrainConfig(Frozen):
     """One training run, of anything."""
 
     listed_by: ClassVar[str] = "`detectflow help train`"
+    known_names: ClassVar[Mapping[str, KnownName]] = ANSWERS["train"]
 
     model: str = _f("run", "model", "model name, or a checkpoint to start from")
     data: str = _f("run", "data", "what `get_dataset` is given")
@@ -60,7 +67,7 @@ class TrainConfig(Frozen):
     callbacks: tuple[str, ...] = _f(
         "run", (), "functions package.module:name that get the trainer and add callbacks to it"
     )
-    device: str = _f("run", "auto", "auto, cpu, cuda, or cuda:N")
+    device: Device = _f("run", "auto", DEVICES)
     workers: int = _f(
         "run", 0, "loader processes; 0 loads in the training process", unit="processes", ge=0, le=64
     )
@@ -75,6 +82,14 @@ class TrainConfig(Frozen):
         "images per step over all ranks; -1 finds what fits the GPU",
         unit="images",
         ge=-1,
+    )
+    batch_memory: float = _f(
+        "schedule",
+        0.7,
+        "fraction of the GPU's free memory that batch=-1 fills; the rest is for what varies",
+        unit="fraction",
+        gt=0,
+        lt=1,
     )
     nbs: int | None = _f(
         "schedule",
@@ -117,7 +132,7 @@ class TrainConfig(Frozen):
         "schedule", "max", "whether a larger or smaller `monitor` is better"
     )
 
-    optimizer: Literal["auto", "SGD", "Adam", "AdamW"] = _f(
+    optimizer: Literal["auto", "SGD", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSProp"] = _f(
         "optimizer", "auto", "auto: AdamW for short runs, else SGD"
     )
     lr0: float | None = _f(
@@ -129,7 +144,7 @@ class TrainConfig(Frozen):
     schedule: Literal["cosine", "linear", "constant"] = _f(
         "optimizer", "cosine", "shape from lr0 to lr0*lrf"
     )
-    momentum: float = _f("optimizer", 0.937, "SGD momentum, Adam beta1", ge=0, lt=1)
+    momentum: float = _f("optimizer", 0.937, "SGD and RMSProp momentum, else beta1", ge=0, lt=1)
     weight_decay: float = _f(
         "optimizer", 5e-4, "decay of weights at the nominal batch; norms and biases 0", ge=0
     )
@@ -158,8 +173,11 @@ class TrainConfig(Frozen):
         unit="steps",
         gt=0,
     )
-    freeze: tuple[str, ...] = _f(
-        "optimizer", (), "parameters whose name starts with one of these do not learn"
+    freeze: FirstLayers | tuple[LayerNumber | str, ...] = _f(
+        "optimizer",
+        (),
+        "parameters whose name starts with one of these do not learn; N: the first N layers, [N]: "
+        "layer N of a network that numbers them (YOLOv8 has 0 to 22)",
     )
     slow: dict[str, Factor] = _f(
         "optimizer",
@@ -253,12 +271,18 @@ class DetectionTrainConfig(TrainConfig):
     close_mosaic: float = _f(
         "augmentation",
         0.1,
-        "mosaic and mixup off at the end: epochs, or a fraction of them if below 1",
+        "mosaic, mixup and cutmix off at the end: epochs, or a fraction of them if below 1",
         unit="epochs",
         ge=0,
     )
     mixup: Fraction = _f(
         "augmentation", 0.0, "probability of blending two samples", unit="probability"
+    )
+    cutmix: Fraction = _f(
+        "augmentation",
+        0.0,
+        "probability of a rectangle of another sample in this one",
+        unit="probability",
     )
     degrees: float = _f("augmentation", 0.0, "rotation, +- degrees", unit="degrees", ge=0, le=180)
     translate: Fraction = _f("augmentation", 0.1, "shift, +- fraction of the size", unit="fraction")
@@ -281,6 +305,14 @@ class DetectionTrainConfig(TrainConfig):
     box: float = _f("loss", 7.5, "gain of the box loss (CIoU)", unit="gain", ge=0)
     cls: float = _f("loss", 0.5, "gain of the class loss (BCE)", unit="gain", ge=0)
     dfl: float = _f("loss", 1.5, "gain of the distribution focal loss", unit="gain", ge=0)
+    least_side: float = _f(
+        "loss",
+        0.0,
+        "sides of targets count as at least so many pixels where points are chosen to learn them; "
+        "16 may help where most targets are a few pixels",
+        unit="pixels",
+        ge=0,
+    )
     class_weights: dict[str, Factor] | None = _f(
         "loss", None, "class name -> factor of its class loss; others 1", unit="factor"
     )
@@ -331,6 +363,6 @@ class DetectionTrainConfig(TrainConfig):
 
     @property
     def mosaic_until_epoch(self) -> int:
-        """First epoch without mosaic and mixup."""
+        """First epoch without mosaic, mixup and cutmix."""
         closing = self.close_mosaic if self.close_mosaic >= 1 else self.close_mosaic * self.epochs
         return max(0, self.epochs - round(closing))

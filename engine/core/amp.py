@@ -141,7 +141,9 @@ def _way_on(report: StepReport) -> str:
         return "there is no checkpoint yet"
     if state.epoch_steps:
         return f"the last good checkpoint is {last}. {again}, for example with model={last}"
-    if best.exists() and state.best_epoch < state.epoch - 1:
+    if (
+        best.exists() and state.best_epoch < state.epoch
+    ):  # `last` is of epoch number `epoch`, from 1
         return (
             f"{last} holds these weights; where they are the cause, {best} is of an earlier epoch. "
             f"{again}"

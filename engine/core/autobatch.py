@@ -2,9 +2,9 @@
 not fit.
 
 Memory of a training step grows with the samples along a straight line. A few small batches are
-measured, forward and backward, the line is drawn through them, and `MEMORY_FRACTION` of what is
-free decides. Measuring leaves no trace: weights, running statistics and random numbers are as
-before, so the batch that was found, given by hand, makes the same run.
+measured, forward and backward, the line is drawn through them, and the fraction `batch_memory` of
+what is free decides. Measuring leaves no trace: weights, running statistics and random numbers are
+as before, so the batch that was found, given by hand, makes the same run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from engine.errors import ConfigError, TrainingError
 
 log = logging.getLogger("detectflow")
 
-MEMORY_FRACTION = 0.7  # the rest is for what varies: targets, fragments, other programs
 PROBED_BATCHES = (2, 4, 8, 16, 32)
 STEPS_PER_EPOCH = 10  # with fewer the optimizer hardly moves, whatever would fit
 # Adam keeps two numbers for each weight; they are made at its first step, after the measuring
@@ -99,18 +98,19 @@ def find_batch(
     step: Callable[[int], None],
     meter: Meter,
     most: int,
+    fraction: float,
     later_bytes: int = 0,
     advice: str = "model",
 ) -> int:
-    """Measure `step(samples)`, forward and backward of so many samples, and say how many fit; at
-    most `most`.
+    """Measure `step(samples)`, forward and backward of so many samples, and say how many fit into a
+    `fraction` of the free memory; at most `most`.
 
     later_bytes: what the run will need on top. advice: what a smaller one of would help.
 
     Raises:
         TrainingError: the smallest batch does not fit.
     """
-    budget = int(MEMORY_FRACTION * meter.capacity_bytes()) - later_bytes
+    budget = int(fraction * meter.capacity_bytes()) - later_bytes
     measured: list[tuple[int, int]] = []
     for asked in PROBED_BATCHES:
         if measured and (asked > most or measured[-1][1] > budget):
@@ -150,9 +150,9 @@ class Probe:
         with undisturbed():
             return len(self._loader(1))
 
-    def fits(self, meter: Meter, most: int) -> int:
-        """How many samples fit; at most `most`. Nothing in it may wait for other ranks: they may
-        take another number of steps.
+    def fits(self, meter: Meter, most: int, fraction: float) -> int:
+        """How many samples fit into a `fraction` of the free memory; at most `most`. Nothing in it
+        may wait for other ranks: they may take another number of steps.
 
         Raises:
             TrainingError: the smallest batch does not fit.
@@ -169,7 +169,7 @@ class Probe:
             loss.backward()
 
         with undisturbed():
-            return find_batch(step, meter, most, moments_bytes, self.task.memory_advice)
+            return find_batch(step, meter, most, fraction, moments_bytes, self.task.memory_advice)
 
     def _loader(self, samples: int) -> Any:
         return self.task.get_dataloader(
@@ -184,14 +184,14 @@ class Probe:
             getattr(loader, "close", lambda: None)()  # worker processes
 
 
-def agree_on_batch(fits: int, samples: int, world: World) -> int:
+def agree_on_batch(fits: int, samples: int, world: World, fraction: float) -> int:
     """Samples per step over all ranks: what fits each of them, and leaves `STEPS_PER_EPOCH` steps
     in an epoch.
 
-    fits, samples: of this rank, samples in an epoch.
+    fits, samples: of this rank, samples in an epoch. fraction: of the free memory that they fill.
     """
     per_rank = min(world.gather(min(fits, max(samples // STEPS_PER_EPOCH, 2))))
-    memory = f"{100 * MEMORY_FRACTION:.0f} % of free GPU memory"
+    memory = f"{100 * fraction:.0f} % of free GPU memory"
     why = (
         f"{fits} fit in {memory}; limited to keep {STEPS_PER_EPOCH} steps per epoch"
         if per_rank < fits

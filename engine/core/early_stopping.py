@@ -107,18 +107,18 @@ def should_stop(
     say: bool = True,
     monitor: str | None = None,
 ) -> bool:
-    """Whether training should end after `epoch`. best_epoch: -1 where there is none yet. say: log
-    why. monitor: what decides, where that is not the settings'.
+    """Whether training should end after `epoch`. Both from 1; best_epoch: 0, there is none yet.
+    say: log why. monitor: what decides, where that is not the settings'.
     """
     monitor = config.monitor if monitor is None else monitor
     monitor = "the training loss" if monitor == TRAINING_LOSS else monitor
-    if config.patience and best_epoch >= 0 and epoch - best_epoch >= config.patience:
+    if config.patience and best_epoch and epoch - best_epoch >= config.patience:
         if say:
             log.info(
                 "stopping: %s has not improved for %s epochs (best: epoch %s)",
                 monitor or "the first metric",
                 config.patience,
-                best_epoch + 1,
+                best_epoch,
             )
         return True
     if config.time_limit_minutes and elapsed_s > 60 * config.time_limit_minutes:

@@ -61,6 +61,10 @@ class Callbacks:
         self._by_event: dict[str, list[tuple[Callback, bool]]] = {name: [] for name in events}
         self._warned: set[tuple[str, str]] = set()
 
+    def knows(self, event: str) -> bool:
+        """Whether it is an event of this executor."""
+        return event in self._by_event
+
     def add(self, event: str, callback: Callback, may_fail: bool = False) -> None:
         """Add after the existing ones. `may_fail`: an exception is logged once and the run goes on
         (trackers).

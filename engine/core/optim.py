@@ -7,7 +7,7 @@ scheduler.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -15,6 +15,15 @@ from torch import nn
 
 from engine.errors import ConfigError
 
+FAMILIES = {  # those with beta1 and beta2
+    "Adam": torch.optim.Adam,
+    "AdamW": torch.optim.AdamW,
+    "Adamax": torch.optim.Adamax,
+    "NAdam": torch.optim.NAdam,
+    "RAdam": torch.optim.RAdam,
+}
+TINY = 1e-12
+RATE_DIGITS = 9  # behind the point: 0.000126, not 0.00012599999
 LONG_RUN_ITERATIONS = 10_000  # from here on SGD generalises better than AdamW
 
 
@@ -25,14 +34,31 @@ def choose_optimizer(name: str, iterations: int) -> str:
     return "SGD" if iterations > LONG_RUN_ITERATIONS else "AdamW"
 
 
-def freeze_parameters(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
+def usual_rate(name: str, default_lr: Callable[[str], float], momentum: float) -> float:
+    """Peak rate where none is given. RMSProp is Adam with heavy-ball momentum, which makes steps
+    1 / (1 - momentum) times as long where gradients agree; Adam averages them.
+    """
+    if name == "RMSProp":
+        return round(default_lr("Adam") * (1 - momentum), RATE_DIGITS)
+    return default_lr(name)
+
+
+def freeze_parameters(model: nn.Module, asked: int | Sequence[int | str]) -> list[str]:
     """Stop learning in every parameter whose name starts with a prefix; returns the frozen names.
 
+    asked: prefixes; numbers of layers where the network has `numbered_layers`, the beginnings of
+        their names in order; a number alone: so many first ones.
+
     Raises:
-        ConfigError: a prefix that matches nothing, or nothing is left to learn.
+        ConfigError: a prefix that matches nothing, a number without a layer, or nothing is left to
+            learn.
     """
+    layers = range(asked) if isinstance(asked, int) else asked
+    prefixes = [_layer(model, each) if isinstance(each, int) else each for each in layers]
     frozen: list[str] = []
     for prefix in prefixes:
+        if prefix is None:  # a layer without parameters: it learns nothing
+            continue
         hits = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
         if not hits:
             top = ", ".join(
@@ -50,6 +76,23 @@ def freeze_parameters(model: nn.Module, prefixes: Iterable[str]) -> list[str]:
             f"freeze: {', '.join(prefixes)} leave no parameter that learns; freeze less"
         )
     return frozen
+
+
+def _layer(model: nn.Module, number: int) -> str | None:
+    """The beginning of the names of one numbered layer, None for one that has no parameters."""
+    layers = getattr(model, "numbered_layers", None)
+    if not layers:
+        top = ", ".join(name for name, _ in model.named_children())
+        raise ConfigError(
+            f"freeze: the layers of {type(model).__name__} have no numbers; name what does not "
+            f"learn, freeze=[NAME]: {top}"
+        )
+    if number >= len(layers):
+        raise ConfigError(
+            f"freeze: there is no layer {number}: {type(model).__name__} has {len(layers)} layers, "
+            f"0 to {len(layers) - 1}"
+        )
+    return layers[number]
 
 
 def keep_frozen_norms(model: nn.Module) -> None:
@@ -128,12 +171,15 @@ def build_optimizer(
     weight_decay: float,
     slow: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, Adam or AdamW over `parameter_groups`."""
+    """SGD with Nesterov momentum, RMSProp with momentum, or one of Adam's kind, over
+    `parameter_groups`.
+    """
     groups = parameter_groups(model, weight_decay, slow)
     if name == "SGD":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    family = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[name]
-    return family(groups, lr=lr, betas=(momentum, 0.999))
+    if name == "RMSProp":
+        return torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
+    return FAMILIES[name](groups, lr=lr, betas=(momentum, 0.999))
 
 
 def name_groups(optimizer: torch.optim.Optimizer) -> None:
@@ -151,6 +197,7 @@ def apply_schedule(optimizer: torch.optim.Optimizer, schedule, iteration: int, p
         rate = schedule.lr(iteration, peak, is_bias=group["group"].split(" ")[0] == "bias")
         group["lr"] = rate * group.get("lr_factor", 1.0)
         if "momentum" in group:
-            group["momentum"] = momentum
+            # torch's RMSprop has a buffer only if the momentum of the first step is not zero
+            group["momentum"] = max(momentum, TINY) if "alpha" in group else momentum
         elif "betas" in group:
             group["betas"] = (momentum, group["betas"][1])

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from engine.config.device import DEVICES, Device
 from engine.core.events import PREDICT_EVENTS, Callbacks
 from engine.errors import ConfigError, DataError
 from engine.settings.base import Frozen
@@ -31,7 +32,7 @@ class LoopConfig(Frozen):
     model: str = Field("", description="what `get_model` loads")
     source: Any = Field(None, description="what `get_source` opens")
     batch: int = Field(16, ge=1, description="views per step")
-    device: str = Field("auto", description="auto, cpu, cuda, or cuda:N")
+    device: Device = Field("auto", description=DEVICES)
     stream: bool = Field(False, description="yield results one by one with flat memory")
 
 
@@ -178,6 +179,7 @@ class BasePredictor:
 
     def _predict_batch(self, batch: list[Any]) -> list[Any]:
         self.batch, self.results = batch, []
+        self.speed_ms = dict.fromkeys(self.speed_ms, 0.0)  # of this batch: its results hold it
         self.callbacks.run("on_predict_batch_start", self)
         started = time.perf_counter()
         inputs = self.preprocess(batch=batch)
@@ -191,7 +193,7 @@ class BasePredictor:
             "inference": inferred - prepared,
             "postprocess": ended - inferred,
         }
-        self.speed_ms = {name: 1000 * seconds / len(batch) for name, seconds in steps.items()}
+        self.speed_ms.update({name: 1000 * seconds / len(batch) for name, seconds in steps.items()})
         for result in self.results:
             self.write_results(result=result)
         self.callbacks.run("on_predict_batch_end", self)

@@ -1,13 +1,14 @@
 """What a run reports: results.csv, one row per epoch, and the result that `train()` returns.
 
-results.csv is rewritten whole and atomically, so it is never cut in the middle of a line.
+results.csv is rewritten whole and atomically, so it is never cut in the middle of a line. Epochs
+count from 1 in everything that is written or shown; only `trainer.epoch`, an index, is from 0.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class TrainResult:
     last: Path
     best_sha256: str
     metrics: dict[str, float]  # of the best model, validated alone
-    best_epoch: int
+    best_epoch: int  # from 1, as in results.csv
     epochs: int  # epochs trained
     stop_reason: str
     data_digest: str = ""
@@ -104,12 +105,23 @@ def write_results(path: Path, rows: list[Row]) -> None:
 
 
 def read_results(path: Path) -> list[Row]:
-    """Rows as written: numbers where they are numbers, absent cells absent."""
+    """Rows as written: numbers where they are numbers, absent cells absent; epochs from 1."""
     with open(path, newline="", encoding="utf-8") as stream:
-        return [
+        rows = [
             {key: _number(path, text) for key, text in row.items() if text}
             for row in csv.DictReader(stream)
         ]
+    return numbered_from_one(rows)
+
+
+def numbered_from_one(rows: Iterable[Row]) -> list[Row]:
+    """The rows of a run, epochs from 1. Runs of earlier versions counted them from 0, and a run
+    always has the row of its first epoch; numbers may be texts, as csv reads them.
+    """
+    rows = list(rows)
+    if not rows or str(rows[0].get("epoch")) != "0":
+        return rows
+    return [{**row, "epoch": type(row["epoch"])(int(row["epoch"]) + 1)} for row in rows]
 
 
 def _cell(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,8 +18,17 @@ from torch import Tensor, nn
 
 from engine.core.early_stopping import is_better
 from engine.core.ema import ModelEMA
-from engine.core.results import Row
+from engine.core.results import Row, numbered_from_one
 from engine.core.schedule import Schedule
+
+FIRST_EPOCH = "first_epoch"  # in a checkpoint: the number that its rows give the first epoch
+
+
+def first_epoch(saved: Mapping[str, Any]) -> int:
+    """Whether rows and best epoch of a checkpoint, and the row beside it, count from 1; those of
+    earlier versions do from 0.
+    """
+    return int(saved.get(FIRST_EPOCH, 0))
 
 
 @dataclass
@@ -54,14 +63,14 @@ class RunState:
     """How far a run has come: numbers, and the rows of results.csv."""
 
     batch_size: int  # samples per step over all ranks; -1 until it is found, halved where too many
-    epoch: int = 0  # from 0
+    epoch: int = 0  # the one under way, from 0
     start_epoch: int = 0  # the first one that this process trains
     batch_index: int = 0  # of the epoch, from 0
     tloss: Tensor | None = None  # mean of the loss items over the epoch so far
     metrics: Row = field(default_factory=dict)  # the epoch's row; at the end the final metrics
     fitness: float | None = None  # the epoch's `monitor`; None where it was not validated
     best_fitness: float | None = None
-    best_epoch: int = -1  # from 0; -1: none yet
+    best_epoch: int = 0  # from 1, as in `rows`; 0: none yet
     rows: list[Row] = field(default_factory=list)
     stop: bool = False  # the run ends after this epoch
     stop_reason: str = ""  # done, stopped, interrupted or exception; empty before `train`
@@ -113,6 +122,7 @@ class RunState:
             "best_fitness": self.best_fitness,
             "best_epoch": self.best_epoch,
             "rows": list(self.rows),
+            FIRST_EPOCH: 1,
             "tloss": self.tloss.cpu() if self.tloss is not None else None,
             "elapsed_s": self.trained_s,
             "params": dict(self.updated),
@@ -121,8 +131,9 @@ class RunState:
     def load_state_dict(self, saved: dict[str, Any], device: torch.device) -> None:
         """Inverse of `state_dict`; the clock goes on from there."""
         self.epoch, self.start_epoch = saved["epoch"], saved["epoch"] + 1
-        self.best_fitness, self.best_epoch = saved["best_fitness"], saved["best_epoch"]
-        self.rows, self.tloss = list(saved["rows"]), saved["tloss"]
+        self.best_fitness = saved["best_fitness"]
+        self.best_epoch = saved["best_epoch"] + 1 - first_epoch(saved)
+        self.rows, self.tloss = numbered_from_one(saved["rows"]), saved["tloss"]
         if self.tloss is not None:
             self.tloss = self.tloss.to(device)
         self.trained_s, self.updated = saved["elapsed_s"], dict(saved["params"])

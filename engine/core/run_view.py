@@ -57,14 +57,14 @@ class RunView(TrainingTask):
     validator: Any = Forwarded("components")  # what `get_validator` gave
 
     batch_size: int = Forwarded("state")  # samples per step over all ranks
-    epoch: int = Forwarded("state")  # from 0
+    epoch: int = Forwarded("state")  # the one under way, from 0
     start_epoch: int = Forwarded("state")  # the first one that this process trains
     batch_index: int = Forwarded("state")  # of the epoch, from 0
     tloss: Tensor | None = Forwarded("state")  # mean of `loss_items` over the epoch so far
     metrics: Row = Forwarded("state")  # the epoch's row of results.csv; at the end the final ones
     fitness: float | None = Forwarded("state")  # the epoch's `monitor`; None: not validated
     best_fitness: float | None = Forwarded("state")  # of `best_epoch`
-    best_epoch: int = Forwarded("state")  # from 0; -1: none yet
+    best_epoch: int = Forwarded("state")  # from 1, as in results.csv; 0: none yet
     rows: list[Row] = Forwarded("state")  # the rows of results.csv
     stop: bool = Forwarded("state")  # a callback may set it: the run ends after this epoch
     stop_reason: str = Forwarded("state")  # done, stopped, interrupted or exception

@@ -56,7 +56,8 @@ def make_plan(
     usual = NOMINAL_BATCH if iterations >= STEPS_TO_SPARE else batch
     nbs = config.nbs if config.nbs is not None else usual
     accumulate = max(round(nbs / batch), 1)
-    lr0 = config.lr0 if config.lr0 is not None else default_lr(optimizer)
+    usual_lr = optim.usual_rate(optimizer, default_lr, config.momentum)
+    lr0 = config.lr0 if config.lr0 is not None else usual_lr
     return Plan(optimizer, nbs, lr0, accumulate, config.weight_decay * batch * accumulate / nbs)
 
 

@@ -191,11 +191,11 @@ def write_epoch(
     write_results(paths.results_csv, state.rows)
     # As long as nothing could be measured the newest is the best there is.
     if is_best or state.best_fitness is None or not paths.best.exists():
-        summary = {"epoch": state.epoch, "metrics": measured_numbers(state.metrics)}
+        summary = {"epoch": state.epoch + 1, "metrics": measured_numbers(state.metrics)}
         save_checkpoint(weights(), paths.best, summary)
     if config.save_period and (state.epoch + 1) % config.save_period == 0:
         kept = paths.weights / f"epoch{state.epoch + 1}.pt"
-        save_checkpoint(weights(), kept, {"epoch": state.epoch})
+        save_checkpoint(weights(), kept, {"epoch": state.epoch + 1})
     bad = [losses_not_finite(row) for row in state.rows]
     if bad[-1] and not any(bad[:-1]):
         log.warning(

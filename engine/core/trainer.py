@@ -64,10 +64,10 @@ from engine.core.distributed import World
 from engine.core.events import TRAIN_EVENTS, Callbacks
 from engine.core.peer_failure import terminable
 from engine.core.plugins import add_own_code
-from engine.core.progress import EpochProgress, log_epoch
+from engine.core.progress import EpochProgress, log_epoch, log_start
 from engine.core.results import Row, TrainResult
 from engine.core.run_lock import RunLock
-from engine.core.run_state import Components, RunState
+from engine.core.run_state import Components, RunState, first_epoch
 from engine.core.run_view import RunView
 from engine.errors import ConfigError, TrainingError
 
@@ -232,8 +232,9 @@ class BaseTrainer(RunView):
         self.args = self.args.with_overrides(self.updated, str(self.last))
         self.apply_params()
         complete = read_sidecar(self.last)
-        if (complete.get("row") or {}).get("epoch") == self.epoch:
-            self._record(results.row_of_json(complete["row"]))
+        row = complete.get("row") or {}
+        if row.get("epoch") == self.epoch + first_epoch(checkpoint.training):
+            self._record({**results.row_of_json(row), "epoch": self.epoch + 1})
             planned = checkpoint.meta.get("config", {}).get("epochs", self.args.epochs)
             self.stop = complete["stop"] and not self.args.epochs > planned
         randomness.restore_rng(checkpoint.training["rng"])
@@ -247,6 +248,8 @@ class BaseTrainer(RunView):
     # The run --------------------------------------------------------------------------------------
 
     def _fit(self) -> None:
+        if self.world.is_main and self.args.verbose and self.start_epoch < self.args.epochs:
+            self._say_what_begins()
         self.callbacks.run("on_train_start", self)
         if self.start_epoch > len(self.rows):  # killed between a checkpoint and what follows it
             self.epoch = self.start_epoch - 1
@@ -261,6 +264,18 @@ class BaseTrainer(RunView):
                 self.save_model()
             self._complete_epoch()
         self.stop_reason = "stopped" if self.epoch + 1 < self.args.epochs else "done"
+
+    def _say_what_begins(self) -> None:
+        log_start(
+            self.train_loader,
+            getattr(self.validator, "loader", None),
+            self.batch_size,
+            (self.start_epoch + 1, self.args.epochs),
+            self.device,
+            self.world,
+            self.save_dir,
+            self.sample_word,
+        )
 
     def _train_epoch(self) -> None:
         self.callbacks.run("on_train_epoch_start", self)
@@ -352,7 +367,7 @@ class BaseTrainer(RunView):
     def _epoch_row(self) -> Row:
         """The epoch's row of results.csv; validates where that is due."""
         is_due = (self.epoch + 1) % self.args.val_period == 0 or self.epoch + 1 == self.args.epochs
-        row = {"epoch": self.epoch, "time_s": round(self.trained_s, 1)}
+        row = {"epoch": self.epoch + 1, "time_s": round(self.trained_s, 1)}
         row |= self.label_loss_items(items=self.tloss)
         measured = results.plain_metrics(self.validate(), "validation") if is_due else {}
         row |= self.world.broadcast(measured)
@@ -368,7 +383,7 @@ class BaseTrainer(RunView):
     def _decide_stop(self) -> None:
         enough = early_stopping.should_stop(
             self.args,
-            self.epoch,
+            self.epoch + 1,
             self.best_epoch,
             self.elapsed_s(),
             say=self.world.is_main,
@@ -398,7 +413,7 @@ class BaseTrainer(RunView):
             last=self.last,
             best_sha256=read_sidecar(self.best).get("sha256", ""),
             metrics=results.measured_numbers(final),
-            best_epoch=self.best_epoch if self.best_epoch >= 0 else self.epoch,
+            best_epoch=self.best_epoch or self.epoch + 1,  # none could be measured: the newest
             epochs=len(self.rows),
             stop_reason=self.stop_reason,
             data_digest=self.data_digest(),
@@ -465,8 +480,8 @@ class BaseTrainer(RunView):
         )
         samples = probe.samples()
         with self._alone():
-            fits = probe.fits(self.meter, samples)
-        return autobatch.agree_on_batch(fits, samples, self.world)
+            fits = probe.fits(self.meter, samples, self.args.batch_memory)
+        return autobatch.agree_on_batch(fits, samples, self.world, self.args.batch_memory)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from engine.core.batch import count_samples, inputs_of
 from engine.core.distributed import World, joined, world_from_environment
 from engine.core.events import VAL_EVENTS, Callback, Callbacks
 from engine.core.old_names import OldName, refuse_old_names
+from engine.core.progress import ProgressLines
 from engine.core.results import plain_metrics
 
 
@@ -83,7 +84,8 @@ class BaseValidator:
         sums, self.images = None, 0
         self.init_metrics(model=model)
         self._emit(lists, "on_val_start")
-        for batch in self.loader:
+        lines = self._progress_lines(trainer)
+        for done, batch in enumerate(self.loader, 1):
             self.batch = batch
             self._emit(lists, "on_val_batch_start")
             started = time.perf_counter()
@@ -104,6 +106,7 @@ class BaseValidator:
             self.images += self.batch_size(self.batch)
             self.update_metrics(results=self.results, batch=self.batch)
             self._emit(lists, "on_val_batch_end")
+            lines.show(done)
         self.speed_ms = {
             name: 1000 * seconds / max(self.images, 1) for name, seconds in clock.items()
         }
@@ -116,6 +119,12 @@ class BaseValidator:
             self.plot_metrics()
         self._emit(lists, "on_val_end")
         return self.metrics
+
+    def _progress_lines(self, trainer: Any) -> ProgressLines:
+        """What a log shows of a validation that takes long."""
+        total = len(self.loader) if hasattr(self.loader, "__len__") else None
+        is_wanted = trainer is None or trainer.args.verbose
+        return ProgressLines("validation", total, "batch", is_wanted and self.world.is_main)
 
     def _emit(self, lists: list[Callbacks], event: str) -> None:
         for callbacks in lists:

@@ -56,7 +56,7 @@ class DetectionDataset(Dataset):
     seed                of every random choice
     cache, cache_dir    see `ImageCache`
     single_cls          every class becomes 0
-    mosaic_until_epoch  from this epoch on no mosaic and no mixup; None: always
+    mosaic_until_epoch  from this epoch on no mosaic, mixup and cutmix; None: always
 
     `dataset[epoch, index]` is a `Sample`; `dataset[index]` the one of epoch 0. Crowd boxes are left
     out: they mark regions, not objects. Raises DataError for no records or an unreadable image.
@@ -113,7 +113,7 @@ class DetectionDataset(Dataset):
         return Sample(image, boxes, classes, str(record.file), tuple(record.size), ratio_pad)
 
     def mixes(self, epoch: int) -> bool:
-        """Whether mosaic and mixup are on in `epoch`."""
+        """Whether mosaic, mixup and cutmix are on in `epoch`."""
         return self.mosaic_until_epoch is None or epoch < self.mosaic_until_epoch
 
     def _fitted(self, index: int) -> Labelled:
@@ -148,6 +148,10 @@ class DetectionDataset(Dataset):
         if mixing and rng.random() < self.augment.mixup:
             other = int(rng.integers(0, len(self.records)))
             labelled = t.mixup(labelled, self._composed(other, rng, mixing), rng)
+        # not drawn where it is off: the samples of runs without it are as they were before it came
+        if mixing and self.augment.cutmix and rng.random() < self.augment.cutmix:
+            other = int(rng.integers(0, len(self.records)))
+            labelled = t.cutmix(labelled, self._composed(other, rng, mixing), rng)
         image, boxes, classes = labelled
         image = t.hsv(image, rng, self.augment)
         image, boxes = t.random_flips(image, boxes, rng, self.augment)

@@ -35,6 +35,7 @@ class Augment:
 
     mosaic: float = 1.0
     mixup: float = 0.0
+    cutmix: float = 0.0
     degrees: float = 0.0  # rotation in [-degrees, degrees]
     translate: float = 0.1  # fraction of the output's side
     scale: float = 0.5  # factor in [1 - scale, 1 + scale]
@@ -362,3 +363,45 @@ def mixup(first: Labelled, second: Labelled, rng: np.random.Generator) -> Labell
     weight = rng.beta(32, 32)
     image = cv2.addWeighted(first[0], weight, second[0], 1 - weight, 0)
     return image, np.concatenate((first[1], second[1])), np.concatenate((first[2], second[2]))
+
+
+def cutmix(first: Labelled, second: Labelled, rng: np.random.Generator) -> Labelled:
+    """A rectangle of `second` in `first`, at the same place in both, images of one size (CutMix,
+    1905.04899).
+
+    Its area is 1 - lambda of the image, lambda ~ U(0, 1), its centre anywhere, its shape that of
+    the image. Boxes of `second` are cut at its edges, those of `first` where it covers a whole
+    side. What is left must be worth learning (`keep_boxes`); a box of `first` of which no tenth is
+    to be seen goes.
+    """
+    h, w = first[0].shape[:2]
+    side = math.sqrt(1 - rng.random())
+    cy, cx = rng.random() * h, rng.random() * w
+    y1, x1 = (int(max(c - side * s / 2, 0)) for c, s in ((cy, h), (cx, w)))
+    y2, x2 = (math.ceil(min(c + side * s / 2, s)) for c, s in ((cy, h), (cx, w)))
+    image = first[0].copy()
+    image[y1:y2, x1:x2] = second[0][y1:y2, x1:x2]
+    hole = np.array([x1, y1, x2, y2], np.float32)
+    left, keep = _beside(first[1], hole)
+    cut = np.stack([np.clip(second[1][:, i], *hole[[i % 2, i % 2 + 2]]) for i in range(4)], -1)
+    seen = keep_boxes(second[1], cut)
+    boxes = np.concatenate((left[keep], cut[seen].astype(second[1].dtype)))
+    return image, boxes, np.concatenate((first[2][keep], second[2][seen]))
+
+
+def _beside(boxes: np.ndarray, hole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 4) boxes around what `hole` (x1, y1, x2, y2) leaves of each, and (n,) bool: enough of its
+    area is left. A box of which the hole takes a corner or the middle keeps its edges.
+    """
+    left = boxes.copy()
+    over = np.minimum(boxes[:, 2:], hole[2:]) - np.maximum(boxes[:, :2], hole[:2])  # (n, 2)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    touched = (over > 0).all(1)
+    for axis in (0, 1):
+        across = touched & (over[:, 1 - axis] >= sides[:, 1 - axis])  # all of the other side
+        starts, ends = boxes[:, axis] >= hole[axis], boxes[:, axis + 2] <= hole[axis + 2]
+        left[across & starts & ~ends, axis] = hole[axis + 2]
+        left[across & ends & ~starts, axis + 2] = hole[axis]
+    covered = np.where(touched, over.clip(min=0).prod(1), 0)
+    visible = 1 - covered / np.maximum(sides.prod(1), 1e-9)
+    return left, (visible > 0.10) & (~touched | keep_boxes(left, left))

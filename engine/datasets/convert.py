@@ -17,6 +17,7 @@ from pathlib import Path
 
 from engine.config import DataConfig
 from engine.data.manifest import DATASET_FILE, PreparedDataset, load_prepared
+from engine.datasets.conventions import Conventions, conventions_of
 from engine.datasets.description import Description, load_description
 from engine.datasets.findings import Findings
 from engine.datasets.formats import KINDS, writable
@@ -72,7 +73,7 @@ def convert(
             f"{', '.join(writable())}"
         )
     findings = Findings.with_policies(settings.policies)
-    name, source, images, names = _open(Path(data), settings, findings)
+    name, source, images, names, conventions = _open(Path(data), settings, findings)
     _refuse_target(target, source)
     count = Counter()
     new: Mapping[str, Labelled] = {}
@@ -82,7 +83,9 @@ def convert(
         _refuse_target(target, corrections)
     with publish_folder(target) as folder:
         writer = KINDS[format].write(folder, names)
-        for image in _corrected(_labelled(images, names, findings), new, settings, count):
+        for image in _corrected(
+            _labelled(images, names, findings, conventions), new, settings, count
+        ):
             writer.add(image)
             count.update(images=1, boxes=len(image.rows))
         findings.stop_if_refused(name)
@@ -110,10 +113,10 @@ def _corrections(folder: Path, settings: DataConfig) -> tuple[dict[str, Labelled
     policies = {**settings.policies, "unlabelled_image": "drop"}  # nobody has looked at it yet
     settings = DataConfig(source=str(folder), policies=policies)
     findings = Findings.with_policies(settings.policies)
-    name, _, images, names = _open(folder, settings, findings)
+    name, _, images, names, conventions = _open(folder, settings, findings)
     found = {
         hashlib.sha256(image.content).hexdigest(): image
-        for image in _labelled(images, names, findings)
+        for image in _labelled(images, names, findings, conventions)
     }
     findings.stop_if_refused(name)
     if not found:
@@ -158,17 +161,20 @@ def _corrected(
 
 def _open(
     data: Path, settings: DataConfig, findings: Findings
-) -> tuple[str, Path | None, Iterable[SourceImage], tuple[str, ...]]:
-    """(name, folder or None, images, class names in the order of their numbers)."""
+) -> tuple[str, Path | None, Iterable[SourceImage], tuple[str, ...], Conventions | None]:
+    """(name, folder or None, images, class names in the order of their numbers, what counts whether
+    boxes are as the format has them).
+    """
     if (data / DATASET_FILE).is_file():
         dataset = load_prepared(data)
-        return dataset.name, dataset.folder, _of_prepared(dataset), dataset.names
+        return dataset.name, dataset.folder, _of_prepared(dataset), dataset.names, None
     description = load_description(data)
     opened = open_source(description, settings, findings)
     names = (
         description.content.names or opened.reader.names or _names_that_occur(description, settings)
     )
-    return description.name, opened.folder, opened.reader, names
+    conventions = conventions_of(opened.format)
+    return description.name, opened.folder, opened.reader, names, conventions
 
 
 def _names_that_occur(description: Description, settings: DataConfig) -> tuple[str, ...]:
@@ -221,7 +227,10 @@ def refuse_inside(target: Path, source: Path, key: str = "out") -> None:
 
 
 def _labelled(
-    images: Iterable[SourceImage], names: Sequence[str], findings: Findings
+    images: Iterable[SourceImage],
+    names: Sequence[str],
+    findings: Findings,
+    conventions: Conventions | None,
 ) -> Iterator[Labelled]:
     """The images with their boxes in pixels; those that a policy leaves out are not among them."""
     for image in images:
@@ -238,6 +247,8 @@ def _labelled(
         except ValueError as error:
             findings.add("unreadable_image", image.name, str(error))
             continue
+        if conventions:
+            conventions.add(image, shape.shown)
         boxes = boxes_in_pixels(image, shape, findings)
         if boxes is None:
             continue
@@ -250,3 +261,5 @@ def _labelled(
         )
         rows = tuple(row for row in placed if class_is_known(row, image, names, findings))
         yield Labelled(image.name, shape.shown, rows, data, image.split)
+    if conventions:
+        conventions.report(findings)

@@ -1,5 +1,5 @@
-"""Fetching a dataset archive once: over https, limited in size, unpacked where no path can leave
-the folder.
+"""Fetching a dataset archive once: over https, limited in size and time, unpacked where no path
+can leave the folder.
 
 An archive is only a container (hosts pack the same content anew, with other bytes); what vouches
 for a dataset is the digest of its content, which the caller checks before the folder is published.
@@ -12,22 +12,22 @@ import http.client
 import lzma
 import os
 import shutil
-import ssl
 import tarfile
 import urllib.error
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from engine import web
 from engine.datasets.formats.folder import inside
 from engine.errors import DataError, WorkspaceError
 from engine.files import atomic_write, publish_folder
 from engine.locks import locked
 
 TIMEOUT_S = 60
+LEAST_TIME_S, SLOWEST_MB_PER_S = 600.0, 0.25  # what a whole download may take
 CHUNK = 1 << 20
 UNPACKED_FACTOR = 10  # an archive of labelled images hardly shrinks; far more is a bomb
 MAX_MEMBERS = 5_000_000
@@ -41,13 +41,6 @@ BROKEN_ARCHIVE = (  # RuntimeError: encrypted; FileExistsError: the same name tw
     RuntimeError,
     FileExistsError,
 )
-
-
-class _HttpsOnly(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        if not newurl.startswith("https://"):
-            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def fetch(
@@ -87,27 +80,30 @@ def fetch(
 
 
 def _download(url: str, archive: Path, max_mb: int, by_hand: str) -> None:
-    opener = urllib.request.build_opener(
-        _HttpsOnly, urllib.request.HTTPSHandler(context=ssl.create_default_context())
-    )
-    request = urllib.request.Request(url, headers={"User-Agent": "detectflow"})
     try:
-        with opener.open(request, timeout=TIMEOUT_S) as response, atomic_write(archive) as file:
-            _copy(response, file, max_mb << 20, f"{url}: larger than max_download_mb: {max_mb}")
-            expected = response.headers.get("Content-Length")
-            if expected is not None and expected.isdecimal() and file.tell() != int(expected):
-                raise OSError(f"ended after {file.tell()} of {expected} bytes")
+        with atomic_write(archive) as file:
+            web.fetch(
+                url,
+                file,
+                limit_bytes=max_mb << 20,
+                idle_s=TIMEOUT_S,
+                total_s=max(LEAST_TIME_S, max_mb / SLOWEST_MB_PER_S),
+                too_large=f"larger than max_download_mb: {max_mb}; nothing was kept",
+                https_only=True,
+            )
     except urllib.error.HTTPError as error:
         raise DataError(
             f"{url}: the server answers {error.code} {error.reason}. {by_hand}"
-        ) from None
+        ) from error
     except (
+        web.WebRefused,
         OSError,
         ValueError,
         http.client.HTTPException,
     ) as error:  # URLError, TimeoutError and ssl errors are OSErrors
+        # kept as the cause: of some, trying again may help
         reason = getattr(error, "reason", None) or error
-        raise DataError(f"{url}: cannot be downloaded ({reason}). {by_hand}") from None
+        raise DataError(f"{url}: cannot be downloaded ({reason}). {by_hand}") from error
 
 
 def _copy(source: IO[bytes], target: IO[bytes], limit: int, too_large: str) -> int:

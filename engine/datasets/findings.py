@@ -78,11 +78,39 @@ KINDS: dict[str, Kind] = {
         drop=IMAGE_OUT,
         fix="the image named or placed like the annotation is taken",
     ),
+    "renamed_image": Kind(
+        "image under another name, or in another folder, than its annotation says",
+        # a guess: `cam1/7.jpg` is missing, and `cam2/7.jpg` is the only 7.jpg there
+        "error",
+        "write its name into the annotation as it is here",
+        drop=IMAGE_OUT,
+        fix="the only image that fits is taken",
+    ),
+    "no_bbox": Kind(
+        "annotation without a box, but with a mask",
+        "fix",
+        "write its `bbox`",
+        drop=BOX_OUT,
+        fix="the box around its polygons or its mask is taken",
+    ),
+    "root_class": Kind(
+        "category that only groups the others",
+        "drop",
+        "remove it from the categories, or label objects as it",
+        drop="it is no class",
+        warn=KEPT,
+    ),
     "split_path": Kind(
         "split that points to no folder",
         "fix",
         "correct the path",
         fix="the folder of that name inside the dataset is taken, if there is one",
+    ),
+    "labels_elsewhere": Kind(
+        "labels in a second place, which are not read",
+        "error",
+        "bring all labels into one place, or take those away that do not count",
+        warn="they do not count",
     ),
     "link_loop": Kind(
         "link that leads back into itself",
@@ -175,6 +203,12 @@ KINDS: dict[str, Kind] = {
         "error",
         "correct it, or add it to the names",
         drop=BOX_OUT,
+    ),
+    "other_convention": Kind(
+        "boxes that are not written as their format has them",
+        "error",
+        "export them again, or give the format they are in",
+        warn="they are read as the format has them",
     ),
     "inverted_box": Kind(
         "box whose corners are swapped",
@@ -407,13 +441,7 @@ class Findings:
         lines = [f"{KINDS[kind].what} ({count}):", *(f"  {finding}" for finding in shown)]
         if count > len(shown):
             lines.append(f"  ... and {count - len(shown)} more")
-        offered = [(name, text) for name, text in KINDS[kind].choices().items() if name != "error"]
-        others = " or ".join(f"-S data.policies.{kind}={name} ({text})" for name, text in offered)
-        lines.append(
-            f"  Next: {KINDS[kind].advice}."
-            + (f" Or run the pipeline with {others}." if others else "")
-        )
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  {way_on(kind)}"])
 
     def warnings(self) -> list[str]:
         """One line for each kind that did not stop the dataset, for the log."""
@@ -441,6 +469,15 @@ class Findings:
             for kind in KINDS
             if kind in self.counts
         }
+
+
+def way_on(kind: str) -> str:
+    """The sentence that ends a refusal for `kind`: how to mend it, what would let it through."""
+    offered = [(name, text) for name, text in KINDS[kind].choices().items() if name != "error"]
+    others = " or ".join(f"-S data.policies.{kind}={name} ({text})" for name, text in offered)
+    return f"Next: {KINDS[kind].advice}." + (
+        f" Or run the pipeline with {others}." if others else ""
+    )
 
 
 def _plain(finding: Finding) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from engine.config import DataConfig
 from engine.datasets.classes import ClassSchema, reconcile, rename_rows, with_pinned
+from engine.datasets.conventions import Conventions, conventions_of
 from engine.datasets.copies import Copy, Fingerprint, copies_in_train, find_links
 from engine.datasets.description import Description
 from engine.datasets.findings import Findings
@@ -92,12 +93,17 @@ def examine(
     known = reconcile(
         description, schema, source.reader.names, settings.class_map, source.format in BY_NUMBER
     )
-    collector = SampleCollector(settings, known, source.group_of, findings, source.meta_of)
+    conventions = conventions_of(source.format)
+    collector = SampleCollector(
+        settings, known, source.group_of, findings, source.meta_of, conventions=conventions
+    )
     with contextlib.closing(
         scan_images(source.reader, findings, copies, mapper or SerialMapper(), settings.find_crops)
     ) as results:
         for image, ask, result in _reported(results, source.reader.total, progress):
             collector.take(image, ask, result)
+    if conventions:
+        conventions.report(findings)
     content = collector.digest.content(source.reader.names)
     compare_digest(description, source, content, findings)
     names = with_pinned(schema, known or collector.class_names())
@@ -151,6 +157,7 @@ class SampleCollector:
     group_of: Callable[[str], str]
     findings: Findings
     meta_of: MetaOf = nothing_known
+    conventions: Conventions | None = None
     digest: SourceDigest = field(default_factory=SourceDigest)
     entries: list[Entry] = field(default_factory=list)
     prints: dict[str, Fingerprint] = field(default_factory=dict)  # sha256 -> what copies share
@@ -168,6 +175,8 @@ class SampleCollector:
             self.files[image.name] = file
         if self._is_left_out_for_its_pixels(image.name, result.shape):
             return
+        if self.conventions:
+            self.conventions.add(image, result.shape.shown)
         image = rename_rows(image, self.settings.class_map)
         labels = check_labels(
             image, result.shape, self.known, self.findings, tiny_px=self.settings.tiny_box_px

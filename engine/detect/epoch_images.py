@@ -70,18 +70,18 @@ def draw(
     """Plots of one validation in `folder`, by key. batch: the images that are shown; found: what
     was found in them.
     """
-    # "pictures/" is where MLflow shows them: runs of all versions compare under one name
+    # The group in which MLflow shows them, after the curves. Earlier versions called it "pictures".
     plots = {}
     if found:
-        plots["pictures/predictions"] = folder / "predictions.jpg"
-        plot_found(batch, found, names, plots["pictures/predictions"])
+        plots["val pictures/predictions"] = folder / "predictions.jpg"
+        plot_found(batch, found, names, plots["val pictures/predictions"])
         if with_truth:
-            plots["pictures/labels"] = folder / "labels.jpg"
-            plot_batch(batch, names, plots["pictures/labels"])
+            plots["val pictures/labels"] = folder / "labels.jpg"
+            plot_batch(batch, names, plots["val pictures/labels"])
     if scores is not None and scores.instances:
         for path in plot_curves(scores, folder, only=CURVES):
-            plots[f"pictures/{path.stem}"] = path
-        plots["pictures/confusion_matrix"] = plot_confusion(
+            plots[f"val pictures/{path.stem}"] = path
+        plots["val pictures/confusion_matrix"] = plot_confusion(
             scores.confusion, names, folder / "confusion.png"
         )
     return plots

@@ -20,7 +20,7 @@ from engine.data.manifest import class_hash
 from engine.errors import CheckpointError, cause_of
 from engine.model_formats.metadata import decode_meta
 from engine.model_formats.table import check_suffix, format_of, weight_suffixes
-from engine.models.registry import Family, Spec, family_named
+from engine.models.registry import Family, Spec, built_in, family_named
 from engine.types import Size
 
 
@@ -83,6 +83,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     check_suffix(path)
     if not is_weight_file(str(path)):
         raise CheckpointError(f"{path}: weights are {' or '.join(weight_suffixes())} files")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint{_network_named(path)}")
     format = format_of(path)
     if format is None:
         checkpoint = load_checkpoint(path)
@@ -90,6 +92,18 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     texts, state = format.read_weights(path)
     floats = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     return check_meta(decode_meta(texts, path), path), floats
+
+
+def _network_named(path: Path) -> str:
+    """What to do where a missing file is called like a network: elsewhere such a one is fetched."""
+    if not any(family.knows(path.stem) for family in built_in()):
+        names = [name for family in built_in() for name in family.names()]
+        is_other = path.stem.startswith(("yolo", "rtdetr")) and path.name == str(path)
+        return f". The networks here are {', '.join(names)}" if is_other else ""
+    return (
+        f". No trained weights are fetched: model={path.stem} is this network with fresh weights, "
+        "to be trained; trained ones are a file of yours, such as runs/train/weights/best.pt"
+    )
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedModel:

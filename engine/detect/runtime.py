@@ -133,9 +133,7 @@ def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
         )
     chosen = choose_device(device)
     if is_weight_file(str(path)):
-        loaded = load_model(path, chosen)
-        point = point_in(loaded.meta, len(loaded.names), path)
-        return replace(runtime_of(loaded, chosen), operating_point=point)
+        return runtime_of_file(load_model(path, chosen), chosen, path)
     opened = format_of(path).load(path, chosen)
     meta = decode_meta(opened.meta, path, required=("names", "imgsz", "stride"))
     check_class_hash(meta, path)
@@ -151,6 +149,12 @@ def load_runtime(path: str | Path, device: str = "auto") -> Runtime:
         meta,
         operating_point=point_in(meta, len(meta["names"]), path),
     )
+
+
+def runtime_of_file(loaded: LoadedModel, device: torch.device, path: Path) -> Runtime:
+    """The network that was read from the weight file `path`, with the thresholds that it brings."""
+    point = point_in(loaded.meta, len(loaded.names), path)
+    return replace(runtime_of(loaded, device), operating_point=point)
 
 
 def runtime_of(loaded: LoadedModel, device: torch.device) -> Runtime:

@@ -1,5 +1,5 @@
-"""Where images for a prediction come from: file, list, directory, glob, array, PIL image, URL,
-video, camera.
+"""Where images for a prediction come from: file, list, directory, glob, array, tensor, PIL image,
+URL, video, camera.
 
 `open_source` checks at once that there is something to read and returns an iterator which yields
 frames one by one, so that a video of hours needs no more memory than one frame. An image that
@@ -10,20 +10,28 @@ job. This module knows nothing of models or boxes.
 from __future__ import annotations
 
 import glob
+import io
+import logging
+import os
+import tempfile
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import cv2
 import numpy as np
+import torch
 
+from engine import web
 from engine.data.images import decode_image, from_pillow
 from engine.errors import DataError
 from engine.files import open_regular, refuse_special
+from engine.project.redaction import hide
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset(
@@ -31,11 +39,25 @@ VIDEO_SUFFIXES = frozenset(
 )
 WEB_SCHEMES = ("http://", "https://")
 STREAM_SCHEMES = ("rtsp://", "rtmp://", "udp://", "tcp://")
-URL_TIMEOUT_S = 20
+URL_TIMEOUT_S = 20  # without a byte
+URL_TIME_S = 120.0  # of an image, all together
 URL_LIMIT_BYTES = 256 * 1024 * 1024  # an address that never stops sending must not fill the memory
+VIDEO_LIMIT_BYTES, VIDEO_TIME_S = 4 * 1024**3, 3600.0
+FETCH_ERRORS = (DataError, OSError, ValueError, HTTPException)
 JPEG_TAIL_BYTES = 64 * 1024  # cameras append their own data after the end marker
 ANSWER = "the answer"  # the name of what an address gives, in messages
+MOST_NAMED = 5  # sub-folders in a line
+DEFAULT_FPS = 30.0
+HIGHEST_FPS = 1000.0  # more is what a decoder says that does not know
 FRAMES_BROKEN_LIMIT = 25  # undecodable frames in a row after which a video counts as ended
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """A video, stream or camera that frames come from; two of one name are two."""
+
+    name: str
+    fps: float  # frames a second, as it says; DEFAULT_FPS where it does not
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,7 @@ class Frame:
     index: int = 0
     # a frame of a video or camera: nobody else holds its pixels, and hours of them fit no memory
     passing: bool = False
+    video: Video | None = None  # None: a single image
 
 
 @dataclass(frozen=True)
@@ -76,7 +99,9 @@ class Source:
     @property
     def len_hint(self) -> int | None:
         return (
-            None if any(isinstance(entry, _Video) for entry in self.entries) else len(self.entries)
+            None
+            if any(isinstance(entry, (_Video, _WebVideo)) for entry in self.entries)
+            else len(self.entries)
         )
 
     @property
@@ -89,12 +114,13 @@ class Source:
             yield from entry.frames()
 
 
-def open_source(source: Any) -> Source:
+def open_source(source: Any, vid_stride: int = 1) -> Source:
     """A `Source` of anything that can be read as one or more images.
 
     Accepts a path (file, directory, video), a glob pattern, an http(s) address, an rtsp address, a
-    camera index (int or digits), a numpy array (H, W[, C]) or (B, H, W, C) uint8 BGR, a PIL image,
-    or a list of any of these.
+    camera index (int or digits), a numpy array (H, W[, C]) or (B, H, W, C) uint8 BGR, a torch
+    tensor (3, H, W) or (B, 3, H, W) RGB, float in [0, 1] or uint8, a PIL image, or a list of any of
+    these. vid_stride: of a video or camera every Nth frame.
     Raises DataError, before the first frame, when nothing is there: the message says what was
     looked for and where.
     """
@@ -104,15 +130,21 @@ def open_source(source: Any) -> Source:
                 "The list of sources is empty: give at least one image, directory or address."
             )
         return Source(
-            [entry for item in source for entry in open_source(item).entries],
+            [entry for item in source for entry in open_source(item, vid_stride).entries],
             f"{len(source)} sources",
         )
-    return Source(_entries(source), _describe(source))
+    entries = [
+        replace(entry, stride=vid_stride) if isinstance(entry, (_Video, _WebVideo)) else entry
+        for entry in _entries(source)
+    ]
+    return Source(entries, _describe(source))
 
 
 def _entries(source: Any) -> list[Any]:
     if isinstance(source, np.ndarray):
         return _array_entries(source)
+    if isinstance(source, torch.Tensor):
+        return _tensor_entries(source)
     if isinstance(source, int) and not isinstance(source, bool):
         return [_Video(source, f"camera {source}")]
     if isinstance(source, (str, Path)):
@@ -123,8 +155,8 @@ def _entries(source: Any) -> list[Any]:
         return [_Ready(_from_pil(source), "image")]
     raise DataError(
         f"Cannot read a source of type {type(source).__name__}. Give a path, a directory, a glob "
-        "pattern, an address, a camera index, a numpy array (BGR, uint8), a PIL image, or a list "
-        "of these."
+        "pattern, an address, a camera index, a numpy array (BGR, uint8), a torch tensor (RGB, "
+        "float in [0, 1]), a PIL image, or a list of these."
     )
 
 
@@ -133,7 +165,9 @@ def _text_entries(text: str) -> list[Any]:
         return [_Video(text, text)]
     if text.startswith(WEB_SCHEMES):
         suffix = Path(urllib.parse.urlparse(text).path).suffix.lower()
-        return [_Video(text, text) if suffix in VIDEO_SUFFIXES else _Address(text)]
+        return [_WebVideo(text) if suffix in VIDEO_SUFFIXES else _Address(text)]
+    if not text.strip():
+        raise DataError("The source is empty: give a path, a directory, an address or a camera.")
     path = Path(text).expanduser()
     if path.is_dir():
         return _directory_entries(path)
@@ -145,6 +179,11 @@ def _text_entries(text: str) -> list[Any]:
         return [_Video(int(text), f"camera {text}")]
     if glob.has_magic(text):
         return _glob_entries(path)
+    if text.split(" ")[0] == "screen":
+        raise DataError(
+            f"Source not found: {text}. The screen is no source here: make an image of it, such as "
+            "PIL.ImageGrab.grab(), and give that."
+        )
     parent = path.absolute().parent
     where = (
         f"the directory {parent} exists, the file does not"
@@ -180,18 +219,46 @@ def _list_entries(path: Path) -> list[Any]:
 
 
 def _directory_entries(path: Path) -> list[Any]:
+    """The images of a folder; those of its sub-folders only where it has none itself, and said
+    either way: a folder of results below it must not be read again.
+    """
     inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
-    files = [
-        p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not p.is_dir()
-    ]
-    if files:
-        return [_file_entry(p) for p in files]
-    folders = [p.name for p in inside if p.is_dir()]
-    hint = f" It has sub-directories: use the pattern '{path}/**/*.jpg'." if folders else ""
+    files = [p for p in inside if _is_known(p)]
+    below = _below([p for p in inside if p.is_dir() and not p.is_symlink()])
+    folders = list(dict.fromkeys(str(p.parent.relative_to(path)) for p in below))
+    named = f"{', '.join(folders[:MOST_NAMED])}{', ...' if len(folders) > MOST_NAMED else ''}"
+    if files and below:
+        log.warning(
+            "%s: %d more in sub-folders (%s) are left out; source='%s/**' takes all of them",
+            path,
+            len(below),
+            named,
+            path,
+        )
+    elif below:
+        log.info("%s has no images itself: those of its sub-folders are taken (%s)", path, named)
+    if found := files or below:
+        return [_file_entry(p) for p in found]
     kinds = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
     raise DataError(
-        f"No images in the directory {path} ({len(inside)} entries; looked for {kinds}).{hint}"
+        f"No images in the directory {path} and its sub-folders ({len(inside)} entries; looked for "
+        f"{kinds})."
     )
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not path.is_dir()
+
+
+def _below(folders: list[Path]) -> list[Path]:
+    """Images and videos of folders and what is in them, but for hidden ones, in order."""
+    found = []
+    for folder in folders:
+        for where, inner, names in os.walk(folder):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            here = (Path(where) / name for name in sorted(names) if not name.startswith("."))
+            found += [p for p in here if _is_known(p)]
+    return found
 
 
 def _glob_entries(pattern: Path) -> list[Any]:
@@ -222,6 +289,35 @@ def _array_entries(array: np.ndarray) -> list[Any]:
             _Ready(_as_bgr(image), f"array {i}") for i, image in enumerate(array)
         ] or _refuse_array(array)
     return [_Ready(_as_bgr(array), "array")]
+
+
+def _tensor_entries(tensor: torch.Tensor) -> list[Any]:
+    images = tensor.detach().cpu()
+    if images.ndim not in (3, 4) or images.shape[-3] != 3 or images.numel() == 0:
+        _refuse_tensor(tensor, "")
+    if images.is_floating_point():
+        images = images.float()
+        low, high = float(images.min()), float(images.max())
+        if not (low >= 0 and high <= 1):
+            _refuse_tensor(tensor, f" with values from {low:g} to {high:g}")
+        images = (images * 255).round().to(torch.uint8)  # exact where it was uint8 / 255
+    elif images.dtype != torch.uint8:
+        _refuse_tensor(tensor, "")
+    arrays = images.numpy()[..., ::-1, :, :]  # RGB to BGR
+    if arrays.ndim == 3:
+        return [_Ready(np.ascontiguousarray(arrays.transpose(1, 2, 0)), "tensor")]
+    return [
+        _Ready(np.ascontiguousarray(array.transpose(1, 2, 0)), f"tensor {i}")
+        for i, array in enumerate(arrays)
+    ]
+
+
+def _refuse_tensor(tensor: torch.Tensor, values: str) -> NoReturn:
+    raise DataError(
+        f"Cannot use a tensor of shape {tuple(tensor.shape)} and type {tensor.dtype}{values} as "
+        "images. Expected RGB, (3, H, W) or (B, 3, H, W), as floats in [0, 1] (divide 0..255 by "
+        "255) or as uint8."
+    )
 
 
 def _as_bgr(array: np.ndarray) -> np.ndarray:
@@ -258,6 +354,8 @@ def _from_pil(image: Any) -> np.ndarray:
 def _describe(source: Any) -> str:
     if isinstance(source, np.ndarray):
         return f"array {source.shape}"
+    if isinstance(source, torch.Tensor):
+        return f"tensor {tuple(source.shape)}"
     return str(source) if isinstance(source, (str, Path, int)) else type(source).__name__
 
 
@@ -290,11 +388,13 @@ class _Address:
 
     def frames(self) -> Iterable[Frame | Skipped]:
         try:
-            image = _decode_whole(_download(self.url), ANSWER)
-        except (DataError, OSError, ValueError, HTTPException) as error:
-            yield Skipped(self.url, f"cannot be fetched: {_reason(error, ANSWER)}")
+            body = io.BytesIO()
+            _fetch(self.url, body, URL_LIMIT_BYTES, URL_TIME_S, "an image")
+            image = _decode_whole(body.getvalue(), ANSWER)
+        except FETCH_ERRORS as error:
+            yield Skipped(hide(self.url), f"cannot be fetched: {hide(_reason(error, ANSWER))}")
         else:
-            yield Frame(image, self.url)
+            yield Frame(image, hide(self.url))
 
 
 def _reason(error: Exception, name: str) -> str:
@@ -314,14 +414,39 @@ def _decode_whole(data: bytes, name: str) -> np.ndarray:
     return decode_image(data, name)
 
 
-def _download(url: str) -> bytes:
-    """The body of an http(s) address, refused when it is longer than any image."""
-    request = urllib.request.Request(url, headers={"User-Agent": "detectflow"})
-    with urllib.request.urlopen(request, timeout=URL_TIMEOUT_S) as answer:
-        data = answer.read(URL_LIMIT_BYTES + 1)
-    if len(data) > URL_LIMIT_BYTES:
-        raise DataError(f"more than {URL_LIMIT_BYTES >> 20} MiB, not an image")
-    return data
+def _fetch(url: str, target: IO[bytes], limit_bytes: int, total_s: float, what: str) -> None:
+    """The body of an http(s) address into `target`; see `web.fetch`."""
+    too_large = f"more than {limit_bytes >> 20} MiB, not {what}"
+    web.fetch(
+        url,
+        target,
+        limit_bytes=limit_bytes,
+        idle_s=URL_TIMEOUT_S,
+        total_s=total_s,
+        too_large=too_large,
+    )
+
+
+@dataclass(frozen=True)
+class _WebVideo:
+    """A video at an address. Fetched first: the decoder, which could read it from there, follows
+    an answer wherever it leads.
+    """
+
+    url: str
+    stride: int = 1
+
+    def frames(self) -> Iterable[Frame | Skipped]:
+        suffix = Path(urllib.parse.urlparse(self.url).path).suffix
+        try:
+            with tempfile.TemporaryDirectory(prefix="detectflow-") as folder:
+                file = Path(folder, f"video{suffix}")
+                with file.open("wb") as target:
+                    _fetch(self.url, target, VIDEO_LIMIT_BYTES, VIDEO_TIME_S, "a video that fits")
+                video = _Video(str(file), hide(self.url), file)
+                yield from replace(video, stride=self.stride).frames()
+        except FETCH_ERRORS as error:
+            yield Skipped(hide(self.url), f"cannot be fetched: {hide(_reason(error, ANSWER))}")
 
 
 @dataclass(frozen=True)
@@ -329,6 +454,7 @@ class _Video:
     address: str | int  # file, stream address or camera index
     name: str
     file: Path | None = None  # None: a stream or a camera
+    stride: int = 1  # every Nth frame is given; those between are not even decoded
 
     @property
     def live(self) -> bool:
@@ -358,13 +484,18 @@ class _Video:
         expected = int(
             capture.get(cv2.CAP_PROP_FRAME_COUNT)
         )  # 0 or negative for cameras and streams
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        video = Video(self.name, fps if 0 < fps <= HIGHEST_FPS else DEFAULT_FPS)
         index = good = gap = 0
         while gap <= FRAMES_BROKEN_LIMIT:
-            ok, image = capture.read()
+            is_wanted = index % self.stride == 0
+            ok, image = capture.read() if is_wanted else (capture.grab(), None)
             if ok:
                 for missing in range(index - gap, index):
                     yield Skipped(f"{self.name} frame {missing}", "cannot be decoded")
-                yield Frame(image, f"{self.name} frame {index}", None, index, passing=True)
+                if is_wanted:
+                    name = f"{self.name} frame {index}"
+                    yield Frame(image, name, None, index, passing=True, video=video)
                 good, gap = good + 1, 0
             else:
                 gap += 1

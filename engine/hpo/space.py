@@ -185,7 +185,7 @@ def _dimension(
 ) -> Dimension:
     if name not in properties:
         raise ConfigError(
-            f"{where}: unknown setting '{name}'.{nearest(name, properties)} `detectflow help "
+            f"{where}: unknown setting '{name}'.{type(base).instead_of(name)} `detectflow help "
             "train` lists them."
         )
     if name == "seed":

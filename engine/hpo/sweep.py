@@ -19,7 +19,7 @@ from typing import Any
 from engine.config import DetectionTrainConfig, Params
 from engine.config.tune import TuneConfig
 from engine.core.setup import make_plan
-from engine.errors import ConfigError, nearest
+from engine.errors import ConfigError
 from engine.hpo.space import Space, default_space, from_plain, load_space, to_plain
 from engine.project.environment import state_root
 
@@ -176,6 +176,7 @@ def split_settings(
         *TuneConfig.model_fields,
         *(name for name in schema.model_fields if name not in OURS),
     ]
+    given = schema.in_our_names(given, "tune")
     for key in given:
         if key in OURS:
             raise ConfigError(
@@ -185,8 +186,8 @@ def split_settings(
             )
         if key not in known:
             raise ConfigError(
-                f"tune: unknown key '{key}'.{nearest(key, known)} `detectflow help tune` and "
-                "`detectflow help train` list them."
+                f"tune: unknown key '{key}'.{schema.instead_of(key, TuneConfig.model_fields)} "
+                "`detectflow help tune` and `detectflow help train` list them."
             )
     own = {key: value for key, value in given.items() if key in TuneConfig.model_fields}
     tune = TuneConfig.build(own, "tune")

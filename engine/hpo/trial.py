@@ -147,7 +147,8 @@ def _train(
 
     def report(row: Mapping[str, Any]) -> None:
         if row.get(trainer.args.monitor) is not None:
-            trial.report(float(row[trainer.args.monitor]), int(row["epoch"]))
+            # steps of Optuna count from 0, also in studies of earlier versions
+            trial.report(float(row[trainer.args.monitor]), int(row["epoch"]) - 1)
 
     def on_batch(trainer: Any) -> None:
         if LEAVE.is_set() or os.getppid() != parent:
@@ -171,7 +172,7 @@ def _train(
     return {
         "state": "complete",
         "value": float(trainer.best_fitness),
-        "best_epoch": trainer.best_epoch + 1,
+        "best_epoch": trainer.best_epoch,
         "epochs": result.epochs,
         "weights_sha256": sha256_file(trainer.best),
     }
@@ -205,6 +206,32 @@ def tracker_of_searches(root: Path) -> Any:
     from engine.stages.runner import tracker_of
 
     return tracker_of(Params.load(root / "params.yaml"), "searches") or NullTracker()
+
+
+def about_study(plan: Sweep, study: optuna.Study) -> dict[str, Any]:
+    """The study as the tracker knows it."""
+    began = min(
+        (trial.datetime_start for trial in study.trials if trial.datetime_start), default=None
+    )
+    tags = {"study": plan.study, "dataset": plan.dataset, "data_digest": plan.digest}
+    return {
+        "key": study.user_attrs[studies.TRACKING],
+        "name": plan.study,
+        "tags": tags,
+        "began_ms": int(1000 * (began.timestamp() if began else time.time())),
+    }
+
+
+def tracked_study(plan: Sweep, study: optuna.Study) -> contextlib.AbstractContextManager[Any]:
+    """The study's run in the tracker, parent of its trials' runs."""
+    root = Path(plan.root)
+    space = {f"space.{each.name}": each.describe() for each in plan.dimensions}
+    params = {
+        **{f"tune.{key}": value for key, value in plan.tune.items()},
+        **space,
+        "seed": plan.training.seed,
+    }
+    return tracker_of_searches(root).tracked_study(about_study(plan, study), params, root)
 
 
 class NullTracker:

@@ -100,7 +100,7 @@ def tasks_of_folder(
         shas.append(sha256)
         results.append(result)
     bits = [uncertainty(result.scores) for result in results]
-    names = tuple(results[0].names) if results else ()
+    names = tuple(results[0].names.values()) if results else ()
     tasks = []
     for index in choose(bits, np.array(described).reshape(len(results), -1), number):
         result = results[index]

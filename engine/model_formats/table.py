@@ -17,6 +17,18 @@ FORMATS: dict[str, Format] = {each.name: each for each in (ONNX, SAFETENSORS)}
 
 CHECKPOINT = ".pt"  # what training writes; no format to export to
 REGISTERED = re.compile(r"^models:|@[^./]+$")  # a name such as detector@champion
+OTHERS = {  # formats that people know, and how to come to them from what is written here
+    "engine": "TensorRT builds it from the ONNX file: trtexec --onnx=FILE --saveEngine=FILE",
+    "tensorrt": "TensorRT builds it from the ONNX file: trtexec --onnx=FILE --saveEngine=FILE",
+    "openvino": "OpenVINO reads the ONNX file as it is, and `ovc FILE` converts it",
+    "ncnn": "pnnx converts the ONNX file",
+    "mnn": "MNNConvert converts the ONNX file",
+    "rknn": "Rockchip's toolkit reads the ONNX file",
+    **dict.fromkeys(
+        ("coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle", "imx", "executorch"),
+        "It is converted from the ONNX file by the tools of its maker",
+    ),
+}
 REMOVED = ("torchscript",)  # torch calls it deprecated, and such a file can run any code
 
 
@@ -24,6 +36,13 @@ def find_format(name: str) -> Format:
     """The format of that name. ConfigError names the nearest."""
     if name in REMOVED:
         raise ConfigError(f"{name} is no longer an export format: use onnx.")
+    if name.lower() in FORMATS:
+        return FORMATS[name.lower()]
+    if name.lower() in OTHERS:
+        raise ConfigError(
+            f"no export format '{name}': write onnx. {OTHERS[name.lower()]}. Formats: "
+            f"{', '.join(FORMATS)}"
+        )
     if name not in FORMATS:
         raise ConfigError(
             f"no export format '{name}'.{nearest(name, FORMATS)} Formats: {', '.join(FORMATS)}"

@@ -157,7 +157,8 @@ class Family(ABC):
         return {}
 
     def default_lr(self, optimizer: str) -> float:
-        """Peak learning rate where the user gives none; optimizer: SGD, Adam or AdamW."""
+        """Peak learning rate where the user gives none; optimizer: SGD, or one of Adam's
+        kind."""
         return 0.01 if optimizer == "SGD" else 0.001
 
     def transfer(
@@ -214,6 +215,12 @@ class Family(ABC):
         `DetectionTrainer` do.
         """
         return self
+
+    def fuse(self, module: nn.Module) -> nn.Module:
+        """The network with fewer operations and the same function, to predict with: a copy in eval
+        mode. By default the module as it is.
+        """
+        return module
 
     def export_module(self, module: nn.Module, size: Size) -> nn.Module:
         """A module in eval mode that can be traced: forward(images (B, 3, H, W) float RGB in

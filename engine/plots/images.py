@@ -26,13 +26,47 @@ BACKGROUND = 255
 
 
 def draw_detections(
-    image: np.ndarray, detections: Detections, names: Sequence[str], line_px: int | None = None
+    image: np.ndarray,
+    detections: Detections,
+    names: Sequence[str],
+    line_px: int | None = None,
+    text_px: int | None = None,
+    with_names: bool = True,
+    with_scores: bool = True,
+    ids: np.ndarray | None = None,
+    by_class: bool = True,
 ) -> np.ndarray:
     """A copy of `image` (H, W, 3) uint8 BGR with boxes, names and scores; the best detection lies
     on top.
+
+    line_px, text_px: None: by the size of the image. ids: (K,) numbers of the objects: drawn, and
+    each object has a colour of its own. by_class: boxes of one class have one colour; else each box
+    has its own.
     """
+    count = len(detections)
+    kinds = np.asarray(detections.classes)
+    colours = np.asarray(ids) if ids is not None else kinds if by_class else np.arange(count)
+    labels = None
+    if not (with_names and with_scores and ids is None):
+        known = drawable_names(names)
+        labels = []
+        for i in range(count):
+            parts = [f"{int(ids[i])}:"] if ids is not None else []
+            parts += [_name(known, int(kinds[i]))] if with_names else []
+            parts += [f"{detections.scores[i]:.2f}"] if with_scores else []
+            labels.append(" ".join(parts))
     canvas = np.ascontiguousarray(image[..., ::-1])
-    _draw(canvas, detections.boxes, detections.classes, detections.scores, names, line_px)
+    _draw(
+        canvas,
+        detections.boxes,
+        detections.classes,
+        detections.scores,
+        names,
+        line_px,
+        text_px,
+        labels,
+        colours,
+    )
     return np.ascontiguousarray(canvas[..., ::-1])
 
 
@@ -112,11 +146,19 @@ def _draw(
     scores: np.ndarray | None,
     names: Sequence[str],
     line_px: int | None = None,
+    text_px: int | None = None,
+    labels: Sequence[str] | None = None,
+    colours: np.ndarray | None = None,
 ) -> None:
-    """Draw onto `canvas` (H, W, 3) uint8 RGB in place."""
+    """Draw onto `canvas` (H, W, 3) uint8 RGB in place.
+
+    labels: None: name and score; an empty one is left out. colours: (n,) numbers, None: of the
+    classes.
+    """
     height, width = canvas.shape[:2]
     line = line_px or max(1, round(math.sqrt(height * width) / 320))
-    text_px = int(np.clip(round(math.sqrt(height * width) / 45), 10, 28))
+    text_px = text_px or int(np.clip(round(math.sqrt(height * width) / 45), 10, 28))
+    colours = np.asarray(classes if colours is None else colours)
     limit = np.array([width, height, width, height])
     corners = (
         np.clip(np.nan_to_num(np.asarray(boxes).reshape(-1, 4)), -limit, 2 * limit)
@@ -130,17 +172,25 @@ def _draw(
         # A dark thin line under the coloured one keeps boxes visible on a ground of their own
         # colour.
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(classes[i])), line)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), class_colour(int(colours[i])), line)
     chip = text_px + 4
     names = drawable_names(names)
     for i in order:  # labels after all boxes: a line through a label makes it unreadable
         x1, y1, *_ = corners[i]
-        kind = int(classes[i])
-        name = shorten(names[kind] if 0 <= kind < len(names) else str(kind))
-        label = name if scores is None else f"{name} {scores[i]:.2f}"
+        if labels is None:
+            name = _name(names, int(classes[i]))
+            label = name if scores is None else f"{name} {scores[i]:.2f}"
+        else:
+            label = labels[i]
+        if not label:
+            continue
         y = y1 - chip if y1 >= chip else y1  # above the box, inside where there is no room above
-        colour = class_colour(kind)
+        colour = class_colour(int(colours[i]))
         _stamp(canvas, label, x1, min(y, height - chip), text_px, ink_on(colour), colour)
+
+
+def _name(names: Sequence[str], kind: int) -> str:
+    return shorten(names[kind] if 0 <= kind < len(names) else str(kind))
 
 
 def _stamp(

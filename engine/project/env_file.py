@@ -5,6 +5,9 @@ A line is what a shell reads too, so that `set -a; . ./.env; set +a` gives `dvc`
 by hand the same values;
 but nothing is expanded or run here: where a shell would do so (`$`, back-quotes, `~`, `&`, `;` and
 such, outside of single quotes) the line is refused.
+
+Prefect reads the same file by itself, with python-dotenv, where `prefect` is typed by hand: a line
+for Prefect that has another meaning there is refused, too.
 """
 
 from __future__ import annotations
@@ -22,6 +25,10 @@ _BARE = re.compile(
 )  # a # within a word belongs to it
 _SHELL_BARE = re.compile(r"[$&;|()<>`\\]|(?:^|:)(?=~)")  # what a shell does not take as it stands
 _SHELL_DOUBLE = re.compile(r"(?<!\\)(?:\\\\)*[$`]")
+# What python-dotenv replaces: `${NAME}` everywhere, and more pairs with a backslash than a shell.
+_DOTENV_SINGLE = re.compile(r"\\\\|\$\{")
+_DOTENV_DOUBLE = re.compile(r"\\[^\"\\]|\$\{")
+_DOTENV_BARE = re.compile(r"[^\S ]")
 _ESCAPED = re.compile(r'\\(["\\$`])')
 
 
@@ -57,7 +64,9 @@ def read_env_file(path: Path) -> dict[str, str]:
                 f"{path}, line {number}: expected NAME=value, without spaces around =. "
                 f"{_beginning(text)}"
             )
-        values[name[1]] = _value(text[name.end() :], f"{path}, line {number}: {name[1]}")
+        place = f"{path}, line {number}: {name[1]}"
+        _refuse_for_prefect(name[1], text[name.end() :], place)
+        values[name[1]] = _value(text[name.end() :], place)
     return {name: value for name, value in values.items() if value}
 
 
@@ -69,6 +78,30 @@ def _beginning(text: str) -> str:
         if word and "=" in text
         else "There is no = behind a name in it."
     )
+
+
+def _refuse_for_prefect(name: str, text: str, place: str) -> None:
+    """ConfigError for what python-dotenv reads otherwise than a shell and we do; of a value whose
+    end it does not see, it takes the lines below for the rest, whoever they are for.
+    """
+    single, double = _SINGLE.fullmatch(text), _DOUBLE.fullmatch(text)
+    if single and single[1].endswith("\\"):
+        raise ConfigError(
+            f"{place}: Prefect, which reads this file too, takes a backslash at the end of '...' "
+            'for a part of the quote. Write "...\\\\", between double quotes and twice.'
+        )
+    if not name.startswith("PREFECT_"):
+        return
+    bare = _BARE.fullmatch(text)
+    if (
+        (single and _DOTENV_SINGLE.search(single[1]))
+        or (double and _DOTENV_DOUBLE.search(double[1]))
+        or (bare and _DOTENV_BARE.search(bare[1] or ""))
+    ):
+        raise ConfigError(
+            f"{place}: Prefect, which reads this file too, takes backslashes, ${{...}} and special "
+            "blanks otherwise than a shell. Choose a value without them."
+        )
 
 
 def _value(text: str, place: str) -> str:

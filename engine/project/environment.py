@@ -7,6 +7,7 @@ All state lies inside the project root, nothing leaves the machine.
 
 from __future__ import annotations
 
+import logging
 import os
 import urllib.parse
 from importlib import metadata
@@ -15,7 +16,10 @@ from pathlib import Path
 from engine.errors import ConfigError, nearest
 from engine.plugins import look_in
 from engine.project.env_file import read_env_file
+from engine.project.proxies import prepare_proxies
 from engine.project.redaction import hide
+
+logger = logging.getLogger("detectflow")
 
 PROJECT_FILES = ("dvc.yaml", "params.yaml")
 LOOPBACK = "127.0.0.1"
@@ -115,7 +119,7 @@ def prepare_environment(root: str | Path | None = None) -> Path:
     Raises:
         NoProject: no `root` is given, and there is none here.
         ConfigError: a line of `.env` cannot be read; a variable has a value that nothing can come
-            of.
+            of, a proxy among them.
     """
     root = find_root() if root is None else Path(root).resolve()
     state = state_root(root)
@@ -124,6 +128,8 @@ def prepare_environment(root: str | Path | None = None) -> Path:
     for name, value in {**FIXED_DEFAULTS, **_paths(state), **_trusted()}.items():
         os.environ.setdefault(name, value)
     require_possible_tracker(os.environ["MLFLOW_TRACKING_URI"])
+    for sentence in prepare_proxies():
+        logger.warning(sentence)
     look_in(root)  # modules of the user's own are found from wherever a command is called
     return root
 

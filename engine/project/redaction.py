@@ -23,13 +23,37 @@ _QUERY = re.compile(
 )
 
 
+# Variables that hold nothing but a secret, or `user:password`.
+SECRET_VARIABLES = (
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_API_KEY",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+)
+SHORTEST_SECRET = 8  # a shorter one would be found within ordinary words
+
+
 def hide(text: str) -> str:
-    """`text` with the passwords and tokens of all addresses in it replaced by `***`."""
+    """`text` with the passwords and tokens of all addresses in it, and the values of
+    `SECRET_VARIABLES`, replaced by `***`.
+    """
+    for secret in _known_secrets():
+        text = text.replace(secret, HIDDEN)
     if "://" not in text:
         return text
     return _QUERY.sub(
         rf"\1{HIDDEN}", _TOKEN.sub(rf"\1{HIDDEN}@", _WORD.sub(_without_password, text))
     )
+
+
+def _known_secrets() -> list[str]:
+    """What must not be shown, longest first: also as basic authentication writes it."""
+    found: set[str] = set()
+    for value in filter(None, map(os.environ.get, SECRET_VARIABLES)):
+        found |= {value, value.partition(":")[2], base64.b64encode(value.encode()).decode()}
+    return sorted((each for each in found if len(each) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
 def _without_password(found: re.Match[str]) -> str:

@@ -9,8 +9,9 @@ and NMS are those of `engine.detect`; a test compares the two.
     model.predict(pandas.DataFrame({"image": [base64_of_a_jpeg]}), params={"conf":
     0.4})["detections"]
 
-gives one JSON text per image: `[{"class": 0, "name": "RBC", "score": 0.93, "xyxy": [x1, y1, x2,
-y2]}, ...]`, best first, in pixels of the image as it is shown (EXIF rotation applied).
+gives one list per image: `[{"class": 0, "name": "RBC", "score": 0.93, "xyxy": [x1, y1, x2, y2]},
+...]`, best first, in pixels of the image as it is shown (EXIF rotation applied). A server answers
+`{"predictions": [{"detections": [...]}, ...]}`, with lists and numbers as they are.
 """
 
 import base64
@@ -25,12 +26,32 @@ import cv2
 import mlflow
 import numpy as np
 import pandas
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 GREY = 114
 IMAGES_PER_CALL = 16
 
 # Where the model is served, nothing is sent to Microsoft either; onnxruntime asks at its import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+class NoImage(MlflowException, ValueError):
+    """What was sent is no image: a server answers 400 with this sentence. (What MLflow puts before
+    it, the table that was sent, tells a client nothing.)
+    """
+
+    def __init__(self, sentence):
+        self.sentence = sentence
+        super().__init__(sentence, error_code=BAD_REQUEST)
+
+    @property
+    def message(self):
+        return self.sentence
+
+    @message.setter
+    def message(self, value):
+        pass
 
 
 class Detector(mlflow.pyfunc.PythonModel):
@@ -72,12 +93,12 @@ class Detector(mlflow.pyfunc.PythonModel):
 
     def predict(self, context, model_input: pandas.DataFrame, params=None):
         """model_input: a table with a column `image` of base64 texts (data: URLs too). Returns a
-        table `detections`.
+        table `detections`: a list of dictionaries per image.
 
         params: conf, the lowest score; without it each class has the threshold that the file
         brings, where it brings any. iou, above which NMS removes the weaker box of a class (without
-        effect where the network needs no NMS); max_det, boxes per image. Raises ValueError naming
-        the row that holds no image.
+        effect where the network needs no NMS); max_det, boxes per image. Raises NoImage, a
+        ValueError, naming the row that holds no image.
         """
         given = {key: value for key, value in (params or {}).items() if value is not None}
         settings = {**self.thresholds, **given}
@@ -87,9 +108,7 @@ class Detector(mlflow.pyfunc.PythonModel):
         for begin in range(0, len(texts), step):
             images = [decode(text, begin + i) for i, text in enumerate(texts[begin : begin + step])]
             found += self.detect(images, **settings)
-        return pandas.DataFrame(
-            {"detections": [json.dumps(each, ensure_ascii=False) for each in found]}
-        )
+        return pandas.DataFrame({"detections": pandas.Series(found, dtype=object)})
 
     def detect(self, images, conf, iou, max_det):
         """Images (h, w, 3) BGR uint8, at most one call's worth, to a list of detections each."""
@@ -179,7 +198,7 @@ def decode(text, row):
     except (binascii.Error, cv2.error, AttributeError, TypeError):
         image = None
     if image is None:
-        raise ValueError(
+        raise NoImage(
             f"row {row}: 'image' must be the base64 text of an encoded image (JPEG, PNG, ...)"
         )
     return image

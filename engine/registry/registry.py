@@ -216,10 +216,13 @@ def save_pyfunc(
     import pandas
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import Array, Object, Property
 
+    kinds = {"class": "long", "name": "string", "score": "double", "xyxy": Array("double")}
+    detection = Object([Property(name, kind) for name, kind in kinds.items()])
     signature = ModelSignature(
         Schema([ColSpec("string", "image")]),
-        Schema([ColSpec("string", "detections")]),
+        Schema([ColSpec(Array(detection), "detections")]),
         ParamSchema(
             [
                 ParamSpec(name, "long" if isinstance(DEFAULTS[name], int) else "double", value)

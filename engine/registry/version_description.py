@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from engine.markdown import plain
+from engine.markdown import plain, spread
 from engine.metrics.headlines import headlines
 from engine.registry.candidate import Candidate
 from engine.registry.history import CHAMPION, Entry, What
@@ -29,7 +29,7 @@ MODEL_DESCRIPTION = (
     "Object detectors made by DetectFlow. `champion` is the one to use, `challenger` the newest, "
     "`previous` the champion "
     'before: `mlflow.pyfunc.load_model("models:/NAME@champion")`. Input: a column `image` of '
-    "base64 texts of encoded images; output: a column `detections` of JSON texts with class, name, "
+    "base64 texts of encoded images; output: a column `detections` of lists with class, name, "
     "score and box in pixels."
 )
 
@@ -116,7 +116,7 @@ def history_table(history: Sequence[Entry], rows: int = ROWS) -> str:
             why,
         )
         lines.append(f"| {' | '.join(plain(cell) for cell in cells)} |")
-    return "\n".join(lines)
+    return spread("\n".join(lines))
 
 
 def with_section(text: str, heading: str, section: str) -> str:
@@ -216,7 +216,7 @@ def _class_rows(candidate: Candidate, shown: int) -> str:
         lines.append(
             f"| and {len(candidate.per_class) - shown} more: `validate/per_class.csv` | | | | | |"
         )
-    return "\n".join(lines)
+    return spread("\n".join(lines))
 
 
 def _cell(value: Any) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.core.results import numbered_from_one
 from engine.data.manifest import COPIES_FILE
 from engine.errors import EngineError
 from engine.files import sha256_file
@@ -189,7 +190,7 @@ def collect(root: Path, ask: bool = True) -> Facts:
         dataset=files.values(PREPARED, "dataset.json"),
         operating=files.values(validate, "operating_point.json"),
         errors=files.values(validate, "errors.json"),
-        epochs=files.rows(train, "results.csv"),
+        epochs=tuple(numbered_from_one(files.rows(train, "results.csv"))),
         per_class=files.rows(validate, "per_class.csv"),
         per_image=files.rows(validate, "per_image.csv"),
         confusion=_confusion(files, validate),

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from engine.errors import ConfigError, nearest, nearest_name
+from engine.settings.known_name import KnownName, in_ours
 from engine.settings.yaml_io import NumberLoader, lines_of_file, nearest_line, read_yaml
 
 NULLS = {"", "null", "Null", "NULL", "~"}
@@ -39,6 +40,22 @@ class Frozen(BaseModel):
     )
     listed_by: ClassVar[str] = ""
     """The command that lists the keys of a section with too many for a message."""
+    known_names: ClassVar[Mapping[str, KnownName]] = {}
+    """Names and values that users of other trainers bring."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choices_in_any_case(cls, values: Any) -> Any:
+        """`optimizer=sgd` where one of the choices is SGD."""
+        if not isinstance(values, Mapping):
+            return values
+        fields = fields_by_key(cls)
+        return {
+            key: _as_chosen(value, fields[key].annotation)
+            if isinstance(value, str) and key in fields
+            else value
+            for key, value in values.items()
+        }
 
     @model_validator(mode="before")
     @classmethod
@@ -51,6 +68,12 @@ class Frozen(BaseModel):
             key: tuple(value) if key in fixed and isinstance(value, list) else value
             for key, value in values.items()
         }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_our_names(cls, values: Any) -> Any:
+        """Runs first: of the validators before, the last one does."""
+        return in_ours(cls.known_names, values) if isinstance(values, Mapping) else values
 
     @classmethod
     def build(
@@ -79,6 +102,19 @@ class Frozen(BaseModel):
             ) from None
 
     @classmethod
+    def in_our_names(cls, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """`values` with those that other trainers call otherwise under our names; `build` does it
+        too, this is for who looks at them before.
+
+        Raises:
+            ConfigError: one of them has no such meaning here, or contradicts another.
+        """
+        try:
+            return in_ours(cls.known_names, values)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
+
+    @classmethod
     def load(cls, path: str | Path) -> Self:
         """Read a YAML file of this section, for example a run's `args.yaml`."""
         return cls.build(load_yaml(path), str(path), path)
@@ -105,7 +141,8 @@ class Frozen(BaseModel):
             line = nearest_line(in_file, ".".join(map(str, item["loc"])))
             at = f"line {line}: " if line else ""
             if item["type"] == "extra_forbidden":
-                lines[key] = f"{at}unknown key '{key}'.{section._instead_of(name)}"
+                said = section.instead_of(name)
+                lines[key] = f"{at}unknown key '{key}'.{said}"
                 continue
             said = item["msg"].removeprefix("Value error, ")
             if key in lines:
@@ -138,11 +175,19 @@ class Frozen(BaseModel):
         return section, 0
 
     @classmethod
-    def _instead_of(cls, key: str) -> str:
-        """What to do about an unknown key: the nearest known one with its meaning, else all of them
-        or who lists them.
+    def instead_of(cls, key: str, others: Collection[str] = ()) -> str:
+        """What to do about an unknown key: our name for what other trainers call so, or why there
+        is none; else the nearest known one with its meaning, else all of them or who lists them.
+
+        others: keys that are taken beside those of the section.
         """
-        known = fields_by_key(cls)
+        known = [*others, *fields_by_key(cls)]
+        theirs = cls.known_names.get(key)
+        if theirs is not None and theirs.here in known:
+            how = f" {theirs.how}" if theirs.how else ""
+            return f" Here it is called {theirs.here}{cls._meaning(theirs.here)}.{how}"
+        if theirs is not None and not theirs.here:
+            return f" There is none here ({theirs.meaning}): {theirs.how}."
         near = nearest_name(key, known)
         if near:
             return f"{nearest(key, known)}{cls._meaning(near)}"
@@ -157,6 +202,16 @@ class Frozen(BaseModel):
             return ""
         kind = kind_of(cls.model_json_schema(by_alias=True)["properties"][key])
         return f" ({kind}: {field.description})" if field.description else f" ({kind})"
+
+
+def _as_chosen(text: str, annotation: Any) -> str:
+    """The choice of a `Literal` that a text is, whatever the case; else the text."""
+    parts = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
+    choices = [c for part in parts if get_origin(part) is Literal for c in get_args(part)]
+    if not choices or text in choices:
+        return text
+    meant = [c for c in choices if isinstance(c, str) and c.lower() == text.strip().lower()]
+    return meant[0] if len(meant) == 1 else text
 
 
 def _shown(value: Any) -> str:
@@ -209,7 +264,8 @@ def parse_value(text: str, kind: Any = None) -> Any:
     value = _as_yaml(text)
     kinds = _kinds(kind)
     is_text = bool(kinds) and kinds <= {str, type(None)}
-    if text.strip() in NULLS and (not is_text or type(None) in kinds) and not _exists(text):
+    word = text if is_text else text.strip()  # blanks are text too
+    if word in NULLS and (not is_text or type(None) in kinds) and not _exists(text):
         return None
     if value is None:  # a comment
         return text

@@ -17,32 +17,38 @@ _MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp")}
 
 
-class NumberLoader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3).
-
-    What it cannot read is a `yaml.YAMLError`: PyYAML's own constructors let an IndexError out for
-    `!!float`, a ValueError for 2026-13-45, an AttributeError for `!!timestamp x`, and so on.
+class Refusing:
+    """For a loader of PyYAML: what it cannot read is a `yaml.YAMLError`. Its own constructors let
+    an IndexError out for `!!float`, a ValueError for 2026-13-45, an AttributeError for `!!timestamp
+    x`, and so on.
     """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        with _refusing(node):
+        with _refusing(node.start_mark):
             return super().construct_object(node, deep)
 
     def construct_document(self, node: yaml.Node) -> Any:
-        with _refusing(node):
+        with _refusing(node.start_mark):
             return super().construct_document(node)
 
 
+class NumberLoader(Refusing, yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number, as people mean it (YAML 1.1 wants 1.0e-3)."""
+
+    def fetch_more_tokens(self) -> Any:  # "\\UFFFFFFFF": no such character
+        with _refusing(self):
+            return super().fetch_more_tokens()
+
+
 @contextmanager
-def _refusing(node: yaml.Node) -> Iterator[None]:
+def _refusing(place: Any) -> Iterator[None]:
+    """RefusedYaml for what PyYAML lets out; place: has the `line`, from 0."""
     try:
         yield
     except (yaml.YAMLError, RecursionError):
         raise
     except Exception as error:
-        raise RefusedYaml(
-            f"line {node.start_mark.line + 1}: a value that cannot be read: {error}"
-        ) from None
+        raise RefusedYaml(f"line {place.line + 1}: a value that cannot be read: {error}") from None
 
 
 NumberLoader.add_implicit_resolver(
@@ -159,7 +165,7 @@ def key_lines(text: str) -> dict[str, int]:
     YAML.
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=NumberLoader)
     except (yaml.YAMLError, RecursionError):
         return {}
     lines: dict[str, int] = {}

@@ -34,6 +34,7 @@ from engine.plugins import is_dotted
 from engine.project.environment import state_root
 from engine.stages.layout import STAGES, Layout, write_json
 from engine.stages.own_code import own_code, versions_of
+from engine.stages.prepare import raw_inputs
 
 NAME = "code"  # of the stage in dvc.yaml
 ENTRY_POINTS = "detectflow.families"  # group in which an installed package offers families
@@ -100,7 +101,8 @@ def stage_code(
 
     {"settings": its section with defaults, "family": of the network, where the stage has one,
     "modules": module -> digest, "own": the same of the user's modules, "packages": name -> version
-    of what those import, and of libraries whose code is part of the network}
+    of what those import, and of libraries whose code is part of the network, "inputs": what prepare
+    uses of data/raw}
     """
     kept = sources or engine_sources(root)
     settings = settings_of(stage, params)
@@ -122,9 +124,13 @@ def stage_code(
     else:
         modules = code_of_stage(stage, kept)
         found = {"settings": settings, "modules": modules, "own": {}, "packages": {}}
-    # Not a dependency of its own: the file need not be there, and prepare adds to it.
+    # No dependencies of their own: the file need not be there, and prepare adds to it; which part
+    # of data/raw is used says a file that dvc.yaml cannot read.
     if stage == "prepare" and (edited := _edited_classes(root)):
         found["classes"] = edited
+    if stage == "prepare":
+        known = (read_code(Layout(root).code(stage)) or {}).get("inputs") or {}
+        found |= {"inputs": used} if (used := raw_inputs(params, root, known)) else {}
     if sources is None:
         kept.keep()
     return found

@@ -10,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.config import DataConfig, Params
-from engine.errors import EngineError
-from engine.files import read_object
+from engine.errors import EngineError, WorkspaceError
+from engine.files import read_object, sha256_file
 from engine.project.environment import state_root
+from engine.settings.base import load_yaml
 from engine.stages.layout import Attached, Layout, Progress, write_json
 
 log = logging.getLogger("detectflow.data")
+
+RAW = Path("data/raw")  # where people put their data
 
 
 def run(
@@ -48,8 +51,14 @@ def run(
     settings = with_absolute_path(params.data, root)
     mapper = mapper or LocalWorkers(params.flows.prepare.workers)
     description = load_description(root / settings.source)
+    used = raw_inputs(params, root)
     schema = project_classes(root, description.name)
     report = prepare(description, layout.prepared, settings, progress, schema, mapper)
+    if raw_inputs(params, root) != used:
+        raise WorkspaceError(
+            f"stage prepare: {', '.join(used)} changed while it ran, so its results were not "
+            "recorded: it is unknown what they were made from. Run it again."
+        )
     _pin(root, description.name, report.info["names"], is_new=schema is None)
     return write_json(layout.summary("prepare"), report.summary())
 
@@ -96,11 +105,77 @@ def with_absolute_path(settings: DataConfig, root: Path) -> DataConfig:
     return settings.with_overrides(found) if found else settings
 
 
+def raw_inputs(
+    params: Params, root: Path, before: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What prepare uses of `data/raw` besides `data.source`, which dvc.yaml names: the folder that
+    a description means, `data.path`, `data.keep_splits`; path -> digest of its content. Whatever
+    else lies in `data/raw` is no input, so another dataset there makes nothing run again.
+
+    before: an earlier answer, which stands for what is not at hand (a fresh clone) or cannot be
+    told.
+    """
+    before = before or {}
+    try:
+        places = _named_places(params.data, root)
+    except EngineError:
+        return dict(before)  # prepare says what is wrong with it
+    source, found = root / params.data.source, {}
+    for base in dict.fromkeys((root, state_root(root))):
+        raw = (base / RAW).resolve()
+        for place in places:
+            inner = place.resolve()
+            if inner.is_relative_to(source.resolve()) or not inner.is_relative_to(raw):
+                continue
+            name = f"{RAW.as_posix()}/{inner.relative_to(raw).as_posix()}"
+            digest = _content_digest(inner, state_root(root)) or before.get(name)
+            found |= {name: digest} if digest else {}
+    return found
+
+
+def _named_places(settings: DataConfig, root: Path) -> list[Path]:
+    """Files and folders that the settings, or the description that they name, mean."""
+    settings = with_absolute_path(settings, root)
+    places = [Path(settings.keep_splits)] if settings.keep_splits else []
+    source = root / settings.source
+    if settings.path:
+        return [*places, Path(settings.path)]
+    if source.is_dir() or "generator" in load_yaml(source):
+        return places  # asked often, and what follows imports numpy
+    from engine.datasets.description import load_description
+
+    folder = load_description(source).local_folder(settings)
+    return places if folder is None else [*places, folder]
+
+
+def _content_digest(place: Path, state: Path) -> str | None:
+    """Of a file, or of all files below a folder with their names; None: it is not there. Files are
+    read again only where their sizes, times or inodes are others.
+    """
+    if place.is_file():
+        return sha256_file(place)
+    if not place.is_dir():
+        return None
+    from engine.datasets.source_digest import Snapshot, recall, remember
+
+    key = hashlib.sha256(str(place).encode()).hexdigest()[:16]
+    index = state / ".cache" / "sources" / f"raw-{key}.json"
+    known = recall(index, place)
+    if known is None:
+        before = Snapshot.of(place)
+        files = sorted(file for file in place.rglob("*") if file.is_file())
+        lines = [f"{sha256_file(file)} {file.relative_to(place).as_posix()}" for file in files]
+        known = {"digest": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+        remember(index, before, known)
+    return known["digest"]
+
+
 def source_changed(params: Params, root: Path) -> bool:
     """Whether a source outside DVC's view holds something else than what was prepared, so that
     prepare must run.
 
-    DVC watches the description, `data/raw` and the code. What is left is a local folder elsewhere:
+    DVC watches what is used of `data/raw` (`raw_inputs`), the description and the code. What is
+    left is a local folder elsewhere:
     `data.path`, or the path in a description. If it is not there (a fresh clone with pulled data),
     what was prepared stands.
 

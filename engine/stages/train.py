@@ -156,7 +156,7 @@ def publish(
         for key, value in result.metrics.items()
         if key.startswith(("metrics/", "val/"))
     }
-    summary = {"best_epoch": result.best_epoch + 1, "epochs": result.epochs, **metrics}
+    summary = {"best_epoch": result.best_epoch, "epochs": result.epochs, **metrics}
     origin = {
         "model": params.train.model,
         "weights_sha256": result.best_sha256,

@@ -44,14 +44,14 @@ class EpochImages:
 
     def __init__(self, artist: Artist, most: int):
         self.artist, self.most = artist, most
-        self.is_due = False
+        self.is_due = self.is_first = False
         self._drawing: list[Future] = []
         self._thread: ThreadPoolExecutor | None = None
 
     def on_train_epoch_end(self, trainer: Any) -> None:
-        self.is_due = trainer.epoch in epochs_drawn(
-            trainer.args.epochs, trainer.args.val_period, self.most
-        )
+        drawn = epochs_drawn(trainer.args.epochs, trainer.args.val_period, self.most)
+        self.is_due = trainer.epoch in drawn
+        self.is_first = self.is_due and trainer.epoch == min(drawn)
 
     def on_val_batch_end(self, validator: Any) -> None:
         if self.is_due:
@@ -67,7 +67,9 @@ class EpochImages:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="detectflow-images")
         draw = self.artist.take(validator)
-        self._drawing.append(self._thread.submit(self._draw, draw, journal, step, at_ms, record))
+        # MLflow's slider stands at 0 first, and shows nothing where no image is
+        steps = (0, step) if self.is_first and step else (step,)
+        self._drawing.append(self._thread.submit(self._draw, draw, journal, steps, at_ms, record))
 
     def finish(self, wait_s: float) -> None:
         """Wait for what is being drawn, but not longer; then nothing more comes."""
@@ -76,7 +78,9 @@ class EpochImages:
             self._thread.shutdown(wait=False, cancel_futures=True)
             self._thread = None
 
-    def _draw(self, draw: Draw, journal: Journal, step: int, at_ms: int, record: Record) -> None:
+    def _draw(
+        self, draw: Draw, journal: Journal, steps: tuple[int, ...], at_ms: int, record: Record
+    ) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
                 drawn = draw(Path(scratch))
@@ -89,13 +93,14 @@ class EpochImages:
                         "at": at_ms,
                     }
                     for key, path in drawn.items()
+                    for step in steps
                 ]
             if records and self._thread is not None:
                 record(*records)
         except (
             Exception
         ) as error:  # a full disk, a validator of the user's own: none is the training's business
-            logger.warning("epoch %d is not drawn: %s: %s", step, type(error).__name__, error)
+            logger.warning("epoch %d is not drawn: %s: %s", steps[-1], type(error).__name__, error)
 
 
 def epochs_drawn(total: int, val_period: int, most: int) -> set[int]:

@@ -39,7 +39,7 @@ def experiment_url(name: str, base: str = LOCAL, root: Path | None = None) -> st
     """The runs table of an experiment."""
     found = experiment_id(name, root)
     if found is None:
-        return f"{base}/#/experiments"
+        return f"{base}/#/experiments?{TRAINING}"
     return f"{base}/#/experiments/{found}/runs?{TRAINING}"
 
 

@@ -18,6 +18,7 @@ from engine.locks import locked
 from engine.tracking.journal import Journal, Record, is_held, left_behind
 from engine.tracking.mlflow_client import Store, uploading
 from engine.tracking.run_description import describe
+from engine.tracking.run_metadata import TIME
 
 logger = logging.getLogger("detectflow.tracking")
 
@@ -31,7 +32,7 @@ OWN_NOTE = "detectflow.study"
 DESCRIPTION = "mlflow.note.content"  # tag
 IMAGES, IMAGE_PX = "images", 1600  # folder of MLflow's; most that is uploaded, as PNG
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100  # MLflow's limits
-TIMES = "time/"  # metrics of how long something took
+TIMES = (f"{TIME}/", "time/")  # metrics of how long something took; the last: of older runs
 DIED = "the process died"
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.markdown import plain, sentence
+from engine.markdown import plain, sentence, spread
 from engine.metrics.headlines import headline_names, short_name
 from engine.metrics.reported import PRIMARY
 from engine.tracking.run_metadata import BEST
@@ -57,7 +57,7 @@ def _table(metrics: Mapping[str, float]) -> str:
             for split in columns
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return spread("\n".join(lines))
 
 
 def _facts(

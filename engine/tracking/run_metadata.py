@@ -32,10 +32,14 @@ PREPARED = Path("data/prepared")
 DATASET = PREPARED / "dataset.json"
 WEIGHTS = Path("weights/best.pt")
 
-DVC_PATHS = ("data/raw", PREPARED.as_posix(), WEIGHTS.parent.as_posix())
+DVC_PATHS = (PREPARED.as_posix(), WEIGHTS.parent.as_posix())
+RAW = "data/raw"
 
-# Groups of single metrics. The UI orders groups by name, and these are to come after the curves.
+# Groups of metrics. The UI orders its charts by group and name, and the reader is to see AP first
+# (`metrics`, `test`), then losses (`train`, `val`), single numbers after curves, and what is seldom
+# asked for last. Runs of earlier versions have the last two as `time` and `lr`.
 BEST, EXPORT = "val best", "verify export"
+TIME, RATES = "wall time", "warm-up and lr"
 
 DIGEST_CHARACTERS = 16  # of a digest, for people; MLflow takes 36
 NAME_CHARACTERS, PARAM_CHARACTERS = 250, 6000  # MLflow's limits
@@ -228,7 +232,11 @@ def dvc_tags(root: Path) -> dict[str, str]:
         }
     except (EngineError, TypeError, KeyError, AttributeError):
         return {}
-    return {f"dvc.{path}": known[path] for path in DVC_PATHS if known.get(path)}
+    return {
+        legal_name(f"dvc.{path}"): digest
+        for path, digest in known.items()
+        if digest and (path in DVC_PATHS or path == RAW or path.startswith(f"{RAW}/"))
+    }
 
 
 def flow_tags() -> dict[str, str]:
@@ -285,11 +293,13 @@ def epoch_record(row: Mapping[str, Any], started_ms: int) -> dict[str, Any]:
 
 
 def epoch_metrics(row: Mapping[str, Any]) -> dict[str, float]:
-    """One row of results.csv by metric name; the clock under a group of its own, so that it has its
-    own chart.
-    """
+    """One row of results.csv by metric name; clock and learning rates in groups that come last."""
     numbers = {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and k != "epoch"}
-    return {
-        legal_name("time/elapsed_s" if key == "time_s" else key): value
-        for key, value in numbers.items()
-    }
+    return {legal_name(_shown_as(key)): value for key, value in numbers.items()}
+
+
+def _shown_as(column: str) -> str:
+    """The metric that a column of results.csv is in MLflow."""
+    if column == "time_s":
+        return f"{TIME}/elapsed_s"
+    return f"{RATES}/{column[3:]}" if column.startswith("lr/") else column

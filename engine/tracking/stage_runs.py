@@ -87,7 +87,7 @@ class AddedRun(StageRun):
                 f"{run_metadata.legal_name(name)}_sha256": file.get("sha256", "")
                 for name, file in files.items()
             }
-        values[f"time/{self.name}_s"] = round((now_ms() - self.began_ms) / 1000, 1)
+        values[f"{run_metadata.TIME}/{self.name}_s"] = round((now_ms() - self.began_ms) / 1000, 1)
         records.append(
             {"do": "metrics", "step": 0, "at": now_ms(), "values": values, "again": True}
         )

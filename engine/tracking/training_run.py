@@ -128,7 +128,7 @@ class TrainingRun(StageRun):
                 "do": "metrics",
                 "step": 0,
                 "at": now_ms(),
-                "values": {"time/train_s": round(trainer.elapsed_s(), 1)},
+                "values": {f"{run_metadata.TIME}/train_s": round(trainer.elapsed_s(), 1)},
             }
             self.record({"do": "tags", "values": {"stop_reason": trainer.stop_reason}}, took)
             self.record(*self.checkpoints.records(trainer, self.journal, is_end=True))

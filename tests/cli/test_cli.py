@@ -119,8 +119,9 @@ def test_every_mode_has_help_with_an_example_or_a_sentence(mode):
         (["val", "splt=test"], "unknown key 'splt'. Did you mean 'split'?"),
         (["val", "modle=a.pt"], "Did you mean 'model'?"),
         (["export", "fromat=onnx"], "Did you mean 'format'?"),
-        (["export", "half=true"], "unknown key 'half'. Remove it, or take one of: model, format, "),
-        (["val", "half=true"], "unknown key 'half'. Remove it, or take one of: model, data, "),
+        (["export", "zzz=true"], "unknown key 'zzz'. Remove it, or take one of: model, format, "),
+        (["val", "zzz=true"], "unknown key 'zzz'. Remove it, or take one of: model, data, "),
+        (["val", "half=true"], "unknown key 'half'. There is none here (half precision): "),
         (["check", "zzz=1"], "unknown key 'zzz'. Remove it, or take one of: "),
         (["check", "policis.bad_box=drop"], "Did you mean 'policies'?"),
         (

@@ -2,7 +2,9 @@
 taken, servers that die.
 """
 
+import base64
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ import pytest
 
 from engine.cli import ui as command
 from engine.errors import ConfigError, WorkspaceError
+from engine.project.env_file import read_env_file
 from flows import server
 from flows.processes import LOOPBACK, Child, answers, free_port, is_free
 
@@ -190,9 +193,19 @@ def test_servers_of_a_team_are_shown_and_not_started(tmp_path, monkeypatch, caps
     assert command.ui([]) == 0
     reported = capsys.readouterr().out
     assert (
-        f"MLflow    {nobody}/#/experiments" in reported
+        f"MLflow    {nobody}/#/experiments?workflowType=machine_learning" in reported
         and "Prefect   http://prefect.example:4200" in reported
     )
+
+
+def status(address, path, **headers):
+    """What a server says to a browser that sends these headers."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+    try:
+        connection.request("GET", path, headers={"Host": address[7:], **headers})
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 @pytest.mark.system
@@ -232,9 +245,29 @@ def test_both_answer_are_noted_come_back_and_end_with_ctrl_c(tmp_path):
         answers(addresses["mlflow"] + "/health")
         and server.find_running(tmp_path) == addresses["prefect"] + "/api"
     )
+    # nobody without the text that `.env` has now, and no page of another site
+    login = read_env_file(tmp_path / ".env")["PREFECT_API_AUTH_STRING"]
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert login not in log.read_text()
+    known = {
+        "Authorization": f"Basic {base64.b64encode(login.encode()).decode()}",
+    }
+    api, page = "/api/admin/version", "/ui-settings"
+    assert status(addresses["prefect"], api) == 401
+    assert status(addresses["prefect"], api, **known) == 200
+    assert status(addresses["prefect"], page) == 200
+    runs = "/ajax-api/2.0/mlflow/experiments/search?max_results=1"
+    assert status(addresses["mlflow"], runs) == 200
+    for name in ("evil.example", "10.evil.example", "192.168.evil.example:5000", "0.0.0.0"):
+        assert status(addresses["prefect"], api, **known, Host=name) == 400
+        assert status(addresses["prefect"], page, Host=name) == 400
+        assert status(addresses["mlflow"], runs, Host=name) == 403
+    for service in ("mlflow", "prefect"):  # by a tunnel with another port, too
+        path = runs if service == "mlflow" else page
+        assert status(addresses[service], path, Host="localhost:14200") == 200
     assert (tmp_path / "mlflow.db").is_file() and (tmp_path / ".prefect").is_dir()
     servers = {
-        "prefect" if "prefect" in each.cmdline() else "mlflow": each
+        "prefect" if "flows.prefect_server" in each.cmdline() else "mlflow": each
         for each in psutil.Process(process.pid).children()
     }
     servers["mlflow"].kill()

@@ -50,17 +50,18 @@ RATE = "(number > 0: peak learning rate; empty: chosen with the optimizer)"
             "integer], pixels: ",
         ),
         (
-            {"optimizer": "sgd"},
-            "optimizer: Input should be 'auto', 'SGD', 'Adam' or 'AdamW', got 'sgd' (auto | SGD | "
-            "Adam | AdamW",
+            {"optimizer": "sgdd"},
+            "optimizer: Input should be 'auto', 'SGD', 'Adam', 'AdamW', 'Adamax', 'NAdam', 'RAdam' "
+            "or 'RMSProp', got 'sgdd' (auto | SGD | Adam | AdamW",
         ),
         (
             {"ema": 1},
             "ema: Input should be a valid boolean, got 1 (true | false: validate and save",
         ),
         (
-            {"freeze": [1]},
-            "freeze: Input should be a valid string, got 1 (list of text: parameters whose name",
+            {"freeze": [1.5]},
+            "freeze: Input should be of one of these types, got 1.5 (integer >= 0 or list of "
+            "integer >= 0 or text: parameters whose name",
         ),
         (
             {"class_weights": {"a": "x"}},
@@ -221,7 +222,7 @@ def test_help_shows_type_range_and_default():
     )
     assert (
         "optimizer=auto" in text
-        and "[auto | SGD | Adam | AdamW]" in text
+        and "[auto | SGD | Adam | AdamW | Adamax | NAdam | RAdam | RMSProp]" in text
         and "lr0= " in text
         and "None" not in text
     )
@@ -255,6 +256,9 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filt
 
 
 @given(TEXTS)
+@example(" ")
+@example(" null ")
+@example('x: "\\UFFFFFFFF"')
 @example("photos #2")
 @example("007")
 @example("1.10")
@@ -320,7 +324,7 @@ def test_close_mosaic_counts_epochs_or_a_fraction(epochs, close, first_without):
 
 PLAIN = set(
     "seed momentum weight_decay warmup_momentum warmup_bias_lr lr0 clip_norm ema_decay opset "
-    "classes".split()
+    "classes freeze".split()
 )
 
 
@@ -349,9 +353,9 @@ def test_the_json_schema_accepts_what_we_accept_and_refuses_what_we_refuse():
         {"epochs": 0},
         {"epochs": "3"},
         {"lr0": 0},
-        {"optimizer": "sgd"},
+        {"optimizer": "sgdd"},
         {"imgsz": "big"},
-        {"freeze": [1]},
+        {"freeze": [-1]},
     ):
         assert not check.is_valid(wrong), wrong
         with pytest.raises(ConfigError):

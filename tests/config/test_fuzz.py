@@ -47,6 +47,7 @@ KEYS = {
 @example(DetectionTrainConfig, 0, "!!float")
 @example(DetectionTrainConfig, 0, "!!bool x")
 @example(DetectionTrainConfig, 0, "!!int")
+@example(DetectionTrainConfig, 0, '["\\UFFFFFFFF"]')
 def test_words(schema, number, text):
     key = KEYS[schema][number % len(KEYS[schema])]
     try:
@@ -66,6 +67,8 @@ def test_words(schema, number, text):
 @example("!!float")
 @example("? !!float\n: 1")
 @example("!!seq .: 1")
+@example('train: {name: "\\UFFFFFFFF"}')
+@example("%YAML " + "9" * 5000 + ".1\n--- {}")
 @example("!!map <<: 1")
 @example("train: {lr0: !!float , seed: !!int , name: !!bool x, x: !!binary é}")
 def test_files_of_settings(text):

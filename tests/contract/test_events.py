@@ -193,7 +193,7 @@ class Witness:
     def on_model_save(self, t):
         assert load_checkpoint(t.last).training["epoch"] == t.epoch
         assert json.loads(t.best.with_suffix(".json").read_text())["epoch"] == t.best_epoch
-        if t.best_epoch == t.epoch:
+        if t.best_epoch == t.epoch + 1:
             weights = load_checkpoint(t.best).weights
             assert all(
                 torch.equal(weights[name], tensor)
@@ -201,9 +201,9 @@ class Witness:
             )
 
     def on_fit_epoch_end(self, t):
-        assert t.metrics["epoch"] == t.epoch and t.fitness == t.metrics["metrics/mAP50-95"]
+        assert t.metrics["epoch"] == t.epoch + 1 and t.fitness == t.metrics["metrics/mAP50-95"]
         assert [row["epoch"] for row in read_results(t.paths.results_csv)] == list(
-            range(t.epoch + 1)
+            range(1, t.epoch + 2)
         )
 
     def on_final_eval_end(self, t):

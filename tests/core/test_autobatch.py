@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from engine.config import TrainConfig
 from engine.core.autobatch import (
-    MEMORY_FRACTION,
     PROBED_BATCHES,
     STEPS_PER_EPOCH,
     find_batch,
@@ -81,28 +80,31 @@ class Memory:
 
 def test_a_fraction_of_the_memory_is_filled():
     memory = Memory(10_000 * MIB)
-    assert find_batch(memory.step, memory, most=5000) == int((10_000 * MEMORY_FRACTION - 100) // 10)
-    assert memory.steps == list(PROBED_BATCHES)
-    assert find_batch(memory.step, memory, most=5000, later_bytes=1000 * MIB) == int(
-        (10_000 * MEMORY_FRACTION - 1100) // 10
+    assert find_batch(memory.step, memory, most=5000, fraction=0.7) == int(
+        (10_000 * 0.7 - 100) // 10
     )
-    assert find_batch(memory.step, memory, most=50) == 50
+    assert memory.steps == list(PROBED_BATCHES)
+    assert find_batch(memory.step, memory, most=5000, fraction=0.7, later_bytes=1000 * MIB) == int(
+        (10_000 * 0.7 - 1100) // 10
+    )
+    assert find_batch(memory.step, memory, most=50, fraction=0.7) == 50
+    assert find_batch(memory.step, memory, most=5000, fraction=0.5) == int((5000 - 100) // 10)
 
 
 def test_it_stops_growing_where_the_memory_ends():
     memory = Memory(190 * MIB)  # 8 images are 180 MiB, 16 do not fit; 0.7 of it is 133
-    assert find_batch(memory.step, memory, most=100) == 3
+    assert find_batch(memory.step, memory, most=100, fraction=0.7) == 3
     assert memory.steps == [2, 4]
     tight = Memory(150 * MIB, base=0, each=40 * MIB)
-    assert find_batch(tight.step, tight, most=100) == 2
+    assert find_batch(tight.step, tight, most=100, fraction=0.7) == 2
     assert tight.steps == [2, 4]
 
 
 def test_a_few_images_are_all_there_is_to_measure():
     memory = Memory(10_000 * MIB)
-    assert find_batch(memory.step, memory, most=5) == 5
+    assert find_batch(memory.step, memory, most=5, fraction=0.7) == 5
     assert memory.steps == [2, 4]
-    assert find_batch(memory.step, memory, most=1) == 1
+    assert find_batch(memory.step, memory, most=1, fraction=0.7) == 1
 
 
 def test_a_gpu_that_holds_nothing_is_an_error():
@@ -111,7 +113,7 @@ def test_a_gpu_that_holds_nothing_is_an_error():
             TrainingError,
             match=r"not even a batch of 2 fits the GPU's memory \(0\.[01] GiB are free\)",
         ):
-            find_batch(memory.step, memory, most=100)
+            find_batch(memory.step, memory, most=100, fraction=0.7)
 
 
 # --- in a run -------------------------------------------------------------------------------------
@@ -269,7 +271,7 @@ def test_out_of_memory_after_the_first_epoch_was_recorded_leaves_no_line_of_it(t
 
     trainer.add_callback("on_fit_epoch_end", draw)
     result = trainer.train()
-    assert [row["epoch"] for row in trainer.rows] == [0, 1, 2] and result.epochs == 3
+    assert [row["epoch"] for row in trainer.rows] == [1, 2, 3] and result.epochs == 3
     make(tmp_path, batch=8, name="given").train()
     assert_same_run(tmp_path / "run", tmp_path / "given")
 

@@ -57,7 +57,7 @@ def test_its_first_metric_decides_and_stands_in_the_line_of_an_epoch(alone):
     rows = read_results(run / "results.csv")
     best = json.loads((run / "weights" / "best.json").read_text())
     accuracies = [row["metrics/accuracy"] for row in rows]
-    assert best["epoch"] == accuracies.index(max(accuracies))
+    assert best["epoch"] == accuracies.index(max(accuracies)) + 1
     assert "mAP" not in log and "image" not in log
 
 

@@ -31,7 +31,7 @@ def test_it_learns_and_leaves_what_it_promises(tmp_path):
     assert result.metrics["metrics/accuracy"] > 0.9
     assert result.stop_reason == "done" and result.epochs == 20
     rows = read_results(result.save_dir / "results.csv")
-    assert [row["epoch"] for row in rows] == list(range(20))
+    assert [row["epoch"] for row in rows] == list(range(1, 21))
     assert list(rows[0])[:4] == ["epoch", "time_s", "train/ce_loss", "metrics/accuracy"]
     assert rows[-1]["train/ce_loss"] < rows[0]["train/ce_loss"]
     resolved = TrainConfig.load(result.save_dir / "args.yaml")
@@ -293,7 +293,7 @@ def test_without_validation_the_training_loss_decides(tmp_path, caplog):
     trainer.criterion = scripted
     caplog.set_level("INFO", "detectflow")
     done = trainer.train()
-    assert (done.best_epoch, done.epochs) == (1, 4) and done.best.exists()
+    assert (done.best_epoch, done.epochs) == (2, 4) and done.best.exists()
     assert load_checkpoint(done.best).training.get("epoch", 1) == 1
     assert "stopping: the training loss has not improved for 2 epochs" in caplog.text
 

@@ -222,6 +222,7 @@ def test_no_boxes_pass_through_everything():
         t.mosaic_affine(empty, (32, 32), rng(), augment),
         t.random_affine(*empty[0], (32, 32), rng(), augment),
         t.mixup(empty[0], empty[1], rng()),
+        t.cutmix(empty[0], empty[1], rng()),
         (*t.random_flips(empty[0][0], empty[0][1], rng(), augment), empty[0][2]),
     ):
         assert boxes.shape == (0, 4) and classes.shape == (0,) and image.dtype == np.uint8
@@ -262,6 +263,56 @@ def test_mixup_keeps_all_boxes_and_blends_by_halves():
     assert classes.tolist() == [0, 1] and boxes.shape == (2, 4)
     red, green = int(image[5, 5, 2]), int(image[25, 25, 1])
     assert abs(red + green - 255) <= 1 and 64 < red < 191
+
+
+class Fixed:
+    """A generator that draws these numbers in [0, 1)."""
+
+    def __init__(self, *numbers):
+        self.numbers = list(numbers)
+
+    def random(self):
+        return self.numbers.pop(0)
+
+
+def test_cutmix_by_hand():
+    """A hole of half the side around (24, 24) of 32 x 32: rows and columns 16 to 32."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    boxes = np.array([[2, 2, 10, 10], [8, 18, 24, 30], [18, 18, 30, 30], [12, 4, 30, 30]])
+    others = np.array([[20, 20, 28, 28], [0, 0, 30, 30], [0, 0, 17, 17]])
+    first = (pixels[0], boxes.astype(np.float32), np.arange(4))
+    second = (pixels[1], others.astype(np.float32), np.arange(4, 7))
+    before = pixels[0].copy()
+    image, found, classes = t.cutmix(first, second, Fixed(0.75, 0.75, 0.75))
+    np.testing.assert_array_equal(image[:16], first[0][:16])
+    np.testing.assert_array_equal(image[:, :16], first[0][:, :16])
+    np.testing.assert_array_equal(image[16:, 16:], second[0][16:, 16:])
+    assert found.tolist() == [
+        [2, 2, 10, 10],  # beside it
+        [8, 18, 16, 30],  # all of its height is covered from x = 16 on
+        [12, 4, 30, 30],  # a corner is covered: it reaches as far as before. The third has gone
+        [20, 20, 28, 28],  # of the second image: inside
+        [16, 16, 30, 30],  # cut at the edges; the last one shows 1 x 1 pixel and goes
+    ]
+    assert classes.tolist() == [0, 1, 3, 4, 5]
+    np.testing.assert_array_equal(first[0], before)  # never in place
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_cutmix_leaves_boxes_inside_and_worth_learning(seed):
+    r = np.random.default_rng(seed)
+    samples = []
+    for _ in range(2):
+        corner = r.uniform(0, 50, (6, 2))
+        boxes = np.concatenate((corner, corner + r.uniform(3, 40, (6, 2))), 1).clip(0, 64)
+        image = r.integers(0, 256, (64, 64, 3), np.uint8)
+        samples.append((image, boxes.astype(np.float32), np.arange(6)))
+    image, boxes, classes = t.cutmix(*samples, rng(seed))
+    assert len(boxes) == len(classes) and boxes.dtype == np.float32
+    assert (boxes >= 0).all() and (boxes <= 64).all()
+    assert t.keep_boxes(boxes, boxes).all()
+    same = [(image == each[0]).all(-1) for each in samples]
+    assert (same[0] | same[1]).all()
 
 
 def test_the_same_generator_state_gives_the_same_bytes():

@@ -128,9 +128,9 @@ def filename_of_another_image(root):
 
 @case(
     make_voc,
-    "unlabelled_image",
-    "extra/z.png",
-    "in a folder called Annotations; there is one, so extra/z.xml is not read",
+    "labels_elsewhere",
+    "extra: holds labels of 1 image that has no others, first extra/z.png",
+    "labels are read in Annotations",
 )
 def annotation_beside_its_image(root):
     put(root / "extra/z.png", image_bytes("z"))
@@ -289,7 +289,33 @@ def coco_infinity(root):
     change_coco(root, lambda c: c["annotations"][0].update(bbox=[float("inf"), 1, 2, 3]))
 
 
-@case(make_coco, "bad_entry", "images[0] has no number as id or no file_name")
+@case(make_coco, "no_bbox", TRAIN_JSON, "annotation 1 has no bbox")
+def coco_mask_alone(root):
+    square = [[4, 2, 20, 2, 20, 30, 4, 30]]
+    change_coco(root, lambda c: c["annotations"][0].update(bbox=[], segmentation=square))
+
+
+@case(make_coco, "bad_entry", "annotation 1: bbox 'None' is not [x,", "no polygons and no mask")
+def coco_neither_box_nor_mask(root):
+    change_coco(root, lambda c: c["annotations"][0].pop("bbox"))
+
+
+@case(make_coco, "root_class", "category 0 'pets' is the supercategory of the others")
+def coco_root_of_roboflow(root):
+    for file in (root / "annotations").iterdir():
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["supercategory"] = "pets"
+        content["categories"].insert(0, {"id": 0, "name": "pets", "supercategory": "none"})
+        put(file, json.dumps(content))
+
+
+@case(make_coco, "renamed_image", "image 'shots\\\\1/a.png' is not there; images/a.png is the")
+def coco_folders_of_another_machine(root):
+    change_coco(root, lambda c: c["images"][0].update(file_name="shots\\1/a.png"))
+
+
+@case(make_coco, "bad_entry", "images[0] has no number or text as id, or no file_name")
 def coco_image_without_file_name(root):
     change_coco(root, lambda c: c["images"][0].pop("file_name"))
 
@@ -427,6 +453,18 @@ def yolo_label_in_capitals(root):
 )
 def yolo_image_in_another_folder(root):
     (root / "images/train/a.png").rename(root / "images/val/a.png")
+
+
+@case(make_yolo, "labels_elsewhere", "labels_2: holds 1 that say otherwise", "'a.txt'")
+def yolo_second_root(root):
+    put(root / "labels_2/a.txt", "1 0.5 0.5 0.25 0.25\n")
+
+
+@case(make_yolo, "other_convention", "labels/train: read as centre and size", "look like corners")
+def yolo_corners(root):
+    places = [0.05, 0.2, 0.35, 0.5, 0.65, 0.8]
+    corners = [(x, y, x + 0.1, y + 0.1) for x in places for y in places]
+    put(root / A_TXT, "".join(f"0 {a} {b} {c:.2f} {d:.2f}\n" for a, b, c, d in corners))
 
 
 @case(make_yolo, "ambiguous_image", A_TXT)

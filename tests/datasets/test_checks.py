@@ -4,6 +4,7 @@ page.
 
 from __future__ import annotations
 
+import html
 import html.parser
 import json
 from pathlib import Path
@@ -336,6 +337,25 @@ def test_the_values_are_plain_and_the_same_everywhere(twins, tmp_path):
         ),
     )
     assert "near_leak" in report_text("twins", found, findings)
+
+
+def test_each_refusal_of_check_ends_as_that_of_prepare_does(voc, tmp_path):
+    """With what lets the dataset through; and it does."""
+    put(voc / "Annotations/a.xml", voc_xml("a", [("cat", (20, 2, 4, 30)), ("cow", (1, 1, 9, 9))]))
+    (voc / "JPEGImages/d.png").write_bytes(b"no image")
+    found, findings = checked(voc)
+    text, page = report_text("voc", found, findings), report_page("voc", found, findings)
+    with pytest.raises(DataError) as refused:
+        prepare(load_description(voc), tmp_path / "out", DataConfig(source=str(voc)))
+    ways = [line.strip() for line in str(refused.value).split("\n") if "Next: " in line]
+    errors = [kind for kind in findings.counts if findings.severity(kind) == "error"]
+    assert len(ways) == len(errors) >= 3
+    for kind, way in zip(sorted(errors, key=list(KINDS).index), ways, strict=True):
+        assert f"{kind}: {KINDS[kind].what}\n    {findings.examples[kind][0]}\n    {way}\n" in text
+        assert html.escape(way, quote=False) in html.unescape(page) or way in html.unescape(page)
+        assert f"-S data.policies.{kind}=" in way
+    policies = {kind: next(iter(set(KINDS[kind].choices()) - {"error"})) for kind in errors}
+    assert checked(voc, policies=policies)[1].worst != "error"
 
 
 def test_the_checks_of_check_are_those_of_prepare(twins, tmp_path):

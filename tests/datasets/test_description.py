@@ -35,7 +35,7 @@ def test_our_own_descriptions_are_right(file):
     [
         ("name: x\nfromat: voc\n", "unknown key 'fromat'. Did you mean 'format'"),
         ("format: voc\n", "name: Field required"),
-        ("name: x\nformat: csv\n", "'yolo', 'cvat', 'labelstudio' or 'generated', got 'csv'"),
+        ("name: x\nformat: csv\n", "'labelstudio', 'labelme' or 'generated', got 'csv'"),
         ("name: x\nnames: [yes, no]\n", "write 'True' in quotes"),
         ("name: x\nnames: [0, 1]\n", "write '0' in quotes"),
         ("name: x\nnames: [cat, 0123]\n", "write '0123' in quotes"),
@@ -345,8 +345,14 @@ def test_without_network_the_message_says_how_to_go_on(fetch):
     with pytest.raises(
         DataError,
         match="cannot be downloaded .*Ask Anna. Then give the folder: -S data.path=FOLDER",
-    ):
+    ) as caught:
         fetch(None, url="https://127.0.0.1:9/x.zip")
+    assert isinstance(caught.value.__cause__, OSError), "the flow tries it again"
+
+
+def test_a_download_is_not_led_inside(fetch):
+    with pytest.raises(DataError, match="cannot be downloaded .leads to 169.254.169.254"):
+        fetch("https://169.254.169.254/latest/meta-data")
 
 
 def test_an_unknown_certificate_is_refused(fetch, voc, monkeypatch):

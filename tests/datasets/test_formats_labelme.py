@@ -6,6 +6,8 @@ import pytest
 from dataset_builders import H, W, image_bytes, put
 from reading import read
 
+from engine.datasets.formats.folder import Folder
+
 
 def read_all(root):
     images, findings = read(root, "labelme")
@@ -56,3 +58,14 @@ def test_an_image_in_another_folder_is_found_by_its_path(tmp_path):
 def test_a_copy_of_the_image_within_the_file_is_passed_over(tmp_path):
     ((image,), counts) = one(tmp_path, imageData="iVBOR" * 10_000)
     assert image.path == tmp_path / "a.png" and not counts
+
+
+def test_a_file_with_its_keys_in_order_and_the_image_in_it_is_known(tmp_path):
+    """labelme's own order has the shapes first; other tools sort, and then the image comes first."""
+    from engine.datasets.formats.labelme import is_labelme
+
+    content = {"flags": {}, "imageData": "A" * 100_000, "imagePath": "a.png", "shapes": []}
+    (tmp_path / "a.json").write_text(json.dumps(content, sort_keys=True))
+    (tmp_path / "coco.json").write_text(json.dumps({"images": [], "annotations": []}))
+    folder = Folder(tmp_path)
+    assert is_labelme(folder, "a.json") and not is_labelme(folder, "coco.json")

@@ -268,4 +268,4 @@ def test_an_id_that_is_no_64_bit_number_is_none(tmp_path):
     content["images"][0]["id"] = 1 << 70
     put(file, json.dumps(content))
     found = read(tmp_path)[1]["bad_entry"]
-    assert any("images[0] has no number as id" in each for each in found)
+    assert any("images[0] has no number or text as id" in each for each in found)

@@ -124,7 +124,7 @@ def test_help_and_errors_name_it(tmp_path, capsys):
     put(tmp_path / "empty/a.png", image_bytes("a"))
     with pytest.raises(DataError, match=r"Boxes in a table \(boxes.csv\)"):
         detect_format(Folder(tmp_path / "empty"))
-    with pytest.raises(ConfigError, match="'labelstudio', 'csv' or 'generated', got 'cvs'"):
+    with pytest.raises(ConfigError, match="'labelme', 'csv' or 'generated', got 'cvs'"):
         load_description(put(tmp_path / "d.yaml", "name: x\nformat: cvs\n"))
     make_voc(make_csv(tmp_path / "two"))
     with pytest.raises(DataError, match="holds annotations in voc and csv"):

@@ -217,6 +217,7 @@ def test_dvc_sees_an_edit_and_not_what_prepare_writes(root):
     assert code.write_code(params(), root) == {}
     assert (root / "reports/code/prepare.json").read_bytes() == before
     make_voc(root / "data/raw/d", BIRD)
+    assert code.write_code(params(), root) == {"prepare": ["data/raw/d"]}  # other data, told once
     prepared(root)
     assert code.write_code(params(), root) == {}
     file = root / "data/classes.yaml"

@@ -15,8 +15,8 @@ import pytest
 from dataset_builders import make_voc, put, tree, voc_xml
 
 from engine.config import Params
-from engine.errors import ConfigError
-from engine.stages.prepare import run, source_changed
+from engine.errors import ConfigError, WorkspaceError
+from engine.stages.prepare import raw_inputs, run, source_changed
 
 ROOT = Path(__file__).parents[2]
 
@@ -139,6 +139,47 @@ def test_what_dvc_watches_is_left_to_dvc(project):
         source_changed(params(source="data/digits.yaml", path="../outside"), project)
 
 
+def test_what_is_used_of_data_raw_is_known_by_content(project):
+    make_voc(project / "data/raw/mine")
+    make_voc(project / "data/raw/other")
+    put(project / "data/mine.yaml", "name: mine\npath: raw/mine\n")
+    put(project / "data/raw/splits.jsonl", "{}")
+    described = params(source="data/mine.yaml")
+    first = raw_inputs(described, project)
+    assert list(first) == ["data/raw/mine"] and first == raw_inputs(described, project)
+    with_splits = raw_inputs(
+        params(source="data/mine.yaml", keep_splits="data/raw/splits.jsonl"), project
+    )
+    assert list(with_splits) == ["data/raw/splits.jsonl", "data/raw/mine"]
+    # what dvc.yaml names itself, what lies elsewhere, what is generated
+    put(project / "data/digits.yaml", "name: digits\nformat: generated\ngenerator: digits\n")
+    for source in ("data/raw/mine", "data/inside.yaml", "data/digits.yaml", "data/nothing.yaml"):
+        assert raw_inputs(params(source=source), project) == {}
+    os.rename(
+        project / "data/raw/mine/Annotations/a.xml", project / "data/raw/mine/Annotations/z.xml"
+    )
+    changed = raw_inputs(described, project)
+    assert changed.keys() == first.keys() and changed != first
+    shutil.rmtree(project / "data/raw/mine")  # a fresh clone, with the record of before
+    assert raw_inputs(described, project, changed) == changed
+
+
+def test_data_raw_that_changes_under_prepare_is_not_recorded(project, monkeypatch):
+    from engine.datasets import prepare as module
+
+    make_voc(project / "data/raw/mine")
+    put(project / "data/mine.yaml", "name: mine\npath: raw/mine\n")
+    original = module.prepare
+
+    def edited_meanwhile(*given, **named):
+        change(project / "data/raw/mine")
+        return original(*given, **named)
+
+    monkeypatch.setattr(module, "prepare", edited_meanwhile)
+    with pytest.raises(WorkspaceError, match="stage prepare: data/raw/mine changed while it ran"):
+        run(params(source="data/mine.yaml"), project)
+
+
 def test_asking_needs_no_torch(project):
     run(params(), project)
     change(project.parent / "outside")
@@ -153,9 +194,7 @@ def test_asking_needs_no_torch(project):
 
 
 def test_data_raw_is_there_in_a_fresh_clone():
-    """dvc.yaml names it as an input; git keeps it by its README, and what is put there is not
-    git's.
-    """
+    """git keeps it by its README, and what is put there is not git's."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
     assert (ROOT / "data/raw/README.md").is_file()

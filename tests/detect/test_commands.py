@@ -279,3 +279,13 @@ def test_in_python_a_predictor_says_who_takes_the_names_of_registered_models():
 
     with pytest.raises(CheckpointError, match="`Detector` and the commands take its name"):
         DetectionPredictor({"model": "parts@champion"})(source=[])
+
+
+def test_labels_and_crops_are_settings_of_the_command_too(here, capsys):
+    words = ["model=best.pt", "source=images", "save=false", "save_txt=true", "save_crop=true"]
+    assert main(["predict", *words, "device=cpu", "verbose=false"]) == 0
+    assert "objects in 4 images, labels and crops in runs/predict/" in capsys.readouterr().out
+    labels = sorted((here / "runs/predict/labels").iterdir())
+    assert [file.name for file in labels] == ["0.txt", "1.txt", "2.txt", "3.txt"]
+    boxes = sum(len(file.read_text().splitlines()) for file in labels)
+    assert boxes == len(list((here / "runs/predict/crops").rglob("*.jpg"))) > 0

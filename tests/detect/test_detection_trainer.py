@@ -14,6 +14,7 @@ from torch import nn
 from engine import YOLO, Detector
 from engine.config import DetectionTrainConfig
 from engine.core.checkpoint import load_checkpoint
+from engine.core.optim import freeze_parameters
 from engine.core.results import read_results
 from engine.detect import DetectionTrainer
 from engine.errors import CheckpointError, ConfigError, TrainingError, cause_of
@@ -340,10 +341,10 @@ def test_weights_that_do_not_fit_are_named():
     )
 
 
-def test_frozen_parts_do_not_move(shapes, tmp_path):
-    trainer = DetectionTrainer(
-        overrides=settings(shapes, tmp_path, freeze=["backbone."], ema=False)
-    )
+@pytest.mark.parametrize("freeze", [["backbone."], 10])
+def test_frozen_parts_do_not_move(freeze, shapes, tmp_path):
+    """The first ten layers of the family are its backbone."""
+    trainer = DetectionTrainer(overrides=settings(shapes, tmp_path, freeze=freeze, ema=False))
     seen = {}
     trainer.add_callback(
         "on_train_start",
@@ -353,3 +354,21 @@ def test_frozen_parts_do_not_move(shapes, tmp_path):
     after = trainer.model.state_dict()
     assert all(torch.equal(seen[k], after[k]) for k in seen if k.startswith("backbone."))
     assert not torch.equal(seen["head.cls.0.2.bias"], after["head.cls.0.2.bias"])
+    assert not torch.equal(seen["neck.up4.cv1.conv.weight"], after["neck.up4.cv1.conv.weight"])
+
+
+def test_numbered_layers_are_all_of_the_network_once():
+    model = build_model("yolov8n", 2)
+    layers = [layer for layer in model.numbered_layers if layer]
+    for name, _ in model.named_parameters():
+        assert sum(name.startswith(layer) for layer in layers) == 1, name
+    assert len(model.numbered_layers) == 23 and layers[-1] == "head."
+    learning = build_model("yolov8n", 2)
+    frozen = freeze_parameters(learning, (0, 22))
+    assert {name.split(".")[0] + "." for name in frozen} == {"backbone.", "head."}
+    assert "backbone.stage2.0.conv.weight" not in frozen
+    assert freeze_parameters(build_model("yolov8n", 2), (10, 11)) == []  # without parameters
+    with pytest.raises(ConfigError, match="there is no layer 23: DetectionModel has 23 layers"):
+        freeze_parameters(build_model("yolov8n", 2), (23,))
+    with pytest.raises(ConfigError, match="layers of Linear have no numbers; name what does not"):
+        freeze_parameters(torch.nn.Linear(2, 2), 1)

@@ -52,7 +52,7 @@ def test_whoever_sums_up_a_model_shows_it(tmp_path):
     news = {"stage": "train", "done": 1, "total": 2, "metrics": metrics}
     assert describe_progress(news) == "epoch 1 of 2 · mAP50-95 0.250 · AR-toy 0.500"
     by_name = {"test/mAP50-95": 0.25, "test/AR-toy": 0.5}
-    assert "| AR-toy | 0.500 |" in describe({}, by_name, {})
+    assert "| AR-toy&emsp; | 0.500 |" in describe({}, by_name, {})
     candidate = Candidate(
         name="detector",
         onnx=tmp_path / "best.onnx",

@@ -75,6 +75,7 @@ def test_results_are_in_order_within_their_images_and_best_first(weights, folder
         )
         assert (np.diff(result.scores) <= 0).all() and (result.scores > 0.25).all()
         assert set(result.speed_ms) == {"preprocess", "inference", "postprocess"}
+        assert all(value > 0 for value in result.speed_ms.values())
         assert result.pixels is None and result.plot().shape == (
             h,
             w,
@@ -160,7 +161,10 @@ def test_a_video_is_looked_at_frame_by_frame_and_its_pixels_pass_by(weights, tmp
     with pytest.raises(DataError, match="video.avi frame 2: .* use stream=True"):
         results[2].plot()
     names = {f"video.avi_frame_{i}.jpg" for i in range(5)}
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"detections.jsonl"} | names
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "detections.jsonl",
+        "video.mp4",
+    } | names
 
 
 def test_a_camera_does_not_wait_for_a_whole_batch(weights):
@@ -373,3 +377,65 @@ def test_tiles_with_a_real_network_stay_inside_and_keep_the_class_filter(weights
     )
     assert len(result) and set(result.labels) == {"disc"}
     assert (result.boxes >= 0).all() and (result.boxes <= [130, 150, 130, 150]).all()
+
+
+def test_labels_and_crops_are_written_where_they_belong(weights, folder, tmp_path):
+    (tmp_path / "b").mkdir()
+    cv2.imwrite(str(tmp_path / "b" / "0.jpg"), generated_image(1, (64, 64)))
+    settings = {"save_txt": True, "save_conf": True, "save_crop": True, "project": str(tmp_path)}
+    seen = predictor(weights, **settings, name="out")
+    one, other = seen([str(folder / "0.png"), str(tmp_path / "b" / "0.jpg")])
+    out = tmp_path / "out"
+    assert one.save_dir == out and sorted(p.name for p in out.iterdir()) == ["crops", "labels"]
+    for result, name in ((one, "0.txt"), (other, "0-2.txt")):
+        rows = np.loadtxt(out / "labels" / name, ndmin=2)
+        np.testing.assert_array_equal(rows[:, 0], result.classes)
+        np.testing.assert_allclose(rows[:, 1:5], result.xywhn, rtol=1e-4)
+        np.testing.assert_allclose(rows[:, 5], result.scores, rtol=1e-4)
+    names = [name for result in (one, other) for name in result.labels]
+    for kind in NAMES:
+        assert len(list((out / "crops" / kind).glob("*.jpg"))) == names.count(kind)
+    assert seen(str(folder / "1.png"))[0].save_dir == out
+    assert predictor(weights)(str(folder / "1.png"))[0].save_dir is None
+
+
+def test_labels_of_a_second_run_replace_those_of_the_first(weights, folder, tmp_path):
+    for conf in (0.25, 1.0):
+        writes = predictor(weights, save_txt=True, project=str(tmp_path), name="out", conf=conf)
+        (result,) = writes(str(folder / "0.png"))
+        assert len((tmp_path / "out" / "labels" / "0.txt").read_text().splitlines()) == len(result)
+    assert len(result) == 0
+
+
+def test_three_looks_at_an_image_stay_inside_and_agree_over_formats(weights, exported, folder):
+    once = predictor(weights, conf=0.4)(folder)
+    thrice = predictor(weights, conf=0.4, augment=True)(folder)
+    assert [r.source for r in once] == [r.source for r in thrice]
+    assert any(len(a) != len(b) for a, b in zip(once, thrice))
+    for result in thrice:
+        h, w = result.size
+        assert (result.xyxy >= 0).all() and (result.xyxy <= [w, h, w, h]).all()
+    assert_same(thrice, predictor(exported["onnx"].path, conf=0.4, augment=True)(folder))
+
+
+def test_half_is_said_to_be_for_gpus_and_changes_nothing_on_the_cpu(weights, folder, caplog):
+    assert_same(predictor(weights)(folder), predictor(weights, half=True)(folder), px=0, score=0)
+    assert [r.message for r in caplog.records] == [
+        "half: float16 is for GPUs; on cpu it is computed in float32"
+    ]
+
+
+def test_how_boxes_are_drawn_is_a_setting(weights, folder, tmp_path):
+    drawn = {}
+    for name, settings in {
+        "all": {},
+        "bare": {"show_labels": False, "show_conf": False},
+        "wide": {"line_width": 6},
+        "none": {"show_boxes": False},
+    }.items():
+        writes = predictor(weights, project=str(tmp_path), name=name, **{"save": True, **settings})
+        (result,) = writes(str(folder / "0.png"))
+        drawn[name] = cv2.imread(str(tmp_path / name / "0.png"))
+    np.testing.assert_array_equal(drawn["none"], result.image)
+    np.testing.assert_array_equal(drawn["all"], result.plot())
+    assert all((drawn["all"] != drawn[name]).any() for name in ("bare", "wide"))

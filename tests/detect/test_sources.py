@@ -5,11 +5,13 @@ is left out.
 import functools
 import http.server
 import os
+import shutil
 import threading
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engine.detect.sources import Frame, Skipped, open_source
@@ -169,8 +171,32 @@ def test_an_empty_directory_says_what_it_looked_for(tmp_path):
     with pytest.raises(DataError, match=r"No images in the directory .*\.jpg"):
         open_source(tmp_path)
     (tmp_path / "inner").mkdir()
-    with pytest.raises(DataError, match=r"sub-directories"):
+    with pytest.raises(DataError, match=r"and its sub-folders \(1 entries"):
         open_source(tmp_path)
+
+
+def test_sub_folders_are_searched_where_the_folder_has_no_images_and_named_where_it_has(
+    folder, tmp_path, caplog
+):
+    for place in ("below/one", "below/two/three", "below/.hidden"):
+        (tmp_path / place).mkdir(parents=True)
+        shutil.copy(folder / "a.png", tmp_path / place / "x.png")
+    with caplog.at_level("INFO"):
+        found = open_source(tmp_path / "below")
+        assert [frame.name[len(str(tmp_path)) + 1 :] for frame in found] == [
+            "below/one/x.png",
+            "below/two/three/x.png",
+        ]
+        assert "has no images itself: those of its sub-folders are taken (one, two/three)" in (
+            caplog.text
+        )
+        assert names_of(folder) == ["a.png", "b.png", "c d ü.png"]
+        said = (
+            f"2 more in sub-folders (below/one, below/two/three) are left out; source='{folder}/**'"
+        )
+        assert said in caplog.text
+    everything = names_of(f"{folder}/**")
+    assert sorted(everything) == ["a.png", "b.png", "c d ü.png", "x.png", "x.png"]
 
 
 def test_a_pattern_without_match_says_where_it_looked(tmp_path):
@@ -214,3 +240,145 @@ def test_an_address_is_fetched_and_a_dead_one_skipped(folder, pixels):
     np.testing.assert_array_equal(good.image, pixels)
     assert isinstance(missing, Skipped) and "404" in missing.reason
     assert isinstance(text, Skipped)
+
+
+def test_a_tensor_is_the_image_that_it_was_made_of(pixels):
+    rgb = torch.from_numpy(pixels[..., ::-1].copy()).permute(2, 0, 1)
+    for tensor in (
+        rgb,
+        rgb[None],
+        rgb / 255,
+        (rgb / 255)[None].double(),
+        (rgb / 255).requires_grad_(),
+    ):
+        (frame,) = open_source(tensor)
+        np.testing.assert_array_equal(frame.image, pixels)
+        assert frame.name.startswith("tensor") and frame.path is None
+    assert [frame.name for frame in open_source(torch.stack([rgb, rgb]))] == [
+        "tensor 0",
+        "tensor 1",
+    ]
+    assert len(list(open_source([rgb, pixels]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(64, 64), r"shape \(64, 64\)"),
+        (torch.zeros(64, 64, 3), r"Expected RGB, \(3, H, W\)"),
+        (torch.full((3, 8, 8), 255.0), "values from 255 to 255.*divide 0..255 by 255"),
+        (torch.full((3, 8, 8), float("nan")), "values from nan"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "torch.int64"),
+        (torch.zeros(0, 3, 8, 8), r"\(0, 3, 8, 8\)"),
+    ],
+)
+def test_tensors_that_are_no_images(tensor, said):
+    with pytest.raises(DataError, match=said):
+        open_source(tensor)
+
+
+def test_every_nth_frame_of_a_video_keeps_its_number(tmp_path, pixels):
+    video = tmp_path / "video.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 24))
+    for shade in range(7):
+        writer.write(np.full((24, 32, 3), 30 * shade, np.uint8))
+    writer.release()
+    every = list(open_source(video))
+    third = list(open_source([video], vid_stride=3))
+    assert [frame.index for frame in third] == [0, 3, 6]
+    for frame in third:
+        np.testing.assert_array_equal(frame.image, every[frame.index].image)
+
+
+def test_the_screen_is_no_source():
+    with pytest.raises(DataError, match="screen is no source here"):
+        open_source("screen 0 100 100 512 256")
+
+
+@pytest.fixture
+def two_servers(folder):
+    """(address of one that sends everybody to the other, the other's requests, its address): the
+    user names the first.
+    """
+    asked = []
+
+    class Inner(_Quiet):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+    inner = http.server.ThreadingHTTPServer(
+        ("127.0.0.2", 0), functools.partial(Inner, directory=str(folder))
+    )
+    there = f"http://127.0.0.2:{inner.server_port}"
+
+    class Outer(_Quiet):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", there + self.path)
+            self.end_headers()
+
+    outer = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Outer)
+    for each in (inner, outer):
+        threading.Thread(target=each.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{outer.server_port}", asked, there
+    for each in (inner, outer):
+        each.shutdown()
+        each.server_close()
+
+
+@pytest.fixture
+def film(folder, pixels):
+    writer = cv2.VideoWriter(
+        str(folder / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, pixels.shape[1::-1]
+    )
+    for _ in range(3):
+        writer.write(pixels)
+    writer.release()
+
+
+def test_an_answer_does_not_lead_to_another_machine_inside(two_servers, film, pixels):
+    outer, asked, inner = two_servers
+    image, video = open_source([f"{outer}/a.png", f"{outer}/film.avi"])
+    for each in (image, video):
+        assert isinstance(each, Skipped)
+        assert "leads to 127.0.0.2, which is 127.0.0.2: inside this machine" in each.reason
+    assert asked == []
+    image, *frames = open_source([f"{inner}/a.png", f"{inner}/film.avi"])  # named by the user
+    np.testing.assert_array_equal(image.image, pixels)
+    assert [each.name for each in frames] == [f"{inner}/film.avi frame {k}" for k in range(3)]
+
+
+def test_a_video_at_an_address_has_no_length_and_is_not_kept(
+    two_servers, film, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    source = open_source(f"{two_servers[2]}/film.avi")
+    assert source.len_hint is None and not source.live
+    frames = iter(source)
+    assert next(frames).index == 0 and list((tmp_path / "temporary").iterdir())
+    frames.close()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_an_address_that_sends_too_much_is_left(two_servers, film, monkeypatch):
+    for name in ("URL_LIMIT_BYTES", "VIDEO_LIMIT_BYTES"):
+        monkeypatch.setattr(f"engine.detect.sources.{name}", 100)
+    for each in open_source([f"{two_servers[2]}/a.png", f"{two_servers[2]}/film.avi"]):
+        assert isinstance(each, Skipped) and "more than 0 MiB" in each.reason
+
+
+def test_what_an_address_keeps_secret_is_not_shown(two_servers):
+    place = two_servers[2].replace("http://", "http://me:PASSWORD@")
+    (frame,) = open_source(f"{place}/a.png?token=TOKEN")
+    (skipped,) = open_source(f"{place}/no?token=TOKEN")
+    assert isinstance(frame, Frame) and isinstance(skipped, Skipped)
+    for said in (frame.name, str(skipped)):
+        assert "PASSWORD" not in said and "TOKEN" not in said and "***" in said
+
+
+@pytest.mark.parametrize("nothing", ["", " ", "\t"])
+def test_an_empty_word_is_not_the_working_directory(nothing):
+    with pytest.raises(DataError, match="source is empty"):
+        open_source(nothing)

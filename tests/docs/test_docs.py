@@ -15,7 +15,7 @@ import yaml
 
 from engine import cli, errors
 from engine.cli.help import usage_of
-from engine.config import schema
+from engine.config import known_names, schema
 from engine.core import events
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +115,18 @@ def test_every_setting_stands_in_the_reference_with_default_range_and_meaning(si
         ]
 
 
+@pytest.mark.parametrize("section", known_names.SECTIONS)
+def test_every_name_that_people_bring_stands_in_the_reference(site, section):
+    page = Page(site / "reference" / "known-names.html")
+    table = page.tables[list(known_names.SECTIONS).index(section)]
+    told = {row[0]: row[2] for row in table[1:]}
+    for row in known_names.SECTIONS[section].values():
+        if row.here == row.name and not row.how:
+            assert row.name in page.text
+        else:
+            assert told[row.name] == (row.here or "-"), row.name
+
+
 def test_every_command_and_error_stands_in_the_reference(site):
     page = Page(site / "reference" / "command-line.html")
     assert set(cli.MODES) <= page.anchors
@@ -204,14 +216,43 @@ def test_the_examples_of_a_page_run_one_after_the_other(page, project):
             exec(compile(code, page, "exec"), names)
 
 
-def test_a_mark_that_nothing_stands_for_ends_the_build():
+@pytest.fixture(scope="module")
+def hooks():
     from importlib.util import module_from_spec, spec_from_file_location
 
+    spec = spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_in_the_repository_are_those_of_the_code(hooks):
+    outdated = [page.relative_to(ROOT).as_posix() for page in hooks.outdated_pages()]
+    assert not outdated, f"`make docs-tables` renews what the code says in {', '.join(outdated)}"
+    reference = DOCS / "reference"
+    assert '"train.epochs"></a>`epochs` |' in (reference / "configuration.md").read_text()
+    assert "detectflow rollback" in (reference / "command-line.md").read_text()
+    assert "| `WorkspaceError` | 1 |" in (DOCS / "howto" / "troubleshooting.md").read_text()
+    assert "`near_duplicate" in (DOCS / "data" / "checks.md").read_text()
+
+
+def test_a_table_is_renewed_in_its_place_and_once(hooks):
+    page = "# Title\n\n<!-- generated: errors -->\n\nafter\n\n<!-- generated: classes -->\nlast\n"
+    once = hooks.renewed(page, "page.md")
+    table = hooks.generated("errors", "page.md")
+    assert once == page.replace(
+        "<!-- generated: errors -->", f"<!-- generated: errors -->\n\n{table}\n\n<!-- end -->"
+    )
+    assert hooks.renewed(once, "page.md") == once
+    old = once.replace("WorkspaceError", "ErrorOfYesterday")
+    assert old != once and hooks.renewed(old, "page.md") == once
+    recipe = (ROOT / "Makefile").read_text().split("\ndocs-tables:")[1].split("\n\n")[0]
+    assert "docs/hooks.py" in recipe
+
+
+def test_a_mark_that_nothing_stands_for_ends_the_build(hooks):
     from mkdocs.exceptions import PluginError
 
-    spec = spec_from_file_location("docs_hooks", DOCS / "hooks.py")
-    hooks = module_from_spec(spec)
-    spec.loader.exec_module(hooks)
     with pytest.raises(
         PluginError, match=r"page.md: nothing stands for '<!-- generated: events trainr -->'"
     ):

@@ -1,7 +1,6 @@
 """A real Prefect server for tests, as a process of its own."""
 
 import json
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.processes import LOOPBACK, Child, free_port
+from flows.server import server_command
 
 PATIENCE_S = 240.0
 
@@ -35,14 +35,17 @@ def ask_prefect(url: str, body: Any = None, method: str | None = None) -> Any:
 
 
 def start_prefect(
-    log: Path, env: Mapping[str, str], *options: str, port: int | None = None
+    log: Path, env: Mapping[str, str], services: bool = True, port: int | None = None
 ) -> tuple[Child, str]:
-    """(the process, the address of its API) once it answers; `env` is added to ours."""
+    """(the process, the address of its API) once it answers, started as `detectflow ui` does it but
+    for its pages; `env` is added to ours.
+    """
     port = port or free_port()
     url = f"http://{LOOPBACK}:{port}/api"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", *options]
-    command += ["--host", LOOPBACK, "--port", str(port)]
-    child = Child("The Prefect server", command, log, {**env, "PREFECT_API_URL": url})
+    own = {"PREFECT_API_URL": url, "PREFECT_SERVER_UI_ENABLED": "false"}
+    if not services:
+        own["PREFECT__SERVER_WEBSERVER_ONLY"] = "1"
+    child = Child("The Prefect server", server_command(port), log, {**env, **own})
     try:
         child.wait_until_it_answers(f"{url}/health", 120)
     except BaseException:

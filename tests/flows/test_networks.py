@@ -137,8 +137,8 @@ def test_all_five_stages_and_the_served_model(workspace, changes, family, losses
         timeout=300,
     )
     assert served.returncode == 0, served.stderr
-    (text,) = json.loads(served.stdout.splitlines()[-1])
-    assert all(set(one) == {"class", "name", "score", "xyxy"} for one in json.loads(text))
+    (found,) = json.loads(served.stdout.splitlines()[-1])
+    assert all(set(one) == {"class", "name", "score", "xyxy"} for one in found)
 
     from engine.core.checkpoint import load_checkpoint
 

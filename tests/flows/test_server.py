@@ -202,7 +202,7 @@ def guarded(tmp_path_factory):
         "PREFECT_SERVER_API_AUTH_STRING": "team:secret",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
-    child, url = start_prefect(home / "server.log", env, "--no-services")
+    child, url = start_prefect(home / "server.log", env, services=False)
     yield url
     child.stop()
 

@@ -56,7 +56,7 @@ def test_trials_are_nested_runs_and_a_finished_study_goes_on(project, sweep):
     assert trial.data.tags["trial.state"] == "complete"
     assert float(trial.data.params["searched.lr0"]) == float(trial.data.params["train.lr0"])
     history = store.client.get_metric_history(trial.info.run_id, "metrics/mAP50-95")
-    assert [point.step for point in history] == [0, 1]
+    assert [point.step for point in history] == [1, 2]
     assert not list((project / "runs" / "journal").glob("[!.]*")), "all was sent"
 
 

@@ -60,7 +60,7 @@ def test_a_search_from_first_trial_to_report(project):
     reported = study.trials[1].intermediate_values
     table = read_results(plan.folder / "trial-0001" / "results.csv")
     assert {
-        int(r["epoch"]): pytest.approx(r["metrics/mAP50-95"], abs=1e-6) for r in table
+        int(r["epoch"]) - 1: pytest.approx(r["metrics/mAP50-95"], abs=1e-6) for r in table
     } == reported
 
     clear_weights(plan, study)
@@ -348,3 +348,26 @@ def test_the_setting_that_matters_is_found():
         if len(study.trials) < 4:
             assert importances(study) == {}
     assert next(iter(importances(study))) == "lr0" and importances(study)["lr0"] > 0.8
+
+
+def test_the_short_way_searches_in_this_process(project):
+    from engine import YOLO
+
+    model = YOLO("yolov8n.yaml")
+    settings = {"epochs": 1, "imgsz": 64, "batch": 6, "study": "short", "device": "cpu"}
+    found = model.tune(
+        data="data/tiny.yaml",
+        iterations=1,
+        space={"lr0": (1e-4, 1e-2)},
+        plots=False,
+        save=False,
+        val=False,
+        **settings,
+    )
+    assert found["counts"]["complete"] == 1 and found["best"]["values"].keys() == {"lr0"}
+    assert 1e-4 <= found["best"]["values"]["lr0"] <= 1e-2
+    assert (project / "runs" / "tune" / "short" / "best.yaml").is_file()
+    with pytest.raises(ConfigError, match="detectflow tune jobs=4"):
+        model.tune(data="data/tiny.yaml", jobs=4, **settings)
+    with pytest.raises(ConfigError, match=r"space: lr0: 0.1 is no range; write \(low, high\)"):
+        model.tune(data="data/tiny.yaml", space={"lr0": 0.1}, **settings)

@@ -426,3 +426,14 @@ def test_what_happened_to_a_version_is_told_with_who_when_why_and_the_evidence(p
         "eye   [", "eye  ["
     )
     assert {"name", "value", "known_from"} == trace_values(found)["subject"]["facts"][0].keys()
+
+
+def test_a_lock_with_values_that_cannot_be_read_records_nothing(tmp_path):
+    from engine.lineage.from_dvc import _of_run_cache, _stages
+
+    file = tmp_path / "runs" / "ab" / "cd" / "ef"
+    file.parent.mkdir(parents=True)
+    for text in ("cmd: !!float ''", "cmd: 2026-13-45", 'cmd: "\\UFFFFFFFF"', "cmd: !!timestamp x"):
+        file.write_text(text)
+        assert list(_of_run_cache(tmp_path)) == []
+        assert _stages(f"stages: {{a: {{{text}}}}}") == []

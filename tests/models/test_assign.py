@@ -23,16 +23,23 @@ def case(seed, b=3, m=4):
     return scores, boxes, POINTS, classes, target_boxes, torch.ones(b, m, dtype=torch.bool)
 
 
-def slow(scores, boxes, points, classes, target_boxes, is_target, topk, alpha=0.5, beta=6.0):
+def slow(scores, boxes, points, classes, target_boxes, is_target, topk, least_side=0):
     """One image, in loops, straight from the words of the notes."""
-    wanted, u, t = {}, {}, {}
+    wanted, u, t, alpha, beta = {}, {}, {}, 0.5, 6.0
     for j, box in enumerate(target_boxes.tolist()):
         if not is_target[j]:
             continue
+        middle, side = (
+            ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2),
+            (
+                max(box[2] - box[0], least_side),
+                max(box[3] - box[1], least_side),
+            ),
+        )
         inside = [
             k
-            for k, (x, y) in enumerate(points.tolist())
-            if box[0] < x < box[2] and box[1] < y < box[3]
+            for k, point in enumerate(points.tolist())
+            if all(abs(p - m) < s / 2 for p, m, s in zip(point, middle, side, strict=True))
         ]
         for k in inside:
             u[j, k] = max(float(ciou(target_boxes[j], boxes[k])), 0.0)
@@ -54,13 +61,21 @@ def slow(scores, boxes, points, classes, target_boxes, is_target, topk, alpha=0.
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("topk", [3, 10])
-def test_it_agrees_with_the_slow_reference(seed, topk):
+@pytest.mark.parametrize("least_side", [0.0, 16.0])
+def test_it_agrees_with_the_slow_reference(seed, topk, least_side):
     inputs = case(seed)
-    found = assign(*inputs, topk=topk)
+    found = assign(*inputs, topk=topk, least_side=least_side)
     scores, boxes, points, classes, target_boxes, is_target = inputs
     for i in range(len(scores)):
         owner, soft = slow(
-            scores[i], boxes[i], points, classes[i], target_boxes[i], is_target[i], topk
+            scores[i],
+            boxes[i],
+            points,
+            classes[i],
+            target_boxes[i],
+            is_target[i],
+            topk,
+            least_side,
         )
         assert found.foreground[i].nonzero()[:, 0].tolist() == sorted(owner)
         assert all(found.target[i, k] == j for k, j in owner.items())
@@ -89,6 +104,23 @@ def test_by_hand_two_points_in_one_target():
     # (u/1)^6, both scores equal.
     u = float(ciou(target[0, 0], boxes[0, 1]))
     assert found.scores[0, :, 0].tolist() == pytest.approx([1.0, u**6, 0.0], abs=1e-5)
+
+
+def test_by_hand_a_small_target_may_be_learned_by_the_points_around_it():
+    """5 x 4 px between four points at stride 8: none inside, four where its sides count as 16."""
+    points = torch.tensor([[4.0, 4.0], [12.0, 4.0], [4.0, 12.0], [12.0, 12.0], [20.0, 4.0]])
+    target = torch.tensor([[[5.0, 6.0, 10.0, 10.0]]])
+    scores = torch.full((1, 5, 1), 0.5)
+    rest = (torch.zeros(1, 1).long(), target, torch.ones(1, 1).bool())
+    boxes = target.expand(1, 5, 4)  # all find it
+    assert not assign(scores, boxes, points, *rest).foreground.any()
+    found = assign(scores, boxes, points, *rest, least_side=16)
+    # about (7.5, 8): x from -0.5 to 15.5, y from 0 to 16
+    assert found.foreground.tolist() == [[True, True, True, True, False]]
+    assert torch.equal(found.boxes[0, 0], target[0, 0])  # learned as it is
+    wide = torch.tensor([[[0.0, 6.0, 24.0, 10.0]]])  # only the short side counts as more
+    found = assign(scores, wide.expand(1, 5, 4), points, rest[0], wide, rest[2], least_side=16)
+    assert found.foreground.all()
 
 
 def test_by_hand_a_contested_point_may_go_to_a_third_target():

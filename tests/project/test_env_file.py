@@ -7,9 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
+import dotenv
+import hypothesis.strategies as st
 import pytest
 import toys
+from hypothesis import given, settings
 
 from engine.errors import ConfigError
 from engine.project.env_file import read_env_file
@@ -62,14 +67,61 @@ def test_values_quotes_comments_and_export(tmp_path):
 
 def test_a_shell_reads_the_same(tmp_path):
     file = write(tmp_path, GOOD)
+    shell = read_by_a_shell(file)
+    assert {name: shell[name] for name in read_env_file(file)} == read_env_file(file)
+
+
+def test_prefect_reads_the_same(tmp_path):
+    """By python-dotenv, where `prefect` is typed by hand; what it takes otherwise is refused."""
+    plain = GOOD.replace('DOUBLE="two \\"words\\" \\\\ \\$HOME"', 'DOUBLE="two \\"words\\" \\\\"')
+    ours = read_env_file(file := write(tmp_path, plain))
+    theirs = dotenv.dotenv_values(file)
+    assert {name: theirs[name] for name in ours} == ours and ours["DOUBLE"] == 'two "words" \\'
+
+
+def read_by_a_shell(file):
     code = "import os, json; print(json.dumps(dict(os.environ)))"
     said = subprocess.run(
         ["sh", "-c", f"set -a; . {file}; exec {sys.executable} -c '{code}'"],
         capture_output=True,
         text=True,
     )
-    shell = json.loads(said.stdout)
-    assert {name: shell[name] for name in read_env_file(file)} == read_env_file(file)
+    return json.loads(said.stdout)
+
+
+SIGNS = st.text("ab #=$'\"\\{}~*\t\u00a0\u00e9", max_size=8)
+
+
+@given(SIGNS)
+@settings(max_examples=400)
+def test_whatever_is_taken_for_prefect_dotenv_takes_alike(text):
+    with tempfile.TemporaryDirectory() as folder:
+        file = write(Path(folder), f"PREFECT_A={text}\nPREFECT_B=2\n")
+        try:
+            ours = read_env_file(file)
+        except ConfigError:
+            return
+        theirs = {name: value for name, value in dotenv.dotenv_values(file).items() if value}
+        assert ours == theirs and ours["PREFECT_B"] == "2"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["A='hunter2\\\\b'", "A='${hunter2}'", 'A="hunter2\\n"', 'A="hunter2\\$"', "A=hunter2\u00a0#x"],
+)
+def test_what_prefect_would_take_otherwise_is_refused_for_prefect_alone(tmp_path, line):
+    assert "hunter2" in read_env_file(write(tmp_path, f"{line}\n"))["A"]
+    with pytest.raises(ConfigError, match="line 1: PREFECT_A: Prefect, which reads") as caught:
+        read_env_file(write(tmp_path, f"PREFECT_{line}\n"))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_value_that_would_hide_the_lines_below_is_refused_for_all(tmp_path):
+    with pytest.raises(ConfigError, match=r"line 1: A: .*between double quotes and twice"):
+        read_env_file(write(tmp_path, "A='hunter2\\'\nPREFECT_API_AUTH_STRING='x:y'\n"))
+    file = write(tmp_path, 'A="hunter2\\\\"\nB=1\n')
+    assert read_env_file(file) == {"A": "hunter2\\", "B": "1"} == dotenv.dotenv_values(file)
+    assert read_by_a_shell(file)["A"] == "hunter2\\"
 
 
 def test_windows_line_ends_and_a_byte_order_mark(tmp_path):

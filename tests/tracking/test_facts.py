@@ -15,7 +15,7 @@ from engine.tracking.run_description import describe
 
 NAMES = [
     "train/box_loss",
-    "lr/weight",
+    "warm-up and lr/weight",
     "test/mAP50-95",
     "Zellgröße (µm)",
     "../up",
@@ -123,7 +123,11 @@ def test_git_gives_the_commit_and_whether_files_differ_from_it(tmp_path):
 def test_dvc_gives_its_hashes_and_a_damaged_lock_nothing(tmp_path):
     stages = {
         "prepare": {
-            "deps": [{"path": "data/raw", "md5": "dd.dir"}],
+            "deps": [
+                {"path": "data/raw", "md5": "dd.dir"},  # of earlier versions
+                {"path": "data/raw/batch #2", "md5": "ee.dir"},
+                {"path": "reports/code/prepare.json", "md5": "ff"},
+            ],
             "outs": [{"path": "data/prepared", "md5": "aa.dir"}],
         },
         "train": {
@@ -136,6 +140,7 @@ def test_dvc_gives_its_hashes_and_a_damaged_lock_nothing(tmp_path):
     (tmp_path / "dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
     assert run_metadata.dvc_tags(tmp_path) == {
         "dvc.data/raw": "dd.dir",
+        "dvc.data/raw/batch _2": "ee.dir",
         "dvc.data/prepared": "aa.dir",
         "dvc.weights": "bb.dir",
     }
@@ -191,8 +196,8 @@ def test_the_description_shows_what_there_is_and_no_empty_table():
         {}, {"val best/mAP50-95": 0.5, "test/mAP50-95": 0.25, "test/recall": 0.75}, tags
     )
     assert (
-        "| mAP50-95 | 0.250 | 0.500 |" in late
-        and "| recall | 0.750 |  |" in late
+        "| mAP50-95&emsp; | 0.250&emsp; | 0.500 |" in late
+        and "| recall&emsp; | 0.750&emsp; |  |" in late
         and "| precision" not in late
     )
     assert "[a flow run of Prefect](http://p/runs/flow-run/1)" in late

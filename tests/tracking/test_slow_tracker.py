@@ -132,7 +132,7 @@ def test_answers_that_get_lost_make_no_second_run_metric_or_file(
         "results.csv",
         "results.png",
     }
-    for name in ("train/box_loss", "lr/weight"):
+    for name in ("train/box_loss", "warm-up and lr/weight"):
         assert len(history(store, run, name)) == 4
 
 

@@ -19,7 +19,7 @@ from engine.tracking.journal import journal_home, left_behind
 from engine.tracking.mlflow_client import open_store
 from engine.tracking.sender import send_left_behind, sender_of
 
-FIGURES = ("train/box_loss", "val/box_loss", "metrics/mAP50-95", "lr/weight")
+FIGURES = ("train/box_loss", "val/box_loss", "metrics/mAP50-95")
 
 
 def the_run(store):
@@ -115,7 +115,7 @@ def test_stages_that_run_again_on_the_same_weights_add_points_only_for_what_has_
     for name in run.data.metrics:
         steps = [step for step, _ in history(store, run, name)]
         assert len(set(steps)) == len(steps), name
-    for name in ("time/validate_s", "time/export_s"):
+    for name in ("wall time/validate_s", "wall time/export_s"):
         assert len(history(store, run, name)) == 1, name
 
 

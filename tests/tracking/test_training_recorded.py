@@ -104,6 +104,16 @@ def test_single_classes_have_a_metric_in_every_epoch_and_on_the_deciding_split(r
     assert run.data.metrics[names[0]] == pytest.approx(float(row[column] or 0), rel=1e-4)
 
 
+def test_charts_begin_with_ap_then_losses_and_end_with_learning_rates(recorded):
+    """MLflow orders charts by group and name."""
+    _, _, run = recorded
+    groups = sorted({name.rpartition("/")[0] for name in run.data.metrics if "system/" not in name})
+    found = list(dict.fromkeys(group.split(" class")[0] for group in groups))
+    curves = ["metrics", "test", "train", "val"]
+    assert found[: len(curves)] == curves and found[-2:] == ["wall time", "warm-up and lr"]
+    assert sorted(n for n in run.data.metrics if n.startswith("metrics/"))[0] == "metrics/mAP50"
+
+
 def test_plots_of_epochs_are_named_as_the_ui_wants_them(recorded, tmp_path):
     _, store, run = recorded
     assert run.data.tags["mlflow.loggedImages"] == "True"
@@ -115,13 +125,15 @@ def test_plots_of_epochs_are_named_as_the_ui_wants_them(recorded, tmp_path):
         assert (step_word, time_word) == ("step", "timestamp") and at.isdigit()
         assert suffix == ("webp" if name.endswith("+compressed.webp") else "png")
         steps.setdefault(key.replace("~", "/"), set()).add(int(step))
-    assert steps["pictures/predictions"] == epochs_drawn(EPOCHS, 1, 3) and steps[
-        "pictures/labels"
-    ] == {0}
+    # from 1 as everywhere, and the first one at 0 again, where MLflow's slider stands
+    assert steps["val pictures/predictions"] == {0, *(e + 1 for e in epochs_drawn(EPOCHS, 1, 3))}
+    assert steps["val pictures/labels"] == {0, 1}
     for key in ("PR_curve", "F1_curve", "confusion_matrix"):
-        assert steps[f"pictures/{key}"] == steps["pictures/predictions"]
+        assert steps[f"val pictures/{key}"] == steps["val pictures/predictions"]
     small = [
-        name for name in found if name.startswith("pictures~predictions") and "compressed" in name
+        name
+        for name in found
+        if name.startswith("val pictures~predictions") and "compressed" in name
     ]
     for name in (small[0], small[0].replace("+compressed.webp", ".png")):
         with Image.open(download(store, run, f"images/{name}", tmp_path)) as image:
@@ -183,7 +195,7 @@ def test_the_code_is_recorded_by_its_commit_and_what_differs_from_it(recorded, t
 def test_no_section_of_a_training_costs_the_others_anything(recorded):
     root, _, run = recorded
     assert run.info.status == "FINISHED" and left_behind(journal_home(root)) == []
-    assert {"time/train_s", "time/validate_s"} <= set(run.data.metrics)
+    assert {"wall time/train_s", "wall time/validate_s"} <= set(run.data.metrics)
 
 
 # The parts alone ----------------------------------------------------------------------------------
@@ -325,7 +337,7 @@ def test_the_pictured_images_are_the_first_ones_over_small_batches_with_their_ow
             }
             artist.catch(SimpleNamespace(batch=batch, results=[f"found {n}" for n in numbers]))
         plots = artist.take(SimpleNamespace(names=("a",), scores=None))(tmp_path)
-        assert list(plots) == ["pictures/predictions", "pictures/labels"][: 2 - epoch]
+        assert list(plots) == ["val pictures/predictions", "val pictures/labels"][: 2 - epoch]
         assert drawn["found"] == [f"found {n}" for n in range(6)]
         assert drawn["batch"]["im_file"] == [f"{n}.png" for n in range(6)]
         assert (

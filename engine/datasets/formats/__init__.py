@@ -39,9 +39,12 @@ def detect_format(folder: Folder) -> str:
     if len(present) == 1:
         return present[0]
     if present:
+        found = "; ".join(f"{KINDS[name].title}: {KINDS[name].looks_for}" for name in present)
         raise DataError(
-            f"{folder.root}: holds annotations in {' and '.join(present)}; write a description "
-            "(data/NAME.yaml) with `format:` and `path:` that says which one counts"
+            f"{folder.root}: holds annotations in {' and '.join(present)}; write a description, "
+            f"data/NAME.yaml, that says which one counts, `format: {present[0]}` (or "
+            f"{' or '.join(present[1:])}) and `path: {folder.root}`, and give that as the dataset. "
+            f"They were known by {found}"
         )
     if other := recognised(folder):
         raise DataError(f"{folder.root}: annotations in a format that is not read. {other}")

@@ -29,6 +29,15 @@ _SPLIT_WORD = re.compile(
 
 
 @dataclass(frozen=True)
+class BoxNumbers:
+    """How a format writes a box."""
+
+    order: str  # xyxy | xywh (x, y: the upper left corner) | cxcywh (x, y: the centre)
+    unit: str  # px | fraction | percent
+    any_corners: bool = False  # xyxy: any two opposite corners, in either order
+
+
+@dataclass(frozen=True)
 class Row:
     """One annotated box, as written."""
 
@@ -41,6 +50,10 @@ class Row:
     ref: str = ""  # what people call it where there are no lines, for example "annotation 17"
     # Pascal VOC's flag: not used in training, kept for whoever writes the dataset again
     difficult: bool = False
+    # the box around another shape (a polygon, a mask, a turned box), which was not written as a box
+    outline: bool = False
+    # the four numbers in the file's own order, where that cannot be seen from `box`
+    written: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """COCO JSON: `images`, `annotations` with `bbox` [x, y, w, h] in pixels, `categories`. Crowd boxes
-stay crowd boxes.
+stay crowd boxes. An annotation without a box has the one around its `segmentation`. Ids are whole
+numbers or texts: "1", 1 and 1.0 are one id.
 
 A dataset may have one file for each split (instances_train2017.json) or one for all. Image files
 are looked up by the end of their path, so `file_name` may be relative to the JSON file, to an
@@ -26,6 +27,8 @@ import numpy as np
 
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import (
+    BoxNumbers,
+    Row,
     SourceImage,
     number,
     shown,
@@ -33,10 +36,12 @@ from engine.datasets.formats.base import (
     split_word,
     stated_size,
 )
-from engine.datasets.formats.coco_boxes import CocoBoxes, is_id
+from engine.datasets.formats.coco_boxes import CocoBoxes, ImageIds, Key, id_of
 from engine.datasets.formats.folder import Folder, base_name
 from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
+from engine.datasets.formats.masks import box_around
+from engine.datasets.formats.shapes import Box
 from engine.datasets.formats.writers import PIXEL_DECIMALS, ImageFiles, Labelled
 
 # side of an image in which a file of boxes that are all within the first pixel must be a mistake
@@ -52,7 +57,9 @@ class _File:
 
     name: str
     categories: tuple[Item, ...]
-    image_ids: np.ndarray  # (n,) int64, sorted, each once
+    ids: ImageIds
+    image_ids: np.ndarray  # (n,) int64, their numbers, sorted, each once
+    used: frozenset[Key]  # ids of the categories that annotations have
     images: int  # entries
     longest_side_px: int  # of an image
 
@@ -64,6 +71,7 @@ class CocoReader(AnnotationReader):
         super().__init__(request)
         scanned = map(self._scan, coco_files(request.folder))
         self._files = [file for file in scanned if file is not None]
+        self._root = self._root_class()
         names = (name for file in self._files for name in self._categories(file).values())
         self.names = tuple(dict.fromkeys(names))
         self.total = sum(file.images for file in self._files)
@@ -79,7 +87,8 @@ class CocoReader(AnnotationReader):
         wrong: dict[str | None, str] = {}
         present: set[str | None] = set()
         categories: list[Item] = []
-        ids, images, longest = array("q"), 0, 0
+        ids, image_ids, used = array("q"), ImageIds(), set[Key]()
+        images = longest = 0
         try:
             for item in stream_json(self._folder.chunks(file)):
                 if item.section is None:
@@ -104,8 +113,10 @@ class CocoReader(AnnotationReader):
                         longest,
                         *(stated_size(item.value.get("height"), item.value.get("width")) or (0,)),
                     )
-                    if is_id(item.value.get("id")):
-                        ids.append(item.value["id"])
+                    if (key := id_of(item.value.get("id"))) is not None:
+                        ids.append(image_ids.add(key))
+                elif item.section == "annotations":
+                    used.add(id_of(item.value.get("category_id")))
         except ValueError as error:
             wrong = {None: str(error)}
         if None not in wrong and not present.intersection(SECTIONS[:2]):
@@ -121,17 +132,42 @@ class CocoReader(AnnotationReader):
         if problem:
             self._findings.add("unreadable_annotation", file, problem)
             return None
-        return _File(file, tuple(categories), np.unique(np.array(ids, np.int64)), images, longest)
+        ids = np.unique(np.array(ids, np.int64))
+        return _File(
+            file, tuple(categories), image_ids, ids, frozenset(used - {None}), images, longest
+        )
 
-    def _categories(self, file: _File, findings: Findings | None = None) -> dict[int, str]:
+    def _root_class(self) -> str:
+        """The name of the category that Roboflow puts above the others, where it is no class and
+        the policy leaves it out; else "".
+        """
+        found = [(file.name, _root_category(file)) for file in self._files]
+        roots = [(file, root) for file, root in found if root is not None]
+        names = {root.value["name"].strip() for _, root in roots}
+        if len(names) != 1 or len(roots) < len(self._files):
+            return ""
+        policies = set()
+        for file, root in roots:
+            detail = (
+                f"category 0 {shown(root.value['name'])} is the supercategory of the others, and "
+                "no annotation has it"
+            )
+            policies.add(self._findings.add("root_class", file, detail, root.line))
+        return names.pop() if "drop" in policies else ""
+
+    def _categories(self, file: _File, findings: Findings | None = None) -> dict[Key, str]:
         """Category id -> name, in the order of the ids. Only a call with `findings` reports."""
-        found: dict[int, str] = {}
+        found: dict[Key, str] = {}
         taken: set[str] = set()
+        root = _root_category(file) if self._root else None
         for item in file.categories:
-            key, name = item.value.get("id"), item.value.get("name")
-            if not is_id(key) or not isinstance(name, str) or not name.strip():
+            if item is root:
+                continue
+            key, name = id_of(item.value.get("id")), item.value.get("name")
+            if key is None or not isinstance(name, str) or not name.strip():
                 if findings is not None:
-                    detail = f"category {shown(str(key))} without a number as id or without name"
+                    key = shown(str(item.value.get("id")))
+                    detail = f"category {key} without a number or text as id, or without name"
                     findings.add("bad_entry", file.name, detail, item.line)
             elif key in found or name.strip() in taken:
                 if findings is not None:
@@ -140,7 +176,7 @@ class CocoReader(AnnotationReader):
             else:
                 found[key] = name.strip()
                 taken.add(name.strip())
-        return dict(sorted(found.items()))
+        return dict(sorted(found.items(), key=lambda pair: (isinstance(pair[0], str), pair[0])))
 
     def __iter__(self) -> Iterator[SourceImage]:
         for file in self._files:
@@ -148,12 +184,15 @@ class CocoReader(AnnotationReader):
             try:
                 boxes = self._boxes(file, categories)
                 for item in self._images(file):
-                    image = self._image(file.name, item, boxes)
+                    key = file.ids.of(id_of(item.value["id"]))
+                    image = self._image(file.name, item, boxes.of(key))
                     if image is not None:
                         yield image
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file.name, str(error))
         yield from self._without_entry("is in no JSON file")
+        read = {file.name for file in self._files}
+        self._report_elsewhere(self._owner, read, lambda name: is_coco(self._folder, name))
 
     def _entries(self, file: str, section: str) -> Iterator[Item]:
         """The objects of a section."""
@@ -169,12 +208,12 @@ class CocoReader(AnnotationReader):
         """The image entries that have an id of their own and a name."""
         seen = np.zeros(len(file.image_ids), bool)
         for item in self._entries(file.name, "images"):
-            key, name = item.value.get("id"), item.value.get("file_name")
-            if not is_id(key) or not isinstance(name, str) or not name.strip():
-                detail = f"images[{item.position}] has no number as id or no file_name"
+            key, name = id_of(item.value.get("id")), item.value.get("file_name")
+            if key is None or not isinstance(name, str) or not name.strip():
+                detail = f"images[{item.position}] has no number or text as id, or no file_name"
                 self._findings.add("bad_entry", file.name, detail, item.line)
                 continue
-            place = _place(file.image_ids, key)
+            place = _place(file.image_ids, file.ids.of(key))
             if place is None:
                 raise ChangedFile(f"was changed while it was read: image id {key} is new")
             if seen[place]:
@@ -189,17 +228,22 @@ class CocoReader(AnnotationReader):
         """The boxes of a file; those that make no sense become findings."""
         boxes = CocoBoxes(categories)
         for item in self._entries(file.name, "annotations"):
-            box = item.value.get("bbox")
-            values = [number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [None]
-            image = item.value.get("image_id")
-            problem = ""
-            if not is_id(image) or _place(file.image_ids, image) is None:
-                problem = f"image_id {shown(str(image))} is not among the images"
-            elif None in values or any(isinstance(v, str) for v in box):
-                problem = f"bbox {shown(str(box))} is not [x, y, width, height]"
-            elif item.value.get("iscrowd") not in (None, 0, 1):
+            image = file.ids.of(id_of(item.value.get("image_id")))
+            box, outline, problem = None, False, ""
+            if _place(file.image_ids, image) is None:
+                said = shown(str(item.value.get("image_id")))
+                problem = f"image_id {said} is not among the images"
+            elif item.value.get("iscrowd") not in (None, 0, 1, "0", "1"):
                 problem = f"iscrowd {shown(str(item.value['iscrowd']))} is neither 0 nor 1"
-            boxes.add(item, image if not problem else None, values)
+            else:
+                try:
+                    box, outline = _box_of(item.value)
+                except ValueError as error:
+                    problem = str(error)
+            dropped = outline and self._findings.policies["no_bbox"] != "fix"
+            boxes.add(item, None if problem or dropped else image, box, outline=outline)
+            if outline:
+                self._findings.add("no_bbox", file.name, f"{boxes.ref(-1)} has no bbox", item.line)
             if problem:
                 self._findings.add("bad_entry", file.name, f"{boxes.ref(-1)}: {problem}", item.line)
         for ref, line in boxes.sort():
@@ -214,7 +258,7 @@ class CocoReader(AnnotationReader):
             self._findings.add("bad_entry", file.name, detail, line)
         return boxes
 
-    def _image(self, file: str, item: Item, boxes: CocoBoxes) -> SourceImage | None:
+    def _image(self, file: str, item: Item, rows: tuple[Row, ...]) -> SourceImage | None:
         entry, text = item.value, item.value["file_name"]
         name = self._folder.find_image(
             self._findings,
@@ -236,7 +280,6 @@ class CocoReader(AnnotationReader):
         self._owner[name] = file
         split = split_of_json(file) if self._by_file else self._splits.of(name)
         size = stated_size(entry.get("height"), entry.get("width"))
-        rows = boxes.of(entry["id"])
         return SourceImage(
             name,
             rows,
@@ -270,8 +313,45 @@ def coco_files(folder: Folder) -> list[str]:
     return [name for name in files if base_name(name).startswith("instances_")] or files
 
 
-def _place(ids: np.ndarray, key: int) -> int | None:
+def _root_category(file: _File) -> Item | None:
+    """The category of Roboflow's exports that stands for the whole project: id 0, supercategory
+    "none", the supercategory of all others, and no annotation has it. None where there is none.
+    """
+    roots = [item for item in file.categories if id_of(item.value.get("id")) == 0]
+    others = [item for item in file.categories if item not in roots]
+    if len(roots) != 1 or not others or 0 in file.used:
+        return None
+    name = roots[0].value.get("name")
+    is_root = isinstance(name, str) and roots[0].value.get("supercategory") == "none"
+    above_all = all(item.value.get("supercategory") == name for item in others)
+    return roots[0] if is_root and name.strip() and above_all else None
+
+
+def _box_of(entry: dict[str, Any]) -> tuple[Box, bool]:
+    """(xyxy, whether it is the one around the segmentation) of an annotation. ValueError says what
+    is wrong with it.
+    """
+    box = entry.get("bbox")
+    # Four zeros beside a mask stand for no box: a tool had to write something.
+    if box is None or box == [] or (box == [0, 0, 0, 0] and entry.get("segmentation")):
+        try:
+            return box_around(entry.get("segmentation")), True
+        except ValueError as error:
+            raise ValueError(
+                f"bbox {shown(str(box))} is not [x, y, width, height], and its segmentation is of "
+                f"no use: {error}"
+            ) from None
+    values = [number(v) for v in box] if isinstance(box, list) and len(box) == 4 else [None]
+    if None in values or any(isinstance(v, str) for v in box):
+        raise ValueError(f"bbox {shown(str(box))} is not [x, y, width, height]")
+    x, y, w, h = values
+    return (x, y, x + w, y + h), False
+
+
+def _place(ids: np.ndarray, key: int | None) -> int | None:
     """Where `key` stands among sorted ids, None where it is not there."""
+    if key is None:
+        return None
     place = int(np.searchsorted(ids, key))
     return place if place < len(ids) and ids[place] == key else None
 
@@ -388,4 +468,6 @@ KIND = ReaderKind(
     detect=lambda folder: any(is_coco(folder, name) for name in folder.with_suffix(".json")),
     open=CocoReader,
     write=CocoWriter,
+    numbers=BoxNumbers("xywh", "px"),
+    many_in_file=True,
 )

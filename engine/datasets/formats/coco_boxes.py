@@ -11,13 +11,55 @@ import numpy as np
 
 from engine.datasets.formats.base import Row
 from engine.datasets.formats.json_stream import Item
+from engine.datasets.formats.shapes import Box
+
+Key = int | str
+
+_SMALL = 1 << 62  # whole numbers below it stand for themselves
 
 
-def is_id(value: Any) -> bool:
-    """Whether a JSON value can be an id: a whole number of at most 64 bits, and not true or
-    false.
+def id_of(value: Any) -> Key | None:
+    """An id as it counts, None where it is none. A whole number (of at most 64 bits) is the same id
+    as 1.0 and as the text "1", as tables write it; any other text is an id as it stands.
     """
-    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif isinstance(value, str):
+        value = value.strip()
+        if not value:
+            return None
+        if value.isdecimal() and value.isascii() and len(value) < 20 and str(int(value)) == value:
+            value = int(value)
+        else:
+            return value
+    if isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63:
+        return value
+    return None
+
+
+class ImageIds:
+    """The ids of a file's images as numbers of 63 bits: themselves, where they are such numbers;
+    only texts take memory of their own.
+    """
+
+    def __init__(self) -> None:
+        self._number: dict[Key, int] = {}
+
+    def add(self, key: Key) -> int:
+        """The number of an id, for an image's entry."""
+        if isinstance(key, int) and -_SMALL <= key < _SMALL:
+            return key
+        return self._number.setdefault(key, _SMALL + len(self._number))
+
+    def of(self, key: Key | None) -> int | None:
+        """The number of an id; None where it is none, or a text that no image has."""
+        if isinstance(key, int) and -_SMALL <= key < _SMALL:
+            return key
+        return self._number.get(key)
+
+
+def is_crowd(value: Any) -> bool:
+    return value in (1, "1")
 
 
 class CocoBoxes:
@@ -25,11 +67,11 @@ class CocoBoxes:
     once they are sorted.
     """
 
-    CROWD, OWN_ID, USABLE = 1, 2, 4
+    CROWD, OWN_ID, USABLE, OUTLINE = 1, 2, 4, 8
 
-    def __init__(self, categories: dict[int, str]) -> None:
+    def __init__(self, categories: dict[Key, str]) -> None:
         self._names = list(categories.values())  # unknown ones come behind
-        self._number: dict[int | None, int] = {key: number for number, key in enumerate(categories)}
+        self._number: dict[Key | None, int] = {key: number for number, key in enumerate(categories)}
         self.images, self.columns = np.zeros(0, np.int64), ()  # once they are sorted
         self._start()
 
@@ -42,21 +84,22 @@ class CocoBoxes:
         self._name, self._line = array("i"), array("i")
         self._flags = array("b")
 
-    def add(self, item: Item, image: int | None, box: list[Any]) -> None:
-        """image: None: only remembered, for `ref` and for who has the same id. box: [x, y, w,
-        h].
+    def add(self, item: Item, image: int | None, box: Box | None, *, outline: bool = False) -> None:
+        """image: None: only remembered, for `ref` and for who has the same id. box: xyxy.
+        outline: the box is the one around a polygon or a mask.
         """
-        key, category = item.value.get("id"), item.value.get("category_id")
-        x, y, w, h = box if image is not None else (0, 0, 0, 0)
-        flags = self.CROWD * (item.value.get("iscrowd") == 1) + self.OWN_ID * is_id(key)
-        self._xyxy.extend((x, y, x + w, y + h))
+        key = id_of(item.value.get("id"))
+        own = isinstance(key, int)  # a text is not held: its place in the list says enough
+        flags = self.CROWD * is_crowd(item.value.get("iscrowd")) + self.OWN_ID * own
+        flags += self.OUTLINE * outline
+        self._xyxy.extend(box if image is not None else (0, 0, 0, 0))
         self._image.append(image or 0)
-        self._ref.append(key if is_id(key) else item.position)
-        self._name.append(self._name_number(category if is_id(category) else None))
+        self._ref.append(key if own else item.position)
+        self._name.append(self._name_number(id_of(item.value.get("category_id"))))
         self._line.append(item.line)
         self._flags.append(flags + self.USABLE * (image is not None))
 
-    def _name_number(self, category: int | None) -> int:
+    def _name_number(self, category: Key | None) -> int:
         """An id without category stays visible: `unknown_class` decides about it like about any
         other name.
         """
@@ -120,6 +163,7 @@ class CocoBoxes:
                 self._names[name],
                 tuple(box),
                 crowd=bool(flags & self.CROWD),
+                outline=bool(flags & self.OUTLINE),
                 line=line,
                 ref=self._called(ref, flags),
             )

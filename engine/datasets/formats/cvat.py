@@ -15,7 +15,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import PurePosixPath
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown, split_word, stated_size
+from engine.datasets.formats.base import (
+    BoxNumbers,
+    Row,
+    SourceImage,
+    number,
+    shown,
+    split_word,
+    stated_size,
+)
 from engine.datasets.formats.folder import Folder, base_name, without_suffix
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.shapes import Box, around, around_ellipse, around_turned
@@ -77,6 +85,7 @@ class CvatReader(AnnotationReader):
             except ValueError as error:
                 self._findings.add("unreadable_annotation", file, str(error))
         yield from self._without_entry("is in no XML file")
+        self._report_elsewhere(self._owner, self._files)
 
     def _file(self, file: str) -> Iterator[SourceImage]:
         elements = stream_xml(self._folder.chunks(file))
@@ -195,7 +204,10 @@ class CvatReader(AnnotationReader):
         else:
             self._findings.add("bad_entry", file, f"<{shape.tag}> is no shape of CVAT", shape.line)
             box = None
-        return None if box is None else Row(label.strip(), box, line=shape.line)
+        if box is None:
+            return None
+        outline = shape.tag != "box" or "rotation" in shape.attributes
+        return Row(label.strip(), box, line=shape.line, outline=outline)
 
     def _box(self, file: str, shape: Node) -> Box | None:
         try:
@@ -377,4 +389,6 @@ KIND = ReaderKind(
     read_as='XML of "CVAT for images" and "CVAT for video", version 1.1',
     detect=lambda folder: any(is_cvat(folder, name) for name in folder.with_suffix(".xml")),
     open=CvatReader,
+    numbers=BoxNumbers("xyxy", "px"),
+    many_in_file=True,
 )

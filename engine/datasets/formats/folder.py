@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import MAX_STREAMED_BYTES, MAX_WHOLE_BYTES, shown
@@ -39,6 +40,8 @@ UNREAD_SUFFIXES = (
 )
 CHUNK_BYTES, HEAD_BYTES = 1 << 16, 1 << 14
 IGNORED_FOLDERS = {"__MACOSX"}  # and everything that begins with a dot
+
+UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the names of uploads
 
 # An object of DVC's cache, called by its hash: where no other link is possible, `dvc add` leaves
 # such links in the dataset.
@@ -197,6 +200,38 @@ class Folder:
         return self._by_stem.get(_key(stem), [])
 
     @cached_property
+    def _by_spelling(self) -> dict[str, list[str]]:
+        """`spelling` of the name without folders, with and without suffix -> the images of it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in self.images:
+            base = base_name(name)
+            for key in {spelling(base), spelling(without_suffix(base))}:
+                found[key].append(name)
+        return found
+
+    @cached_property
+    def _folders(self) -> set[str]:
+        """The end of the path of every folder that holds a file, in it or below."""
+        places = {name.rpartition("/")[0] for name in self.files}
+        return {_key(tail) for place in places for end in _above(place) for tail in tails(end)}
+
+    def images_renamed(self, tail: str) -> list[str]:
+        """Images that the path `tail`, which none has, may stand for, with or without its suffix:
+        those of its name where it is the folders that are not there, else those whose name differs
+        only as tools change names (`spelling`).
+        """
+        place, _, name = tail.rpartition("/")
+        if place and _key(place) not in self._folders and (moved := self.images_ending(name)):
+            return moved
+        key = _key(name)
+        return [
+            image
+            for image in self._by_spelling.get(spelling(name), ())
+            # one of this very name lies in another folder, and this one's is there
+            if key not in (_key(base_name(image)), _key(without_suffix(base_name(image))))
+        ]
+
+    @cached_property
     def _by_folded(self) -> dict[str, str]:
         """The name of a file without its folders, in lower case -> the first such file."""
         found: dict[str, str] = {}
@@ -261,6 +296,11 @@ class Folder:
         names = self.images_ending(tail)
         if not names and PurePosixPath(tail).suffix.lower() not in IMAGE_SUFFIXES:
             names = self.images_with_stem(tail)  # CVAT calls the frames of a video without suffix
+        if not names and len(renamed := prefer(self.images_renamed(tail))) == 1:
+            detail = f"image {shown(text)} is not there; {renamed[0]} is the only one that fits"
+            return (
+                renamed[0] if findings.add("renamed_image", file, detail, line) == "fix" else None
+            )
         if len(names) > 1:
             names = prefer(names)
         if not names:
@@ -304,6 +344,8 @@ class Folder:
             "images",
             "_by_tail",
             "_by_stem",
+            "_by_spelling",
+            "_folders",
             "_by_folded",
             "_unread",
         ):  # made of what was there before
@@ -314,6 +356,21 @@ def tails(name: str) -> list[str]:
     """`"a/b/c.jpg"` -> ["c.jpg", "b/c.jpg", "a/b/c.jpg"]."""
     parts = name.split("/")
     return ["/".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
+
+
+def _above(place: str) -> list[str]:
+    """`"a/b"` -> ["a", "a/b"]."""
+    parts = place.split("/") if place else []
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def spelling(name: str) -> str:
+    """What is the same in all spellings of a file name that tools make: percent-encoding, the eight
+    digits that Label Studio puts before the name of an upload, and what its web framework does to
+    that name: blanks become `_`, and what is no letter, digit, `.`, `-` or `_` goes.
+    """
+    bare = UPLOAD_PREFIX.sub("", _key(unquote(name)).strip(), count=1)
+    return re.sub(r"[^-\w.]", "", bare.replace(" ", "_"))
 
 
 def without_suffix(name: str) -> str:

@@ -6,12 +6,13 @@ in a description, `convert`, its help, the documentation and the error texts rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.datasets.findings import Findings
-from engine.datasets.formats.base import Reader, SourceImage
+from engine.datasets.formats.base import BoxNumbers, Reader, SourceImage
+from engine.datasets.formats.elsewhere import report_elsewhere
 from engine.datasets.formats.folder import Folder
 from engine.datasets.formats.given_splits import GivenSplits
 from engine.datasets.formats.writers import Writer
@@ -54,6 +55,15 @@ class AnnotationReader:
     def _split_of(self, name: str) -> str:
         return self._splits.of(name)
 
+    def _report_elsewhere(
+        self,
+        label_of: Mapping[str, str],
+        read: Collection[str],
+        looks_right: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """See `report_elsewhere`."""
+        report_elsewhere(self._folder, self._findings, label_of, read, looks_right)
+
     def _without_entry(self, detail: str) -> Iterator[SourceImage]:
         """The images that no annotation has described, once all annotations have been read."""
         for name in self._folder.images:
@@ -79,3 +89,5 @@ class ReaderKind:
     detect: Callable[[Folder], bool]  # broken files count, so that the reader can say what is wrong
     open: Callable[[ReadRequest], Reader]
     write: Callable[[Path, Sequence[str]], Writer] | None = None  # (empty folder, class names)
+    numbers: BoxNumbers | None = None  # how it writes a box; None: not checked
+    many_in_file: bool = False  # one annotation file holds the boxes of many images

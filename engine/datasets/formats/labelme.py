@@ -13,10 +13,11 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
+from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown, stated_size
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.shapes import Box, Point, around
@@ -55,6 +56,7 @@ class LabelmeReader(AnnotationReader):
             else:  # found wanting, and said so
                 self._splits.excuse(base_name(file))
         yield from self._without_entry("has no JSON file")
+        self._report_elsewhere(self._owner, self._annotations)
 
     def _image(self, file: str) -> SourceImage | None:
         try:
@@ -86,6 +88,14 @@ class LabelmeReader(AnnotationReader):
             split=self._split_of(name),
         )
 
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        """Path without its suffix -> the images of that path."""
+        found: dict[str, list[str]] = {}
+        for name in self._folder.images:
+            found.setdefault(without_suffix(name), []).append(name)
+        return found
+
     def _find(self, file: str, content: Mapping[str, Any]) -> str | None:
         """The image of this file: `imagePath` as seen from it, which tools write with the folders
         of another machine, else the image beside it.
@@ -94,9 +104,9 @@ class LabelmeReader(AnnotationReader):
         path = content.get("imagePath")
         if isinstance(path, str) and path.strip():
             within = inside(f"{place}/{path}") if place else inside(path)
-            if within in self._folder and within in self._folder.images:
+            if within in self._folder and within in self._by_stem.get(without_suffix(within), ()):
                 return within
-        beside = [name for name in self._folder.images if without_suffix(name) == stem]
+        beside = self._by_stem.get(stem, ())
         if len(beside) == 1:
             return beside[0]
         text = path if isinstance(path, str) and path.strip() else base_name(stem)
@@ -119,7 +129,10 @@ class LabelmeReader(AnnotationReader):
             self._findings.add("bad_entry", file, f"{ref}: {shown(kind)} is no shape of labelme")
         else:
             try:
-                return Row(label, _box(kind, shape.get("points")), ref=ref)
+                points = shape.get("points")
+                box, two = _box(kind, points), kind == "rectangle" and len(points) == 2
+                written = tuple(map(float, (*points[0], *points[1]))) if two else None
+                return Row(label, box, ref=ref, outline=not two, written=written)
             except ValueError as error:
                 self._findings.add("bad_entry", file, f"{ref}: {error}")
         return None
@@ -158,7 +171,9 @@ def is_labelme(folder: Folder, file: str) -> bool:
     """
     head = folder.head(file).decode("utf-8-sig", "replace").lstrip()
     beside = any(f'"{word}"' in head for word in ("imagePath", "shape_type", "flags"))
-    return head.startswith("{") and '"shapes"' in head and beside
+    # With its keys in order the image's own bytes come before the shapes, more than a head holds.
+    is_one = '"imageData"' in head or ('"shapes"' in head and beside)
+    return head.startswith("{") and is_one
 
 
 def annotation_files(folder: Folder) -> list[str]:
@@ -218,4 +233,5 @@ KIND = ReaderKind(
     detect=lambda folder: bool(annotation_files(folder)),
     open=LabelmeReader,
     write=LabelmeWriter,
+    numbers=BoxNumbers("xyxy", "px", any_corners=True),
 )

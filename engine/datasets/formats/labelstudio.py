@@ -9,14 +9,20 @@ answers about the whole image.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
-from engine.datasets.formats.folder import IMAGE_SUFFIXES, Folder, base_name, inside, tails
+from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown, stated_size
+from engine.datasets.formats.folder import (
+    IMAGE_SUFFIXES,
+    UPLOAD_PREFIX,
+    Folder,
+    base_name,
+    inside,
+    tails,
+)
 from engine.datasets.formats.json_stream import ChangedFile, Item, stream_json, stream_json_again
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind
 from engine.datasets.formats.others import is_create_ml
@@ -42,10 +48,6 @@ SHAPES = RECTANGLES | POLYGONS | OTHER_SHAPES  # anything else is an answer abou
 # how far a value may leave 0 to 100, drawn over the edge, before it must be something else
 OVER_PERCENT = 10
 
-_UPLOAD_PREFIX = re.compile(
-    r"[0-9a-f]{8}-(?=.)"
-)  # Label Studio puts it before the names of uploaded files
-
 
 class LabelStudioReader(AnnotationReader):
     """See `formats.base.Reader`. The JSON files are streamed, one after the other, a task at a
@@ -53,7 +55,8 @@ class LabelStudioReader(AnnotationReader):
     """
 
     def __iter__(self) -> Iterator[SourceImage]:
-        for file in self._folder.with_suffix(".json"):
+        files = self._folder.with_suffix(".json")
+        for file in files:
             problem = self._problem(file)
             if problem:
                 self._findings.add("unreadable_annotation", file, *problem)
@@ -63,6 +66,7 @@ class LabelStudioReader(AnnotationReader):
             except ChangedFile as error:
                 self._findings.add("unreadable_annotation", file, str(error))
         yield from self._without_entry("is in no JSON file")
+        self._report_elsewhere(self._owner, files)
 
     def _problem(self, file: str) -> tuple[str, int | None] | None:
         """What makes the whole file useless, and the line of it: it is read to its end before its
@@ -224,7 +228,9 @@ class LabelStudioReader(AnnotationReader):
                 continue
             elif kind in RECTANGLES | POLYGONS | ELLIPSES:
                 try:
-                    rows.append(Row(labels[0], _box(kind, value, size), line=line, ref=ref))
+                    box = _box(kind, value, size)
+                    outline = kind not in RECTANGLES or bool(number(value.get("rotation")))
+                    rows.append(Row(labels[0], box, line=line, ref=ref, outline=outline))
                 except ValueError as error:
                     problem = str(error)
             if problem:
@@ -304,7 +310,7 @@ def _candidates(path: str) -> Iterator[str]:
     yield from ends
     for end in ends:
         folder, _, name = end.rpartition("/")
-        bare = _UPLOAD_PREFIX.sub("", name, count=1) if _UPLOAD_PREFIX.match(name) else ""
+        bare = UPLOAD_PREFIX.sub("", name, count=1) if UPLOAD_PREFIX.match(name) else ""
         if bare:
             yield f"{folder}/{bare}".lstrip("/")
 
@@ -425,4 +431,6 @@ KIND = ReaderKind(
         is_label_studio(folder, name) for name in folder.with_suffix(".json")
     ),
     open=LabelStudioReader,
+    numbers=BoxNumbers("xywh", "percent"),
+    many_in_file=True,
 )

@@ -14,27 +14,38 @@ AGAIN = "export it once more as COCO, Pascal VOC or YOLO from the tool that made
 
 def recognised(folder: Folder) -> str:
     """What the annotations look like and how to convert them, a sentence; "" where nothing does."""
-    for file in folder.with_suffix(".json"):
-        head = folder.head(file).decode("utf-8-sig", "replace").lstrip()
+    for suffix in (".json", ".csv", ".txt"):
+        for file in folder.with_suffix(suffix):
+            if said := recognised_file(folder, file):
+                return said
+    names = {base_name(file) for file in folder.files}
+    if "tfrecord" in {name.rpartition(".")[2] for name in names}:
+        return f"There are .tfrecord files: {AGAIN}."
+    return ""
+
+
+def recognised_file(folder: Folder, file: str) -> str:
+    """The same for one file."""
+    head = folder.head(file).decode("utf-8-sig", "replace")
+    first = head.partition("\n")[0]
+    suffix = file.rpartition(".")[2].lower()
+    if suffix == "json":
+        head = head.lstrip()
         if head.startswith("{") and '"categories"' in head and '"label"' in head:
             return f"{file} looks like Datumaro's JSON: {DATUM.format('datumaro')}."
         if is_create_ml(head):
             return f"{file} looks like CreateML's JSON: {AGAIN}."
-    for file in folder.with_suffix(".csv"):
-        first = folder.head(file).decode("utf-8-sig", "replace").partition("\n")[0]
+    elif suffix == "csv":
         columns = {word.strip().strip('"').lower() for word in first.split(",")}
         if {"imageid", "labelname"} <= columns:
             return f"{file} looks like Open Images' CSV: {DATUM.format('open_images')}."
         if {"xmin", "ymin", "xmax", "ymax"} <= columns:
             return f"{file} looks like the CSV of TensorFlow's tools: {AGAIN}."
-    for file in folder.with_suffix(".txt"):
-        words = folder.head(file).decode("utf-8", "replace").partition("\n")[0].split()
+    elif suffix == "txt":
+        words = first.split()
         is_row = len(words) in {15, 16} and number(words[0]) is None
         if is_row and all(number(word) is not None for word in words[1:]):
             return f"{file} looks like KITTI's labels: {DATUM.format('kitti')}."
-    names = {base_name(file) for file in folder.files}
-    if "tfrecord" in {name.rpartition(".")[2] for name in names}:
-        return f"There are .tfrecord files: {AGAIN}."
     return ""
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from xml.sax.saxutils import escape
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown, stated_size
+from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown, stated_size
 from engine.datasets.formats.cvat import is_cvat
 from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
 from engine.datasets.formats.given_splits import find_lists
@@ -61,6 +61,10 @@ class VocReader(AnnotationReader):
                 detail += f" in a folder called Annotations; there is one, so {beside} is not read"
             yield from self._unlabelled(name, detail)
         self._splits.report_unused()
+        self._report_elsewhere(self._owner, used, self._looks_right)
+
+    def _looks_right(self, file: str) -> bool:
+        return file.endswith(".xml") and b"<annotation>" in self._folder.head(file)
 
     def _image(self, file: str) -> SourceImage | None:
         try:
@@ -124,7 +128,7 @@ class VocReader(AnnotationReader):
             named = self._nearest_to(
                 file, self._folder.images_ending(tail) or self._folder.images_with_stem(tail)
             )
-        candidates = named or beside
+        candidates = named or beside or self._renamed(file, text)
         if len(candidates) == 1 and (not beside or candidates[0] in beside):
             return candidates[0]
         if not candidates:
@@ -134,6 +138,19 @@ class VocReader(AnnotationReader):
         if policy != "fix":
             raise LookupError(file)
         return (beside or fitting)[0]
+
+    def _renamed(self, file: str, text: str) -> list[str]:
+        """The one image that the annotation means under another name, [] where there is none or the
+        policy does not want it.
+        """
+        for meant in (base_name(text), base_name(without_suffix(file))):
+            found = self._nearest_to(file, self._folder.images_renamed(meant)) if meant else []
+            if len(found) == 1:
+                detail = f"image {shown(meant)} is not there; {found[0]} is the only one that fits"
+                if self._findings.add("renamed_image", file, detail) == "fix":
+                    return found
+                raise LookupError(file)
+        return []
 
     def _nearest_to(self, file: str, names: list[str]) -> list[str]:
         """Of images with one name in several folders, those whose folders resemble the annotation's
@@ -237,4 +254,5 @@ KIND = ReaderKind(
     detect=lambda folder: any(not is_cvat(folder, name) for name in annotation_files(folder)),
     open=VocReader,
     write=VocWriter,
+    numbers=BoxNumbers("xyxy", "px"),
 )

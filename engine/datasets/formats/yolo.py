@@ -9,15 +9,15 @@ path there that points nowhere is taken as the folder of that name, as some expo
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from engine.datasets.formats.base import Row, SourceImage, number, shown
-from engine.datasets.formats.folder import Folder, base_name, inside, without_suffix
+from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown
+from engine.datasets.formats.folder import Folder, base_name, inside, spelling, without_suffix
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
 from engine.datasets.formats.writers import (
     FRACTION_DECIMALS,
@@ -75,10 +75,16 @@ class YoloReader(AnnotationReader):
 
     def __iter__(self) -> Iterator[SourceImage]:
         used: dict[str, str] = {}
+        renamed = self._renamed()
         for name in self._folder.images:
-            label = next(
-                (candidate for candidate in label_names(name) if candidate in self._labels), None
-            )
+            label = self._label_of(name)
+            if label is None and name in renamed:
+                label = renamed[name]
+                detail = f"no image has this name; {name} is the only one that fits"
+                if self._findings.add("renamed_image", label, detail) != "fix":
+                    used[label] = name
+                    self._splits.excuse(name)
+                    continue
             if label is None:
                 yield from self._unlabelled(name, "has no label file")
                 self._splits.excuse(name)
@@ -100,6 +106,42 @@ class YoloReader(AnnotationReader):
                 "missing_image", label, "no image belongs to this label file" + self._hint(label)
             )
         self._splits.report_unused()
+        label_of = {image: label for label, image in used.items()}
+        self._report_elsewhere(label_of, self._labels, self._looks_right)
+
+    def _looks_right(self, file: str) -> bool:
+        """Whether a text begins with a row of YOLO's."""
+        words = self._folder.head(file).decode("utf-8-sig", "replace").split("\n")[0].split()
+        values = [number(word) for word in words]
+        return (
+            file.endswith(".txt")
+            and None not in values
+            and len(values) >= 5
+            and (len(values) == 5 or len(values) % 2 == 1)
+            and values[0] == int(values[0])
+        )
+
+    def _label_of(self, image: str) -> str | None:
+        return next((label for label in label_names(image) if label in self._labels), None)
+
+    def _renamed(self) -> dict[str, str]:
+        """Images without label -> the one label file in their place that has their name as another
+        tool writes it (`spelling`) and no image of its own.
+        """
+        labels, images = defaultdict(list), defaultdict(list)
+        found = {image: self._label_of(image) for image in self._folder.images}
+        for label in self._labels.difference(found.values()):
+            if not label.endswith(".txt"):
+                continue
+            labels[_spelling(label)].append(label)
+        for image, label in found.items() if labels else ():
+            for candidate in set(label_names(image)) if label is None else ():
+                images[_spelling(candidate)].append(image)
+        return {
+            images[key][0]: files[0]
+            for key, files in labels.items()
+            if len(files) == len(images[key]) == 1
+        }
 
     def _split_of(self, image: str) -> str:
         return (self._folders.of(image) if self._folders else "") or self._splits.of(image)
@@ -113,6 +155,8 @@ class YoloReader(AnnotationReader):
         alike = [image for image in alike if self._labels.isdisjoint(label_names(image))]
         if alike:
             return f"; there is {alike[0]}: in another folder"
+        for image in self._folder.images_with_stem(base_name(bare)):
+            return f"; {image} has its labels in {self._label_of(image)}"
         return self._folder.looks_like(bare + ".jpg") or self._folder.unread_image(bare)
 
     def _rows(self, label: str) -> tuple[Row, ...] | None:
@@ -150,8 +194,16 @@ class YoloReader(AnnotationReader):
         # A number without name stays visible: `unknown_class` decides about it like about any other
         # name.
         return Row(
-            self.names[int(index)] if known else f"class {int(index)}", _box(values), line=line
+            self.names[int(index)] if known else f"class {int(index)}",
+            _box(values),
+            line=line,
+            outline=len(values) != 4,
         )
+
+
+def _spelling(label: str) -> tuple[str, str]:
+    folder, _, name = label.rpartition("/")
+    return folder, spelling(without_suffix(name))
 
 
 def _settings_below(folder: Folder) -> str:
@@ -303,4 +355,5 @@ KIND = ReaderKind(
     detect=lambda folder: bool(label_files(folder) or find_settings(folder).content),
     open=YoloReader,
     write=YoloWriter,
+    numbers=BoxNumbers("cxcywh", "fraction"),
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.data.images import read_image
 from engine.data.manifest import class_hash
-from engine.datasets.findings import KINDS, SEVERITIES, Finding, Findings
+from engine.datasets.findings import KINDS, SEVERITIES, Finding, Findings, way_on
 from engine.datasets.prepare import class_counts, why_unusable
 from engine.datasets.reports.html_page import Figure, Page, crop_jpeg
 from engine.datasets.scan import Examination
@@ -112,6 +112,10 @@ def report_text(name: str, found: Examination, findings: Findings) -> str:
     lines.append("")
     for kind in kinds:
         lines.append(f"{kind}: {KINDS[kind].what}\n    {findings.examples[kind][0]}")
+        if findings.severity(kind) == "error":
+            lines.append(f"    {way_on(kind)}")
+    if findings.worst == "error":
+        lines.append("\n(For check and convert: the same words without `-S data.`)")
     return "\n".join(lines)
 
 
@@ -149,7 +153,8 @@ def report_page(name: str, found: Examination, findings: Findings) -> str:
     for kind in kinds:
         severity = findings.severity(kind)
         page.heading(f"{KINDS[kind].what} ({findings.counts[kind]:,})", kind, severity, severity)
-        page.paragraph(f"{kind}. Next: {KINDS[kind].advice}.", "soft")
+        next_step = way_on(kind) if severity == "error" else f"Next: {KINDS[kind].advice}."
+        page.paragraph(f"{kind}. {next_step}", "soft")
         shown = list(_figures(findings.examples[kind][:FIGURES_PER_KIND], found.files, boxes))
         if any(len(example.boxes) > 1 for example, _ in shown):
             page.paragraph("Orange: the first of the two. Blue, dashed: the second.", "soft")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # settings of a training: what validates or exports does not 
 
 PREFIX = "torchvision:"
 # Settings of section train that mean nothing to these networks; another value is refused.
-UNUSED = ("backbone", "pretrained", "class_weights", "box", "cls", "dfl")
+UNUSED = ("backbone", "pretrained", "class_weights", "box", "cls", "dfl", "least_side")
 
 # Tensors with rows by class, by torchvision's names.
 SSD_BRANCH = re.compile(r"(head\.classification_head\.module_list\.\d+)\.")

@@ -38,6 +38,7 @@ def assign(
     topk: int = 10,
     alpha: float = 0.5,
     beta: float = 6.0,
+    least_side: float = 0.0,
 ) -> Assignment:
     """Assign targets to points.
 
@@ -45,18 +46,20 @@ def assign(
     target_classes (B, M) int64, target_boxes (B, M, 4) xyxy px, is_target (B, M) bool: padded
     targets.
 
-    u = max(CIoU, 0), t = score^alpha * u^beta; candidates are points strictly inside a target; each
-    target takes its `topk` highest t. A point wanted by several goes to the target with the highest
-    u of all that contain it, also to one that did not want it (the first of equal ones). A pair
-    with t = 0 would weigh nothing in the loss and is left out, which keeps ties from deciding
-    anything.
+    u = max(CIoU, 0), t = score^alpha * u^beta; candidates are points strictly inside a target,
+    whose sides count as at least `least_side` px here, and only here, about its middle. Each target
+    takes its `topk` highest t. A point wanted by several goes to the target with the highest u of
+    all that contain it, also to one that did not want it (the first of equal ones). A pair with
+    t = 0 would weigh nothing in the loss and is left out, which keeps ties from deciding anything.
     """
     b, a, _ = scores.shape
     m = target_boxes.shape[1]
     overlap = boxes.new_zeros(b, m, a)
     metric = boxes.new_zeros(b, m, a)
     if m:
-        i, j, k = _inside(points, target_boxes, is_target).nonzero(as_tuple=True)  # (P,) each
+        i, j, k = _inside(points, _widened(target_boxes, least_side), is_target).nonzero(
+            as_tuple=True
+        )  # (P,) each
         u = ciou(target_boxes[i, j], boxes[i, k]).clamp(min=0)
         overlap[i, j, k] = u
         metric[i, j, k] = scores[i, k, target_classes[i, j]].pow(alpha) * u.pow(beta)
@@ -76,6 +79,12 @@ def assign(
     )
     owned = target_boxes.gather(1, owner[..., None].expand(-1, -1, 4))
     return Assignment(foreground, owner, owned, soft_scores)
+
+
+def _widened(boxes: Tensor, least_side: float) -> Tensor:
+    """(B, M, 4): the boxes with sides of at least `least_side`, about the same middle."""
+    more = (least_side - (boxes[..., 2:] - boxes[..., :2])).clamp(min=0) / 2  # (B, M, 2)
+    return boxes + torch.cat((-more, more), -1)
 
 
 def _inside(points: Tensor, boxes: Tensor, is_target: Tensor) -> Tensor:

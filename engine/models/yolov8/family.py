@@ -86,6 +86,7 @@ class YOLOv8Family(Family):
             config.cls,
             config.dfl,
             class_weights,
+            least_side=config.least_side,
             ranks=ranks,
             sum_over_ranks=sum_over_ranks,
         )
@@ -106,6 +107,9 @@ class YOLOv8Family(Family):
 
     def candidates(self, preds: Preds) -> Candidates:
         return decode(preds)
+
+    def fuse(self, module: nn.Module) -> nn.Module:
+        return fuse(module)
 
     def export_module(self, module: nn.Module, size: Size) -> nn.Module:
         return CandidateModule(self, fuse(module)).eval()

@@ -30,7 +30,7 @@ class DetectionLoss(Criterion):
     Args:
         box, cls, dfl: gains of the three terms.
         class_weights: (C,) factor of each class's term, None: all 1.
-        topk, alpha, beta: of the assignment.
+        topk, alpha, beta, least_side: of the assignment.
         ranks, sum_over_ranks: where a batch is shared by several processes, their number and the
             sum of a tensor over them. While gradients are recorded, losses are then normalised over
             the whole batch, and the mean over ranks of loss, items and gradients is that of one
@@ -46,12 +46,14 @@ class DetectionLoss(Criterion):
         topk: int = 10,
         alpha: float = 0.5,
         beta: float = 6.0,
+        least_side: float = 0.0,
         ranks: int = 1,
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
     ):
         self.gains = (box, cls, dfl)
         self.class_weights = class_weights
         self.topk, self.alpha, self.beta = topk, alpha, beta
+        self.least_side = least_side
         self.ranks, self._sum_over_ranks = ranks, sum_over_ranks
         # of the last call: the sum of target scores, of this process's part
         self.weight: Tensor | None = None
@@ -85,6 +87,7 @@ class DetectionLoss(Criterion):
             self.topk,
             self.alpha,
             self.beta,
+            self.least_side,
         )
         total, images = self._normalisers(found.scores)
         entropy = F.binary_cross_entropy_with_logits(scores, found.scores, reduction="none")

@@ -129,10 +129,22 @@ def anchor_points(
     return torch.cat(points), torch.cat(pixels)
 
 
+# The beginnings of the names of the 23 layers as the family counts them; None: no parameters.
+LAYERS = (
+    (
+        "backbone.stem.",
+        *(f"backbone.stage{stage}.{part}." for stage in (2, 3, 4) for part in (0, 1)),
+    )
+    + ("backbone.stage5.0.", "backbone.stage5.1.", "backbone.stage5.2.")
+    + (None, None, "neck.up4.", None, None, "neck.up3.", "neck.down3.", None, "neck.down4.")
+    + ("neck.down4_conv.", None, "neck.down5.", "head.")
+)
+
+
 class DetectionModel(nn.Module):
     """(B, 3, H, W) float RGB in [0, 1], H and W multiples of 32 -> `Preds`.
 
-    Names for `freeze`: backbone.*, neck.*, head.*
+    Names for `freeze`: backbone.*, neck.*, head.*; `numbered_layers` with the family's backbone
 
     backbone: a network of the user's own under our neck and head: (B, 3, H, W) -> three maps of
     strides 8, 16, 32 with `channels`, the number of each. `spec`, which says how to build it all
@@ -143,6 +155,8 @@ class DetectionModel(nn.Module):
         super().__init__()
         self.spec = spec if backbone is None else None
         self.nc, self.strides = nc, STRIDES
+        own = backbone is None and not spec.backbone
+        self.numbered_layers = LAYERS if own else ()
         if backbone is None:
             backbone = TorchvisionBackbone(spec.backbone) if spec.backbone else Backbone(spec)
         self.backbone = backbone

@@ -57,8 +57,8 @@ SCALES = {
 
 
 def find_spec(cfg: str | dict[str, Any] | ModelSpec) -> ModelSpec:
-    """The network that `cfg` names: a scale, a .yaml file with `depth`, `width`, `max_channels`, or
-    `ModelSpec.to_dict()`.
+    """The network that `cfg` names: a scale (`yolov8n`, or `yolov8n.yaml` without such a file), a
+    .yaml file with `depth`, `width`, `max_channels`, or `ModelSpec.to_dict()`.
 
     Raises:
         ConfigError: an unknown name (the nearest is named), a file that lacks a key or has a value
@@ -71,6 +71,8 @@ def find_spec(cfg: str | dict[str, Any] | ModelSpec) -> ModelSpec:
     if cfg in SCALES:
         return SCALES[cfg]
     if Path(cfg).suffix in {".yaml", ".yml"}:
+        if Path(cfg).name == cfg and Path(cfg).stem in SCALES and not Path(cfg).exists():
+            return SCALES[Path(cfg).stem]  # yolov8n.yaml is a name, where there is no such file
         return _from_mapping({"name": Path(cfg).stem, **load_yaml(cfg)}, cfg)
     raise ConfigError(
         f"model='{cfg}' is not known.{nearest(cfg, SCALES)} Give {', '.join(SCALES)}, a model "
@@ -80,6 +82,12 @@ def find_spec(cfg: str | dict[str, Any] | ModelSpec) -> ModelSpec:
 
 def _from_mapping(values: dict[str, Any], where: str) -> ModelSpec:
     known = ModelSpec.__dataclass_fields__
+    if {"backbone", "head"} <= values.keys():
+        raise ConfigError(
+            f"{where}: lists a network layer by layer, as model files of Ultralytics do. The "
+            f"networks of that family are here by name: {', '.join(SCALES)}; another size of them "
+            "is a .yaml with name, depth, width, max_channels"
+        )
     for key in values:
         if key not in known:
             raise ConfigError(
