@@ -75,7 +75,7 @@ docs-tables: install  ## renew the tables in docs/ that are made from the code: 
 
 lock:  ## resolve the dependencies anew (then run the tests)
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --extra dev --extra docs --extra cluster --extra team --extra track pyproject.toml -o requirements.lock
+	  --extra dev --extra docs --extra cluster --extra team --extra track --extra hf pyproject.toml -o requirements.lock
 	echo uv | $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --upgrade - -o requirements-uv.lock
 
