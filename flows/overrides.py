@@ -18,7 +18,7 @@ from engine.datasets.findings import Findings
 from engine.detect.choose import check_params, check_registration
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
-from engine.models.hf.hub import with_revision
+from engine.models.hub.files import with_revision
 from engine.plugins import look_in
 from engine.registry.fetch import file_of, is_reference
 from engine.settings.base import load_yaml

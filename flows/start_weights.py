@@ -16,8 +16,8 @@ from typing import Any
 from engine.config import Params
 from engine.errors import ConfigError
 from engine.files import atomic_write, publish_folder, sha256_file
-from engine.models.hf.hub import PREFIX as HUB
-from engine.models.hf.hub import START, folder_of, kept, reference_in, source_of
+from engine.models.hub.files import PREFIX as HUB
+from engine.models.hub.files import START, folder_of, kept, reference_in, source_of
 from engine.registry.fetch import is_fetched
 from engine.stages.start_weights import how_to_get, stage_that_makes, start_files
 from engine.versioning.dvc_repo import DvcStages

@@ -249,6 +249,23 @@ def check_input_size(size: Size, step: int, least: int) -> None:
     raise ConfigError(f"imgsz must be {what} for this network: got {got}, try {near}.")
 
 
+# Settings of section train that only the YOLOv8 family heeds.
+YOLOV8S = ("backbone", "pretrained", "class_weights", "box", "cls", "dfl", "least_side")
+
+
+def refuse_yolov8s(config: DetectionTrainConfig, network: str) -> None:
+    """ConfigError where one of `YOLOV8S` has another value than its default: for networks of other
+    families.
+    """
+    for key in YOLOV8S:
+        value, default = getattr(config, key), type(config).model_fields[key].default
+        if value != default:
+            raise ConfigError(
+                f"{key}={value}: {network} has no use for it; it belongs to the YOLOv8 family. "
+                f"Leave {key} out"
+            )
+
+
 def check_candidates(found: Any, images: int, classes: int, owner: str) -> Candidates:
     """What `candidates` of a user's own code gave, where it is boxes (images, N, 4) and scores
     (images, N, classes).

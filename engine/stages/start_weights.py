@@ -15,8 +15,8 @@ from pathlib import Path
 from engine.config import DetectionTrainConfig, Params
 from engine.errors import ConfigError
 from engine.files import read_object, sha256_file
-from engine.models.hf.hub import PREFIX as HUB
-from engine.models.hf.hub import START, kept, reference_in, source_of
+from engine.models.hub.files import PREFIX as HUB
+from engine.models.hub.files import START, kept, reference_in, source_of
 from engine.plugins import is_dotted
 from engine.stages.layout import Layout
 from engine.versioning.stage_inputs import load_definitions

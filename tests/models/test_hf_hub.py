@@ -7,7 +7,7 @@ import hf_networks
 import pytest
 
 from engine.errors import ConfigError, WorkspaceError
-from engine.models.hf.hub import Reference, fetch, kept, reference_in
+from engine.models.hub.files import Reference, fetch, kept, reference_in
 
 FIRST, NEWEST = "a" * 40, "b" * 40
 REPO = "people/tiny-detector"

@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import ConfigError
-from engine.models.hf.licences import check_licence, licence_of, trained_on
+from engine.models.hub.licences import check_licence, licence_of, trained_on
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ from engine.models.family import (
     Family,
     Spec,
     check_input_size,
+    refuse_yolov8s,
 )
 from engine.models.hf.folder import read_folder, read_state
-from engine.models.hf.hub import PREFIX, folder_of, source_of
 from engine.models.hf.library import traceable
-from engine.models.hf.licences import check_licence
 from engine.models.hf.network import Output, build, decode
+from engine.models.hub.files import PREFIX, folder_of, source_of
+from engine.models.hub.licences import check_licence
 from engine.models.targets import image_targets
-from engine.models.torchvision.family import refuse_unused
 from engine.models.transfer import ClassRows, Transfer
 from engine.types import Size
 
@@ -56,7 +56,7 @@ class HfFamily(Family):
         return (f"{PREFIX}ORG/NAME", f"{PREFIX}./FOLDER")
 
     def spec(self, model: str, config: DetectionTrainConfig) -> Spec:
-        refuse_unused(config, model)
+        refuse_yolov8s(config, model)
         path = folder_of(model)
         folder = read_folder(path)
         spec = {
@@ -78,7 +78,7 @@ class HfFamily(Family):
         return self.transfer(module, read_state(folder), folder.names, names, spec)
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
-        refuse_unused(config, f"{spec['name']} of {file}")
+        refuse_yolov8s(config, f"{spec['name']} of {file}")
 
     def stride(self, spec: Spec) -> int:
         config = spec["config"]
@@ -124,7 +124,7 @@ class HfFamily(Family):
         ranks: int = 1,
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
     ) -> Criterion:
-        refuse_unused(config, spec["name"])
+        refuse_yolov8s(config, spec["name"])
         return LibraryLoss(self.losses(spec), ranks, sum_over_ranks)
 
     def forward(self, module: nn.Module, batch: Mapping[str, Any]) -> Any:

@@ -20,7 +20,7 @@ def transformers() -> ModuleType:
         ConfigError: it is not installed, or too old.
     """
     # Read when the hub's client is first imported. What starts a training is a folder on this
-    # machine; only `engine.models.hf.hub`, in a process of its own, asks the network.
+    # machine; only `engine.models.hub.files`, in a process of its own, asks the network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     how = "Install the extra: `pip install 'detectflow[hf]'`"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError, nearest
 from engine.models.detections import padded
-from engine.models.family import Candidates, Criterion, Family, Spec
+from engine.models.family import Candidates, Criterion, Family, Spec, refuse_yolov8s
 from engine.models.targets import image_targets
 from engine.models.torchvision.networks import (
     NETWORKS,
@@ -30,9 +30,6 @@ if TYPE_CHECKING:  # settings of a training: what validates or exports does not 
     from engine.config import DetectionTrainConfig
 
 PREFIX = "torchvision:"
-# Settings of section train that mean nothing to these networks; another value is refused.
-UNUSED = ("backbone", "pretrained", "class_weights", "box", "cls", "dfl", "least_side")
-
 # Tensors with rows by class, by torchvision's names.
 SSD_BRANCH = re.compile(r"(head\.classification_head\.module_list\.\d+)\.")
 BY_CLASS = ("head.classification_head.cls_logits.", "roi_heads.box_predictor.cls_score.")
@@ -57,7 +54,7 @@ class TorchvisionFamily(Family):
                 f"model='{model}' is not known.{nearest(model, self.names())} Of torchvision there "
                 f"are {', '.join(NETWORKS)}"
             )
-        refuse_unused(config, model)
+        refuse_yolov8s(config, model)
         return {"name": model}
 
     def build(self, spec: Spec, classes: int) -> nn.Module:
@@ -67,7 +64,7 @@ class TorchvisionFamily(Family):
         return {"name": PREFIX + module.name} if isinstance(module, Detector) else None
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
-        refuse_unused(config, f"{spec['name']} of {file}")
+        refuse_yolov8s(config, f"{spec['name']} of {file}")
 
     def stride(self, spec: Spec) -> int:
         # SSD places its boxes by fractions of the input, so any size will do, also its native 300.
@@ -87,7 +84,7 @@ class TorchvisionFamily(Family):
         ranks: int = 1,
         sum_over_ranks: Callable[[Tensor], Tensor] | None = None,
     ) -> Criterion:
-        refuse_unused(config, spec["name"])
+        refuse_yolov8s(config, spec["name"])
         return SumOfLosses(self.losses(spec))
 
     def forward(self, module: nn.Module, batch: Mapping[str, Any]) -> Any:
@@ -140,19 +137,6 @@ class SumOfLosses(Criterion):
                 preds = detector.losses(preds, image_targets(batch, detector.network.background))
             items = torch.stack([preds[name].float() for name in self.names])
             return items.sum(), items.detach()
-
-
-def refuse_unused(config: DetectionTrainConfig, network: str) -> None:
-    """ConfigError where a setting has another value than its default, and these networks cannot
-    heed it.
-    """
-    for key in UNUSED:
-        value, default = getattr(config, key), type(config).model_fields[key].default
-        if value != default:
-            raise ConfigError(
-                f"{key}={value}: {network} has no use for it; it belongs to the YOLOv8 family. "
-                f"Leave {key} out"
-            )
 
 
 def _name(spec: Spec) -> str:

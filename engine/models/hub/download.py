@@ -1,5 +1,5 @@
 """The files of a model on Hugging Face's hub, brought by the hub's own client:
-`python -m engine.models.hf.download ORG/NAME FOLDER REVISION [THERE ...]`. Goes on in FOLDER where
+`python -m engine.models.hub.download ORG/NAME FOLDER REVISION [THERE ...]`. Goes on in FOLDER where
 it was cut off; of a revision that is THERE only its name is asked.
 
 A process of its own: the client reads its settings when it is imported, and every other process of

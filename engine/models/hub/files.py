@@ -22,7 +22,7 @@ from typing import Any
 
 from engine.errors import ConfigError, WorkspaceError
 from engine.files import publish_folder, read_object, sha256_file, write_text
-from engine.models.hf.download import WANTED
+from engine.models.hub.download import WANTED
 
 PREFIX = "hf:"
 SOURCE = "source.json"
@@ -188,7 +188,7 @@ def fetch(reference: Reference, place: Path, scratch: Path) -> Path:
 
 
 def _ask(reference: Reference, waiting: Path, there: Iterable[str]) -> dict[str, Any]:
-    words = [sys.executable, "-m", "engine.models.hf.download", reference.repo, str(waiting)]
+    words = [sys.executable, "-m", "engine.models.hub.download", reference.repo, str(waiting)]
     words += [reference.revision or "", *there]
     environment = {**os.environ, "HF_HUB_OFFLINE": "0"}
     try:
