@@ -19,6 +19,7 @@ from engine.detect.choose import check_params, check_registration
 from engine.errors import ConfigError, nearest
 from engine.files import write_text
 from engine.models.hub.files import with_revision
+from engine.models.registry import hub_names
 from engine.plugins import look_in
 from engine.registry.fetch import file_of, is_reference
 from engine.settings.base import load_yaml
@@ -59,9 +60,14 @@ def _fetch_start(values: dict[str, Any], root: Path) -> None:
     network of the hub with its revision; both are brought to this machine.
     """
     train = values.get("train")
-    for key in KEYS if isinstance(train, dict) else ():
-        if isinstance(name := train.get(key), str):
-            train[key] = with_revision(name, root) or file_of(name, weights=True, root=root)
+    if not isinstance(train, dict):
+        return
+    on_hub = hub_names(train)
+    for key in KEYS:
+        if key in on_hub:
+            train[key] = with_revision(on_hub[key], root)
+        elif isinstance(name := train.get(key), str):
+            train[key] = file_of(name, weights=True, root=root)
 
 
 def apply(root: Path, overrides: Overrides) -> Params:

@@ -17,7 +17,15 @@ from engine.config import Params
 from engine.errors import ConfigError
 from engine.files import atomic_write, publish_folder, sha256_file
 from engine.models.hub.files import PREFIX as HUB
-from engine.models.hub.files import START, folder_of, kept, reference_in, source_of
+from engine.models.hub.files import (
+    START,
+    Reference,
+    folder_of,
+    kept,
+    reference_in,
+    source_of,
+)
+from engine.models.registry import hub_names
 from engine.registry.fetch import is_fetched
 from engine.stages.start_weights import how_to_get, stage_that_makes, start_files
 from engine.versioning.dvc_repo import DvcStages
@@ -59,15 +67,21 @@ def kept_start(params: Params, root: Path) -> dict[str, Any]:
 
 
 def _from_hub(params: Params, root: Path) -> dict[str, Any]:
-    """The override that names the revision of a network of the hub; its files are put into
+    """Overrides that name the revision of weights of the hub; the files are put into
     `models/start`, where DVC versions them.
     """
-    reference = reference_in(params.train.model, root)
-    if reference is None:
-        return {}
+    named = hub_names(params.train.model_dump())
+    return {
+        f"train.{key}": _kept_from_hub(key, name, reference, root)
+        for key, name in named.items()
+        if (reference := reference_in(name, root))
+    }
+
+
+def _kept_from_hub(key: str, name: str, reference: Reference, root: Path) -> str:
     folder = kept(reference, [root / START])
     if folder is None:
-        cached = folder_of(params.train.model)
+        cached = folder_of(name)
         folder = root / START / cached.name
         with publish_folder(folder) as made:
             shutil.copytree(cached, made, dirs_exist_ok=True)
@@ -75,13 +89,14 @@ def _from_hub(params: Params, root: Path) -> dict[str, Any]:
     source = source_of(folder)
     name = f"{HUB}{source['repo']}@{source['revision']}"
     logger.info(
-        "train.model: %s, licence %s, SHA-256 %s, kept as %s",
+        "train.%s: %s, licence %s, SHA-256 %s, kept as %s",
+        key,
         name,
         source["licence"] or "not stated",
         source["digest"][:12],
         folder.relative_to(root),
     )
-    return {"train.model": name}  # params.yaml may still have it without its revision
+    return name  # params.yaml may still have it without its revision
 
 
 def _short(file: Path, root: Path) -> Path:

@@ -135,7 +135,7 @@ NOT_IMPORTED = {
 CONFIG = ("engine.config.", "engine.settings.")
 FAMILY = "engine.models."  # each folder below it with a module `family` is one family of networks
 # In the package of a family: library whose code is part of its networks -> the setting of section
-# train with which it is, "" for always.
+# train with which it is, `key=WORD` where its value begins so, "" for always.
 LIBRARIES = "NETWORKS_OF"
 # What code that cannot be read here may call: that of an installed package.
 ANYTHING = (Import("engine.detect.trainer"), Import("engine.models.registry"))
@@ -254,7 +254,9 @@ def libraries_of(
     found = set()
     for folder in families:
         for library, setting in (sources.constant(f"{FAMILY}{folder}", LIBRARIES) or {}).items():
-            if not setting or settings.get(setting):
+            key, _, begins = setting.partition("=")
+            value = settings.get(key)
+            if not key or (value and str(value).startswith(begins)):
                 found.add(library)
     return sorted(found)
 

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from engine.config.device import DEVICES, Device
 from engine.config.known_names import ANSWERS
+from engine.errors import nearest
 from engine.settings.base import Frozen
 from engine.settings.known_name import KnownName
 
@@ -22,6 +23,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Factor = Annotated[float, Field(ge=0)]
 FirstLayers = Annotated[int, Field(ge=0)]
 LayerNumber = Annotated[int, Field(ge=0)]
+BACKBONES = ("resnet18", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny")
 LONGEST_NAME_BYTES = 200  # file systems take 255; a number may be appended
 
 
@@ -317,11 +319,17 @@ class DetectionTrainConfig(TrainConfig):
         "loss", None, "class name -> factor of its class loss; others 1", unit="factor"
     )
 
-    backbone: Literal["", "resnet18", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny"] = (
-        _f("model", "", "torchvision backbone under our neck and head, instead of the family's own")
+    backbone: str = _f(
+        "model",
+        "",
+        "network under our neck and head, instead of the family's own: resnet18, "
+        "mobilenet_v3_large, efficientnet_b0 or convnext_tiny of torchvision, timm:NAME of timm",
     )
     pretrained: bool | str = _f(
-        "model", False, "ImageNet weights of the backbone: true downloads, a path reads a file"
+        "model",
+        False,
+        "ImageNet weights of the backbone: true downloads, a path reads a file; for one of timm "
+        "also hf:ORG/NAME",
     )
 
     accept_licence: str | None = _f(
@@ -343,6 +351,16 @@ class DetectionTrainConfig(TrainConfig):
         # What a network can take is known to its family: `Family.check_size`.
         if min(value if isinstance(value, tuple) else (value,)) < 1:
             raise ValueError("must be a number of pixels above 0")
+        return value
+
+    @field_validator("backbone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value and value not in BACKBONES and not value.startswith("timm:"):
+            raise ValueError(
+                f"'{value}' is not known.{nearest(value, BACKBONES)} There are "
+                f"{', '.join(BACKBONES)}, and timm:NAME"
+            )
         return value
 
     @model_validator(mode="after")

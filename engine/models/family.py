@@ -81,6 +81,15 @@ class Family(ABC):
         """
         return None
 
+    def hub_names(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        """Settings of section train that name weights on Hugging Face's hub, or stand for such:
+        key -> `hf:ORG/NAME`, perhaps with its revision. settings: as given, not yet checked.
+
+        Raises:
+            ConfigError: a value for which there are none.
+        """
+        return {}
+
     def pretrain(self, module: nn.Module, config: DetectionTrainConfig, cache: Path) -> None:
         """Load published weights where the settings ask for them; `cache` keeps downloads."""
         return None

@@ -6,7 +6,7 @@ package offers as an entry point, and a class of the user's own by its dotted pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -37,6 +37,7 @@ __all__ = [
     "families",
     "family_named",
     "family_of",
+    "hub_names",
 ]
 
 ENTRY_POINTS = "detectflow.families"  # group in which an installed package offers families
@@ -85,6 +86,13 @@ def family_of(model: str) -> Family:
         "package.module:Class of a family of your own, or a checkpoint (.pt, .safetensors)."
         f"{registered}"
     )
+
+
+def hub_names(settings: Mapping[str, Any]) -> dict[str, str]:
+    """key -> `hf:ORG/NAME`: see `Family.hub_names`; settings of section train as given."""
+    model = settings.get("model")
+    known = [family for family in families() if isinstance(model, str) and family.knows(model)]
+    return dict(known[0].hub_names(settings)) if known else {}
 
 
 def family_named(name: str | None) -> Family:

@@ -17,7 +17,7 @@ from engine.models.hub.licences import check_licence, licence_of, trained_on
     ],
 )
 def test_free_or_accepted(repo, licence, accepted):
-    check_licence(f"hf:{repo}", {"repo": repo, "licence": licence}, accepted)
+    check_licence(f"model='hf:{repo}'", {"repo": repo, "licence": licence}, accepted)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_free_or_accepted(repo, licence, accepted):
 )
 def test_not_free_and_not_accepted(repo, licence, accepted, said):
     with pytest.raises(ConfigError, match=said):
-        check_licence(f"hf:{repo}", {"repo": repo, "licence": licence}, accepted)
+        check_licence(f"model='hf:{repo}'", {"repo": repo, "licence": licence}, accepted)
 
 
 def test_a_folder_of_ones_own_is_asked_nothing():

@@ -66,9 +66,12 @@ class HfFamily(Family):
             "std": list(folder.std),
             "source": source_of(path),
         }
-        check_licence(model, spec["source"], config.accept_licence)
+        check_licence(f"model='{model}'", spec["source"], config.accept_licence)
         self.check_size(spec, config.input_size)
         return {**spec, "losses": list(_tried(json.dumps(spec), config.input_size))}
+
+    def hub_names(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        return {"model": settings["model"]}
 
     def build(self, spec: Spec, classes: int) -> nn.Module:
         return build(spec["config"], classes, spec["mean"], spec["std"])

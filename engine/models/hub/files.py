@@ -26,6 +26,7 @@ from engine.models.hub.download import WANTED
 
 PREFIX = "hf:"
 SOURCE = "source.json"
+WEIGHTS = "model.safetensors"  # of a model in one file, which all but the largest are
 START = Path("models/start")  # of a project: versioned by DVC
 LONGEST_S = 3600
 _REPO = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
@@ -88,13 +89,13 @@ def folder_of(model: str) -> Path:
 _newest: dict[Reference, Reference] = {}
 
 
-def with_revision(model: str, root: Path) -> str | None:
-    """The name with the revision that it means now, its files at hand; None for what is not of the
-    hub.
+def with_revision(model: str, root: Path) -> str:
+    """A name `hf:...` with the revision that it means now, its files at hand; that of a folder as
+    it is.
     """
     reference = reference_in(model, root)
     if reference is None:
-        return model if model.startswith(PREFIX) else None
+        return model
     if kept(reference, (root / START,)):
         return model
     source = source_of(folder_of(model))

@@ -49,18 +49,18 @@ def trained_on(source: Mapping[str, Any]) -> str:
     return next((data for pattern, data in TRAINED_ON if fnmatch(repo, pattern.lower())), "")
 
 
-def check_licence(model: str, source: Mapping[str, Any], accepted: str | None) -> None:
-    """ConfigError where a network of the hub is not under a free licence and nobody accepted it.
+def check_licence(what: str, source: Mapping[str, Any], accepted: str | None) -> None:
+    """ConfigError where weights of the hub are not under a free licence and nobody accepted it.
 
-    accepted: the setting train.accept_licence.
+    what: the setting that names them, `model='hf:...'`. accepted: the setting train.accept_licence.
     """
     licence = licence_of(source)
     is_accepted = (accepted or "").lower() == (licence or "unstated")
     if "repo" not in source or licence in FREE or is_accepted:
         return
-    what = f"is under the licence '{licence}'" if licence else "states no licence"
+    stated = f"is under the licence '{licence}'" if licence else "states no licence"
     raise ConfigError(
-        f"model='{model}': its page on the hub {what}, which is not among those that everybody may "
+        f"{what}: its page on the hub {stated}, which is not among those that everybody may "
         f"use ({', '.join(sorted(FREE)[:4])}, ...). Read it; where it allows your use write "
         f"train.accept_licence: {licence or 'unstated'}. It is recorded with every model trained "
         "from it"

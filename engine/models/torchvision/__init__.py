@@ -5,5 +5,6 @@ from 0, dense networks give boxes and scores of all anchors. Knows no other fami
 """
 
 # Library whose code is part of these networks -> the setting of section train with which it is,
-# "" for always: another version of it may be another network (read by engine.code.rooms).
+# "" for always, `key=WORD` where its value begins so: another version of it may be another network
+# (read by engine.code.rooms).
 NETWORKS_OF = {"torchvision": ""}

@@ -21,4 +21,4 @@ __all__ = [
 
 # Library whose code is part of the networks -> the setting of section train with which it is: see
 # engine.models.torchvision.
-NETWORKS_OF = {"torchvision": "backbone"}
+NETWORKS_OF = {"torchvision": "backbone", "timm": "backbone=timm:"}

@@ -1,4 +1,5 @@
-"""Networks of torchvision as backbones: their maps of strides 8, 16 and 32 feed our neck.
+"""Networks of torchvision, and of timm, as backbones: their maps of strides 8, 16 and 32 feed our
+neck.
 
 They expect ImageNet's normalised colours; the normalisation is part of the module, so the
 detector's input stays RGB in [0, 1] everywhere.
@@ -13,6 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import CheckpointError, ConfigError, nearest
+from engine.models.hub.files import PREFIX as HUB
+from engine.models.hub.files import WEIGHTS, folder_of, source_of
+from engine.models.hub.licences import check_licence
+from engine.models.yolov8 import timm_backbone
+from engine.models.yolov8.timm_backbone import TimmBackbone
 
 # The last layer of each stride, by torchvision's names, and its channels.
 LAYERS: dict[str, dict[str, int]] = {
@@ -38,7 +44,7 @@ class TorchvisionBackbone(nn.Module):
         if name not in LAYERS:
             raise ConfigError(
                 f"backbone='{name}' is not known.{nearest(name, LAYERS)} There are "
-                f"{', '.join(LAYERS)}"
+                f"{', '.join(LAYERS)}, and timm:NAME for networks of timm"
             )
         self.name = name
         self.body = create_feature_extractor(
@@ -53,21 +59,43 @@ class TorchvisionBackbone(nn.Module):
         return tuple(maps[layer] for layer in LAYERS[self.name])
 
 
+def make_backbone(name: str) -> TorchvisionBackbone | TimmBackbone:
+    """The backbone that the setting names, with fresh weights. ConfigError for an unknown name."""
+    if name.startswith(timm_backbone.PREFIX):
+        return TimmBackbone(name)
+    return TorchvisionBackbone(name)
+
+
 def load_pretrained(
-    backbone: nn.Module, source: bool | str, download_dir: Path | None = None
+    backbone: nn.Module,
+    source: bool | str,
+    download_dir: Path | None = None,
+    accept_licence: str | None = None,
 ) -> None:
-    """ImageNet weights: True downloads them through torchvision, a path reads a state dict saved
-    from torchvision.
+    """ImageNet weights: True downloads them (torchvision's own, timm's from the hub), `hf:ORG/NAME`
+    from the hub, a path reads a state dict saved from the library.
 
     A file may hold more than the backbone, such as the classifier of the whole network.
-    download_dir: where torchvision keeps what it downloads; None: its own place.
+    download_dir: where torchvision keeps what it downloads; None: its own place. accept_licence:
+    see `engine.models.hub.licences`.
 
     Raises:
-        ConfigError: not a torchvision backbone, or the download failed. CheckpointError: a file
-            that does not fit.
+        ConfigError: not such a backbone, the download failed, or the licence is not free.
+            CheckpointError: a file that does not fit.
     """
-    if not isinstance(backbone, TorchvisionBackbone):
-        raise ConfigError("pretrained belongs to a torchvision backbone: set backbone too")
+    if not isinstance(backbone, (TorchvisionBackbone, TimmBackbone)):
+        raise ConfigError("pretrained belongs to the setting backbone: set backbone too")
+    if isinstance(backbone, TimmBackbone):
+        if source is True:
+            source = HUB + timm_backbone.hub_name(backbone.name)
+        source = str(source)
+        if source.startswith(HUB):
+            folder = folder_of(source)
+            check_licence(f"pretrained={source}", source_of(folder), accept_licence)
+            backbone.load(_read_state(folder / WEIGHTS), source)
+        else:
+            backbone.load(_read_state(Path(source)), source)
+        return
     state = (
         _download(backbone.name, download_dir) if source is True else _read_state(Path(str(source)))
     )

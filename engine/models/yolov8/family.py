@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError
 from engine.models.family import CandidateModule, Candidates, Family, Spec
+from engine.models.hub.files import PREFIX as HUB
 from engine.models.transfer import ClassRows
+from engine.models.yolov8 import timm_backbone
 from engine.models.yolov8.backbones import load_pretrained
 from engine.models.yolov8.decode import decode
 from engine.models.yolov8.fuse import fuse
@@ -45,6 +47,8 @@ class YOLOv8Family(Family):
                 "`return super().spec('yolov8n', config)`"
             )
         found = find_spec(model)
+        if config.backbone.startswith(timm_backbone.PREFIX):
+            timm_backbone.check(config.backbone)
         return replace(found, backbone=config.backbone or found.backbone).to_dict()
 
     def build(self, spec: Spec, classes: int) -> nn.Module:
@@ -55,9 +59,19 @@ class YOLOv8Family(Family):
         own = type(module) is DetectionModel and module.spec is not None
         return module.spec.to_dict() if own else None
 
+    def hub_names(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        backbone, given = settings.get("backbone"), settings.get("pretrained")
+        if not (isinstance(backbone, str) and backbone.startswith(timm_backbone.PREFIX)):
+            return {}
+        if given is True:
+            return {"pretrained": HUB + timm_backbone.hub_name(backbone)}
+        return {"pretrained": given} if isinstance(given, str) and given.startswith(HUB) else {}
+
     def pretrain(self, module: nn.Module, config: DetectionTrainConfig, cache: Path) -> None:
         if config.pretrained:
-            load_pretrained(module.backbone, config.pretrained, download_dir=cache / "pretrained")
+            load_pretrained(
+                module.backbone, config.pretrained, cache / "pretrained", config.accept_licence
+            )
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
         own = spec.get("backbone", "")

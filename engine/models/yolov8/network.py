@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from engine.models.yolov8.backbones import TorchvisionBackbone
+from engine.models.yolov8.backbones import make_backbone
 from engine.models.yolov8.blocks import SPPF, C2f, Conv
 from engine.models.yolov8.spec import STRIDES, ModelSpec, find_spec
 
@@ -158,7 +158,7 @@ class DetectionModel(nn.Module):
         own = backbone is None and not spec.backbone
         self.numbered_layers = LAYERS if own else ()
         if backbone is None:
-            backbone = TorchvisionBackbone(spec.backbone) if spec.backbone else Backbone(spec)
+            backbone = make_backbone(spec.backbone) if spec.backbone else Backbone(spec)
         self.backbone = backbone
         self.neck = Neck(spec, self.backbone.channels)
         self.head = Head(nc, self.neck.channels)

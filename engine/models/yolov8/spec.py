@@ -29,7 +29,7 @@ class ModelSpec:
     depth: float
     width: float
     max_channels: int
-    backbone: str = ""  # a torchvision network under our neck and head; empty: the family's own
+    backbone: str = ""  # of torchvision or timm, under our neck and head; empty: the family's own
 
     def channels(self, level: int) -> int:
         """Channels of P1 .. P5: ceil(min(C, max) * width / 8) * 8."""
