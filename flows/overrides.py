@@ -23,7 +23,7 @@ from engine.models.registry import hub_names
 from engine.plugins import look_in
 from engine.registry.fetch import file_of, is_reference
 from engine.settings.base import load_yaml
-from engine.stages.start_weights import KEYS, how_to_get, is_path
+from engine.stages.start_weights import KEYS, how_to_get, is_path, is_published
 
 START = {f"train.{key}" for key in KEYS}
 Overrides = Mapping[str, Any]  # dotted key of params.yaml -> value, for example {"train.epochs": 5}
@@ -133,7 +133,7 @@ def _check_place(root: Path, key: str, value: Any) -> None:
         hint = f"{nearest(value, known)} Descriptions here: {', '.join(known)}"
     elif key in START and is_reference(value, root):
         return
-    elif key in START and (is_path(value) and not value.startswith("hf:")):
+    elif key in START and is_path(value) and not is_published(value, root):
         hint = f" {how_to_get(root / value, root)}"
     elif key != "data.path":
         return

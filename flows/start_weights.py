@@ -16,12 +16,12 @@ from typing import Any
 from engine.config import Params
 from engine.errors import ConfigError
 from engine.files import atomic_write, publish_folder, sha256_file
-from engine.models.hub.files import PREFIX as HUB
 from engine.models.hub.files import (
     START,
     Reference,
     folder_of,
     kept,
+    name_of,
     reference_in,
     source_of,
 )
@@ -87,7 +87,7 @@ def _kept_from_hub(key: str, name: str, reference: Reference, root: Path) -> str
             shutil.copytree(cached, made, dirs_exist_ok=True)
         DvcStages(root).add(folder)
     source = source_of(folder)
-    name = f"{HUB}{source['repo']}@{source['revision']}"
+    name = name_of(source)
     logger.info(
         "train.%s: %s, licence %s, SHA-256 %s, kept as %s",
         key,

@@ -30,14 +30,21 @@ def start_files(config: DetectionTrainConfig, root: Path) -> dict[str, Path]:
     """
     named = {key: getattr(config, key) for key in KEYS}
     return {
-        key: root / (folder_name(name, root) if name.startswith(HUB) else name)
+        key: root / (folder_name(name, root) if is_published(name, root) else name)
         for key, name in named.items()
-        if isinstance(name, str) and is_path(name)
+        if isinstance(name, str) and (is_published(name, root) or is_path(name))
     }
 
 
+def is_published(name: str, root: Path) -> bool:
+    """Whether a value names a network of the library transformers, or published weights."""
+    return name.startswith(HUB) or reference_in(name, root) is not None
+
+
 def folder_name(model: str, root: Path) -> str:
-    """The folder of a network named `hf:`, seen from `root`; where it is not at hand its name."""
+    """The folder of published weights, or of a network named `hf:./FOLDER`, seen from `root`;
+    where it is not at hand its name.
+    """
     reference = reference_in(model, root)
     if reference is None:
         return model.removeprefix(HUB)

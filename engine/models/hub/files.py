@@ -1,4 +1,5 @@
-"""`hf:ORG/NAME@REVISION`: a model on Hugging Face's hub, its files kept on this machine.
+"""Published weights, their files kept on this machine: `hf:ORG/NAME@REVISION`, a model on Hugging
+Face's hub, and `torchvision:NAME@WEIGHTS`.
 
 A revision is 40 hex digits and means the same files for ever; a branch or tag may move, so it is
 not taken. Files are brought once, into `NAME-DIGEST/` beside `source.json` that says where they
@@ -22,6 +23,7 @@ from typing import Any
 
 from engine.errors import ConfigError, WorkspaceError
 from engine.files import publish_folder, read_object, sha256_file, write_text
+from engine.models.hub import torchvision_weights
 from engine.models.hub.download import WANTED
 
 PREFIX = "hf:"
@@ -31,27 +33,36 @@ START = Path("models/start")  # of a project: versioned by DVC
 LONGEST_S = 3600
 _REPO = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 _REFERENCE = re.compile(rf"{PREFIX}({_REPO})(?:@(.*))?")
+_TORCHVISION = re.compile(rf"({torchvision_weights.PREFIX}\w+)@(.*)")
 _REVISION = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A model on the hub. revision: None where the newest is meant."""
+    """A model on the hub, or weights of torchvision. revision: None where the newest is meant."""
 
-    repo: str
-    revision: str | None
+    repo: str  # ORG/NAME, or torchvision:NAME
+    revision: str | None  # 40 hex digits, or torchvision's name of the weights
 
     def __str__(self) -> str:
-        return f"{PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        name = self.repo if self.is_torchvision else f"{PREFIX}{self.repo}"
+        return name + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def is_torchvision(self) -> bool:
+        return self.repo.startswith(torchvision_weights.PREFIX)
 
 
 def reference_in(model: str, root: Path = Path()) -> Reference | None:
-    """What `train.model` names on the hub; None where it names a folder (`hf:./mine`, `hf:/data/x`,
-    or one that is there, seen from `root`).
+    """The published weights that `train.model` names; None where it names none, or a folder
+    (`hf:./mine`, `hf:/data/x`, or one that is there, seen from `root`).
 
     Raises:
-        ConfigError: a branch or tag in place of a revision.
+        ConfigError: a branch or tag in place of a revision, unknown weights.
     """
+    if match := _TORCHVISION.fullmatch(model):
+        repo, word = match.groups()
+        return Reference(repo, torchvision_weights.weights_of(repo, word).name)
     match = _REFERENCE.fullmatch(model)
     if match is None or (root / model.removeprefix(PREFIX)).is_dir():
         return None
@@ -66,7 +77,8 @@ def reference_in(model: str, root: Path = Path()) -> Reference | None:
 
 
 def folder_of(model: str) -> Path:
-    """The folder of a model named `hf:...`: downloaded, where it is not at hand.
+    """The folder of published weights: downloaded, where it is not at hand; of `hf:./mine` that
+    folder.
 
     Raises:
         ConfigError, WorkspaceError: see `reference_in`, `kept`, `fetch`.
@@ -90,16 +102,20 @@ _newest: dict[Reference, Reference] = {}
 
 
 def with_revision(model: str, root: Path) -> str:
-    """A name `hf:...` with the revision that it means now, its files at hand; that of a folder as
-    it is.
+    """The name of published weights with the revision that it means now, its files at hand; that
+    of a folder as it is.
     """
     reference = reference_in(model, root)
     if reference is None:
         return model
     if kept(reference, (root / START,)):
-        return model
-    source = source_of(folder_of(model))
-    return f"{PREFIX}{source['repo']}@{source['revision']}"
+        return str(reference)
+    return name_of(source_of(folder_of(model)))
+
+
+def name_of(source: Mapping[str, Any]) -> str:
+    """What names the weights of a folder; source: of `source_of`, downloaded."""
+    return str(Reference(source["repo"], source["revision"]))
 
 
 def cache_dir() -> Path:
@@ -163,6 +179,8 @@ def fetch(reference: Reference, place: Path, scratch: Path) -> Path:
         ConfigError: no such model or revision, not one that can be used. WorkspaceError: the hub
             cannot be reached.
     """
+    if reference.is_torchvision:
+        return _fetch_torchvision(reference, place, scratch)
     owner, _, name = reference.repo.partition("/")
     waiting = scratch / f"{owner}--{name}-{reference.revision or 'newest'}"
     waiting.mkdir(parents=True, exist_ok=True)
@@ -185,6 +203,23 @@ def fetch(reference: Reference, place: Path, scratch: Path) -> Path:
                 shutil.move(waiting / file, made / file)
             write_text(made / SOURCE, json.dumps({**found, "digest": digest}, indent=2) + "\n")
     shutil.rmtree(waiting, ignore_errors=True)
+    return folder
+
+
+def _fetch_torchvision(reference: Reference, place: Path, scratch: Path) -> Path:
+    made = scratch / f"{reference.repo.replace(':', '-')}-{reference.revision}"
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    found = torchvision_weights.bring(reference.repo, str(reference.revision), made, scratch)
+    files = {WEIGHTS: sha256_file(made / WEIGHTS)}
+    digest = _digest(files)
+    folder = place / f"{reference.repo.partition(':')[2]}-{digest[:12]}"
+    if not (folder / SOURCE).is_file():
+        with publish_folder(folder) as target:
+            shutil.move(made / WEIGHTS, target / WEIGHTS)
+            source = {**found, "files": files, "digest": digest}
+            write_text(target / SOURCE, json.dumps(source, indent=2) + "\n")
+    shutil.rmtree(made, ignore_errors=True)
     return folder
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engine.errors import ConfigError, nearest
 from engine.models.detections import padded
 from engine.models.family import Candidates, Criterion, Family, Spec, refuse_yolov8s
+from engine.models.hub.files import WEIGHTS, folder_of, name_of, source_of
+from engine.models.hub.torchvision_weights import class_names
 from engine.models.targets import image_targets
 from engine.models.torchvision.networks import (
     NETWORKS,
@@ -23,7 +26,7 @@ from engine.models.torchvision.networks import (
     decode,
 )
 from engine.models.torchvision.two_stage import StaticTwoStageDetector
-from engine.models.transfer import ClassRows
+from engine.models.transfer import ClassRows, Transfer
 from engine.types import Size
 
 if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
@@ -47,21 +50,36 @@ class TorchvisionFamily(Family):
     def names(self) -> tuple[str, ...]:
         return tuple(PREFIX + name for name in NETWORKS)
 
+    def hub_names(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
+        return {"model": settings["model"]} if "@" in settings["model"] else {}
+
     def spec(self, model: str, config: DetectionTrainConfig) -> Spec:
-        name = model.removeprefix(PREFIX)
-        if name not in NETWORKS:
+        network, _, weights = model.partition("@")
+        if network.removeprefix(PREFIX) not in NETWORKS:
             raise ConfigError(
                 f"model='{model}' is not known.{nearest(model, self.names())} Of torchvision there "
                 f"are {', '.join(NETWORKS)}"
             )
         refuse_yolov8s(config, model)
-        return {"name": model}
+        if not weights:
+            return {"name": model}
+        return {"name": network, "source": source_of(folder_of(model))}
 
     def build(self, spec: Spec, classes: int) -> nn.Module:
         return build(_name(spec), classes)
 
     def spec_of(self, module: nn.Module) -> Spec | None:
         return {"name": PREFIX + module.name} if isinstance(module, Detector) else None
+
+    def start(self, module: nn.Module, spec: Spec, names: Sequence[str]) -> Transfer | None:
+        if "source" not in spec:
+            return None
+        reference = name_of(spec["source"])
+        state = load_file(folder_of(reference) / WEIGHTS)
+        given = class_names(*reference.split("@"))
+        # A head without a column for the background counts torchvision's first class as one.
+        old = given[NETWORKS[_name(spec)].background :]
+        return self.transfer(module, state, old, names, spec)
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
         refuse_yolov8s(config, f"{spec['name']} of {file}")
