@@ -43,6 +43,8 @@ from engine.detect.validator import DetectionValidator
 from engine.errors import CheckpointError, ConfigError, DataError, nearest
 from engine.metrics.operating_point import KEY
 from engine.metrics.reported import headline_keys
+from engine.models.hub.origins import KEY as ORIGINS
+from engine.models.hub.origins import Origin, in_words
 from engine.models.registry import (
     Candidates,
     Criterion,
@@ -95,6 +97,7 @@ class DetectionTrainer(BaseTrainer):
         self.names: tuple[str, ...] = ()
         # Of a weight file it is known when that is read.
         self.network: Network | None = self._named_network()
+        self.origins: list[Origin] = []  # published weights that these come from
         self._take_loss_names()
         if self.args.resume:
             self._check_resumed()
@@ -247,9 +250,15 @@ class DetectionTrainer(BaseTrainer):
         self.network = Network(family, family.spec(cfg, self.args))
         model = family.build(self.network.spec, len(self.names))
         if weights is None:
-            family.pretrain(model, self.args, cache_dir())
+            found = [family.pretrain(model, self.args, cache_dir())]
             if moved := family.start(model, self.network.spec, self.names):
+                found.append(family.origin(self.network.spec))
                 log.info("starting from %s: %s", cfg, moved)
+            self.origins = [each for each in found if each is not None]
+            for each in self.origins:
+                log.info("published weights: %s", in_words(each))
+        else:
+            self.origins = list(weights.meta.get(ORIGINS) or ())
         return model
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
@@ -378,6 +387,7 @@ class DetectionTrainer(BaseTrainer):
             else read_weights(cfg)
         )
         self.network = own or self.network_in_file(meta, cfg)
+        self.origins = list(meta.get(ORIGINS) or ())
         self._take_loss_names()
         family, spec = self.network
         model = family.build(spec, len(self.names))
@@ -455,7 +465,7 @@ class DetectionTrainer(BaseTrainer):
         config, size = public_config(self.resolved), self.args.input_size
         family, spec = self.network
         meta = model_meta(family, spec, self.args.model, self.names, size, self.data_digest())
-        return {**meta, "config": config}
+        return {**meta, "config": config, **({ORIGINS: self.origins} if self.origins else {})}
 
     def best_meta(self) -> dict[str, Any]:
         """The thresholds and the calibration that fit the `val` images, for predictions that name

@@ -9,6 +9,7 @@ from typing import Any
 from engine.config import PredictConfig
 from engine.metrics.operating_point import KEY
 from engine.model_formats.metadata import encode_meta
+from engine.models.hub.origins import KEY as ORIGINS
 from engine.types import Size
 
 
@@ -43,6 +44,7 @@ def file_meta(
             "model": meta.get("model", ""),
             "architecture": meta.get("architecture", {}),
             "training": _without_paths(meta.get("config", {})),
+            ORIGINS: meta.get(ORIGINS) or [],
             "class_hash": meta.get("class_hash", ""),
             "data_digest": meta.get("data_digest", ""),
             "weights_sha256": weights_sha256,

@@ -16,6 +16,8 @@ from engine.errors import CheckpointError
 from engine.files import sha256_file
 from engine.lineage.evidence import Statement
 from engine.model_formats.table import check_suffix, format_of
+from engine.models.hub.origins import KEY as ORIGINS
+from engine.models.hub.origins import all_in_words
 
 
 def is_image(path: Path) -> bool:
@@ -79,6 +81,7 @@ def weights_facts(meta: Mapping[str, Any]) -> dict[str, Any]:
     size = _value(meta.get("imgsz") or ())
     return {
         "network": str(meta.get("model", "")),
+        "published weights": all_in_words(_value(meta.get(ORIGINS) or ())),
         "input_px": "x".join(map(str, size)) if size else "",
         "classes": ", ".join(map(str, _value(meta.get("names") or ()))),
         "class_hash": str(meta.get("class_hash", "")),

@@ -22,6 +22,7 @@ JSON_KEYS = frozenset(
         "thresholds",
         "operating_point",
         "architecture",
+        "origins",
         "training",
         "opset",
     }

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import ConfigError, TrainingError
+from engine.models.hub.origins import Origin
 from engine.models.transfer import ClassRows, Transfer, transfer
 from engine.types import Size
 
@@ -90,8 +91,16 @@ class Family(ABC):
         """
         return {}
 
-    def pretrain(self, module: nn.Module, config: DetectionTrainConfig, cache: Path) -> None:
-        """Load published weights where the settings ask for them; `cache` keeps downloads."""
+    def pretrain(
+        self, module: nn.Module, config: DetectionTrainConfig, cache: Path
+    ) -> Origin | None:
+        """Load published weights where the settings ask for them, and say which they are; `cache`
+        keeps downloads.
+        """
+        return None
+
+    def origin(self, spec: Spec) -> Origin | None:
+        """Which weights `start` begins with, None where it begins with none."""
         return None
 
     def start(self, module: nn.Module, spec: Spec, names: Sequence[str]) -> Transfer | None:

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from engine.lineage.render import differing
+from engine.models.hub.origins import all_in_words
 from engine.report import text as say
 from engine.report.blocks import Block, Cell, amount, code, facts_list, table, text
 from engine.report.facts import Facts, lineage_nodes, node_facts, number
@@ -188,6 +189,7 @@ def origin_pairs(facts: Facts) -> list[tuple[str, Any]]:
         ("Version", say.called(facts) if facts.version else ""),
         ("Weights", code(facts.registration.get("weights_sha256") or _weights(facts))),
         ("Network", facts.trained.get("model")),
+        ("Published weights", all_in_words(facts.trained.get("origins") or ())),
         ("Started from", started or ("no weights" if facts.trained else "")),
         ("Training data", code(facts.trained.get("data_digest"))),
         ("Epochs", _epochs_text(facts)),

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from engine.config import Params
 from engine.errors import ConfigError, EngineError, WorkspaceError, nearest
 from engine.files import publish_folder, sha256_file
+from engine.models.hub.origins import KEY as ORIGINS
+from engine.models.hub.origins import all_in_words
 from engine.stages.layout import (
     Attached,
     Layout,
@@ -201,6 +203,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     )
     records = {split: read_manifest(layout.prepared / f"{split}.jsonl") for split in SPLITS}
     names = tuple(map(str, dataset.get("names") or ()))
+    origins = all_in_words(meta.get(ORIGINS) or ())
     about = {
         "dataset": dataset.get("name", ""),
         "model": trained.get("model", params.train.model),
@@ -209,6 +212,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         "data_digest": trained.get("data_digest") or dataset.get("digest", ""),
         "weights_sha256": weights,
         "onnx_sha256": digest,
+        **({"published_weights": origins} if origins else {}),
     }
     return Candidate(
         name=registered_name(params, layout.root),
@@ -220,6 +224,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
         ),
         facts=about,
         tags={"data_digest": str(about["data_digest"]), "dataset": str(about["dataset"])}
+        | ({"published_weights": origins} if origins else {})
         | run_metadata.dvc_tags(layout.root),
         example=_example(layout, split, params.train.input_size),
         per_class=read_table(layout.reports / "validate" / "per_class.csv"),

@@ -22,7 +22,8 @@ from engine.code.closure import combined, differences
 from engine.config import DetectionTrainConfig, Params
 from engine.core.results import read_results, write_results
 from engine.files import write_text
-from engine.stages.code import listed, read_code, stage_code
+from engine.models.hub.origins import KEY as ORIGINS
+from engine.stages.code import listed, read_code, read_weights_meta, stage_code
 from engine.stages.layout import (
     Attached,
     Layout,
@@ -156,12 +157,14 @@ def publish(
         for key, value in result.metrics.items()
         if key.startswith(("metrics/", "val/"))
     }
+    origins = (read_weights_meta(result.best) or {}).get(ORIGINS)
     summary = {"best_epoch": result.best_epoch, "epochs": result.epochs, **metrics}
     origin = {
         "model": params.train.model,
         "weights_sha256": result.best_sha256,
         "data_digest": result.data_digest or dataset.get("digest"),
         "start": dict(start),
+        **({"origins": origins} if origins else {}),
     }
     with publish_folder(layout.weights) as folder:
         shutil.copyfile(result.best, folder / "best.pt")

@@ -15,6 +15,8 @@ from engine.core.checkpoint import load_checkpoint
 from engine.detect import DetectionTrainer, DetectionValidator
 from engine.errors import ConfigError
 from engine.export import export
+from engine.model_formats.metadata import decode_meta
+from engine.model_formats.table import FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,11 @@ def test_a_trained_network_is_a_start_and_a_file_and_a_predictor(start, squares,
     network = DetectionTrainer(
         overrides=start(name="second") | {"model": str(first.best), "epochs": 1}
     ).train()
-    assert load_checkpoint(network.best).meta["family"] == "hf"
+    meta = load_checkpoint(network.best).meta
+    assert meta["family"] == "hf"
+    origins = load_checkpoint(first.best).meta["origins"]
+    assert meta["origins"] == origins and len(origins[0]["digest"]) == 64, "over generations"
+    assert origins[0]["name"].startswith("hf:")
     metrics = DetectionValidator(overrides={"device": "cpu", "plots": False})(
         model=first.best, data=squares
     )
@@ -73,6 +79,8 @@ def test_a_trained_network_is_a_start_and_a_file_and_a_predictor(start, squares,
         model=made.path, data=squares
     )
     assert found["metrics/mAP50-95"] == pytest.approx(metrics["metrics/mAP50-95"], abs=1e-3)
+    written = FORMATS["onnx"].read_meta(made.path)
+    assert decode_meta(written, made.path)["origins"] == origins
     [result] = YOLO(str(made.path)).predict(
         str(squares / "images/test/test0.png"), conf=0.0001, save=False
     )

@@ -74,7 +74,9 @@ def test_class_rows_come_by_name_and_the_file_once(published, name, ahead, tmp_p
     family = family_of(model)
     spec = family.spec(model, DetectionTrainConfig(model=model))
     assert spec["name"] == f"torchvision:{name}"
-    assert spec["source"]["revision"] == "COCO_V1" and spec["source"]["licence"] == "bsd-3-clause"
+    origin = family.origin(spec)
+    assert origin["name"] == f"torchvision:{name}@COCO_V1" and len(origin["digest"]) == 64
+    assert (origin["licence"], origin["trained_on"]) == ("bsd-3-clause", "COCO 2017")
     classes = ("zebra", "gizmo", "person")
     module = family.build(spec, len(classes))
     moved = family.start(module, spec, classes)

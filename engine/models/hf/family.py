@@ -27,6 +27,7 @@ from engine.models.hf.library import traceable
 from engine.models.hf.network import Output, build, decode
 from engine.models.hub.files import PREFIX, folder_of, source_of
 from engine.models.hub.licences import check_licence
+from engine.models.hub.origins import Origin, origin_of
 from engine.models.targets import image_targets
 from engine.models.transfer import ClassRows, Transfer
 from engine.types import Size
@@ -75,6 +76,9 @@ class HfFamily(Family):
 
     def build(self, spec: Spec, classes: int) -> nn.Module:
         return build(spec["config"], classes, spec["mean"], spec["std"])
+
+    def origin(self, spec: Spec) -> Origin | None:
+        return origin_of(spec["source"], name=spec["name"])
 
     def start(self, module: nn.Module, spec: Spec, names: Sequence[str]) -> Transfer | None:
         folder = read_folder(folder_of(spec["name"]))

@@ -21,6 +21,14 @@ FREE = {
 # photographs from Flickr under its users' terms. Objects365: annotations CC BY 4.0, photographs
 # for research by its terms.
 TRAINED_ON = (
+    ("torchvision:*rcnn*", "COCO 2017"),
+    ("torchvision:*ssd*", "COCO 2017"),
+    ("torchvision:retinanet*", "COCO 2017"),
+    ("torchvision:fcos*", "COCO 2017"),
+    ("torchvision:*", "ImageNet-1k"),
+    ("timm/*.*in22k_ft_in1k*", "ImageNet-22k, ImageNet-1k"),
+    ("timm/*.*in12k_ft_in1k*", "ImageNet-12k, ImageNet-1k"),
+    ("timm/*in1k*", "ImageNet-1k"),
     ("ustc-community/dfine-*-obj2coco*", "Objects365, COCO 2017"),
     ("ustc-community/dfine-*-obj365*", "Objects365"),
     ("ustc-community/dfine-*", "COCO 2017"),

@@ -14,6 +14,7 @@ from engine.errors import ConfigError, nearest
 from engine.models.detections import padded
 from engine.models.family import Candidates, Criterion, Family, Spec, refuse_yolov8s
 from engine.models.hub.files import WEIGHTS, folder_of, name_of, source_of
+from engine.models.hub.origins import Origin, origin_of
 from engine.models.hub.torchvision_weights import class_names
 from engine.models.targets import image_targets
 from engine.models.torchvision.networks import (
@@ -70,6 +71,9 @@ class TorchvisionFamily(Family):
 
     def spec_of(self, module: nn.Module) -> Spec | None:
         return {"name": PREFIX + module.name} if isinstance(module, Detector) else None
+
+    def origin(self, spec: Spec) -> Origin | None:
+        return origin_of(spec["source"]) if "source" in spec else None
 
     def start(self, module: nn.Module, spec: Spec, names: Sequence[str]) -> Transfer | None:
         if "source" not in spec:

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import CheckpointError, ConfigError, nearest
+from engine.files import sha256_file
 from engine.models.hub.files import PREFIX as HUB
 from engine.models.hub.files import WEIGHTS, folder_of, source_of
 from engine.models.hub.licences import check_licence
+from engine.models.hub.origins import Origin, origin_of
+from engine.models.hub.torchvision_weights import LICENCE
 from engine.models.yolov8 import timm_backbone
 from engine.models.yolov8.timm_backbone import TimmBackbone
 
@@ -71,9 +74,9 @@ def load_pretrained(
     source: bool | str,
     download_dir: Path | None = None,
     accept_licence: str | None = None,
-) -> None:
+) -> Origin:
     """ImageNet weights: True downloads them (torchvision's own, timm's from the hub), `hf:ORG/NAME`
-    from the hub, a path reads a state dict saved from the library.
+    from the hub, a path reads a state dict saved from the library. Returns which they are.
 
     A file may hold more than the backbone, such as the classifier of the whole network.
     download_dir: where torchvision keeps what it downloads; None: its own place. accept_licence:
@@ -84,7 +87,9 @@ def load_pretrained(
             CheckpointError: a file that does not fit.
     """
     if not isinstance(backbone, (TorchvisionBackbone, TimmBackbone)):
-        raise ConfigError("pretrained belongs to the setting backbone: set backbone too")
+        raise ConfigError(
+            "pretrained belongs to a torchvision backbone, or one of timm: set backbone too"
+        )
     if isinstance(backbone, TimmBackbone):
         if source is True:
             source = HUB + timm_backbone.hub_name(backbone.name)
@@ -93,12 +98,13 @@ def load_pretrained(
             folder = folder_of(source)
             check_licence(f"pretrained={source}", source_of(folder), accept_licence)
             backbone.load(_read_state(folder / WEIGHTS), source)
-        else:
-            backbone.load(_read_state(Path(source)), source)
-        return
-    state = (
-        _download(backbone.name, download_dir) if source is True else _read_state(Path(str(source)))
-    )
+            return origin_of(source_of(folder))
+        backbone.load(_read_state(Path(source)), source)
+        return _of_file(Path(source))
+    if source is True:
+        state, origin = _download(backbone.name, download_dir)
+    else:
+        state, origin = _read_state(Path(str(source))), _of_file(Path(str(source)))
     wanted = backbone.body.state_dict()
     fitting = {
         name: tensor
@@ -119,15 +125,20 @@ def load_pretrained(
             f"network's file? A state dict of torchvision.models.{backbone.name} is expected"
         )
     backbone.body.load_state_dict(fitting, strict=False)
+    return origin
 
 
-def _download(name: str, folder: Path | None) -> dict[str, Tensor]:
+def _of_file(path: Path) -> Origin:
+    return origin_of({"digest": sha256_file(path)}, name=path.name)
+
+
+def _download(name: str, folder: Path | None) -> tuple[dict[str, Tensor], Origin]:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(name).DEFAULT
     file = weights.url.rpartition("/")[2]
     try:
-        return weights.get_state_dict(
+        state = weights.get_state_dict(
             model_dir=folder, map_location="cpu", check_hash=True, weights_only=True
         )
     except (
@@ -140,6 +151,9 @@ def _download(name: str, folder: Path | None) -> dict[str, Tensor]:
             f"({error}); without network fetch {weights.url} and give it as "
             f"pretrained=path/to/{file}"
         ) from None
+    at = Path(folder or Path(torch.hub.get_dir()) / "checkpoints") / file
+    source = {"repo": f"torchvision:{name}", "revision": weights.name, "licence": LICENCE}
+    return state, origin_of({**source, "digest": sha256_file(at)})
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

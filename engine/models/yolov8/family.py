@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigError
 from engine.models.family import CandidateModule, Candidates, Family, Spec
 from engine.models.hub.files import PREFIX as HUB
+from engine.models.hub.origins import Origin
 from engine.models.transfer import ClassRows
 from engine.models.yolov8 import timm_backbone
 from engine.models.yolov8.backbones import load_pretrained
@@ -67,11 +68,14 @@ class YOLOv8Family(Family):
             return {"pretrained": HUB + timm_backbone.hub_name(backbone)}
         return {"pretrained": given} if isinstance(given, str) and given.startswith(HUB) else {}
 
-    def pretrain(self, module: nn.Module, config: DetectionTrainConfig, cache: Path) -> None:
-        if config.pretrained:
-            load_pretrained(
-                module.backbone, config.pretrained, cache / "pretrained", config.accept_licence
-            )
+    def pretrain(
+        self, module: nn.Module, config: DetectionTrainConfig, cache: Path
+    ) -> Origin | None:
+        if not config.pretrained:
+            return None
+        return load_pretrained(
+            module.backbone, config.pretrained, cache / "pretrained", config.accept_licence
+        )
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
         own = spec.get("backbone", "")
