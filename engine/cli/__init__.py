@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from engine.cli.known_lines import KNOWN_MODES, in_our_words
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, EngineError, Terminated, nearest
 
-MODES = {  # mode -> module that has a function of this name, taking the arguments after it
+# mode -> module that has a function of this name (or of the name behind the colon), taking the
+# arguments after it
+MODES = {
     "run": "engine.cli.run",
     "ui": "engine.cli.ui",
     "train": "engine.cli.modes",
@@ -43,6 +45,7 @@ MODES = {  # mode -> module that has a function of this name, taking the argumen
     "decide": "engine.cli.champion",
     "history": "engine.cli.champion",
     "convert": "engine.cli.convert",
+    "import": "engine.cli.models:import_weights",
 }
 HELP_ARGUMENTS = {"help", "-h", "--help"}
 
@@ -79,7 +82,8 @@ def _dispatch(argv: list[str]) -> int:
         raise _no_mode(mode)
     if any(arg in {"-h", "--help"} for arg in rest) or rest[:1] == ["help"]:
         return show_help([mode])
-    return getattr(importlib.import_module(MODES[mode]), mode)(rest)
+    module, _, function = MODES[mode].partition(":")
+    return getattr(importlib.import_module(module), function or mode)(rest)
 
 
 def _no_mode(mode: str) -> ConfigError:

@@ -24,6 +24,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   stage     one stage of the pipeline, without asking what is up to date
   check     what is wrong with a dataset: a table, a page with images
   convert   a labelled dataset in another format
+  import    weights that another tool wrote
   diff      what changed between two versions of a dataset
   tasks     what is worth labelling or relabelling next, for CVAT or Label Studio
   trace     what a model or an image comes from, and what came of it
@@ -178,6 +179,21 @@ source is only read. The formats are listed below; docs/data/formats.md says wha
 
   detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo
   detectflow convert data=data/prepared corrections=returned/ format=coco out=data/raw/mine-2""",
+    "import": """\
+detectflow import FILE family=yolov8 licence=NAME [names=[...]] [imgsz=SIDE] [out=FILE.pt]
+
+Writes a detector of the YOLOv8 family that another tool trained as a weight file of this project, to start from, to measure, to
+export. The file is read as tensors and plain data: nothing of it is run, and its package need not be installed. Layers are found
+by their published names, and every shape is checked. File and licence are yours: the licence that you name is recorded with the
+weights, and with every model that is trained from them.
+
+  licence=AGPL-3.0   the licence under which you have the weights
+  names=[cat,dog]    the classes in the network's order, where the file does not name them
+  imgsz=640          the input side it was trained for, where the file does not say
+  out=models/NAME.pt a file that does not exist yet
+
+  detectflow import ~/old/best.pt family=yolov8 licence=AGPL-3.0
+  detectflow train model=models/best.pt data=data/digits.yaml""",
     "diff": """\
 detectflow diff BEFORE [AFTER] [out=FOLDER] [notify=true]
 

@@ -394,6 +394,8 @@ class DetectionTrainer(BaseTrainer):
         moved = family.transfer(model, state, meta["names"], self.names, spec)
         if not (self.args.resume or self.rows):  # else the weights are the run's own
             log.info("starting from %s: %s", cfg, moved)
+            for each in self.origins:
+                log.info("published weights: %s", in_words(each))
         return model
 
     def _own_meta(self, cfg: str, weights: Checkpoint | None) -> Mapping[str, Any] | None:

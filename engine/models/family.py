@@ -13,12 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from engine.errors import ConfigError, TrainingError
+from engine.errors import CheckpointError, ConfigError, TrainingError
 from engine.models.hub.origins import Origin
 from engine.models.transfer import ClassRows, Transfer, transfer
 from engine.types import Size
@@ -41,6 +41,16 @@ class Criterion(ABC):
 
     @abstractmethod
     def __call__(self, preds: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]: ...
+
+
+class Foreign(NamedTuple):
+    """A network of a family in a file that another tool wrote."""
+
+    spec: Spec
+    classes: int
+    names: tuple[str, ...]  # of the classes; () where the file does not say
+    imgsz: int | None  # it was trained for, pixels
+    state: Mapping[str, Tensor]  # float32, under the names of `Family.build`
 
 
 class Family(ABC):
@@ -115,6 +125,14 @@ class Family(ABC):
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
         """ConfigError where settings contradict the network that a weight file brings."""
         return None
+
+    def read_foreign(self, path: Path) -> Foreign:
+        """The network in a file that another tool wrote; nothing of the file is run.
+
+        Raises:
+            CheckpointError: it holds none of this family.
+        """
+        raise CheckpointError(f"{path}: weights of other tools are not read of family {self.name}")
 
     # Sizes ----------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ def licence_of(source: Mapping[str, Any]) -> str:
     for pattern, licence in NOT_FREE:
         if fnmatch(repo.lower(), pattern.lower()):
             return licence
-    return str(source.get("licence", "")).lower()
+    return str(source.get("licence", ""))
 
 
 def trained_on(source: Mapping[str, Any]) -> str:
@@ -63,8 +63,8 @@ def check_licence(what: str, source: Mapping[str, Any], accepted: str | None) ->
     what: the setting that names them, `model='hf:...'`. accepted: the setting train.accept_licence.
     """
     licence = licence_of(source)
-    is_accepted = (accepted or "").lower() == (licence or "unstated")
-    if "repo" not in source or licence in FREE or is_accepted:
+    is_accepted = (accepted or "").lower() == (licence.lower() or "unstated")
+    if "repo" not in source or licence.lower() in FREE or is_accepted:
         return
     stated = f"is under the licence '{licence}'" if licence else "states no licence"
     raise ConfigError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from engine.errors import ConfigError
-from engine.models.family import CandidateModule, Candidates, Family, Spec
+from engine.models.family import CandidateModule, Candidates, Family, Foreign, Spec
 from engine.models.hub.files import PREFIX as HUB
 from engine.models.hub.origins import Origin
 from engine.models.transfer import ClassRows
@@ -20,6 +20,7 @@ from engine.models.yolov8.decode import decode
 from engine.models.yolov8.fuse import fuse
 from engine.models.yolov8.loss import DetectionLoss
 from engine.models.yolov8.network import DetectionModel, Preds, build_model
+from engine.models.yolov8.published import read_published
 from engine.models.yolov8.spec import SCALES, STRIDES, find_spec
 from engine.plugins import is_dotted
 from engine.types import Size
@@ -87,6 +88,12 @@ class YOLOv8Family(Family):
             f"{own or 'of the family'}) and weights; leave it out, or give a model name such "
             "as yolov8n instead of the file"
         )
+
+    def read_foreign(self, path: Path) -> Foreign:
+        found = read_published(path)
+        spec = find_spec(found.scale).to_dict()
+        classes = found.state["head.cls.0.2.bias"].shape[0]
+        return Foreign(spec, classes, found.names, found.imgsz, found.state)
 
     def stride(self, spec: Spec) -> int:
         return max(STRIDES)

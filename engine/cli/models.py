@@ -1,0 +1,70 @@
+"""models: which networks there are to train, and weights to start from. import: weights that
+another tool wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.cli.arguments import text_of, unknown_key
+from engine.config import DetectionTrainConfig, parse_overrides
+from engine.errors import ConfigError
+
+IMPORT = ("family", "licence", "names", "imgsz", "out")
+
+
+def import_weights(argv: Sequence[str]) -> int:
+    """`detectflow import FILE family=yolov8 licence=NAME [names=[...]] [imgsz=SIDE] [out=FILE]`"""
+    files = [word for word in argv if "=" not in word]
+    if len(files) != 1:
+        raise ConfigError("import: give one file, for example weights.pt")
+    path = Path(files[0]).expanduser()
+    words = [word for word in argv if "=" in word]
+    given = parse_overrides(words, DetectionTrainConfig, texts={"family", "licence", "out"})
+    for key in given:
+        if key not in IMPORT:
+            raise unknown_key("import", key, IMPORT)
+    for key, example in {"family": "yolov8", "licence": "AGPL-3.0"}.items():
+        if not text_of("import", key, given.get(key)):
+            raise ConfigError(
+                f"import: no {key} given, for example {key}={example}"
+                + (": that under which you have the weights" if key == "licence" else "")
+            )
+    out = Path(text_of("import", "out", given.get("out")) or Path("models") / f"{path.stem}.pt")
+    if out.suffix.lower() != ".pt":
+        raise ConfigError(f"import: out={out}: the file is a checkpoint, its name ends in .pt")
+    from engine.detect.import_weights import import_weights as bring
+
+    done = bring(
+        path,
+        str(given["family"]),
+        str(given["licence"]),
+        out,
+        _names(given.get("names")),
+        _side(given.get("imgsz")),
+    )
+    classes = ", ".join(done.names[:5]) + (", ..." if len(done.names) > 5 else "")
+    print(
+        f"{done.path}: {done.network}, {len(done.names)} classes ({classes}), "
+        f"{done.imgsz[0]} px{' (assumed: imgsz= sets it)' if done.is_assumed else ''}"
+    )
+    print(f"Licence {given['licence']}, recorded with every model that is trained from it.")
+    print(f"  detectflow val model={done.path} data=DATASET")
+    print(f"  detectflow train model={done.path} data=DATASET")
+    return 0
+
+
+def _names(value: Any) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"import: names={value!r}, expected a list, for example names=[cat,dog]")
+    return [str(each) for each in value]
+
+
+def _side(value: Any) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ConfigError(f"import: imgsz={value!r}, expected pixels, for example imgsz=640")

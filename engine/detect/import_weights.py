@@ -1,0 +1,89 @@
+"""Weights that another tool wrote, as a weight file of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.core.checkpoint import Checkpoint, save_checkpoint
+from engine.detect.model_io import model_meta
+from engine.errors import ConfigError, WorkspaceError
+from engine.files import sha256_file
+from engine.models.family import Family
+from engine.models.hub.origins import KEY as ORIGINS
+from engine.models.hub.origins import origin_of
+from engine.models.registry import families
+
+SIDE_PX = 640  # where the file does not say for which size it was trained
+
+
+class Imported(NamedTuple):
+    """What came of it."""
+
+    path: Path
+    network: str
+    names: tuple[str, ...]
+    imgsz: tuple[int, int]  # (h, w) pixels
+    is_assumed: bool  # nobody said which size
+
+
+def import_weights(
+    path: Path,
+    family: str,
+    licence: str,
+    out: Path,
+    names: Sequence[str] = (),
+    imgsz: int | None = None,
+) -> Imported:
+    """Write the detector of family `family` in the file `path` as the checkpoint `out`; `path` is
+    only read, and nothing of it is run.
+
+    licence: under which the user has the weights; recorded with them and with all that is trained
+    from them. names: of the classes, where the file has none or numbers. imgsz: pixels, where the
+    file does not say.
+
+    Raises:
+        ConfigError: a wrong request; no names. CheckpointError: it holds no such network.
+            WorkspaceError: `out` is there already, or cannot be written.
+    """
+    reader = _reader(family)
+    if not licence.strip():
+        raise ConfigError("import: licence= is empty: name the licence under which you have them")
+    if out.exists():
+        raise WorkspaceError(f"import: {out} is there already. Give another out=FILE.pt")
+    found = reader.read_foreign(path)
+    classes = tuple(names) or found.names
+    if not classes:
+        raise ConfigError(
+            f"import: {path} does not name its {found.classes} classes: give names=[...] in the "
+            "order of the network"
+        )
+    if len(classes) != found.classes:
+        raise ConfigError(
+            f"import: names={list(classes)}: {len(classes)} names, and the network in {path} has "
+            f"{found.classes} classes"
+        )
+    if len(set(classes)) != len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise ConfigError(f"import: two classes are called '{twice}': give names=[...]")
+    side = imgsz or found.imgsz or SIDE_PX
+    reader.check_size(found.spec, (side, side))
+    network = reader.build(found.spec, len(classes))
+    network.load_state_dict({**network.state_dict(), **found.state})
+    origin = origin_of({"digest": sha256_file(path), "licence": licence}, name=path.name)
+    meta = model_meta(reader, found.spec, str(found.spec["name"]), classes, (side, side), "")
+    save_checkpoint(Checkpoint({**meta, ORIGINS: [origin]}, network.state_dict()), out)
+    is_assumed = not (imgsz or found.imgsz)
+    return Imported(out, str(found.spec["name"]), classes, (side, side), is_assumed)
+
+
+def _reader(name: str) -> Family:
+    known = [each for each in families() if type(each).read_foreign is not Family.read_foreign]
+    for family in known:
+        if family.name == name:
+            return family
+    raise ConfigError(
+        f"import: family='{name}': weights of other tools are read of "
+        f"{', '.join(each.name for each in known)}"
+    )
