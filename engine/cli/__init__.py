@@ -45,6 +45,7 @@ MODES = {
     "decide": "engine.cli.champion",
     "history": "engine.cli.champion",
     "convert": "engine.cli.convert",
+    "models": "engine.cli.models",
     "import": "engine.cli.models:import_weights",
 }
 HELP_ARGUMENTS = {"help", "-h", "--help"}

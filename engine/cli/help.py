@@ -24,6 +24,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   stage     one stage of the pipeline, without asking what is up to date
   check     what is wrong with a dataset: a table, a page with images
   convert   a labelled dataset in another format
+  models    networks to train, and published weights to start from
   import    weights that another tool wrote
   diff      what changed between two versions of a dataset
   tasks     what is worth labelling or relabelling next, for CVAT or Label Studio
@@ -179,6 +180,14 @@ source is only read. The formats are listed below; docs/data/formats.md says wha
 
   detectflow convert data=data/bccd.yaml path=../bccd format=yolo out=bccd-yolo
   detectflow convert data=data/prepared corrections=returned/ format=coco out=data/raw/mine-2""",
+    "models": """\
+detectflow models
+
+The networks of this project and of the libraries it takes detectors from: parameters, COCO AP and licence of their published
+weights, the smallest input side, the memory of a training batch of 16 at 640 px, and which are on this machine already.
+
+  detectflow models
+  detectflow train model=hf:ustc-community/dfine-nano-coco data=data/digits.yaml""",
     "import": """\
 detectflow import FILE family=yolov8 licence=NAME [names=[...]] [imgsz=SIDE] [out=FILE.pt]
 

@@ -12,6 +12,13 @@ from engine.cli.arguments import text_of, unknown_key
 from engine.config import DetectionTrainConfig, parse_overrides
 from engine.errors import ConfigError
 
+HEAD = ("model", "M params", "COCO AP", "weights", "from px", "GB", "here")
+NUMBERS = {1, 2, 4, 5}  # columns set to the right
+NOTES = """
+COCO AP: as published, mAP50-95 on val2017. from px: smallest input side.
+GB: memory of a training batch of 16 at 640 px.
+Others: hf:ORG/NAME, hf:./FOLDER, torchvision:NAME, backbone=timm:NAME, a checkpoint, your own class.
+Which one to start from: docs/howto/pretrained.md"""
 IMPORT = ("family", "licence", "names", "imgsz", "out")
 
 
@@ -68,3 +75,39 @@ def _side(value: Any) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise ConfigError(f"import: imgsz={value!r}, expected pixels, for example imgsz=640")
+
+
+def models(argv: Sequence[str]) -> int:
+    """`detectflow models`"""
+    if argv:
+        raise ConfigError(f"models: takes nothing, got {' '.join(argv)}")
+    from engine.models.catalogue import CATALOGUE
+    from engine.models.hub.files import START, cache_dir, name_of, sources_in
+    from engine.project.environment import prepare_environment
+
+    prepare_environment()
+    here = {
+        name_of(source).partition("@")[0] for source in sources_in((START, cache_dir() / "hub"))
+    }
+    rows = [HEAD]
+    for entry in CATALOGUE:
+        rows.append(
+            (
+                entry.name,
+                f"{entry.params:.1f}",
+                "-" if entry.ap is None else f"{entry.ap:.1f}",
+                entry.licence if entry.ap is not None else "(fresh weights)",
+                str(entry.smallest_px),
+                f"{entry.memory_gb:.0f}",
+                "yes" if entry.name.partition("@")[0] in here else "",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in NUMBERS else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+    print(NOTES)
+    return 0

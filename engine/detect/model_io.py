@@ -20,7 +20,8 @@ from engine.data.manifest import class_hash
 from engine.errors import CheckpointError, cause_of
 from engine.model_formats.metadata import decode_meta
 from engine.model_formats.table import check_suffix, format_of, weight_suffixes
-from engine.models.registry import Family, Spec, built_in, family_named
+from engine.models import catalogue
+from engine.models.registry import Family, Spec, family_named
 from engine.types import Size
 
 
@@ -96,13 +97,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _network_named(path: Path) -> str:
     """What to do where a missing file is called like a network: elsewhere such a one is fetched."""
-    if not any(family.knows(path.stem) for family in built_in()):
-        names = [name for family in built_in() for name in family.names()]
-        is_other = path.stem.startswith(("yolo", "rtdetr")) and path.name == str(path)
-        return f". The networks here are {', '.join(names)}" if is_other else ""
+    near = catalogue.in_words(path.name) if path.name == str(path) else ""
+    if not near:
+        return ""
     return (
-        f". No trained weights are fetched: model={path.stem} is this network with fresh weights, "
-        "to be trained; trained ones are a file of yours, such as runs/train/weights/best.pt"
+        f". Weights are a file of yours, such as runs/train/weights/best.pt; those of other tools "
+        f"become one by `detectflow import`. None are fetched by this name.{near}"
     )
 
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from engine.errors import CheckpointError, ConfigError, nearest
+from engine.models import catalogue
 from engine.models.family import (
     CandidateModule,
     Candidates,
@@ -82,9 +83,9 @@ def family_of(model: str) -> Family:
         else ""
     )
     raise ConfigError(
-        f"model='{model}' is not known.{nearest(model, known)} Give {', '.join(known)}, "
-        "package.module:Class of a family of your own, or a checkpoint (.pt, .safetensors)."
-        f"{registered}"
+        f"model='{model}' is not known.{catalogue.in_words(model) or nearest(model, known)} Give "
+        f"{', '.join(known)}, package.module:Class of a family of your own, or a checkpoint (.pt, "
+        f".safetensors).{registered}"
     )
 
 

@@ -421,13 +421,14 @@ REFUSED = {
     "another task": ('YOLO("yolov8n.pt", task="segment")', "it has no masks"),
     "weights that are fetched": (
         'YOLO("yolov8s.pt")',
-        "yolov8s.pt: no such checkpoint. No trained weights are fetched: model=yolov8s",
+        r"yolov8s.pt: no such checkpoint.*None are fetched by this name. Near to it: model=yolov8s "
+        r"\(fresh weights\), model=hf:ustc-community/dfine-small-coco",
     ),
     "weights of another program": (
         'torch.save({"model": torch.nn.Linear(1, 1)}, "theirs.pt")\nYOLO("theirs.pt")',
         "made by another program.*Nothing in it was executed. Checkpoints are made by `detectflow",
     ),
-    "another generation": ('YOLO("yolo11n.pt")', "no such checkpoint.*networks here are yolov8n"),
+    "another generation": ('YOLO("yolo11n.pt")', "no such checkpoint.*Near to it: model=yolov8n"),
     "no weights yet": ('YOLO("yolov8n.yaml")("bus.jpg")', r"no weights yet; call train\(\) first"),
     "no source": (LOADED + "model.predict()", "no source given: set source="),
     "the screen": (LOADED + 'model.predict("screen")', "screen is no source here.*ImageGrab"),

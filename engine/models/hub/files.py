@@ -155,6 +155,16 @@ def kept(reference: Reference, places: Iterable[Path]) -> Path | None:
     return None
 
 
+def sources_in(places: Iterable[Path]) -> list[dict[str, Any]]:
+    """What was downloaded into `places`; files are not looked at."""
+    return [
+        source
+        for place in places
+        for file in sorted(place.glob(f"*/{SOURCE}"))
+        if (source := read_object(file)).get("repo")
+    ]
+
+
 def check(folder: Path, source: Mapping[str, Any]) -> None:
     """WorkspaceError where a file of `folder` is missing, or has other bytes than its source
     says.
