@@ -4,20 +4,21 @@ another tool wrote.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.cli.arguments import text_of, unknown_key
 from engine.config import DetectionTrainConfig, parse_overrides
-from engine.errors import ConfigError
+from engine.errors import ConfigError, NoProject
 
 HEAD = ("model", "M params", "COCO AP", "weights", "from px", "GB", "here")
 NUMBERS = {1, 2, 4, 5}  # columns set to the right
 NOTES = """
 COCO AP: as published, mAP50-95 on val2017. from px: smallest input side.
 GB: memory of a training batch of 16 at 640 px.
-Others: hf:ORG/NAME, hf:./FOLDER, torchvision:NAME, backbone=timm:NAME, a checkpoint, your own class.
+Others: hf:ORG/NAME, hf:./FOLDER, torchvision:NAME, backbone=timm:NAME, your files and classes.
 Which one to start from: docs/howto/pretrained.md"""
 IMPORT = ("family", "licence", "names", "imgsz", "out")
 
@@ -85,7 +86,8 @@ def models(argv: Sequence[str]) -> int:
     from engine.models.hub.files import START, cache_dir, name_of, sources_in
     from engine.project.environment import prepare_environment
 
-    prepare_environment()
+    with contextlib.suppress(NoProject):  # the list is the same anywhere
+        prepare_environment()
     here = {
         name_of(source).partition("@")[0] for source in sources_in((START, cache_dir() / "hub"))
     }
