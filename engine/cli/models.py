@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.cli.arguments import text_of, unknown_key
 from engine.config import DetectionTrainConfig, parse_overrides
-from engine.errors import ConfigError, NoProject
+from engine.errors import ConfigError
 
 HEAD = ("model", "M params", "COCO AP", "weights", "from px", "GB", "here")
 NUMBERS = {1, 2, 4, 5}  # columns set to the right
@@ -84,7 +84,7 @@ def models(argv: Sequence[str]) -> int:
         raise ConfigError(f"models: takes nothing, got {' '.join(argv)}")
     from engine.models.catalogue import CATALOGUE
     from engine.models.hub.files import START, cache_dir, name_of, sources_in
-    from engine.project.environment import prepare_environment
+    from engine.project.environment import NoProject, prepare_environment
 
     with contextlib.suppress(NoProject):  # the list is the same anywhere
         prepare_environment()
