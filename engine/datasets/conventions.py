@@ -40,6 +40,8 @@ UNITS_BOXES = 20
 FAR = 0.85  # of a unit: how far some of twenty boxes reach, if it is the one they are written in
 PX_FAR = 0.9  # the same of pixels in place of percent, of which less is needed to leave the image
 PX_LEAVING = 0.1
+SWAPPED = 0.1  # of sizes in the place of corners, at least
+PX_BEYOND = 130  # percent
 LOST = (20, 0.75)  # boxes that would be lost or cut, of all
 WITHOUT_AREA = (20, 0.25)  # mistaken clicks are one in a hundred
 EXPLAINED = 0.9  # of the odd boxes
@@ -164,6 +166,8 @@ class _Counts:
     # of the numbers as written
     smallest: float = np.inf
     largest: float = -np.inf
+    top: float = -np.inf  # the largest corner, in the format's unit
+    swapped: int = 0  # boxes whose second corner is not the lower right one
     # of the numbers of odd boxes, by axis: n, x, y, xx, yy, xy
     moments: np.ndarray = field(default_factory=lambda: np.zeros((6, 2)))
     first: tuple[str, int | None] = ("", None)  # the first odd box
@@ -179,6 +183,7 @@ class _Counts:
         for name in (
             "boxes",
             "odd",
+            "swapped",
             "leaving",
             "axes",
             "lost",
@@ -193,6 +198,7 @@ class _Counts:
         self.reach = np.maximum(self.reach, other.reach)
         self.smallest = min(self.smallest, other.smallest)
         self.largest = max(self.largest, other.largest)
+        self.top = max(self.top, other.top)
         self.first = self.first if self.first[0] else other.first
 
     def together(self) -> float:
@@ -282,6 +288,8 @@ class _Tally:
         to.lost += int((empty | cut).sum())
         to.empty += int(empty.sum())
         to.odd += int(odd.sum())
+        to.swapped += int(swapped.sum())
+        to.top = max(to.top, (high * self._scale(sides)).max())
         to.leaving += int((odd | beyond.any(1)).sum())
         to.axes += (beyond | (high < low)).sum(0)
         to.smallest, to.largest = min(to.smallest, raw.min()), max(to.largest, raw.max())
@@ -397,7 +405,9 @@ class _Tally:
         if numbers.unit != own.unit:
             whole, px = _PER_IMAGE.get(numbers.unit, 1.0), numbers.unit == "px"
             far = (of.highest[index] >= (PX_FAR if px else FAR) * whole).all()
-            return bool(far) and of.odd >= (PX_LEAVING if px else STRONG_SHARE) * of.boxes
+            if px:  # an honest percentage may be a little above 100, and an image 100 pixels wide
+                return bool(far) and of.top >= PX_BEYOND and of.odd >= PX_LEAVING * of.boxes
+            return bool(far) and of.odd >= STRONG_SHARE * of.boxes
         half = numbers.order != own.order
         return of.leaving >= WEAK_SHARE * of.boxes and (not half or bool((of.axes > 0).all()))
 
@@ -410,6 +420,10 @@ class _Tally:
         if numbers.unit not in ("percent", "thousandth") or numbers.unit == self._own.numbers.unit:
             return False
         unit = _PER_IMAGE[numbers.unit]
+        # Honest corners are sizes too, if they are all in the upper left part.
+        if self._own.numbers.order == "xyxy" and numbers.order in ("xywh", "cxcywh"):
+            if of.swapped < SWAPPED * of.boxes:
+                return False
         low, high, reach = of.lowest[index], of.highest[index], of.reach[index]
         return (
             of.boxes >= UNITS_BOXES

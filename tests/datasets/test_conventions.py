@@ -456,7 +456,7 @@ def with_outlines(root: Path, change) -> Path:
         (lambda x, y: (x, y), ""),
         (lambda x, y: (100 * x / W, 100 * y / H), "points x, y in percent of the image"),
         (lambda x, y: (1000 * x / W, 1000 * y / H), "points x, y in thousandths of the image"),
-        (lambda x, y: (y, x), "points x, y, y before x in pixels"),
+        (lambda x, y: (y, x), "points x, y, y before x, in pixels"),
         (lambda x, y: (x + W, y), "40 of 40 would be cut or left out"),
     ],
 )
