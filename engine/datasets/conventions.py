@@ -170,6 +170,7 @@ class _Counts:
     swapped: int = 0  # boxes whose second corner is not the lower right one
     # of the numbers of odd boxes, by axis: n, x, y, xx, yy, xy
     moments: np.ndarray = field(default_factory=lambda: np.zeros((6, 2)))
+    edges: np.ndarray = field(default_factory=lambda: np.zeros((6, 2)))  # the same, as x1 x2 y1 y2
     first: tuple[str, int | None] = ("", None)  # the first odd box
 
     def __post_init__(self) -> None:
@@ -191,6 +192,7 @@ class _Counts:
             "fits",
             "explained",
             "moments",
+            "edges",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.lowest = np.minimum(self.lowest, other.lowest)
@@ -201,14 +203,20 @@ class _Counts:
         self.top = max(self.top, other.top)
         self.first = self.first if self.first[0] else other.first
 
-    def together(self) -> float:
-        """The correlation of the first with the second pair of numbers in odd boxes, the smaller
-        of both axes.
+    def together(self, order: str) -> float:
+        """The correlation of the first with the second corner in odd boxes, whose numbers are in
+        this order; the smaller of both axes.
         """
-        n, x, y, xx, yy, xy = self.moments
+        n, x, y, xx, yy, xy = self.edges if order == "xxyy" else self.moments
         spread = (n * xx - x * x) * (n * yy - y * y)
         common = n * xy - x * y
         return float(np.divide(common, np.sqrt(spread), np.zeros(2), where=spread > 1e-18).min())
+
+
+def _moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, 2) each -> (6, 2): see `_Counts.moments`."""
+    sums = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    return np.array([each.sum(0) for each in sums])
 
 
 def conventions_of(format: str) -> Conventions | None:
@@ -309,9 +317,8 @@ class _Tally:
             row = rows[int(faulty.argmax())]
             to.first = (f"{origin}{f', {row.ref}' if row.ref else ''}", row.line)
         if odd.any():
-            x, y = raw[odd, :2], raw[odd, 2:]
-            sums = (np.ones_like(x), x, y, x * x, y * y, x * y)
-            to.moments += np.array([each.sum(0) for each in sums])
+            to.moments += _moments(raw[odd, :2], raw[odd, 2:])
+            to.edges += _moments(raw[odd][:, [0, 2]], raw[odd][:, [1, 3]])
 
     def _scale(self, sides: np.ndarray) -> np.ndarray:
         """(2,) what a whole side is in the format's unit."""
@@ -386,10 +393,18 @@ class _Tally:
             return False
         share = of.odd / of.boxes
         many, part = STRONG_TOGETHER
-        corners = numbers.order == "xyxy"
         return share >= STRONG_SHARE or (
-            of.odd >= many and share >= part and (not corners or of.together() >= GO_TOGETHER)
+            of.odd >= many and share >= part and self._is_ordered(of, numbers)
         )
+
+    def _is_ordered(self, of: _Counts, numbers: BoxNumbers) -> bool:
+        """Whether the numbers of odd boxes go together as those of this order do, and those of the
+        format's own do not.
+        """
+        if numbers.order in ("xyxy", "xxyy", "points"):
+            return of.together(numbers.order) >= GO_TOGETHER
+        own = self._own.numbers
+        return own.order != "xyxy" or own.unit != numbers.unit or of.together("xyxy") < GO_TOGETHER
 
     def _is_weakly(self, of: _Counts, index: int) -> bool:
         """Whether all boxes fit another reading, and not the format's own."""
