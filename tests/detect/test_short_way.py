@@ -78,6 +78,23 @@ def test_a_file_that_was_written_anew_is_read_again(weights):
         model(IMAGE)
 
 
+@pytest.mark.parametrize("way", ["in place", "put in place"])
+def test_a_file_of_the_same_size_and_time_is_another(weights, tmp_path, way):
+    other = save_detector(tmp_path / "other.pt", random_detector(2, seed=1))
+    assert os.path.getsize(other) == os.path.getsize(weights), "or it says nothing"
+    model, before = YOLO(weights), os.stat(weights)
+    model(IMAGE)
+    expected = data_of(YOLO(other)(IMAGE))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if way == "put in place":
+        os.replace(other, weights)
+    else:
+        with open(weights, "r+b") as file:
+            file.write(other.read_bytes())
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert torch.equal(data_of(model(IMAGE)), expected)
+
+
 def test_what_is_changed_in_the_network_counts_in_predict_and_save_and_is_refused_elsewhere(
     weights, tmp_path
 ):
@@ -113,6 +130,57 @@ def test_fused_it_finds_the_same_up_to_rounding(weights, tmp_path):
     assert len(mine) and torch.allclose(mine, theirs, atol=1e-2, rtol=1e-3)
     assert fused.info(verbose=False)[1] < plain.info(verbose=False)[1]
     assert fused.save(tmp_path / "x.pt").read_bytes() == (tmp_path / "best.pt").read_bytes()
+
+
+def change(network, by=1):
+    """More of everything is found."""
+    with torch.no_grad():
+        for branch in network.head.cls:
+            branch[-1].bias += by
+
+
+def test_a_network_taken_before_fuse_counts_after_it(weights, tmp_path):
+    model = YOLO(weights)
+    network = model.model
+    change(network, 0.5)
+    model.fuse()
+    for _ in range(2):  # before it was fused, and after
+        found = data_of(model(IMAGE))
+        saved = model.save(tmp_path / "changed.pt")
+        expected = data_of(YOLO(saved)(IMAGE))
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-2, rtol=1e-3)
+        with pytest.raises(ConfigError, match=r"val: .* changed in memory.*save\('changed.pt'\)"):
+            model.val(data="nowhere")
+        fused = model.model
+        change(network, 0.5)
+    assert model.model is fused is not network and len(data_of(model(IMAGE))) > len(found)
+
+
+def test_a_change_of_the_fused_network_counts_in_predict_and_is_refused_where_it_would_be_lost(
+    weights, tmp_path
+):
+    model = YOLO(weights)
+    before = len(data_of(model(IMAGE)))
+    network = model.model
+    change(model.fuse().model)
+    assert len(data_of(model(IMAGE))) > before
+    for verb in (model.val, model.export, model.train, model.benchmark, model.save):
+        with pytest.raises(ConfigError, match="fused network was changed.*before fuse"):
+            verb()
+    assert not (tmp_path / "saved_model.pt").exists()
+    change(network)
+    with pytest.raises(ConfigError, match="both changed in memory"):
+        model(IMAGE)
+
+
+def test_fused_again_where_layers_were_put_in_place_of_others(weights):
+    model = YOLO(weights)
+    network = model.model
+    before = data_of(model.fuse()(IMAGE))
+    network.head.cls[0][-1] = torch.nn.Conv2d(network.head.cls[0][-1].in_channels, 2, 1, bias=False)
+    after = data_of(model(IMAGE))
+    assert before.shape != after.shape or not torch.equal(before, after)
 
 
 def test_load_takes_weights_of_the_same_network_only(weights, tmp_path):
