@@ -95,9 +95,9 @@ class Detector:
         from engine.detect.methods import made
 
         start = self.source if settings.get("resume") else self._start()
-        if settings.get("model", start) not in (start, self.source):
+        if str(settings.get("model", start)) not in (start, self.source):
             raise ConfigError(
-                f"train: the model is '{start}'; for another one make "
+                f"train: the model is '{self.source}'; for another one make "
                 f"{type(self).__name__}({str(settings['model'])!r})"
             )
         if self.weights is not None and start == str(self.weights):

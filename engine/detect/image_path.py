@@ -16,8 +16,14 @@ class ImagePath(str):
     name. As the key of a dictionary it is text; a `Path` is found there by `Path(path)`.
     """
 
+    file: Path  # absolute: it stays the same file where the working directory is another one later
+
     def __new__(cls, path: str | os.PathLike[str]) -> ImagePath:
-        return super().__new__(cls, os.fspath(path))
+        if isinstance(path, cls):
+            return path
+        made = super().__new__(cls, os.fspath(path))
+        made.file = Path(str(made)).absolute()
+        return made
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(Path, name):

@@ -220,7 +220,7 @@ class Results:
             )
         from engine.data.images import read_image
 
-        return read_image(Path(self.path))
+        return read_image(self.path.file)
 
     @property
     def orig_img(self) -> np.ndarray:

@@ -64,9 +64,13 @@ def test_all_that_a_path_has_it_has():
     assert [name for name in dir(Path) if name[0] != "_" and not hasattr(PATH, name)] == []
 
 
-def test_copies():
-    for copied in (copy.copy(PATH), copy.deepcopy(PATH), pickle.loads(pickle.dumps(PATH))):
+def test_copies_know_their_file_wherever_they_are_made(monkeypatch, tmp_path):
+    packed, here = pickle.dumps(PATH), Path(TEXT).absolute()
+    monkeypatch.chdir(tmp_path)
+    copies = (copy.copy(PATH), copy.deepcopy(PATH), pickle.loads(packed), ImagePath(PATH))
+    for copied in copies:
         assert type(copied) is ImagePath and copied == PATH and copied.stem == "a b"
+        assert copied.file == here != Path(TEXT).absolute()
 
 
 def test_it_still_renames_files(tmp_path):

@@ -183,6 +183,33 @@ def test_fused_again_where_layers_were_put_in_place_of_others(weights):
     assert before.shape != after.shape or not torch.equal(before, after)
 
 
+def test_a_second_training_begins_with_the_best_of_the_first(make_shapes, tmp_path, caplog):
+    data = make_shapes(tmp_path / "data", {"train": 2, "val": 2, "test": 2})
+    given = {"data": data, "imgsz": 64, "epochs": 1, "batch": 2, "device": torch.device("cpu")}
+    given |= {"project": tmp_path / "runs", "plots": False, "verbose": False}
+    given |= {"lr0": 1e-9, "ema": False}  # the weights stay what they are, up to rounding
+    model = YOLO("yolov8n")
+    caplog.set_level("INFO")
+    first = model.train(**given, seed=1)
+    assert "starting from" not in caplog.text
+    assert model.train(**given, seed=2).best != first.best  # another folder
+    assert model.trainer.args.model == str(first.best)
+    assert f"starting from {first.best}" in caplog.text
+    was, now = (YOLO(best).state_dict() for best in (first.best, model.weights))
+    assert all(torch.allclose(was[k], now[k], atol=1e-6) for k in was if "weight" in k)
+    change(model.model)
+    with pytest.raises(ConfigError, match="train: the network was changed in memory"):
+        model.train(**given)
+    model = YOLO("yolov8n").load(first.best)
+    again = {**given, "exist_ok": True, "name": first.save_dir.name}
+    with pytest.raises(ConfigError, match="the weights to start from would be lost"):
+        model.train(**again)
+    assert first.best.is_file()
+    model.train(**given, model=first.best)
+    with pytest.raises(ConfigError, match=r"make YOLO\('yolov8s'\)"):
+        model.train(**given, model="yolov8s")
+
+
 def test_load_takes_weights_of_the_same_network_only(weights, tmp_path):
     model = Detector("yolov8n.yaml").load(weights)
     assert torch.equal(data_of(model(IMAGE)), data_of(YOLO(weights)(IMAGE)))
@@ -225,6 +252,35 @@ def test_hasattr_says_no(weights):
     model = YOLO(weights)
     assert not hasattr(model, "embed") and hasattr(model, "fuse")
     assert not hasattr(model(IMAGE)[0], "pandas") and not hasattr(model(IMAGE)[0].boxes, "names")
+
+
+def test_a_path_is_as_it_was_named_and_stays_that_file(weights, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "a.png"), IMAGE)
+    (tmp_path / "list.txt").write_text("photos/a.png\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model, whole = YOLO(weights), str(tmp_path / "photos" / "a.png")
+    named = {
+        "photos/a.png": "photos/a.png",
+        "./photos/a.png": "photos/a.png",
+        "photos": "photos/a.png",
+        "photos/*.png": "photos/a.png",
+        "photos/../photos": "photos/../photos/a.png",
+        "list.txt": "photos/a.png",
+        whole: whole,
+        str(tmp_path / "photos"): whole,
+        str(tmp_path / "photos" / "*.png"): whole,
+        str(tmp_path / "list.txt"): whole,
+    }
+    found = {}
+    for source, expected in named.items():
+        (found[source],) = model(source)
+        assert found[source].path == found[source].source == expected, source
+        assert model(source, stream=True).__next__().path in {expected}
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for result in found.values():
+        assert np.array_equal(result[:1].orig_img, IMAGE)
 
 
 def test_labels_that_are_written_are_read_as_labels(weights, tmp_path, monkeypatch):
