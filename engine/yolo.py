@@ -308,17 +308,19 @@ class Detector:
             return self._fresh()
         if not self._is_weights():
             return str(self.weights)
-        return self._loaded().module
+        network = self._loaded().module
+        self._kept.is_taken |= not self._fused
+        return network
 
     @property
     def names(self) -> ClassNames:
         """Class names by number."""
         from engine.detect.class_names import ClassNames
 
-        self._trained("names")
+        weights = self._trained("names", changed=True)
         if not self._is_weights():
             return ClassNames(self._runtime(self._device or "auto").names)
-        return ClassNames(self._loaded().names)
+        return ClassNames(self._kept.loaded(weights, fused=False).names)
 
     @property
     def device(self) -> torch.device:
@@ -519,6 +521,9 @@ class Kept:
         self._file: tuple[Any, ...] = ()
         self._loaded: LoadedModel | None = None  # as trained
         self._fused: Fused | None = None
+        # whether somebody has the network and may change it: else nothing is compared, for that
+        # takes longer than fusing saves
+        self.is_taken = False
         self._runtimes: dict[tuple[bool, str], Runtime] = {}
 
     def loaded(self, path: Path, fused: bool) -> LoadedModel:
@@ -532,7 +537,7 @@ class Kept:
                 self._loaded.module.names = dict(enumerate(self._loaded.names))
         if not fused:
             return self._loaded
-        if self._fused is None or not self._fused.follow():
+        if self._fused is None or (self.is_taken and not self._fused.follow()):
             self._fused = Fused(self._loaded)
             self._runtimes = {key: each for key, each in self._runtimes.items() if not key[0]}
         return self._fused.loaded

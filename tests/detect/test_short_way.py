@@ -111,6 +111,7 @@ def test_what_is_changed_in_the_network_counts_in_predict_and_save_and_is_refuse
     saved = model.save(tmp_path / "changed.pt")
     assert torch.equal(data_of(YOLO(saved)(IMAGE)), after)
     assert load_runtime(weights).names == NAMES, "its own file is as it was"
+    assert model.names == NAMES, "which the change says nothing about"
 
 
 def test_unchanged_weights_are_saved_as_the_very_bytes(weights, tmp_path):
