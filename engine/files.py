@@ -208,6 +208,13 @@ def described_full_disk(doing: str) -> Iterator[None]:
         ) from error
 
 
+def file_state(found: os.stat_result) -> tuple[int, int, int, int]:
+    """What tells a file from another of its name, also from one of the same size whose time was set
+    back: inode, size, times of content and of inode. For caches.
+    """
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def sha256_file(path: str | Path) -> str:
     """The SHA-256 of a file's bytes, hex; read in pieces, so size does not matter."""
     with open(path, "rb") as handle:

@@ -15,6 +15,7 @@ import base64
 import contextlib
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -29,9 +30,24 @@ from engine.errors import DataError
 CHUNK = 1 << 20
 MAX_REDIRECTS = 5
 AGENT = {"User-Agent": "detectflow"}
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# IPv4 within IPv6 as it was written once, and a translator of one's own: RFC 4291, RFC 8215
-INSIDE = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+# IANA's registries of special-purpose addresses, what of them is not "globally reachable" for sure
+# (https://www.iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry), and
+# multicast. Python's `is_global` knows those of its release.
+INSIDE_IPV4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16"),
+            *("172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+            *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        ),
+    )
+)
+UNICAST = ipaddress.IPv6Network("2000::/3")  # the only part of IPv6 that is given out
+INSIDE_IPV6 = tuple(  # of that part: protocols (Teredo, ORCHID), documentation, 6to4
+    map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
+)
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # how IPv4 is reached from a network without it
 
 
 class WebRefused(DataError):
@@ -88,22 +104,30 @@ def _request(url: str) -> urllib.request.Request:
     return request
 
 
+def shown(url: str) -> str:
+    """An address for a message: without a login, and without the values of a query, where signed
+    addresses have their keys.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # [::
+        return url.rpartition("@")[2].partition("?")[0]
+    query = re.sub(r"=[^&;]*", "=...", parts.query)
+    return urllib.parse.urlunsplit(
+        parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query)
+    )
+
+
 def is_outside(address: str) -> bool:
     """Whether an IP address (as the system writes it) is one of the internet's: not of this
     machine, its network or its provider's, however it is wrapped in IPv6.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return is_outside(str(ip.ipv4_mapped))
-        carried = [ip.sixtofour, *(ip.teredo or ())]
-        if ip in NAT64:
-            carried.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
-        if not all(is_outside(str(each)) for each in carried if each is not None):
-            return False
-        if ip.is_site_local or any(ip in network for network in INSIDE):
-            return False
-    return ip.is_global and not ip.is_multicast
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not any(ip in network for network in INSIDE_IPV4)
+    if ip in NAT64:
+        return is_outside(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
+    return ip in UNICAST and not any(ip in network for network in INSIDE_IPV6)
 
 
 class _Watch:
@@ -232,9 +256,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if not newurl.lower().startswith(self.schemes):
-            raise WebRefused(
-                f"redirected to {newurl}, which is not {' or '.join(s[:-3] for s in self.schemes)}"
-            )
+            known = " or ".join(scheme[:-3] for scheme in self.schemes)
+            raise WebRefused(f"redirected to {shown(newurl)}, which is not {known}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

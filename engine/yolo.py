@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.core.results import TrainResult
 from engine.errors import ConfigError
+from engine.files import file_state
 
 if TYPE_CHECKING:  # torch takes seconds to import; so do those that need it
     import torch
@@ -25,6 +26,10 @@ if TYPE_CHECKING:  # torch takes seconds to import; so do those that need it
     from engine.detect.model_io import LoadedModel
     from engine.detect.runtime import Runtime
 
+FUSED_CHANGED = (
+    "the fused network was changed in memory, and weights are written as they were before fuse(): "
+    "make the change in a network that is not fused, YOLO(file).model; fuse() may follow"
+)
 FRESH_CLASSES = 80  # of a network without weights that is only looked at; COCO's
 # Of `torch.nn.Module`, asked of the network itself.
 OF_NETWORK = (
@@ -68,7 +73,7 @@ class Detector:
         else:
             family_of(self.source).spec(self.source, DetectionTrainConfig(model=self.source))
         self.data: str | None = None
-        self._tracking: Any = None  # (settings, predictor) of `track`
+        self._tracking: Any = None  # the predictor of the last `track`
         self.trainer: Any = None  # of the last `train`
         self.predictor: Any = None  # of the last `predict`
         self.metrics: ValidationMetrics | None = None  # of the last `val`
@@ -83,29 +88,31 @@ class Detector:
         """Train with `DetectionTrainConfig` settings by name; see `detectflow train --help`.
         trainer: a trainer class of your own, or its path as text.
 
+        It begins with the weights that this object has: a second call with the best of the first.
         `Detector("runs/train/weights/last.pt").train(resume=True)` goes on with that run."""
         from engine.detect.choose import trainer_class_of
         from engine.detect.measured import DetectionResult
         from engine.detect.methods import made
 
-        if settings.get("model", self.source) != self.source:
+        start = self.source if settings.get("resume") else self._start()
+        if str(settings.get("model", start)) not in (start, self.source):
             raise ConfigError(
                 f"train: the model is '{self.source}'; for another one make "
                 f"{type(self).__name__}({str(settings['model'])!r})"
             )
-        if self.weights is not None and str(self.weights) == self.source:
+        if self.weights is not None and start == str(self.weights):
             self._trained("train")
         trainer_class = settings.get("trainer")
         if isinstance(trainer_class, type):
             del settings["trainer"]
         else:
             trainer_class = trainer_class_of(trainer_class)
-        given = {"model": self.source, **self._own_device(), **settings}
+        given = {"model": start, **self._own_device(), **settings}
         trainer = made(trainer_class, overrides=given)
         self._attach(trainer)
         result = trainer.train()
         self.trainer, self.weights, self.data = trainer, result.best, trainer.args.data
-        self._fused = False
+        self._fused, self._kept = False, Kept()
         if type(result) is not TrainResult:  # of a trainer that says more, or something else
             return result
         validator = getattr(trainer, "validator", None)
@@ -166,14 +173,14 @@ class Detector:
 
         weights = self._trained("track", changed=True)
         quiet = {"model": str(weights), "save": False, "verbose": False, **self._own_device()}
-        given = {**quiet, **settings}
-        if self._tracking is None or not persist or self._tracking[0] != given:
-            predictor = TrackingPredictor(given)
-            if predictor.config.model == str(weights):
-                predictor.model = self._runtime(predictor.config.device)
+        predictor = TrackingPredictor({**quiet, **settings})
+        if persist and self._tracking is not None and self._tracking.config == predictor.config:
+            predictor = self._tracking
+        else:
             self._attach(predictor)
-            self._tracking = (given, predictor)
-        self.predictor = self._tracking[1]
+        if predictor.config.model == str(weights):
+            predictor.model = self._runtime(predictor.config.device)
+        self.predictor = self._tracking = predictor
         return self.predictor.track(source, stream, persist)
 
     def export(
@@ -226,7 +233,7 @@ class Detector:
 
         root = prepare_environment()
         given = {key: each for key, each in settings.items() if key not in ("save", "val", "plots")}
-        given = {"model": self.source, **self._own_device(), **given}
+        given = {"model": self._start(), **self._own_device(), **given}
         if iterations is not None:
             given["trials"] = iterations
         if data is not None or self.data is not None:
@@ -241,7 +248,7 @@ class Detector:
         self,
         data: str | Path | None = None,
         format: str = "",
-        device: str | None = None,
+        device: Any = None,
         verbose: bool = False,
         **settings: Any,
     ) -> Any:
@@ -249,7 +256,7 @@ class Detector:
         pandas DataFrame, or a list of rows where pandas is not installed.
 
         data: default: of the training; without one nothing is validated. format: only this one.
-        settings: of export, imgsz for example. verbose: True: print the table.
+        device: as of `to`. settings: of export, imgsz for example. verbose: True: print the table.
         """
         from engine.config import ExportConfig
         from engine.export.benchmark import benchmark
@@ -258,7 +265,8 @@ class Detector:
         source = data if data is not None else self.data or _data_of_run(weights)
         config = ExportConfig.build(settings, "benchmark")
         chosen = (format,) if format and format != "-" else ()
-        rows = benchmark(weights, source, chosen, device or self._device or "cpu", config)
+        place = self._device or "cpu" if device in (None, "") else _device_named(device)
+        rows = benchmark(weights, source, chosen, place, config)
         try:
             import pandas
         except ImportError:
@@ -300,17 +308,19 @@ class Detector:
             return self._fresh()
         if not self._is_weights():
             return str(self.weights)
-        return self._loaded().module
+        network = self._loaded().module
+        self._kept.is_taken |= not self._fused
+        return network
 
     @property
     def names(self) -> ClassNames:
         """Class names by number."""
         from engine.detect.class_names import ClassNames
 
-        self._trained("names")
+        weights = self._trained("names", changed=True)
         if not self._is_weights():
             return ClassNames(self._runtime(self._device or "auto").names)
-        return ClassNames(self._loaded().names)
+        return ClassNames(self._kept.loaded(weights, fused=False).names)
 
     @property
     def device(self) -> torch.device:
@@ -333,10 +343,7 @@ class Detector:
         """Predict, validate and train there from now on: "cpu", "cuda", "cuda:1", a number or a
         `torch.device`. Returns itself. ConfigError: there is no such device.
         """
-        from engine.detect.runtime import choose_device
-
-        name = f"cuda:{device}" if str(device).isdecimal() else str(device)
-        self._device = str(choose_device(name))
+        self._device = _device_named(device)
         return self
 
     def cpu(self) -> Detector:
@@ -349,10 +356,11 @@ class Detector:
 
     def fuse(self) -> Detector:
         """Predict with batch norms folded into the convolutions before them: the same function, up
-        to rounding, with fewer operations. Returns itself; the weights stay as they are.
+        to rounding, with fewer operations. Returns itself. The weights stay as they are, and so
+        does a network that was taken from `model` before: what is changed in it counts still.
         """
         if self._is_weights():
-            self._trained("fuse")
+            self._trained("fuse", changed=True)
             self._fused = True
         return self
 
@@ -418,6 +426,8 @@ class Detector:
                 f"save: {target}: the weights are a {weights.suffix} file, and a file of another "
                 "format is written by export(format=...)"
             )
+        if self._kept.is_fused_changed():
+            raise ConfigError(f"save: {FUSED_CHANGED}")
         if self._is_changed():
             if target.suffix.lower() != ".pt":
                 raise ConfigError(
@@ -448,6 +458,10 @@ class Detector:
         raise not_here(type(self).__name__, name, MODEL_WAYS, public_names(type(self), more))
 
     # Inside ---------------------------------------------------------------------------------------
+
+    def _start(self) -> str:
+        """What a training begins with: the weights, or the name of a network."""
+        return self.source if self.weights is None else str(self.weights)
 
     def _own_device(self) -> dict[str, str]:
         return {} if self._device is None else {"device": self._device}
@@ -490,6 +504,8 @@ class Detector:
                 f"{verb}: '{self.source}' has no weights yet; call train() first, or "
                 f"{type(self).__name__}('path/to/best.pt')"
             )
+        if not changed and self._is_weights() and self._kept.is_fused_changed():
+            raise ConfigError(f"{verb}: {FUSED_CHANGED}; this reads {self.weights}")
         if not changed and self._is_changed():
             raise ConfigError(
                 f"{verb}: the network was changed in memory, and this reads {self.weights}; write "
@@ -499,14 +515,15 @@ class Detector:
 
 
 class Kept:
-    """What was read of a model file, until the file is another one: a name, size or time that
-    changed.
-    """
+    """What was read of a model file, until the file is another one: `engine.files.file_state`."""
 
     def __init__(self) -> None:
         self._file: tuple[Any, ...] = ()
         self._loaded: LoadedModel | None = None  # as trained
-        self._fused: LoadedModel | None = None
+        self._fused: Fused | None = None
+        # whether somebody has the network and may change it: else nothing is compared, for that
+        # takes longer than fusing saves
+        self.is_taken = False
         self._runtimes: dict[tuple[bool, str], Runtime] = {}
 
     def loaded(self, path: Path, fused: bool) -> LoadedModel:
@@ -520,10 +537,10 @@ class Kept:
                 self._loaded.module.names = dict(enumerate(self._loaded.names))
         if not fused:
             return self._loaded
-        if self._fused is None:
-            module = self._loaded.family.fuse(self._loaded.module)
-            self._fused = dataclasses.replace(self._loaded, module=module)
-        return self._fused
+        if self._fused is None or (self.is_taken and not self._fused.follow()):
+            self._fused = Fused(self._loaded)
+            self._runtimes = {key: each for key, each in self._runtimes.items() if not key[0]}
+        return self._fused.loaded
 
     def runtime(self, path: Path, fused: bool, device: str) -> Runtime:
         """The file ready to run; the network is moved to the device."""
@@ -542,23 +559,15 @@ class Kept:
 
     def is_changed(self) -> bool:
         """Whether the network in memory has other weights than were read."""
-        import torch
+        return self._loaded is not None and not _has(self._loaded.module, self._loaded.state)
 
-        if self._loaded is None:
-            return False
-        now, then = self._loaded.module.state_dict(), self._loaded.state
-        same = now.keys() == then.keys()
-        return not (same and all(torch.equal(now[name].cpu(), then[name]) for name in then))
+    def is_fused_changed(self) -> bool:
+        """Whether the fused network has other weights than fusing gave it."""
+        return self._fused is not None and self._fused.is_changed()
 
     def _look_at(self, path: Path) -> None:
         try:
-            found = path.stat()
-            file: tuple[Any, ...] = (
-                path.absolute(),
-                found.st_mtime_ns,
-                found.st_size,
-                found.st_ino,
-            )
+            file: tuple[Any, ...] = (path.absolute(), *file_state(path.stat()))
         except OSError:  # the loader says what is wrong with it
             file = (path.absolute(),)
         if file != self._file:
@@ -566,8 +575,73 @@ class Kept:
             self._file = file
 
 
+class Fused:
+    """The fused copy of a network, which takes over what is changed in the network."""
+
+    def __init__(self, whole: LoadedModel) -> None:
+        self._whole = whole
+        self.loaded = dataclasses.replace(whole, module=whole.family.fuse(whole.module))
+        self._note()
+
+    def follow(self) -> bool:
+        """Fuse again where the network was changed since; the fused module stays the same one.
+        False: it cannot, for layers are others.
+
+        Raises:
+            ConfigError: it was changed, too, and would lose that.
+        """
+        if _has(self._whole.module, self._from):
+            return True
+        if self.is_changed():
+            raise ConfigError(
+                "the network and its fused copy were both changed in memory, and one change would "
+                "undo the other: change the network only, before or after fuse()"
+            )
+        now = self._whole.family.fuse(self._whole.module).state_dict()
+        if not _fits(now, self._given):
+            return False
+        self.loaded.module.load_state_dict(now)
+        self._note()
+        return True
+
+    def is_changed(self) -> bool:
+        """Whether it has other weights than fusing gave it. A family that does not fuse has one
+        network, which is no copy.
+        """
+        is_copy = self.loaded.module is not self._whole.module
+        return is_copy and not _has(self.loaded.module, self._given)
+
+    def _note(self) -> None:
+        self._from, self._given = _state(self._whole.module), _state(self.loaded.module)
+
+
+def _state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: each.detach().clone() for name, each in network.state_dict().items()}
+
+
+def _fits(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(one[k].shape == other[k].shape for k in one)
+
+
+def _has(network: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the weights of a network are those."""
+    import torch
+
+    now = network.state_dict()
+    return now.keys() == state.keys() and all(
+        torch.equal(now[name], then.to(now[name].device)) for name, then in state.items()
+    )
+
+
 class YOLO(Detector):
     """`Detector` under the name that many look for; it takes networks of every family."""
+
+
+def _device_named(device: Any) -> str:
+    """The text of a device: of a number, a `torch.device` or a text. ConfigError: not there."""
+    from engine.detect.runtime import choose_device
+
+    return str(choose_device(f"cuda:{device}" if str(device).isdecimal() else str(device)))
 
 
 def _check_task(model: str, task: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ def check(argv: Sequence[str]) -> int:
     workers, out = _workers(workers, root), folder_to_write("check", "out", extra["out"])
     from engine.datasets.convert import refuse_inside
     from engine.datasets.description import load_description
-    from engine.datasets.findings import Findings
+    from engine.datasets.findings import Findings, letting_through
     from engine.datasets.reports.check_report import (
         KEPT_PER_KIND,
         report_page,
@@ -78,6 +79,10 @@ def check(argv: Sequence[str]) -> int:
         write_classes(Path(extra["classes"]), found.names)
         print(f"classes {extra['classes']}: {', '.join(found.names)}")
     print(report_text(description.name, found, findings))
+    if policies := letting_through(findings):
+        replaced = tuple(f"{word.partition('=')[0]}=" for word in policies)
+        words = ("detectflow", "check", *(w for w in argv if not w.startswith(replaced)), *policies)
+        print(f"\nLets it through: {shlex.join(words)}")
     print(f"\nimages {out / 'report.html'}   values {out / 'report.json'}")
     return REFUSED if worst(found, findings) == "error" else 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,10 +83,16 @@ def _train(config: TrainConfig) -> int:
     if trainer.world.is_main:
         print(f"best epoch {result.best_epoch} of {result.epochs}: {_summary(result.metrics)}")
         print(f"weights {_short(result.best)}   plots and tables {_short(result.save_dir)}/")
-        print(
-            f"next: detectflow val model={_short(result.best)} data={trainer.args.data} split=test"
-        )
+        print(f"next: {_measure(trainer, _short(result.best))}")
     return 0
+
+
+def _measure(trainer: Any, weights: str) -> str:
+    """The command that measures new weights: on test, which a dataset to train on need not have."""
+    dataset = getattr(trainer, "dataset", None)  # a trainer of the user's own may have none
+    split = "test" if dataset is None or dataset.counts["test"]["images"] else "val"
+    words = (f"model={weights}", f"data={trainer.args.data}", f"split={split}")
+    return shlex.join(("detectflow", "val", *words))
 
 
 def val(argv: Sequence[str]) -> int:

@@ -11,11 +11,14 @@ DEVICES = "auto, cpu, cuda, or cuda:N"
 
 
 def read_device(value: Any) -> Any:
-    """The device that `value` means: 0, "0" and [0] are "cuda:0"; None and "" are "auto".
+    """The device that `value` means: 0, "0" and [0] are "cuda:0"; None and "" are "auto"; a
+    `torch.device` is its text.
 
     Raises:
         ValueError: several GPUs, or a device that there is not.
     """
+    if type(value).__module__ == "torch" and type(value).__name__ == "device":
+        value = str(value)  # torch takes seconds to import
     numbers = gpu_numbers(value)
     if numbers is not None and len(numbers) == 1:
         return f"cuda:{numbers[0]}"

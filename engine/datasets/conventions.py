@@ -11,6 +11,9 @@ it if they had been written in another way (`fits`). Three things refuse a file:
   format's own leaves some out: it takes more evidence, since an honest box fits it often;
 - a large part of boxes that would be lost, whatever they are.
 
+The boxes around polygons, masks and turned boxes are counted apart: their numbers have no order,
+but a unit, and x before y.
+
 Honest boxes beyond the edge, drawn so or of objects that go on outside, fit none of the other
 readings: half of them leave on the other side. What was measured stands in benchmarks/LOG.md.
 """
@@ -35,6 +38,10 @@ GO_TOGETHER = 0.4  # correlation of two opposite corners; of a place and a size 
 WEAK_SHARE = 0.02
 UNITS_BOXES = 20
 FAR = 0.85  # of a unit: how far some of twenty boxes reach, if it is the one they are written in
+PX_FAR = 0.9  # the same of pixels in place of percent, of which less is needed to leave the image
+PX_LEAVING = 0.1
+SWAPPED = 0.1  # of sizes in the place of corners, at least
+PX_BEYOND = 130  # percent
 LOST = (20, 0.75)  # boxes that would be lost or cut, of all
 WITHOUT_AREA = (20, 0.25)  # mistaken clicks are one in a hundred
 EXPLAINED = 0.9  # of the odd boxes
@@ -47,7 +54,9 @@ IN_WORDS = {
     "xywh": "upper left corner and size x, y, w, h",
     "cxcywh": "centre and size x, y, w, h",
     "xxyy": "edges x1, x2, y1, y2",
+    "points": "points x, y",
 }
+ORDERS = ("xyxy", "xywh", "cxcywh", "xxyy")
 UNITS = {
     "px": "pixels",
     "fraction": "fractions of the image",
@@ -96,6 +105,7 @@ def as_written(numbers: BoxNumbers, rows: Sequence[Row], boxes: np.ndarray) -> n
         "xyxy": (low, high),
         "xywh": (low, high - low),
         "cxcywh": ((low + high) / 2, high - low),
+        "points": (low, high),
     }
     raw = np.concatenate(pairs[numbers.order], 1)
     for index, row in enumerate(rows):
@@ -107,24 +117,30 @@ def as_written(numbers: BoxNumbers, rows: Sequence[Row], boxes: np.ndarray) -> n
 def other_readings(numbers: BoxNumbers) -> tuple[Reading, ...]:
     """What boxes may be that are not as a format has them, the likelier first."""
     unit, order = numbers.unit, numbers.order
+    orders = (order, *(each for each in ORDERS if each != order))
+    if order == "points":
+        orders = ("points",)
     halves = {"xywh", "cxcywh"}  # half a box from each other
-    units = (unit, "fraction") if unit == "px" else (unit,)
     found = [
-        Reading(BoxNumbers(other, each), weak=each == unit and {order, other} == halves)
-        for each in units
-        for other in ("xyxy", "xywh", "cxcywh", "xxyy")
-        if (other, each) != (order, unit)
+        Reading(BoxNumbers(other, unit), weak={order, other} == halves) for other in orders[1:]
     ]
-    if unit == "percent":
-        found.append(Reading(BoxNumbers(order, "fraction"), weak=True))
+    if unit == "percent":  # honest boxes may lie so near the corner, or reach so far
+        found += [Reading(BoxNumbers(each, "fraction"), weak=True) for each in orders]
+        found += [Reading(BoxNumbers(each, "px"), weak=True) for each in orders]
     if unit == "px":
-        found.append(Reading(numbers, swapped=True, weak=True))
+        likelier = ORDERS if order != "points" else orders
+        found += [Reading(BoxNumbers(each, "fraction")) for each in likelier]
+        found += [
+            Reading(BoxNumbers(each, unit), True, weak=each == order)
+            for each in orders
+            if each != "xxyy" and {order, each} != halves  # of which honest ones fit many
+        ]
         found += [
             Reading(BoxNumbers(each, "thousandth"), swapped, weak=True)
-            for each in dict.fromkeys((order, "xyxy"))
+            for each in orders
             for swapped in (False, True)
         ]
-        found.append(Reading(BoxNumbers(order, "percent"), weak=True))
+        found += [Reading(BoxNumbers(each, "percent"), weak=True) for each in orders]
     return tuple(found)
 
 
@@ -139,24 +155,36 @@ class _Counts:
     axes: np.ndarray = field(default_factory=lambda: np.zeros(2, np.int64))  # of those, by axis
     lost: int = 0  # without area, or cut by more than CUT
     empty: int = 0  # without area
-    # (m,) of all boxes, of the odd ones
+    # (m,) of all boxes, of the odd ones that have an area as they are read
     fits: np.ndarray = field(init=False)
     explained: np.ndarray = field(init=False)
+    # (m, 2) how far the corners go in each of the other readings, in its unit; and of the side,
+    # were these numbers pixels
+    lowest: np.ndarray = field(init=False)
+    highest: np.ndarray = field(init=False)
+    reach: np.ndarray = field(init=False)
+    # of the numbers as written
+    smallest: float = np.inf
+    largest: float = -np.inf
+    top: float = -np.inf  # the largest corner, in the format's unit
+    swapped: int = 0  # boxes whose second corner is not the lower right one
     # of the numbers of odd boxes, by axis: n, x, y, xx, yy, xy
     moments: np.ndarray = field(default_factory=lambda: np.zeros((6, 2)))
-    low: np.ndarray = field(default_factory=lambda: np.full(2, np.inf))  # of corners as written
-    high: np.ndarray = field(default_factory=lambda: np.full(2, -np.inf))
-    reach: np.ndarray = field(default_factory=lambda: np.zeros(2))  # the same, of the side
+    edges: np.ndarray = field(default_factory=lambda: np.zeros((6, 2)))  # the same, as x1 x2 y1 y2
     first: tuple[str, int | None] = ("", None)  # the first odd box
 
     def __post_init__(self) -> None:
         self.fits = np.zeros(self.readings, np.int64)
         self.explained = np.zeros(self.readings, np.int64)
+        self.lowest = np.full((self.readings, 2), np.inf)
+        self.highest = np.full((self.readings, 2), -np.inf)
+        self.reach = np.zeros((self.readings, 2))
 
     def add(self, other: _Counts) -> None:
         for name in (
             "boxes",
             "odd",
+            "swapped",
             "leaving",
             "axes",
             "lost",
@@ -164,20 +192,31 @@ class _Counts:
             "fits",
             "explained",
             "moments",
+            "edges",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.low, self.high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        self.lowest = np.minimum(self.lowest, other.lowest)
+        self.highest = np.maximum(self.highest, other.highest)
         self.reach = np.maximum(self.reach, other.reach)
+        self.smallest = min(self.smallest, other.smallest)
+        self.largest = max(self.largest, other.largest)
+        self.top = max(self.top, other.top)
         self.first = self.first if self.first[0] else other.first
 
-    def together(self) -> float:
-        """The correlation of the first with the second pair of numbers in odd boxes, the smaller
-        of both axes.
+    def together(self, order: str) -> float:
+        """The correlation of the first with the second corner in odd boxes, whose numbers are in
+        this order; the smaller of both axes.
         """
-        n, x, y, xx, yy, xy = self.moments
+        n, x, y, xx, yy, xy = self.edges if order == "xxyy" else self.moments
         spread = (n * xx - x * x) * (n * yy - y * y)
         common = n * xy - x * y
         return float(np.divide(common, np.sqrt(spread), np.zeros(2), where=spread > 1e-18).min())
+
+
+def _moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(n, 2) each -> (6, 2): see `_Counts.moments`."""
+    sums = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    return np.array([each.sum(0) for each in sums])
 
 
 def conventions_of(format: str) -> Conventions | None:
@@ -193,26 +232,48 @@ class Conventions:
     """
 
     def __init__(self, numbers: BoxNumbers, *, by_file: bool) -> None:
-        self._own = Reading(numbers)
-        self._others = other_readings(numbers)
+        self._boxes = _Tally(numbers)
+        self._outlines = _Tally(BoxNumbers("points", numbers.unit))
         self._by_file = by_file
-        self._counts: dict[str, _Counts] = {}
 
     def add(self, image: SourceImage, size: Size) -> None:
         """size: (h, w) of the image as shown, for annotations that do not say theirs."""
-        rows = [row for row in image.rows if not (row.crowd or row.outline)]
-        if not rows:
-            return
         h, w = image.size or size
-        sides = np.array((w, h), np.float64)
-        boxes = np.array([row.box for row in rows], np.float64)
-        boxes = boxes if image.fractions else boxes / np.tile(sides, 2)
+        key = image.origin if self._by_file else image.origin.rpartition("/")[0] or "."
+        for tally, outline in ((self._boxes, False), (self._outlines, True)):
+            rows = [row for row in image.rows if not row.crowd and row.outline is outline]
+            if rows:
+                boxes = np.array([row.box for row in rows], np.float64)
+                boxes = boxes if image.fractions else boxes / (w, h, w, h)
+                tally.add(key, image.origin, rows, boxes, np.array((w, h), np.float64))
+
+    def report(self, findings: Findings) -> None:
+        """Findings about the files or folders that look wrong, or about all boxes where only they
+        together do. Call once, when all images were counted.
+        """
+        self._boxes.report(findings)
+        self._outlines.report(findings)
+
+
+class _Tally:
+    """Counts boxes that are written in one way, by file or folder."""
+
+    def __init__(self, numbers: BoxNumbers) -> None:
+        self._own = Reading(numbers)
+        self._others = other_readings(numbers)
+        self._counts: dict[str, _Counts] = {}
+
+    def add(
+        self, key: str, origin: str, rows: Sequence[Row], boxes: np.ndarray, sides: np.ndarray
+    ) -> None:
+        """boxes: (n, 4) xyxy in fractions of the image. key: the file or folder they count for.
+        origin: the file they are in. sides: (w, h) pixels.
+        """
         boxes = np.clip(boxes * np.tile(self._scale(sides), 2), -1e9, 1e9)
         raw = as_written(self._own.numbers, rows, boxes)
-        key = image.origin if self._by_file else image.origin.rpartition("/")[0] or "."
         if key not in self._counts:
             self._counts[key] = _Counts(len(self._others))
-        self._count(self._counts[key], image.origin, rows, raw, sides)
+        self._count(self._counts[key], origin, rows, raw, sides)
 
     def _count(
         self, to: _Counts, origin: str, rows: Sequence[Row], raw: np.ndarray, sides: np.ndarray
@@ -220,22 +281,26 @@ class Conventions:
         low, high = self._own.corners(raw, sides)
         near = NEAR_PX / sides
         swapped = (high < low).any(1)
-        empty = ~swapped & ((high - low) * sides < 0.01).any(1)
+        if self._own.numbers.any_corners:
+            low, high = np.minimum(low, high), np.maximum(low, high)
+        ordered = ~(high < low).any(1)
+        empty = ordered & ((high - low) * sides < 0.01).any(1)
         inside = np.clip(np.minimum(high, 1) - np.maximum(low, 0), 0, None).prod(1)
         area = (high - low).prod(1)
         beyond = (low < -near) | (high > 1 + near)  # (n, 2)
-        cut = ~swapped & ~empty & beyond.any(1) & (inside < (1 - CUT) * area)
+        cut = ordered & ~empty & beyond.any(1) & (inside < (1 - CUT) * area)
         speck = self._specks(raw, sides)
-        odd = swapped | empty | cut | speck
+        odd = swapped | cut | speck
+        faulty = odd | empty | beyond.any(1)
         to.boxes += len(rows)
         to.lost += int((empty | cut).sum())
         to.empty += int(empty.sum())
         to.odd += int(odd.sum())
+        to.swapped += int(swapped.sum())
+        to.top = max(to.top, (high * self._scale(sides)).max())
         to.leaving += int((odd | beyond.any(1)).sum())
         to.axes += (beyond | (high < low)).sum(0)
-        to.low = np.minimum(to.low, (low * self._scale(sides)).min(0))
-        to.high = np.maximum(to.high, (high * self._scale(sides)).max(0))
-        to.reach = np.maximum(to.reach, high.max(0))
+        to.smallest, to.largest = min(to.smallest, raw.min()), max(to.largest, raw.max())
         for index, reading in enumerate(self._others):
             a, b = reading.corners(raw, sides)
             fits = ((a >= -near) & (b <= 1 + near) & (b - a > 1e-6)).all(1)
@@ -243,13 +308,17 @@ class Conventions:
                 fits &= ~speck
             to.fits[index] += int(fits.sum())
             to.explained[index] += int((fits & odd).sum())
-        if not to.first[0] and (odd | beyond.any(1)).any():
-            row = rows[int((odd | beyond.any(1)).argmax())]
+            unit = _PER_IMAGE.get(reading.numbers.unit, 1.0)
+            a, b = a.min(0) * unit, b.max(0) * unit
+            to.lowest[index] = np.minimum(to.lowest[index], a)
+            to.highest[index] = np.maximum(to.highest[index], b)
+            to.reach[index] = np.maximum(to.reach[index], b / sides)
+        if not to.first[0] and faulty.any():
+            row = rows[int(faulty.argmax())]
             to.first = (f"{origin}{f', {row.ref}' if row.ref else ''}", row.line)
         if odd.any():
-            x, y = raw[odd, :2], raw[odd, 2:]
-            sums = (np.ones_like(x), x, y, x * x, y * y, x * y)
-            to.moments += np.array([each.sum(0) for each in sums])
+            to.moments += _moments(raw[odd, :2], raw[odd, 2:])
+            to.edges += _moments(raw[odd][:, [0, 2]], raw[odd][:, [1, 3]])
 
     def _scale(self, sides: np.ndarray) -> np.ndarray:
         """(2,) what a whole side is in the format's unit."""
@@ -297,7 +366,7 @@ class Conventions:
     def _said(self, of: _Counts) -> str:
         place, line = of.first
         first = f", first {place}{f', line {line}' if line else ''}" if place else ""
-        count = max(of.odd, of.leaving)
+        count = max(of.odd, of.leaving, of.lost)
         odd = f"{count:,} of {of.boxes:,} boxes do not fit their image{first};" if count else ""
         return f"read as {self._own}, {odd or 'all boxes are in its upper left part;'}"
 
@@ -309,8 +378,9 @@ class Conventions:
             if (self._is_weakly(of, index) if reading.weak else self._is_strongly(of, index))
         ]
 
-        def rank(index: int) -> tuple[bool, int, int]:
-            return not self._others[index].weak, of.explained[index], of.fits[index]
+        def rank(index: int) -> tuple[bool, bool, int, int]:
+            strong = not self._others[index].weak
+            return self._fills(of, index), strong, of.explained[index], of.fits[index]
 
         return max(found, key=rank, default=None)
 
@@ -323,37 +393,57 @@ class Conventions:
             return False
         share = of.odd / of.boxes
         many, part = STRONG_TOGETHER
-        corners = numbers.order == "xyxy"
         return share >= STRONG_SHARE or (
-            of.odd >= many and share >= part and (not corners or of.together() >= GO_TOGETHER)
+            of.odd >= many and share >= part and self._is_ordered(of, numbers)
         )
+
+    def _is_ordered(self, of: _Counts, numbers: BoxNumbers) -> bool:
+        """Whether the numbers of odd boxes go together as those of this order do, and those of the
+        format's own do not.
+        """
+        if numbers.order in ("xyxy", "xxyy", "points"):
+            return of.together(numbers.order) >= GO_TOGETHER
+        own = self._own.numbers
+        return own.order != "xyxy" or own.unit != numbers.unit or of.together("xyxy") < GO_TOGETHER
 
     def _is_weakly(self, of: _Counts, index: int) -> bool:
         """Whether all boxes fit another reading, and not the format's own."""
         numbers, own = self._others[index].numbers, self._own.numbers
-        other_unit = numbers.unit != own.unit
-        if other_unit and numbers.unit == "fraction":  # in place of percent
-            return of.boxes >= LEAST_ODD and bool((of.low >= 0).all() and (of.high <= 1).all())
-        plain = numbers.order == own.order and not self._others[index].swapped
-        if other_unit and plain and self._fills(of, _PER_IMAGE[numbers.unit]):
+        if own.unit != numbers.unit == "fraction":  # in place of percent
+            within = of.smallest >= 0 and of.largest <= 1 + 1e-6 and of.boxes >= LEAST_ODD
+            return within and of.fits[index] >= EXPLAINED * of.boxes
+        if self._fills(of, index):
             return True
         missing = of.boxes - of.fits[index]
         if of.boxes < UNITS_BOXES or of.leaving < LEAST_LEAVING or missing * 20 > of.leaving:
             return False
-        if other_unit:
-            far = (of.high >= FAR * _PER_IMAGE[numbers.unit]).all()
+        if numbers.unit != own.unit:
+            whole, px = _PER_IMAGE.get(numbers.unit, 1.0), numbers.unit == "px"
+            far = (of.highest[index] >= (PX_FAR if px else FAR) * whole).all()
+            if px:  # an honest percentage may be a little above 100, and an image 100 pixels wide
+                return bool(far) and of.top >= PX_BEYOND and of.odd >= PX_LEAVING * of.boxes
             return bool(far) and of.odd >= STRONG_SHARE * of.boxes
         half = numbers.order != own.order
         return of.leaving >= WEAK_SHARE * of.boxes and (not half or bool((of.axes > 0).all()))
 
-    def _fills(self, of: _Counts, unit: float) -> bool:
-        """Whether the corners go from about 0 to just below `unit` in both directions, which is far
-        from what images measure: as pixels they would keep out of the right and the lower part, or
-        leave on one side only.
+    def _fills(self, of: _Counts, index: int) -> bool:
+        """Whether all corners, read in percent or thousandths, go from about 0 to just below the
+        unit in both directions, which is far from what images measure: as pixels they would keep
+        out of the right and the lower part, or leave on one side only.
         """
+        numbers = self._others[index].numbers
+        if numbers.unit not in ("percent", "thousandth") or numbers.unit == self._own.numbers.unit:
+            return False
+        unit = _PER_IMAGE[numbers.unit]
+        # Honest corners are sizes too, if they are all in the upper left part.
+        if self._own.numbers.order == "xyxy" and numbers.order in ("xywh", "cxcywh"):
+            if of.swapped < SWAPPED * of.boxes:
+                return False
+        low, high, reach = of.lowest[index], of.highest[index], of.reach[index]
         return (
             of.boxes >= UNITS_BOXES
-            and bool((of.low >= -1e-6).all() and (of.low <= 0.1 * unit).all())
-            and bool((of.high >= FAR * unit).all() and (of.high <= 1.005 * unit).all())
-            and bool(((of.reach <= 0.85) | (of.reach >= 1.25)).all())
+            and (of.boxes - of.fits[index]) * 50 <= of.boxes
+            and bool((low >= -1e-6).all() and (low <= 0.1 * unit).all())
+            and bool((high >= FAR * unit).all() and (high <= 1.005 * unit).all())
+            and bool(((reach <= 0.85) | (reach >= 1.25)).all())
         )

@@ -24,7 +24,7 @@ from engine.datasets.formats import KINDS, writable
 from engine.datasets.formats.base import Row, SourceImage
 from engine.datasets.formats.writers import Labelled
 from engine.datasets.image_scan import inspect_image
-from engine.datasets.label_checks import DECIMALS, boxes_in_pixels, class_is_known
+from engine.datasets.label_checks import DECIMALS, boxes_in_pixels, class_is_known, with_right_masks
 from engine.datasets.source import bytes_of, open_source
 from engine.datasets.splits import split_by_content
 from engine.errors import ConfigError, DataError, nearest
@@ -247,6 +247,7 @@ def _labelled(
         except ValueError as error:
             findings.add("unreadable_image", image.name, str(error))
             continue
+        image = with_right_masks(image, shape, findings)
         if conventions:
             conventions.add(image, shape.shown)
         boxes = boxes_in_pixels(image, shape, findings)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from engine import web
 from engine.config import DataConfig, Frozen
 from engine.data.manifest import DATASET_FILE
 from engine.datasets.formats import KINDS
@@ -122,7 +123,7 @@ class DescriptionFile(Frozen):
                 "give path or url, not both (-S data.path=FOLDER takes a local copy of a url)"
             )
         if self.url and not self.url.startswith("https://"):
-            raise ValueError(f"url must begin with https://, not {self.url!r}")
+            raise ValueError(f"url must begin with https://, not {web.shown(self.url)!r}")
         return self
 
 

@@ -68,11 +68,11 @@ def fetch(
         if target.is_dir():
             return target
         archive = target.with_suffix(".download")
-        report(f"downloading {url}")
+        report(f"downloading {web.shown(url)}")
         try:
             _download(url, archive, max_mb, by_hand)
             with publish_folder(target) as fresh:
-                _unpack(archive, fresh, folder, max_mb * UNPACKED_FACTOR << 20, url)
+                _unpack(archive, fresh, folder, max_mb * UNPACKED_FACTOR << 20, web.shown(url))
                 check(fresh)
         finally:
             archive.unlink(missing_ok=True)
@@ -93,7 +93,7 @@ def _download(url: str, archive: Path, max_mb: int, by_hand: str) -> None:
             )
     except urllib.error.HTTPError as error:
         raise DataError(
-            f"{url}: the server answers {error.code} {error.reason}. {by_hand}"
+            f"{web.shown(url)}: the server answers {error.code} {error.reason}. {by_hand}"
         ) from error
     except (
         web.WebRefused,
@@ -103,7 +103,7 @@ def _download(url: str, archive: Path, max_mb: int, by_hand: str) -> None:
     ) as error:  # URLError, TimeoutError and ssl errors are OSErrors
         # kept as the cause: of some, trying again may help
         reason = getattr(error, "reason", None) or error
-        raise DataError(f"{url}: cannot be downloaded ({reason}). {by_hand}") from error
+        raise DataError(f"{web.shown(url)}: cannot be downloaded ({reason}). {by_hand}") from error
 
 
 def _copy(source: IO[bytes], target: IO[bytes], limit: int, too_large: str) -> int:

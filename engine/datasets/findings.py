@@ -106,6 +106,20 @@ KINDS: dict[str, Kind] = {
         "correct the path",
         fix="the folder of that name inside the dataset is taken, if there is one",
     ),
+    "unused_list": Kind(
+        "list of a split that does not count",
+        "warn",
+        "name the lists that count in a description (`splits: {train: FILE, val: FILE}`), or say "
+        "`splits: none`",
+        warn="images go by their content",
+    ),
+    "unclear_lists": Kind(
+        "lists of images that give one image two splits",
+        "error",
+        "leave one list for each split, or name those that count in a description (`splits: "
+        "{train: FILE, val: FILE}`)",
+        warn="none counts: images go by their content",
+    ),
     "labels_elsewhere": Kind(
         "labels in a second place, which are not read",
         "error",
@@ -478,6 +492,20 @@ def way_on(kind: str) -> str:
     return f"Next: {KINDS[kind].advice}." + (
         f" Or run the pipeline with {others}." if others else ""
     )
+
+
+def letting_through(findings: Findings) -> list[str]:
+    """The words `policies.KIND=POLICY` with which what is refused now would not be; for each kind
+    the policy that keeps most: `fix`, else `warn`, else `drop`.
+    """
+    refused = [kind for kind in KINDS if kind in findings.counts]
+    refused = [kind for kind in refused if findings.policies[kind] == "error"]
+    offered = {kind: KINDS[kind].choices() for kind in refused}
+    kept = {
+        kind: next((each for each in ("fix", "warn", "drop") if each in choices), "")
+        for kind, choices in offered.items()
+    }
+    return [f"policies.{kind}={policy}" for kind, policy in kept.items() if policy]
 
 
 def _plain(finding: Finding) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Writes nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -64,6 +64,24 @@ def check_labels(
         names=tuple(row.name for row, _ in kept),
         crowd=np.array([row.crowd for row, _ in kept], bool),
     )
+
+
+def with_right_masks(image: SourceImage, shape: Shape, findings: Findings) -> SourceImage:
+    """The image without the boxes around masks of another size than its own, or than the one its
+    annotation states: nobody knows where they lie. A finding for each.
+    """
+    size = image.size or shape.shown
+    wrong = [row for row in image.rows if row.mask not in (None, size)]
+    for row in wrong:
+        h, w = row.mask
+        detail = (
+            f"{_place(row)}its mask is of {h} x {w} (h x w), the image {image.name} of "
+            f"{size[0]} x {size[1]}; write `bbox`, or the mask in the size of the image"
+        )
+        findings.add("bad_entry", image.origin, detail, row.line, image=image.name)
+    if not wrong:
+        return image
+    return replace(image, rows=tuple(row for row in image.rows if row.mask in (None, size)))
 
 
 def boxes_in_pixels(image: SourceImage, shape: Shape, findings: Findings) -> np.ndarray | None:

@@ -33,7 +33,7 @@ from engine.datasets.image_scan import (
     scan_images,
 )
 from engine.datasets.image_table import MetaOf, nothing_known
-from engine.datasets.label_checks import Labels, check_labels
+from engine.datasets.label_checks import Labels, check_labels, with_right_masks
 from engine.datasets.outliers import report_imbalance, report_outliers
 from engine.datasets.source import Source, compare_digest, open_source
 from engine.datasets.source_digest import SourceDigest
@@ -175,6 +175,7 @@ class SampleCollector:
             self.files[image.name] = file
         if self._is_left_out_for_its_pixels(image.name, result.shape):
             return
+        image = with_right_masks(image, result.shape, self.findings)
         if self.conventions:
             self.conventions.add(image, result.shape.shown)
         image = rename_rows(image, self.settings.class_map)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine import web
 from engine.config import DataConfig
 from engine.datasets.description import GENERATED, Description
 from engine.datasets.download import fetch, forget
@@ -138,7 +139,7 @@ def _check_download(description: Description, settings: DataConfig, folder: Path
         )
     elif found != expected:
         raise DataError(
-            f"{description.content.url}: the download's content has digest {found}, "
+            f"{web.shown(description.content.url)}: the download's content has digest {found}, "
             f"{description.origin.name} expects {expected}. It was not kept. Try again; if it "
             "stays so, the address no longer holds that version."
         )

@@ -20,7 +20,7 @@ from typing import Any
 
 from engine.datasets.formats.base import SourceImage
 from engine.errors import WorkspaceError
-from engine.files import write_text
+from engine.files import file_state, write_text
 
 NOTHING_KNOWN: Mapping[str, str] = {}
 RACY_NS = 2_000_000_000  # coarsest clock of a file system in use
@@ -115,14 +115,7 @@ def _states(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[
         except OSError as error:
             yield f"{entry.path!r} {error.errno}", 0
             continue
-        state = (
-            entry.path,
-            stat.st_size,
-            stat.st_mtime_ns,
-            stat.st_ctime_ns,
-            stat.st_dev,
-            stat.st_ino,
-        )
+        state = (entry.path, stat.st_dev, *file_state(stat))
         yield repr(state), max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 

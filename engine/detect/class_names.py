@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from engine.errors import DataError
+from engine.settings.yaml_io import dumped_as
 
 
 class NoSuchClass(DataError, KeyError, IndexError):
@@ -37,18 +38,35 @@ class ClassNames(dict):
 
     def __missing__(self, key: Any) -> str:
         """Numbers from the end, and those that are a tensor or an array of one element."""
-        try:
-            number = int(key)
-            is_whole = bool(number == key) and not isinstance(key, str)
-        except (TypeError, ValueError, RuntimeError):
-            self._refuse(key)
-        number += len(self) if number < 0 else 0
-        if not is_whole or number not in self.keys():
+        number = _whole(key)
+        if number is not None and number < 0:
+            number += len(self)
+        if number is None or number not in self.keys():
             self._refuse(key)
         return super().__getitem__(number)
 
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The name of a number, also one that is a tensor or an array of one element."""
+        return super().get(self._own(key), default)
+
     def __contains__(self, key: object) -> bool:
-        return super().__contains__(key) or (isinstance(key, str) and key in self.values())
+        if isinstance(key, str):
+            return super().__contains__(key) or key in self.values()
+        return super().__contains__(self._own(key))
+
+    def __setitem__(self, key: Any, name: str) -> None:
+        super().__setitem__(self._own(key), name)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        """As of a dictionary; a number may be a tensor or an array of one element."""
+        return super().pop(self._own(key), *default)
+
+    def setdefault(self, key: Any, name: Any = None) -> Any:
+        """As of a dictionary; a number may be a tensor or an array of one element."""
+        return super().setdefault(self._own(key), name)
+
+    def copy(self) -> ClassNames:
+        return ClassNames(self)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, (tuple, list)):
@@ -71,8 +89,25 @@ class ClassNames(dict):
         """How many classes have that name: 0 or 1."""
         return list(self.values()).count(name)
 
+    def _own(self, key: Any) -> Any:
+        """The number that a tensor or an array of one element is; anything else as it is given."""
+        number = None if isinstance(key, (int, str)) else _whole(key)
+        return key if number is None else number
+
     def _refuse(self, key: Any) -> NoReturn:
         known = ", ".join(f"{number}: {name}" for number, name in list(self.items())[:10])
         more = f", and {len(self) - 10} more" if len(self) > 10 else ""
         way = " The number of a name is names.index(name)." if isinstance(key, str) else ""
         raise NoSuchClass(f"no class {key!r}; classes by number: {known}{more}.{way}")
+
+
+def _whole(key: Any) -> int | None:
+    """The whole number that a number, a tensor or an array of one element is; None: it is none."""
+    try:
+        number = int(key)
+        return number if bool(number == key) and not isinstance(key, str) else None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+
+
+dumped_as(ClassNames, dict)

@@ -88,7 +88,7 @@ class Results:
     source: str  # path, address, "array 3", "video.mp4 frame 17"
     size: Size  # (h, w) of the original image
     index: int = 0  # frame number in a video, else 0
-    path: Path | None = None  # the image file, where there is one
+    path: ImagePath | None = None  # the image file as it was named, where there is one
     speed_ms: dict[str, float] = field(
         default_factory=dict
     )  # per image: preprocess, inference, postprocess
@@ -220,7 +220,7 @@ class Results:
             )
         from engine.data.images import read_image
 
-        return read_image(self.path)
+        return read_image(self.path.file)
 
     @property
     def orig_img(self) -> np.ndarray:

@@ -33,6 +33,10 @@ from engine.project.redaction import hide
 
 log = logging.getLogger(__name__)
 
+# FFmpeg writes the addresses of streams that it cannot open, with their passwords, to stderr; what
+# cannot be read is said here. OpenCV asks when it opens the first.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif"}
@@ -161,11 +165,8 @@ def _entries(source: Any) -> list[Any]:
 
 
 def _text_entries(text: str) -> list[Any]:
-    if text.startswith(STREAM_SCHEMES):
-        return [_Video(text, text)]
-    if text.startswith(WEB_SCHEMES):
-        suffix = Path(urllib.parse.urlparse(text).path).suffix.lower()
-        return [_WebVideo(text) if suffix in VIDEO_SUFFIXES else _Address(text)]
+    if "://" in text:
+        return [_address_entry(text)]
     if not text.strip():
         raise DataError("The source is empty: give a path, a directory, an address or a camera.")
     path = Path(text).expanduser()
@@ -196,6 +197,25 @@ def _text_entries(text: str) -> list[Any]:
     )
 
 
+def _address_entry(text: str) -> Any:
+    """What an address gives. Whoever shows it hides the login in it."""
+    scheme, _, rest = text.strip().partition("://")
+    address = f"{scheme.lower()}://{rest}"
+    try:
+        suffix = Path(urllib.parse.urlparse(address).path).suffix.lower()
+    except ValueError as error:
+        raise DataError(f"The source {hide(text)} is no address: {error}.") from None
+    if address.startswith(STREAM_SCHEMES):
+        return _Video(address, hide(address))
+    if address.startswith(WEB_SCHEMES):
+        return _WebVideo(address) if suffix in VIDEO_SUFFIXES else _Address(address)
+    known = ", ".join((*WEB_SCHEMES, *STREAM_SCHEMES))
+    raise DataError(
+        f"The source {hide(text)} is an address that is not read here; there are {known}. Fetch it "
+        "with its own program, and give the file."
+    )
+
+
 def _list_entries(path: Path) -> list[Any]:
     """One source a line; relative paths are meant from the list's folder, as it can then be moved
     with its images.
@@ -208,8 +228,8 @@ def _list_entries(path: Path) -> list[Any]:
         if line and not line.startswith("#"):
             if line.endswith(".txt"):
                 raise DataError(
-                    f"{path}:{number}: a list file within a list file ({line}); name images or "
-                    "folders."
+                    f"{path}:{number}: a list file within a list file ({hide(line)}); name images "
+                    "or folders."
                 )
             beside = path.parent / line
             entries += _text_entries(str(beside) if "://" not in line and beside.exists() else line)

@@ -36,9 +36,9 @@ IMAGES_PER_CALL = 16
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-class NoImage(MlflowException, ValueError):
-    """What was sent is no image: a server answers 400 with this sentence. (What MLflow puts before
-    it, the table that was sent, tells a client nothing.)
+class Refused(MlflowException, ValueError):
+    """What was sent cannot be used: a server answers 400 with this sentence. (What MLflow puts
+    before it, the table that was sent, tells a client nothing.)
     """
 
     def __init__(self, sentence):
@@ -52,6 +52,14 @@ class NoImage(MlflowException, ValueError):
     @message.setter
     def message(self, value):
         pass
+
+
+class NoImage(Refused):
+    """A row that holds no image."""
+
+
+class NoSuchParam(Refused):
+    """A parameter outside its range, which would answer with nothing, or with something else."""
 
 
 class Detector(mlflow.pyfunc.PythonModel):
@@ -97,11 +105,14 @@ class Detector(mlflow.pyfunc.PythonModel):
 
         params: conf, the lowest score; without it each class has the threshold that the file
         brings, where it brings any. iou, above which NMS removes the weaker box of a class (without
-        effect where the network needs no NMS); max_det, boxes per image. Raises NoImage, a
-        ValueError, naming the row that holds no image.
+        effect where the network needs no NMS); max_det, boxes per image; classes, numbers of the
+        only ones wanted (none: all); imgsz, refused unless it is the size that the file takes.
+        Raises ValueErrors: NoImage, naming the row that holds none; NoSuchParam, naming the range.
         """
         given = {key: value for key, value in (params or {}).items() if value is not None}
-        settings = {**self.thresholds, **given}
+        settings = {**self.thresholds, "classes": (), "imgsz": None, **given}
+        self.check(**settings)
+        del settings["imgsz"]
         texts = list(model_input["image"])
         found = []
         step = self.fixed_batch or IMAGES_PER_CALL
@@ -110,7 +121,26 @@ class Detector(mlflow.pyfunc.PythonModel):
             found += self.detect(images, **settings)
         return pandas.DataFrame({"detections": pandas.Series(found, dtype=object)})
 
-    def detect(self, images, conf, iou, max_det):
+    def check(self, conf, iou, max_det, classes, imgsz):
+        """NoSuchParam where a value is none that this model can take; NaN is in no range."""
+        for name, value in (("conf", conf), ("iou", iou)):
+            if value is not None and not 0 <= value <= 1:
+                raise NoSuchParam(f"params: {name} must be a number from 0 to 1, got {value:g}")
+        if not max_det >= 1:
+            raise NoSuchParam(
+                f"params: max_det must be a whole number, 1 or more boxes per image, got {max_det}"
+            )
+        wrong = [number for number in classes if not 0 <= number < len(self.names)]
+        if wrong:
+            known = ", ".join(f"{number}: {name}" for number, name in enumerate(self.names))
+            raise NoSuchParam(f"params: classes must be among {known}; got {wrong[0]}")
+        if imgsz is not None and (imgsz, imgsz) != self.size:
+            raise NoSuchParam(
+                f"params: imgsz must be left out: the file takes {self.size[0]} x {self.size[1]} "
+                f"pixels (height x width) only, got {imgsz}; export it again with another imgsz"
+            )
+
+    def detect(self, images, conf, iou, max_det, classes=()):
         """Images (h, w, 3) BGR uint8, at most one call's worth, to a list of detections each."""
         boxed, places = zip(*(letterbox(image, self.size) for image in images))
         batch = np.stack(boxed)[..., ::-1].transpose(0, 3, 1, 2).astype(self.type) / self.type(255)
@@ -120,12 +150,13 @@ class Detector(mlflow.pyfunc.PythonModel):
             )
         outputs = self.session.run(["boxes", "scores"], {self.input.name: batch})
         boxes, scores = (each.astype(np.float32) for each in outputs)
+        settings = {"conf": conf, "iou": iou, "max_det": max_det, "wanted": classes}
         return [
-            self.detections(boxes[i], scores[i], image.shape[:2], places[i], conf, iou, max_det)
+            self.detections(boxes[i], scores[i], image.shape[:2], places[i], **settings)
             for i, image in enumerate(images)
         ]
 
-    def detections(self, boxes, scores, shape, place, conf, iou, max_det):
+    def detections(self, boxes, scores, shape, place, conf, iou, max_det, wanted=()):
         """Boxes (N, 4) and scores (N, classes) of one image to its detections, in pixels of the
         image.
         """
@@ -135,6 +166,8 @@ class Detector(mlflow.pyfunc.PythonModel):
         classes = scores.argmax(1)
         best = scores.max(1) if len(scores) else np.zeros(0, scores.dtype)
         likely = best > conf
+        if len(wanted):
+            likely &= np.isin(classes, list(wanted))
         xyxy, best, classes = boxes[likely], best[likely], classes[likely]
         if self.needs_nms:
             kept = nms(xyxy, best, classes, iou, max_det)

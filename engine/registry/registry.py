@@ -228,6 +228,10 @@ def save_pyfunc(
                 ParamSpec(name, "long" if isinstance(DEFAULTS[name], int) else "double", value)
                 for name, value in candidate.thresholds.items()
             ]
+            + [
+                ParamSpec("classes", "long", [], shape=(-1,)),  # MLflow knows no None here
+                ParamSpec("imgsz", "long", None),  # else MLflow drops it without a word
+            ]
         ),
     )
     example = (

@@ -8,7 +8,8 @@ with its own name, never written back.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence, Set
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
@@ -73,7 +74,18 @@ class Frozen(BaseModel):
     @classmethod
     def _in_our_names(cls, values: Any) -> Any:
         """Runs first: of the validators before, the last one does."""
-        return in_ours(cls.known_names, values) if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            return values
+        return in_ours(cls.known_names, cls._as_plain(values))
+
+    @classmethod
+    def _as_plain(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` with those of other libraries as the plain ones that mean the same."""
+        fields = fields_by_key(cls)
+        return {
+            key: _plain(value, _kinds(fields[key].annotation) if key in fields else set())
+            for key, value in values.items()
+        }
 
     @classmethod
     def build(
@@ -110,7 +122,7 @@ class Frozen(BaseModel):
             ConfigError: one of them has no such meaning here, or contradicts another.
         """
         try:
-            return in_ours(cls.known_names, values)
+            return in_ours(cls.known_names, cls._as_plain(values))
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
 
@@ -144,7 +156,7 @@ class Frozen(BaseModel):
                 said = section.instead_of(name)
                 lines[key] = f"{at}unknown key '{key}'.{said}"
                 continue
-            said = item["msg"].removeprefix("Value error, ")
+            said = item["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
             if key in lines:
                 said = "Input should be of one of these types"
             got = "" if section._is_whole(name, item) else f", got {_shown(item['input'])}"
@@ -202,6 +214,36 @@ class Frozen(BaseModel):
             return ""
         kind = kind_of(cls.model_json_schema(by_alias=True)["properties"][key])
         return f" ({kind}: {field.description})" if field.description else f" ({kind})"
+
+
+def _plain(value: Any, kinds: set[type]) -> Any:
+    """What a value of another library means: numbers, arrays and tensors as Python's own, a path as
+    text, several values in any kind of collection as a list. A setting that takes anything gets it
+    as it is.
+    """
+    if object in kinds or value is None or type(value) in {str, int, float, bool, tuple, dict}:
+        return _plain_tuple(value, kinds) if type(value) is tuple else value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value) if str in kinds else value
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):  # numpy, torch
+        return _whole_numbers(value.tolist(), kinds)
+    if isinstance(value, Set):  # no order of its own
+        return [_plain(each, kinds) for each in sorted(value, key=str)]
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
+        return [_plain(each, kinds) for each in value]
+    return value
+
+
+def _plain_tuple(values: tuple[Any, ...], kinds: set[type]) -> tuple[Any, ...]:
+    return tuple(_plain(each, kinds) for each in values)
+
+
+def _whole_numbers(value: Any, kinds: set[type]) -> Any:
+    """Of an array: classes as a tensor are floats, as those of boxes are."""
+    if isinstance(value, list):
+        return [_whole_numbers(each, kinds) for each in value]
+    is_whole = isinstance(value, float) and value.is_integer() and float not in kinds
+    return int(value) if is_whole else value
 
 
 def _as_chosen(text: str, annotation: Any) -> str:

@@ -5,7 +5,7 @@ stay a few values.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -203,3 +203,14 @@ def lines_of_file(path: Path | str) -> dict[str, int]:
         return key_lines(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError):
         return {}
+
+
+def dumped_as(kind: type, plain: Callable[[Any], Any]) -> None:
+    """From now on PyYAML writes a `kind` as it writes the plain value that `plain` makes of it;
+    its safe dumpers refuse classes that they do not know, also those of text and dictionaries.
+    """
+    names = ("SafeDumper", "CSafeDumper", "Dumper", "CDumper")
+    dumpers = [getattr(yaml, name) for name in names if hasattr(yaml, name)]
+    for dumper in (yaml.representer.SafeRepresenter, yaml.representer.Representer, *dumpers):
+        if "yaml_representers" in vars(dumper):  # else it takes over that of its base
+            dumper.add_representer(kind, lambda writer, value: writer.represent_data(plain(value)))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import DataError
-from engine.files import atomic_write, sha256_file, write_text
+from engine.files import atomic_write, file_state, sha256_file, write_text
 
 log = logging.getLogger("detectflow")
 
@@ -83,7 +83,7 @@ def plan(
     files: Sequence[Path], weights: Path, settings: dict[str, Any], out: Path, shard_size: int
 ) -> list[Shard]:
     """Shards of `shard_size` images each; their names change with weights, settings and the files'
-    size and time.
+    `file_state`.
     """
     about = json.dumps([sha256_file(weights), settings], sort_keys=True)
     shards = []
@@ -98,10 +98,9 @@ def plan(
 
 def _identity(path: Path) -> str:
     try:
-        stat = path.stat()
+        return f"{path} {file_state(path.stat())}"
     except OSError:
         return f"{path} missing"
-    return f"{path} {stat.st_size} {stat.st_mtime_ns}"
 
 
 def predict_shard(shard: Shard, weights: Path, settings: dict[str, Any]) -> dict[str, Any]:

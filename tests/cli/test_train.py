@@ -2,11 +2,14 @@
 
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
+import cv2
+import numpy as np
 import pytest
 
 from engine.cli import main
@@ -78,3 +81,27 @@ def test_train_then_val_name_what_they_made(folder, monkeypatch, capsys):
     assert (
         main(["train", "project=runs", "name=train", "resume=true"]) == 0
     )  # there is nothing left to do
+
+
+def test_what_comes_next_works_where_there_is_no_test_split(folder, monkeypatch, capsys):
+    """CVAT's export of two subsets has none."""
+    for number in range(6):
+        image = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        place = folder / "my set"
+        (place / "obj_train_data").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place / f"obj_train_data/f{number}.png"), image)
+        (place / f"obj_train_data/f{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (place / "obj.names").write_text("cat\n")
+    for name, numbers in (("train", range(4)), ("valid", range(4, 6))):
+        (place / f"{name}.txt").write_text("".join(f"obj_train_data/f{n}.png\n" for n in numbers))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    assert main(["check", "data=my set"]) == 1
+    line = capsys.readouterr().out.rsplit("Lets it through: detectflow ", 1)[1].split("\n")[0]
+    assert line == "check 'data=my set' policies.empty_split=fix"
+    assert main(shlex.split(line)) == 0
+    assert "Lets it through" not in capsys.readouterr().out
+    assert main(["train", "data=my set", "epochs=1", "imgsz=64", "plots=false"]) == 0
+    command = capsys.readouterr().out.rsplit("next: detectflow ", 1)[1].strip()
+    assert command == "val model=runs/train/weights/best.pt 'data=my set' split=val"
+    assert main([*shlex.split(command), "plots=false"]) == 0

@@ -415,6 +415,25 @@ def yolo_negative_class(root):
     put(root / A_TXT, "-1 0.5 0.5 0.5 0.5\n")
 
 
+@case(
+    make_yolo,
+    "unused_list",
+    "lists/train.txt",
+    "names 2 of 6 images as train, and no other split has a list",
+)
+def yolo_one_list(root):
+    put(root / "data.yaml", "names: [cat, dog]\n")
+    put(root / "lists/train.txt", "a\nimages/train/b.png\n")
+
+
+@case(make_yolo, "unclear_lists", "images/train/b.png is of train here, and of val in")
+def yolo_two_folds(root):
+    put(root / "data.yaml", "names: [cat, dog]\n")
+    for fold, train, val in (("one", "a", "b"), ("two", "b", "a")):
+        put(root / f"{fold}/train.txt", f"{train}\n")
+        put(root / f"{fold}/val.txt", f"{val}\n")
+
+
 @case(make_yolo, "unreadable_annotation", A_TXT, "not UTF-8")
 def yolo_in_utf16(root):
     put(root / A_TXT, "0 0.5 0.5 0.5 0.5\n".encode("utf-16"))

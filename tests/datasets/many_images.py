@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,27 @@ def run(source: Path, target: Path, mapper=None, progress=None, **settings):
         progress,
         mapper=mapper,
     )
+
+
+def workers_of(parent: int) -> list[int]:
+    """Workers among the children of a process."""
+    found = []
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        try:
+            if "LokyProcess" in Path(f"/proc/{child}/cmdline").read_text():
+                found.append(int(child))
+        except OSError:  # gone meanwhile
+            continue
+    return found
+
+
+def is_gone(pid: int, within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False

@@ -30,6 +30,7 @@ from engine.datasets.findings import Findings
 from engine.datasets.formats import KINDS
 from engine.datasets.formats.base import BoxNumbers, Row, SourceImage
 from engine.datasets.prepare import prepare
+from engine.datasets.scan import examine
 from engine.errors import DataError
 
 H, W = 120, 160
@@ -170,6 +171,12 @@ def test_nor_are_those_of_objects_that_go_on_beyond_the_edge(format, beyond, sha
     own, shape = KINDS[format].numbers, {**shape, "high": min(shape["high"], 0.4), "images": 40}
     images = dataset(**shape, beyond=beyond)
     assert not found(format, [written(box, own.order, own.unit) for box in images])
+
+
+def test_odd_boxes_that_fit_another_order_by_chance_do_not_go_together_as_it_does():
+    """12 of 40 are cut, and fit as edges; hypothesis found it."""
+    images = dataset(2000, 40, 1, low=0.0625, high=0.4, beyond="below")
+    assert not found("yolo", [written(box, "cxcywh", "fraction") for box in images])
 
 
 @pytest.mark.parametrize("format", sorted(KINDS))
@@ -372,6 +379,8 @@ def test_every_reader_takes_its_own_convention(format, tmp_path):
         ("coco", "cxcywh", "px"),
         ("coco", "xywh", "fraction"),
         ("coco", "xyxy", "thousandth"),
+        ("coco", "xyxy", "percent"),
+        ("coco", "cxcywh", "percent"),
         ("voc", "xywh", "px"),
         ("voc", "xyxy", "fraction"),
         ("voc", "cxcywh", "fraction"),
@@ -385,8 +394,13 @@ def test_every_reader_takes_its_own_convention(format, tmp_path):
         ("labelstudio", "xywh", "fraction"),
         ("labelstudio", "cxcywh", "percent"),
         ("labelstudio", "xywh", "px"),
+        ("labelstudio", "cxcywh", "fraction"),
+        ("labelstudio", "xyxy", "fraction"),
+        ("labelstudio", "xxyy", "fraction"),
         ("labelme", "xywh", "px"),
         ("labelme", "xyxy", "fraction"),
+        ("labelme", "xywh", "thousandth"),
+        ("labelme", "cxcywh", "thousandth"),
     ],
 )
 def test_through_every_reader_another_convention_is_refused_by_name(format, order, unit, tmp_path):
@@ -424,20 +438,94 @@ def test_swapped_corners_that_a_policy_mends_are_not_those_of_another_order(tmp_
         prepared(source, tmp_path / "out", inverted_box="fix")
 
 
-def test_polygons_masks_and_crowds_are_not_counted(tmp_path):
-    """Their boxes were made here: nobody wrote their numbers."""
-    make(tmp_path, "coco", "xywh", "px")
-    content = json.loads((tmp_path / "annotations.json").read_text())
-    for number, entry in enumerate(content["annotations"]):
-        x, y, w, h = entry.pop("bbox")
-        x += W  # wholly outside
-        if number % 2:
-            entry["segmentation"] = [[x, y, x + w, y, x + w, y + h]]
-        else:
-            entry.update(bbox=[x, y, w, h], iscrowd=1)
-    put(tmp_path / "annotations.json", json.dumps(content))
-    findings = Findings.with_policies({})
-    from engine.datasets.scan import examine
+def found_of(root: Path, **policies) -> Findings:
+    findings = Findings.with_policies(policies)
+    examine(load_description(root), DataConfig(source=str(root)), findings)
+    return findings
 
-    examine(load_description(tmp_path), DataConfig(source=str(tmp_path)), findings)
-    assert KIND not in findings.counts and findings.counts["outside_image"] == 40
+
+def with_outlines(root: Path, change) -> Path:
+    """A COCO file whose boxes are polygons, each its points as `change` has them."""
+    make(root, "coco", "xywh", "px")
+    content = json.loads((root / "annotations.json").read_text())
+    for entry in content["annotations"]:
+        x, y, w, h = entry.pop("bbox")
+        points = [(x, y), (x + w, y), (x + w, y + h)]
+        entry["segmentation"] = [[value for point in points for value in change(*point)]]
+    put(root / "annotations.json", json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize(
+    "change, wrong",
+    [
+        (lambda x, y: (x, y), ""),
+        (lambda x, y: (100 * x / W, 100 * y / H), "points x, y in percent of the image"),
+        (lambda x, y: (1000 * x / W, 1000 * y / H), "points x, y in thousandths of the image"),
+        (lambda x, y: (y, x), "points x, y, y before x, in pixels"),
+        (lambda x, y: (x + W, y), "40 of 40 would be cut or left out"),
+    ],
+)
+def test_outlines_have_no_order_but_a_unit(change, wrong, tmp_path):
+    """The numbers of the boxes around them were made here, their points were not."""
+    said = found_of(with_outlines(tmp_path, change)).examples.get(KIND, [])
+    assert [wrong in str(finding) for finding in said] == [True] * bool(wrong)
+
+
+def test_outlines_in_fractions_beside_boxes_in_pixels(tmp_path):
+    """All of them in fractions, the reader says so; here the boxes are as COCO has them."""
+    with_outlines(tmp_path, lambda x, y: (x / W, y / H))
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    for entry in content["annotations"][::2]:
+        entry["bbox"] = [10, 10, 40, 30]
+    put(tmp_path / "annotations.json", json.dumps(content))
+    (said,) = found_of(tmp_path).examples[KIND]
+    assert "20 of 20 boxes do not fit" in str(said)
+    assert "they look like points x, y in fractions of the image" in str(said)
+
+
+@pytest.mark.parametrize("format", sorted(KINDS))
+def test_crowds_are_not_counted(format):
+    numbers = KINDS[format].numbers
+    counts, findings = conventions_of(format), Findings.with_policies({})
+    scale = 1 if numbers.unit == "fraction" else W
+    rows = tuple(Row("cup", (2 * scale, 0, 3 * scale, scale), crowd=True) for _ in range(40))
+    counts.add(SourceImage("a.jpg", rows, "all/x", fractions=scale == 1, size=(H, W)), (H, W))
+    counts.report(findings)
+    assert not findings.counts
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=shapes)
+@pytest.mark.parametrize("format", sorted(KINDS))
+def test_honest_outlines_are_never_refused(format, shape):
+    numbers = KINDS[format].numbers
+    counts, findings = conventions_of(format), Findings.with_policies({})
+    scale = np.ones(4) if numbers.unit == "fraction" else np.tile(SIDES, 2)
+    for box in dataset(**shape):
+        rows = tuple(Row("cup", tuple(each), outline=True) for each in (box * scale).tolist())
+        fractions = numbers.unit == "fraction"
+        counts.add(SourceImage("a.jpg", rows, "all/x", fractions=fractions), (H, W))
+    counts.report(findings)
+    assert not findings.counts
+
+
+@pytest.mark.parametrize("format", ["voc", "cvat", "labelme", "coco", "yolo", "labelstudio"])
+def test_mistaken_clicks_are_no_centres(format):
+    """A box without area, [x, y, x, y], is one in every other order: no evidence of it."""
+    images = dataset(1, 30, 3)
+    for number, box in enumerate(images):
+        if number % 3:
+            box[0, 2:] = box[0, :2]
+    own = KINDS[format].numbers
+    assert not found(format, [written(box, own.order, own.unit) for box in images])
+
+
+def test_label_studios_boxes_far_beyond_the_edge_are_cut_as_in_other_formats(tmp_path):
+    own = KINDS["labelstudio"].numbers
+    for number, box in enumerate(dataset(4, 20, 2, beyond="all", high=0.4)):
+        pixels = np.random.default_rng(number).integers(0, 256, (H, W, 3), np.uint8)
+        put(tmp_path / f"{number:02}.png", cv2.imencode(".png", pixels)[1].tobytes())
+        put_studio(tmp_path, f"{number:02}", written(box, own.order, own.unit))
+    findings = found_of(tmp_path)
+    assert findings.counts["outside_image"] > 4 and "bad_entry" not in findings.counts

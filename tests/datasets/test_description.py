@@ -332,6 +332,25 @@ def test_bad_downloads_end_in_one_sentence_and_leave_nothing(
     )
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        b"<html>gone</html>",
+        zipped({"a": b"1"}),
+        zipped({"../../../evil": b"1"}),
+        "http://anna:S3CRET@127.0.0.1:1/x.zip",
+    ],
+    ids=["404", "html", "no-data", "climbs-out", "to-http"],
+)
+def test_a_password_in_the_address_is_not_shown(answer, server, fetch, tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    url = f"{server[0].replace('://', '://anna:S3CRET@')}/{tmp_path.name}/set.zip"
+    with pytest.raises(EngineError) as caught:
+        fetch(answer, url=url)
+    assert "S3CRET" not in str(caught.value) + caplog.text and "downloading https" in caplog.text
+
+
 def test_an_archive_that_unpacks_to_far_more_is_refused(fetch, tmp_path):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

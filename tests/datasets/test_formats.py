@@ -553,6 +553,9 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert len(folder.images) == len(CONTENT) and folder.loops == ["linked/round"]
 
 
+KITTI = "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
@@ -578,15 +581,87 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
         ),
         (
             "label_2/a.txt",
-            "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n",
+            KITTI,
             "looks like KITTI's labels: `datum convert -if kitti",
         ),
         ("train.tfrecord", "x", "There are .tfrecord files"),
+        (
+            "createml.json",
+            json.dumps([{"image": f"{n}.png", "annotations": []} for n in range(900)]),
+            "looks like CreateML's JSON: export it once more",
+        ),
+        (
+            "via.json",
+            '{"a.png9": {"filename": "a.png", "size": 9, "regions": [{"shape_attributes": {}}]}}',
+            "looks like VIA's (VGG Image Annotator): open it there",
+        ),
+        (
+            "via_project.json",
+            '{"_via_settings": {}, "_via_img_metadata": {}}',
+            "looks like VIA's (VGG Image Annotator): open it there",
+        ),
+        (
+            "via.csv",
+            "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes\n",
+            "looks like VIA's CSV",
+        ),
+        (
+            "ann/a.png.json",
+            '{"tags": [], "size": {"height": 32}, "objects": [{"classTitle": "cat"}]}',
+            "looks like Supervisely's JSON: export it once more",
+        ),
+        ("ann/a.png.json", '{"size": {}, "tags": [], "objects": []}', "looks like Supervisely's"),
+        (
+            "bdd.json",
+            '[{"name": "a.png", "labels": [{"category": "car", "box2d": {"x1": 1}}]}]',
+            "looks like the JSON of BDD100K or Scalabel",
+        ),
+        (
+            "results.json",
+            '[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]',
+            "looks like COCO's results, what a model found",
+        ),
+        ("boxes.csv", "image_id,width,height,bbox,source\n", "a table of boxes, as Kaggle has"),
+        ("boxes.csv", "image;x1;y1;x2;y2\n", "a table of boxes, as Kaggle has them: write a text"),
+        ("boxes.csv", "images/a.png,1,2,30,40,cat\n", "a table of boxes without names of columns"),
+        ("ls.csv", "annotation_id,annotator,id,image\n", "Label Studio's CSV: export from Label"),
+        (
+            "labelTxt/a.txt",
+            "imagesource:GoogleEarth\ngsd:0.1\n1 1 5 1 5 5 1 5 plane 0\n",
+            "looks like DOTA's labels (turned boxes): write each row as",
+        ),
+        ("labels/a.txt", "1 1 5 1 5 5 1 5 plane 0\n", "looks like DOTA's labels"),
+        ("a.txt", "1 1 5 1 5 5 1 5 plane\n", "looks like DOTA's labels"),
+        ("gt/gt.txt", "1,1,10,10,30,30,1,1,1\n", "looks like the tracks of MOT Challenge: `datum"),
+        ("wider.txt", "a/a.jpg\n1\n10 10 20 20 0 0 0 0 0 0\n", "looks like WIDER Face's labels"),
+        ("labels/a.txt", KITTI, "labels/a.txt looks like KITTI's labels: `datum convert -if"),
+        ("a.txt", KITTI, "a.txt looks like KITTI's labels: `datum convert -if kitti"),
     ],
 )
 def test_formats_that_are_not_read_are_named_with_the_way_on(tmp_path, file, content, said):
     put(tmp_path / "a.png", image_bytes("a"))
     put(tmp_path / file, content)
     with pytest.raises(DataError, match="in a format that is not read") as refused:
-        detect_format(Folder(tmp_path))
+        read(tmp_path)
     assert said in str(refused.value)
+
+
+def test_kittis_labels_beside_names_and_behind_empty_ones(tmp_path):
+    for name in "abc":
+        put(tmp_path / f"images/{name}.png", image_bytes(name))
+        put(tmp_path / f"labels/{name}.txt", "" if name == "a" else KITTI)
+    put(tmp_path / "data.yaml", "names: [Car]\n")
+    with pytest.raises(DataError, match="labels/b.txt looks like KITTI's labels"):
+        read(tmp_path)
+    put(tmp_path / "labels/a.txt", "0 0.5 0.5 0.2 0.2\n")  # one wrong file is a finding
+    assert len(read(tmp_path)[1]["bad_entry"]) == 2
+
+
+def test_texts_of_other_kinds_are_not_taken_for_labels(tmp_path):
+    put(tmp_path / "a.png", image_bytes("a"))
+    for place, text in enumerate(("a b c\n", "1 2 3\n", "a.png\n1\n", "1,2,3\n", "x 1 2 3\n")):
+        put(tmp_path / f"notes{place}.txt", text)
+    put(tmp_path / "weather.csv", "image,weather\na.png,rain\n")
+    put(tmp_path / "config.json", '{"size": 3, "labels": []}')
+    with pytest.raises(DataError, match="1 images, and no annotations found"):
+        read(tmp_path)

@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from pycocotools import mask as oracle
 from reading import read, rows
 
+from engine.config import DataConfig
+from engine.datasets.convert import convert
+from engine.datasets.description import load_description
+from engine.datasets.findings import Findings
 from engine.datasets.formats.coco_boxes import id_of
 from engine.datasets.formats.masks import box_around
+from engine.datasets.scan import examine
+from engine.errors import DataError
 
 FILE = "annotations.json"
 
@@ -250,6 +256,50 @@ def test_a_segmentation_without_a_box_says_why(segmentation, says):
     assert says in str(caught.value)
 
 
+def with_mask(root, size, runs, stated=True):
+    """One image of which a mask is all there is."""
+
+    def change(content):
+        content["annotations"] = content["annotations"][:1]
+        entry = content["annotations"][0]
+        entry.pop("bbox")
+        entry["segmentation"] = {"size": size, "counts": runs}
+        for image in content["images"] if not stated else ():
+            image.pop("height"), image.pop("width")
+
+    return make(root, change)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize(
+    "size, runs",
+    [([W, H], [5, 50, W * H - 55]), ([10**9, 10**9], [0, 10**18]), ([8, 16], [0, 128])],
+)
+def test_a_mask_of_another_size_than_its_image_is_named(size, runs, stated, tmp_path):
+    """Its box would be somewhere else, or the whole image."""
+    root = with_mask(tmp_path, size, runs, stated)
+    policies = {"missing_size": "fix", "unused_class": "warn"}
+    findings = Findings.with_policies(policies)
+    found = examine(load_description(root), DataConfig(source=str(root)), findings)
+    (said,) = findings.examples["bad_entry"]
+    assert said.file == FILE and "annotation 1: its mask is of" in str(said)
+    h, w = size
+    assert f"{h} x {w} (h x w), the image images/a.png of {H} x {W}; write `bbox`" in str(said)
+    assert not any(len(record.boxes) for record in found.records)
+    assert "other_convention" not in findings.counts
+    with pytest.raises(DataError, match="its mask is of"):
+        convert(root, tmp_path.parent / "yolo", "yolo", DataConfig(policies=policies))
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_mask_of_the_size_of_its_image_is_taken(stated, tmp_path):
+    root = with_mask(tmp_path, [H, W], [5, 50, W * H - 55], stated)
+    findings = Findings.with_policies({"missing_size": "fix"})
+    found = examine(load_description(root), DataConfig(source=str(root)), findings)
+    assert sum(len(record.boxes) for record in found.records) == 1
+    assert "bad_entry" not in findings.counts
+
+
 # Roboflow's root category -------------------------------------------------------------------------
 
 
@@ -268,7 +318,6 @@ def rooted(*names, root="parts", used=False):
 
 
 def names_of(root, **policies):
-    from engine.datasets.findings import Findings
     from engine.datasets.formats import open_reader
     from engine.datasets.formats.folder import Folder
 

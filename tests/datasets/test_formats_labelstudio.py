@@ -125,8 +125,8 @@ def test_other_shapes_are_a_finding_and_boxes_only_by_policy(tmp_path):
             "[320, 240, 384, 288] is not in percent of the image; are these pixels?",
         ),
         (
-            {"x": 30, "y": 20, "width": 90, "height": 5},
-            "[30, 20, 120, 25] is not in percent of the image; are these pixels?",
+            {"x": 30, "y": 20, "width": 190, "height": 5},
+            "[30, 20, 220, 25] is not in percent of the image; are these pixels?",
         ),
         ({"x": float("nan"), "y": 1, "width": 1, "height": 1}, "x is 'nan', not a number"),
         ({"x": 1, "y": "2", "width": 1, "height": 1}, "y is '2', not a number"),

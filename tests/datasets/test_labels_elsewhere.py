@@ -100,6 +100,28 @@ def test_texts_that_are_no_labels_are_none(tmp_path):
     assert not said(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["0 47.1 8.5 400 3", "12 0.5 0.2 0.2 0.1 1 2", "0 0.5 0.5 -0.2 0.2", "-1 0.5 0.5 0.2 0.2"],
+)
+def test_numbers_of_other_things_are_no_labels(text, tmp_path):
+    """Places and depths, one file an image: a class and fractions look otherwise."""
+    make_yolo(tmp_path)
+    for name in CONTENT:
+        put(tmp_path / f"gps/{name}.txt", f"{text}\n")
+    (tmp_path / "labels/train/a.txt").unlink()
+    assert not said(tmp_path)
+
+
+def test_the_same_labels_in_a_format_that_is_not_read_are_no_others(tmp_path):
+    make_yolo(tmp_path)
+    for name in CONTENT:
+        put(tmp_path / f"labelTxt/{name}.txt", "1 1 5 1 5 5 1 5 plane 0\n")
+    assert not said(tmp_path)
+    (tmp_path / "labels/train/a.txt").unlink()
+    assert said(tmp_path)[0].startswith("labelTxt: holds labels of 1 image that has no others")
+
+
 def test_half_in_annotations_and_half_beside_the_images(tmp_path):
     make_voc(tmp_path, lists=False)
     for name in ("a", "b", "c"):

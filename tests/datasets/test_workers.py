@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dataset_builders import make_voc, put, tree
-from many_images import LENIENT, at_once, damaged, run
+from joblib.externals.loky import process_executor
+from many_images import LENIENT, at_once, damaged, is_gone, run, workers_of
 
 from engine.datasets import workers
 from engine.datasets.image_scan import ScanRequest, SerialMapper, scan_batch
@@ -252,3 +254,24 @@ def test_check_uses_workers_and_reports_the_same(tmp_path, at_once, monkeypatch,
     assert reports[0] == reports[1]
     assert main(["check", f"data={source}", "workers=-1"]) == 2
     assert "check: workers: Input should be greater than or equal to 0" in capsys.readouterr().err
+
+
+def test_a_signal_while_the_workers_are_started_ends_them_too(tmp_path, at_once, monkeypatch):
+    """Ctrl-C in the moment in which loky's thread is started, before it runs."""
+    thread = process_executor._ExecutorManagerThread
+    start, started = thread.start, []
+
+    def interrupted(self):
+        started.extend(workers_of(os.getpid()))
+        signal.raise_signal(signal.SIGINT)
+        start(self)
+
+    monkeypatch.setattr(thread, "start", interrupted)
+    source = make_voc(
+        tmp_path / "voc", {f"i{k:03d}": [("cat", (4, 2, 20, 30))] for k in range(40)}, lists=False
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run(source, tmp_path / "out", LocalWorkers(2))
+    assert len(started) == 2 and all(is_gone(pid, 1) for pid in started)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["voc"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from dataset_builders import image_bytes, make_voc, put, tree, voc_xml
-from many_images import at_once, run
+from many_images import at_once, is_gone, run, workers_of
 
 from engine.config import DataConfig
 from engine.datasets.description import load_description
@@ -116,30 +116,6 @@ def begin_stage(root: Path) -> subprocess.Popen:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
     return process
-
-
-def workers_of(parent: int) -> list[int]:
-    """Workers among the children of a process."""
-    found = []
-    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        try:
-            if "LokyProcess" in Path(f"/proc/{child}/cmdline").read_text():
-                found.append(int(child))
-        except OSError:  # gone meanwhile
-            continue
-    return found
-
-
-def is_gone(pid: int, within_s: float) -> bool:
-    deadline = time.monotonic() + within_s
-    while time.monotonic() < deadline:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -78,6 +78,23 @@ def test_a_file_that_was_written_anew_is_read_again(weights):
         model(IMAGE)
 
 
+@pytest.mark.parametrize("way", ["in place", "put in place"])
+def test_a_file_of_the_same_size_and_time_is_another(weights, tmp_path, way):
+    other = save_detector(tmp_path / "other.pt", random_detector(2, seed=1))
+    assert os.path.getsize(other) == os.path.getsize(weights), "or it says nothing"
+    model, before = YOLO(weights), os.stat(weights)
+    model(IMAGE)
+    expected = data_of(YOLO(other)(IMAGE))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    if way == "put in place":
+        os.replace(other, weights)
+    else:
+        with open(weights, "r+b") as file:
+            file.write(other.read_bytes())
+        os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert torch.equal(data_of(model(IMAGE)), expected)
+
+
 def test_what_is_changed_in_the_network_counts_in_predict_and_save_and_is_refused_elsewhere(
     weights, tmp_path
 ):
@@ -94,6 +111,7 @@ def test_what_is_changed_in_the_network_counts_in_predict_and_save_and_is_refuse
     saved = model.save(tmp_path / "changed.pt")
     assert torch.equal(data_of(YOLO(saved)(IMAGE)), after)
     assert load_runtime(weights).names == NAMES, "its own file is as it was"
+    assert model.names == NAMES, "which the change says nothing about"
 
 
 def test_unchanged_weights_are_saved_as_the_very_bytes(weights, tmp_path):
@@ -113,6 +131,84 @@ def test_fused_it_finds_the_same_up_to_rounding(weights, tmp_path):
     assert len(mine) and torch.allclose(mine, theirs, atol=1e-2, rtol=1e-3)
     assert fused.info(verbose=False)[1] < plain.info(verbose=False)[1]
     assert fused.save(tmp_path / "x.pt").read_bytes() == (tmp_path / "best.pt").read_bytes()
+
+
+def change(network, by=1):
+    """More of everything is found."""
+    with torch.no_grad():
+        for branch in network.head.cls:
+            branch[-1].bias += by
+
+
+def test_a_network_taken_before_fuse_counts_after_it(weights, tmp_path):
+    model = YOLO(weights)
+    network = model.model
+    change(network, 0.5)
+    model.fuse()
+    for _ in range(2):  # before it was fused, and after
+        found = data_of(model(IMAGE))
+        saved = model.save(tmp_path / "changed.pt")
+        expected = data_of(YOLO(saved)(IMAGE))
+        assert found.shape == expected.shape
+        assert torch.allclose(found, expected, atol=1e-2, rtol=1e-3)
+        with pytest.raises(ConfigError, match=r"val: .* changed in memory.*save\('changed.pt'\)"):
+            model.val(data="nowhere")
+        fused = model.model
+        change(network, 0.5)
+    assert model.model is fused is not network and len(data_of(model(IMAGE))) > len(found)
+
+
+def test_a_change_of_the_fused_network_counts_in_predict_and_is_refused_where_it_would_be_lost(
+    weights, tmp_path
+):
+    model = YOLO(weights)
+    before = len(data_of(model(IMAGE)))
+    network = model.model
+    change(model.fuse().model)
+    assert len(data_of(model(IMAGE))) > before
+    for verb in (model.val, model.export, model.train, model.benchmark, model.save):
+        with pytest.raises(ConfigError, match="fused network was changed.*before fuse"):
+            verb()
+    assert not (tmp_path / "saved_model.pt").exists()
+    change(network)
+    with pytest.raises(ConfigError, match="both changed in memory"):
+        model(IMAGE)
+
+
+def test_fused_again_where_layers_were_put_in_place_of_others(weights):
+    model = YOLO(weights)
+    network = model.model
+    before = data_of(model.fuse()(IMAGE))
+    network.head.cls[0][-1] = torch.nn.Conv2d(network.head.cls[0][-1].in_channels, 2, 1, bias=False)
+    after = data_of(model(IMAGE))
+    assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_a_second_training_begins_with_the_best_of_the_first(make_shapes, tmp_path, caplog):
+    data = make_shapes(tmp_path / "data", {"train": 2, "val": 2, "test": 2})
+    given = {"data": data, "imgsz": 64, "epochs": 1, "batch": 2, "device": torch.device("cpu")}
+    given |= {"project": tmp_path / "runs", "plots": False, "verbose": False}
+    given |= {"lr0": 1e-9, "ema": False}  # the weights stay what they are, up to rounding
+    model = YOLO("yolov8n")
+    caplog.set_level("INFO")
+    first = model.train(**given, seed=1)
+    assert "starting from" not in caplog.text
+    assert model.train(**given, seed=2).best != first.best  # another folder
+    assert model.trainer.args.model == str(first.best)
+    assert f"starting from {first.best}" in caplog.text
+    was, now = (YOLO(best).state_dict() for best in (first.best, model.weights))
+    assert all(torch.allclose(was[k], now[k], atol=1e-6) for k in was if "weight" in k)
+    change(model.model)
+    with pytest.raises(ConfigError, match="train: the network was changed in memory"):
+        model.train(**given)
+    model = YOLO("yolov8n").load(first.best)
+    again = {**given, "exist_ok": True, "name": first.save_dir.name}
+    with pytest.raises(ConfigError, match="the weights to start from would be lost"):
+        model.train(**again)
+    assert first.best.is_file()
+    model.train(**given, model=first.best)
+    with pytest.raises(ConfigError, match=r"make YOLO\('yolov8s'\)"):
+        model.train(**given, model="yolov8s")
 
 
 def test_load_takes_weights_of_the_same_network_only(weights, tmp_path):
@@ -157,6 +253,35 @@ def test_hasattr_says_no(weights):
     model = YOLO(weights)
     assert not hasattr(model, "embed") and hasattr(model, "fuse")
     assert not hasattr(model(IMAGE)[0], "pandas") and not hasattr(model(IMAGE)[0].boxes, "names")
+
+
+def test_a_path_is_as_it_was_named_and_stays_that_file(weights, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "a.png"), IMAGE)
+    (tmp_path / "list.txt").write_text("photos/a.png\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model, whole = YOLO(weights), str(tmp_path / "photos" / "a.png")
+    named = {
+        "photos/a.png": "photos/a.png",
+        "./photos/a.png": "photos/a.png",
+        "photos": "photos/a.png",
+        "photos/*.png": "photos/a.png",
+        "photos/../photos": "photos/../photos/a.png",
+        "list.txt": "photos/a.png",
+        whole: whole,
+        str(tmp_path / "photos"): whole,
+        str(tmp_path / "photos" / "*.png"): whole,
+        str(tmp_path / "list.txt"): whole,
+    }
+    found = {}
+    for source, expected in named.items():
+        (found[source],) = model(source)
+        assert found[source].path == found[source].source == expected, source
+        assert model(source, stream=True).__next__().path in {expected}
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for result in found.values():
+        assert np.array_equal(result[:1].orig_img, IMAGE)
 
 
 def test_labels_that_are_written_are_read_as_labels(weights, tmp_path, monkeypatch):

@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import optuna
 import pytest
+import torch
 import yaml
 from searches import WORDS
 from workspaces import ROOT
@@ -354,7 +356,8 @@ def test_the_short_way_searches_in_this_process(project):
     from engine import YOLO
 
     model = YOLO("yolov8n.yaml")
-    settings = {"epochs": 1, "imgsz": 64, "batch": 6, "study": "short", "device": "cpu"}
+    settings = {"epochs": np.int64(1), "imgsz": 64, "batch": 6, "study": "short"}
+    settings |= {"device": torch.device("cpu")}
     found = model.tune(
         data="data/tiny.yaml",
         iterations=1,

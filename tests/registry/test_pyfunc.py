@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 
@@ -53,7 +54,14 @@ SHAPES = [(64, 64), (50, 90), (333, 200), (31, 17), (129, 128)]
 
 
 @pytest.mark.parametrize(
-    "settings", [{"conf": 0.25, "iou": 0.7}, {"conf": 0.05, "iou": 0.3}], ids=str
+    "settings",
+    [
+        {"conf": 0.25, "iou": 0.7},
+        {"conf": 0.05, "iou": 0.3},
+        {"conf": 0.05, "iou": 0.7, "classes": [1]},
+        {"conf": 0.05, "iou": 0.7, "classes": [0, 1], "max_det": 3},
+    ],
+    ids=str,
 )
 def test_it_agrees_with_the_predictor(saved, settings):
     assert_agrees(*saved, settings)
@@ -189,6 +197,63 @@ def test_data_urls_are_understood_and_what_is_no_image_is_named_by_its_row(saved
             predict(saved[1], [url, wrong])
 
 
+@pytest.fixture(scope="module")
+def ask(saved):
+    """(status, sentence or answer) of MLflow's own server for `params` of a call."""
+    import mlflow
+    from mlflow.pyfunc.scoring_server import init
+    from starlette.testclient import TestClient
+
+    client = TestClient(init(mlflow.pyfunc.load_model(str(saved[1]))))
+
+    def ask(params):
+        table = {"columns": ["image"], "data": [[encoded(toys.image(0))]]}
+        body = json.dumps({"dataframe_split": table, "params": params})  # NaN as Python writes it
+        answer = client.post("/invocations", content=body, headers={"Content-Type": JSON})
+        return answer.status_code, answer.json().get("message", answer.json())
+
+    return ask
+
+
+JSON = "application/json"
+FROM_0_TO_1 = "must be a number from 0 to 1, got"
+NOT_A_NUMBER = [7, -1, 1.0001, float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize(
+    "params, said",
+    [
+        *(({"conf": wrong}, f"params: conf {FROM_0_TO_1} {wrong:g}") for wrong in NOT_A_NUMBER),
+        *(({"iou": wrong}, f"params: iou {FROM_0_TO_1} {wrong:g}") for wrong in NOT_A_NUMBER),
+        *(
+            ({"max_det": wrong}, f"max_det must be a whole number, 1 or more.*got {wrong}$")
+            for wrong in (0, -3)
+        ),
+        ({"classes": [0, 7]}, r"params: classes must be among 0: dark, 1: bright; got 7"),
+        ({"classes": [-1]}, r"params: classes must be among 0: dark, 1: bright; got -1"),
+        ({"imgsz": 96}, "imgsz must be left out: the file takes 64 x 64.*got 96; export it again"),
+        ({"imgsz": -64}, "imgsz must be left out"),
+        # what MLflow refuses itself, by the signature
+        *(({name: "x"}, f"{name}") for name in ("conf", "iou", "max_det", "classes", "imgsz")),
+        ({"max_det": 1.5}, "max_det"),
+        ({"classes": 0}, "classes"),
+    ],
+    ids=str,
+)
+def test_a_parameter_out_of_its_range_is_a_sentence_and_400(ask, params, said):
+    status, sentence = ask(params)
+    assert status == 400 and re.search(said, sentence), sentence
+
+
+@pytest.mark.parametrize(
+    "params", [{}, {"conf": 0}, {"conf": None}, {"iou": 1}, {"classes": []}, {"imgsz": 64}], ids=str
+)
+def test_what_is_in_range_is_answered(ask, params):
+    status, answer = ask(params)
+    assert status == 200 and answer["predictions"][0]["detections"]
+    assert ask({"conf": 1}) == (200, {"predictions": [{"detections": []}]})
+
+
 def test_it_loads_where_this_project_is_not_installed(saved, tmp_path):
     code = f"""
 import sys
@@ -214,7 +279,9 @@ def test_the_folder_says_what_goes_in_and_out_and_what_it_needs(saved):
     assert model.signature.inputs.input_names() == [
         "image"
     ] and model.signature.outputs.input_names() == ["detections"]
-    assert {p.name for p in model.signature.params.params} == {"conf", "iou", "max_det"}
+    assert {p.name for p in model.signature.params.params} == {
+        *("conf", "iou", "max_det", "classes", "imgsz")
+    }
     assert model.saved_input_example_info is not None
     requirements = (saved[1] / "requirements.txt").read_text()
     assert all(

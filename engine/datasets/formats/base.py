@@ -54,6 +54,7 @@ class Row:
     outline: bool = False
     # the four numbers in the file's own order, where that cannot be seen from `box`
     written: tuple[float, float, float, float] | None = None
+    mask: Size | None = None  # (h, w) of the mask that `box` is around, as the mask says
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequ
 from engine.datasets.formats.masks import box_around
 from engine.datasets.formats.shapes import Box
 from engine.datasets.formats.writers import PIXEL_DECIMALS, ImageFiles, Labelled
+from engine.types import Size
 
 # side of an image in which a file of boxes that are all within the first pixel must be a mistake
 FRACTIONS_FROM_PX = 64
@@ -229,7 +230,7 @@ class CocoReader(AnnotationReader):
         boxes = CocoBoxes(categories)
         for item in self._entries(file.name, "annotations"):
             image = file.ids.of(id_of(item.value.get("image_id")))
-            box, outline, problem = None, False, ""
+            box, outline, mask, problem = None, False, None, ""
             if _place(file.image_ids, image) is None:
                 said = shown(str(item.value.get("image_id")))
                 problem = f"image_id {said} is not among the images"
@@ -237,11 +238,12 @@ class CocoReader(AnnotationReader):
                 problem = f"iscrowd {shown(str(item.value['iscrowd']))} is neither 0 nor 1"
             else:
                 try:
-                    box, outline = _box_of(item.value)
+                    box, outline, mask = _box_of(item.value)
                 except ValueError as error:
                     problem = str(error)
             dropped = outline and self._findings.policies["no_bbox"] != "fix"
-            boxes.add(item, None if problem or dropped else image, box, outline=outline)
+            usable = None if problem or dropped else image
+            boxes.add(item, usable, box, outline=outline, mask=mask)
             if outline:
                 self._findings.add("no_bbox", file.name, f"{boxes.ref(-1)} has no bbox", item.line)
             if problem:
@@ -327,15 +329,17 @@ def _root_category(file: _File) -> Item | None:
     return roots[0] if is_root and name.strip() and above_all else None
 
 
-def _box_of(entry: dict[str, Any]) -> tuple[Box, bool]:
-    """(xyxy, whether it is the one around the segmentation) of an annotation. ValueError says what
-    is wrong with it.
+def _box_of(entry: dict[str, Any]) -> tuple[Box, bool, Size | None]:
+    """(xyxy, whether it is the one around the segmentation, (h, w) of its mask) of an annotation.
+    ValueError says what is wrong with it.
     """
     box = entry.get("bbox")
     # Four zeros beside a mask stand for no box: a tool had to write something.
     if box is None or box == [] or (box == [0, 0, 0, 0] and entry.get("segmentation")):
         try:
-            return box_around(entry.get("segmentation")), True
+            outline = entry.get("segmentation")
+            size = outline.get("size") if isinstance(outline, dict) else None
+            return box_around(outline), True, tuple(size) if size else None
         except ValueError as error:
             raise ValueError(
                 f"bbox {shown(str(box))} is not [x, y, width, height], and its segmentation is of "
@@ -345,7 +349,7 @@ def _box_of(entry: dict[str, Any]) -> tuple[Box, bool]:
     if None in values or any(isinstance(v, str) for v in box):
         raise ValueError(f"bbox {shown(str(box))} is not [x, y, width, height]")
     x, y, w, h = values
-    return (x, y, x + w, y + h), False
+    return (x, y, x + w, y + h), False, None
 
 
 def _place(ids: np.ndarray, key: int | None) -> int | None:

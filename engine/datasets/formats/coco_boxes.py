@@ -12,6 +12,7 @@ import numpy as np
 from engine.datasets.formats.base import Row
 from engine.datasets.formats.json_stream import Item
 from engine.datasets.formats.shapes import Box
+from engine.types import Size
 
 Key = int | str
 
@@ -72,6 +73,8 @@ class CocoBoxes:
     def __init__(self, categories: dict[Key, str]) -> None:
         self._names = list(categories.values())  # unknown ones come behind
         self._number: dict[Key | None, int] = {key: number for number, key in enumerate(categories)}
+        self._sizes: dict[Size | None, int] = {None: 0}  # of masks
+        self._size_list: list[Size | None] = []
         self.images, self.columns = np.zeros(0, np.int64), ()  # once they are sorted
         self._start()
 
@@ -83,10 +86,19 @@ class CocoBoxes:
         )  # ref: the annotation's id, or its place in the list
         self._name, self._line = array("i"), array("i")
         self._flags = array("b")
+        self._mask = array("i")  # its place in `_sizes`
 
-    def add(self, item: Item, image: int | None, box: Box | None, *, outline: bool = False) -> None:
+    def add(
+        self,
+        item: Item,
+        image: int | None,
+        box: Box | None,
+        *,
+        outline: bool = False,
+        mask: Size | None = None,
+    ) -> None:
         """image: None: only remembered, for `ref` and for who has the same id. box: xyxy.
-        outline: the box is the one around a polygon or a mask.
+        outline: the box is the one around a polygon or a mask. mask: (h, w) of that mask.
         """
         key = id_of(item.value.get("id"))
         own = isinstance(key, int)  # a text is not held: its place in the list says enough
@@ -98,6 +110,7 @@ class CocoBoxes:
         self._name.append(self._name_number(id_of(item.value.get("category_id"))))
         self._line.append(item.line)
         self._flags.append(flags + self.USABLE * (image is not None))
+        self._mask.append(self._sizes.setdefault(mask, len(self._sizes)))
 
     def _name_number(self, category: Key | None) -> int:
         """An id without category stays visible: `unknown_class` decides about it like about any
@@ -128,7 +141,9 @@ class CocoBoxes:
         kept, self.images = kept[order], image[order]
         xyxy = np.frombuffer(self._xyxy, np.float64).reshape(-1, 4)
         name, line = np.frombuffer(self._name, np.int32), np.frombuffer(self._line, np.int32)
-        self.columns = tuple(column[kept] for column in (xyxy, name, ref, flags, line))
+        mask = np.frombuffer(self._mask, np.int32)
+        self.columns = tuple(column[kept] for column in (xyxy, name, ref, flags, line, mask))
+        self._size_list = list(self._sizes)
         left_out = [(self.ref(row), self._line[row]) for row in repeats.tolist()]
         self._start()
         return left_out
@@ -140,7 +155,7 @@ class CocoBoxes:
         A single box in the first pixel of an image may be meant so; a whole file of them was
         written in fractions.
         """
-        xyxy, _, ref, flags, line = self.columns
+        xyxy, _, ref, flags, line, _ = self.columns
         sides = xyxy[:, 2:] - xyxy[:, :2]
         if not (sides > 0).all(1).any() or xyxy[:, :2].max() > 1 or sides.max() > 1 + 1e-9:
             return []
@@ -166,8 +181,9 @@ class CocoBoxes:
                 outline=bool(flags & self.OUTLINE),
                 line=line,
                 ref=self._called(ref, flags),
+                mask=self._size_list[mask],
             )
-            for box, name, ref, flags, line in rows
+            for box, name, ref, flags, line, mask in rows
         )
 
     def _called(self, ref: int, flags: int) -> str:

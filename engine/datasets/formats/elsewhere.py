@@ -50,11 +50,12 @@ def report_elsewhere(
     for file in folder.with_suffix(*SUFFIXES):
         if file in read or (not bare and file.lower().endswith((".json", ".csv"))):
             continue
-        if not (looks_right(file) or recognised_file(folder, file)):
+        own = looks_right(file)
+        if not (own or recognised_file(folder, file)):
             continue
         of = folder.images_with_stem(base_name(without_suffix(file)))
         missed, differs = bare.intersection(of), False
-        if of and not missed and len(of) == 1:
+        if own and not missed and len(of) == 1:  # the same in another format reads otherwise
             differs = _differ(folder, file, label_of[of[0]])
         if not of and bare:
             missed = {by_base[name] for name in _names(folder, file) if name in by_base}

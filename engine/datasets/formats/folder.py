@@ -8,6 +8,8 @@ into themselves; those that lead out of the folder are counted, and a policy may
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import os
 import re
 import unicodedata
@@ -170,6 +172,16 @@ class Folder:
             return self.read(name).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+    def list_text(self, name: str) -> str:
+        """The text of a list of files, which people also make with `dir >` or PowerShell's: UTF-16
+        that says so at its beginning, else as `text`.
+        """
+        data = self.read(name)
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode("utf-16")
+        return self.text(name)
 
     # Looking up images ----------------------------------------------------------------------------
 

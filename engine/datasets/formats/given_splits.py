@@ -5,6 +5,7 @@ val, test.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.datasets.findings import Findings
@@ -67,7 +68,7 @@ class GivenSplits:
 
     def _read(self, folder: Folder, split: str, file: str) -> None:
         try:
-            lines = folder.text(file).splitlines()
+            lines = folder.list_text(file).splitlines()
         except ValueError as error:
             self._findings.add("unreadable_annotation", file, str(error))
             return
@@ -123,7 +124,7 @@ class GivenSplits:
         listed = self._line_of(image)
         if listed is None:
             return ""
-        listed.seen = True
+        self._see(image)
         if listed.image not in ("", image):
             detail = (
                 f"{shown(listed.name)} fits {listed.image} and {image}; write their folders too"
@@ -137,24 +138,28 @@ class GivenSplits:
         """A list may name this image, which was found wanting, and said so: the list is not wrong
         as well.
         """
-        listed = self._line_of(image) if self.given_by_list else None
-        if listed is not None:
+        if self.given_by_list:
+            self._see(image)
+
+    def _see(self, image: str) -> None:
+        """Two lists may name one image in two ways: neither line names nothing."""
+        for listed in self._lines_of(image):
             listed.seen = True
 
     def _line_of(self, image: str) -> _Listed | None:
+        return next(self._lines_of(image), None)
+
+    def _lines_of(self, image: str) -> Iterator[_Listed]:
         own = (image, without_suffix(image))
         keys = [
             key for tail in reversed(tails(image)) for key in (tail, without_suffix(tail))
         ]  # the whole path first
         keys = [key for key in keys if key in own or key not in self._whole]
-        return next(
-            (
-                listed[key]
-                for listed in (self._by_name, self._by_flagged)
-                for key in keys
-                if key in listed
-            ),
-            None,
+        return (
+            listed[key]
+            for listed in (self._by_name, self._by_flagged)
+            for key in keys
+            if key in listed
         )
 
     def report_unused(self) -> None:

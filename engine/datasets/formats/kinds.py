@@ -15,6 +15,7 @@ from engine.datasets.formats.base import BoxNumbers, Reader, SourceImage
 from engine.datasets.formats.elsewhere import report_elsewhere
 from engine.datasets.formats.folder import Folder
 from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.split_lists import find_split_lists, report_unused
 from engine.datasets.formats.writers import Writer
 from engine.datasets.formats.yolo_yaml import YoloSettings
 
@@ -47,6 +48,7 @@ class AnnotationReader:
     def __init__(self, request: ReadRequest, lists: Mapping[str, list[str]] | None = None) -> None:
         self._folder, self._findings = request.folder, request.findings
         self._splits = request.splits(lists)
+        self._says_splits = bool(request.lists) or request.ignore_splits
         self._owner: dict[str, str] = {}  # image -> the annotation that described it
         self.names: tuple[str, ...] = ()
         self.total = len(request.folder.images)
@@ -69,7 +71,20 @@ class AnnotationReader:
         for name in self._folder.images:
             if name not in self._owner:
                 yield from self._unlabelled(name, detail)
+        self._report_lists()
+
+    def _report_lists(self) -> None:
+        """Findings about lists of images, once all images have been asked for: what they name and
+        is not there, and lists that are not read. Only YOLO's datasets are split by what lies
+        there.
+        """
         self._splits.report_unused()
+        if self.gives_splits or self._says_splits:
+            return
+        images = len(self._folder.images)
+        for each in find_split_lists(self._folder, self._findings, ()):
+            why = "and is not read: this format has no such lists"
+            report_unused(each, self._findings, images, why)
 
     def _unlabelled(self, name: str, detail: str) -> Iterator[SourceImage]:
         """An image without annotation: a finding, and the image where its policy keeps it."""

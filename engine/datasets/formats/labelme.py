@@ -119,7 +119,8 @@ class LabelmeReader(AnnotationReader):
         if not isinstance(shape, dict):
             self._findings.add("bad_entry", file, f"{ref} is no object")
             return None
-        label = str(shape.get("label") or "").strip()
+        label = shape.get("label")
+        label = "" if label is None else str(label).strip()  # 0 is a name too
         kind = str(shape.get("shape_type") or "polygon")
         if not label:
             self._findings.add("bad_entry", file, f"{ref} has no label")

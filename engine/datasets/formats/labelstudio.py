@@ -45,8 +45,9 @@ OTHER_SHAPES = {
     "vector",
 }
 SHAPES = RECTANGLES | POLYGONS | OTHER_SHAPES  # anything else is an answer about the whole image
-# how far a value may leave 0 to 100, drawn over the edge, before it must be something else
-OVER_PERCENT = 10
+# how far a value may leave 0 to 100 before it must be something else than a box that is drawn over
+# the edge, which is cut there: no more than YOLO's fractions may
+OVER_PERCENT = 100
 
 
 class LabelStudioReader(AnnotationReader):

@@ -60,7 +60,7 @@ class VocReader(AnnotationReader):
             if beside in self._folder and beside not in used:
                 detail += f" in a folder called Annotations; there is one, so {beside} is not read"
             yield from self._unlabelled(name, detail)
-        self._splits.report_unused()
+        self._report_lists()
         self._report_elsewhere(self._owner, used, self._looks_right)
 
     def _looks_right(self, file: str) -> bool:

@@ -19,6 +19,7 @@ import yaml
 from engine.datasets.formats.base import BoxNumbers, Row, SourceImage, number, shown
 from engine.datasets.formats.folder import Folder, base_name, inside, spelling, without_suffix
 from engine.datasets.formats.kinds import AnnotationReader, ReaderKind, ReadRequest
+from engine.datasets.formats.others import recognised_labels
 from engine.datasets.formats.writers import (
     FRACTION_DECIMALS,
     ImageFiles,
@@ -58,7 +59,10 @@ class YoloReader(AnnotationReader):
         folder, chosen = request.folder, request.yolo is not None
         settings = request.yolo or find_settings(folder)
         _refuse_images_elsewhere(folder, settings)
-        self._labels = set(label_files(folder))
+        labels = label_files(folder)
+        if other := recognised_labels(folder, labels):
+            raise DataError(f"{folder.root}: annotations in a format that is not read. {other}")
+        self._labels = set(labels)
         found = class_names(folder, settings, labels=self._labels, chosen=chosen)
         self.names = found or request.names
         if not self.names:
@@ -68,8 +72,9 @@ class YoloReader(AnnotationReader):
                 "line, or `names` in the dataset description."
             )
         self._more = settings.values_per_key_points
-        settings = with_lists(folder, settings)
         use_settings = not (self._splits.given_by_list or request.ignore_splits)
+        if use_settings:
+            settings = with_lists(folder, settings, self._labels, request.findings)
         self._folders = SplitFolders(folder, settings, request.findings) if use_settings else None
         self.gives_splits = self._splits.given or bool(self._folders and self._folders.given)
 
@@ -83,16 +88,17 @@ class YoloReader(AnnotationReader):
                 detail = f"no image has this name; {name} is the only one that fits"
                 if self._findings.add("renamed_image", label, detail) != "fix":
                     used[label] = name
-                    self._splits.excuse(name)
+                    self._excuse(name)
                     continue
             if label is None:
                 yield from self._unlabelled(name, "has no label file")
-                self._splits.excuse(name)
+                self._excuse(name)
                 continue
             if label in used:  # x.jpg and x.png
                 self._findings.add(
                     "ambiguous_image", label, f"belongs to {used[label]} and to {name}"
                 )
+                self._excuse(name)
                 continue
             used[label] = name
             rows = self._rows(label)
@@ -106,11 +112,21 @@ class YoloReader(AnnotationReader):
                 "missing_image", label, "no image belongs to this label file" + self._hint(label)
             )
         self._splits.report_unused()
+        if self._folders:
+            self._folders.report_unused()
         label_of = {image: label for label, image in used.items()}
         self._report_elsewhere(label_of, self._labels, self._looks_right)
 
+    def _excuse(self, image: str) -> None:
+        """Lists may name this image, which is not used, and said to be so."""
+        self._splits.excuse(image)
+        if self._folders:
+            self._folders.excuse(image)
+
     def _looks_right(self, file: str) -> bool:
-        """Whether a text begins with a row of YOLO's."""
+        """Whether a text begins with a row of YOLO's: a whole number and fractions. Positions of
+        cameras and depths are numbers too.
+        """
         words = self._folder.head(file).decode("utf-8-sig", "replace").split("\n")[0].split()
         values = [number(word) for word in words]
         return (
@@ -118,7 +134,8 @@ class YoloReader(AnnotationReader):
             and None not in values
             and len(values) >= 5
             and (len(values) == 5 or len(values) % 2 == 1)
-            and values[0] == int(values[0])
+            and values[0] == int(values[0]) >= 0
+            and all(0 <= value <= 1 + 1e-3 for value in values[1:])
         )
 
     def _label_of(self, image: str) -> str | None:

@@ -19,8 +19,14 @@ import yaml
 
 from engine.datasets.findings import Findings
 from engine.datasets.formats.base import is_writable, number, shown, split_word
-from engine.datasets.formats.folder import Folder, base_name, inside, tails, without_suffix
+from engine.datasets.formats.folder import Folder, base_name, inside, tails
 from engine.datasets.formats.given_splits import GivenSplits
+from engine.datasets.formats.split_lists import (
+    SplitList,
+    find_split_lists,
+    image_of,
+    settled,
+)
 from engine.errors import DataError
 from engine.settings.yaml_io import key_lines, read_yaml
 from engine.types import SPLITS
@@ -298,47 +304,51 @@ def _checked_names(folder: Folder, place: str, names: list[str]) -> tuple[str, .
     return tuple(names)
 
 
-def with_lists(folder: Folder, settings: YoloSettings) -> YoloSettings:
-    """The settings, with the lists of images that darknet and CVAT ("YOLO 1.1") put beside the
-    images, where a data.yaml says nothing of splits: those that a `*.data` file names, else
-    `train.txt`, `valid.txt` and `test.txt`. One list alone is no split.
+def with_lists(
+    folder: Folder, settings: YoloSettings, labels: Collection[str], findings: Findings
+) -> YoloSettings:
+    """The settings, with the lists of images that darknet, CVAT ("YOLO 1.1") and scripts put into a
+    dataset, where a data.yaml says nothing of splits: those that a `*.data` file names, else all
+    that `find_split_lists` finds. One list alone is no split, and a finding.
+
+    labels: files that hold labels.
     """
     if split_paths(settings.content):
         return settings
-    lists = _lists_of_darknet(folder) or _lists_at_the_top(folder)
+    named = _lists_of_darknet(folder, findings)
+    lists: Mapping[str, str | list[str]] = named
+    if len(named) < 2:
+        found = find_split_lists(folder, findings, labels)
+        by_file = {each.file: each for each in found}
+        for split, file in named.items():
+            if file not in by_file:
+                images = {image_of(folder, line) for line in _lines(folder, file)}
+                found.append(SplitList(file, split, frozenset(images - {None})))
+        lists = settled(found, findings, of=len(folder.images))
     return replace(settings, content={**settings.content, **lists}) if len(lists) > 1 else settings
 
 
-def _lists_of_darknet(folder: Folder) -> dict[str, str]:
+def _lines(folder: Folder, file: str) -> list[str]:
+    try:
+        return [line for line in folder.list_text(file).splitlines() if line.strip()]
+    except ValueError:  # who reads it as a list says so
+        return []
+
+
+def _lists_of_darknet(folder: Folder, findings: Findings) -> dict[str, str]:
+    """Split -> list, of all `*.data` files; a finding for each that is not there."""
     found: dict[str, str] = {}
     for file in folder.with_suffix(".data"):
-        try:
-            lines = folder.text(file).splitlines()
-        except ValueError:
-            continue
-        for line in lines:
+        for number_of_line, line in enumerate(_lines(folder, file), 1):
             key, equals, value = (part.strip() for part in line.partition("="))
             split = split_word(key)
             # as seen from darknet's folder: data/train.txt
             there = [tail for tail in tails(value.replace("\\", "/")) if tail in folder]
             if equals and split and there:
                 found.setdefault(split, there[-1])
-    return found
-
-
-def _lists_at_the_top(folder: Folder) -> dict[str, str]:
-    stems = {base_name(without_suffix(name)) for name in folder.images}
-    found: dict[str, str] = {}
-    for file in folder.with_suffix(".txt"):
-        split = "" if "/" in file else split_word(without_suffix(file))
-        if not split or without_suffix(file) in stems:  # labels of an image called train.jpg
-            continue
-        try:
-            lines = folder.text(file).splitlines()
-        except ValueError:
-            continue
-        if any(base_name(without_suffix(line)) in stems for line in lines if line.strip()):
-            found.setdefault(split, file)
+            elif equals and split:
+                detail = f"{key}: {shown(value)} is not there"
+                findings.add("split_path", file, detail, number_of_line)
     return found
 
 
@@ -410,5 +420,16 @@ class SplitFolders:
     def of(self, image: str) -> str:
         found = [prefix for prefix in self._prefixes if image.startswith(prefix)]
         if found:
+            self.excuse(image)
             return self._prefixes[max(found, key=len)]
         return self._lists.of(image) if self._lists else ""
+
+    def excuse(self, image: str) -> None:
+        """See `GivenSplits.excuse`."""
+        if self._lists:
+            self._lists.excuse(image)
+
+    def report_unused(self) -> None:
+        """See `GivenSplits.report_unused`."""
+        if self._lists:
+            self._lists.report_unused()
