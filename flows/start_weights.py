@@ -15,19 +15,11 @@ from typing import Any
 
 from engine.config import Params
 from engine.errors import ConfigError
-from engine.files import atomic_write, publish_folder, sha256_file
-from engine.models.hub.files import (
-    START,
-    Reference,
-    folder_of,
-    kept,
-    name_of,
-    reference_in,
-    source_of,
-)
-from engine.models.registry import hub_names
+from engine.files import atomic_write, sha256_file
+from engine.models.hub.files import source_of
+from engine.models.hub.origins import in_words, origin_of
 from engine.registry.fetch import is_fetched
-from engine.stages.start_weights import how_to_get, stage_that_makes, start_files
+from engine.stages.start_weights import bring_published, how_to_get, stage_that_makes, start_files
 from engine.versioning.dvc_repo import DvcStages
 
 logger = logging.getLogger("detectflow")
@@ -67,36 +59,17 @@ def kept_start(params: Params, root: Path) -> dict[str, Any]:
 
 
 def _from_hub(params: Params, root: Path) -> dict[str, Any]:
-    """Overrides that name the revision of weights of the hub; the files are put into
-    `models/start`, where DVC versions them.
+    """Overrides that name the revision of published weights; the files are put into `models/start`,
+    where DVC versions them.
     """
-    named = hub_names(params.train.model_dump())
-    return {
-        f"train.{key}": _kept_from_hub(key, name, reference, root)
-        for key, name in named.items()
-        if (reference := reference_in(name, root))
-    }
-
-
-def _kept_from_hub(key: str, name: str, reference: Reference, root: Path) -> str:
-    folder = kept(reference, [root / START])
-    if folder is None:
-        cached = folder_of(name)
-        folder = root / START / cached.name
-        with publish_folder(folder) as made:
-            shutil.copytree(cached, made, dirs_exist_ok=True)
-        DvcStages(root).add(folder)
-    source = source_of(folder)
-    name = name_of(source)
-    logger.info(
-        "train.%s: %s, licence %s, SHA-256 %s, kept as %s",
-        key,
-        name,
-        source["licence"] or "not stated",
-        source["digest"][:12],
-        folder.relative_to(root),
-    )
-    return name  # params.yaml may still have it without its revision
+    overrides = {}
+    for key, folder in bring_published(params.train, root).items():
+        if not folder.with_name(f"{folder.name}.dvc").is_file():
+            DvcStages(root).add(folder)
+        origin = origin_of(source_of(folder))
+        logger.info("train.%s: %s, kept as %s", key, in_words(origin), folder.relative_to(root))
+        overrides[f"train.{key}"] = origin["name"]  # params.yaml may still lack the revision
+    return overrides
 
 
 def _short(file: Path, root: Path) -> Path:

@@ -10,16 +10,21 @@ training.
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 
 from engine.config import DetectionTrainConfig, Params
 from engine.errors import ConfigError
-from engine.files import read_object, sha256_file
+from engine.files import publish_folder, read_object, sha256_file
 from engine.models.hub.files import PREFIX as HUB
-from engine.models.hub.files import START, kept, reference_in, source_of
+from engine.models.hub.files import START, folder_of, kept, reference_in, source_of
+from engine.models.registry import hub_names
 from engine.plugins import is_dotted
 from engine.stages.layout import Layout
 from engine.versioning.stage_inputs import load_definitions
+
+logger = logging.getLogger("detectflow")
 
 KEYS = ("model", "pretrained")  # settings of section train that may name a file
 
@@ -60,6 +65,36 @@ def digest_of(path: Path) -> str:
 def is_path(name: str) -> bool:
     """Whether a value names a file rather than a kind of network."""
     return "/" in name or (Path(name).suffix != "" and not is_dotted(name))
+
+
+def bring_published(config: DetectionTrainConfig, root: Path) -> dict[str, Path]:
+    """key -> the folder below `models/start` of each setting that names published weights; brought
+    there where it is not at hand.
+
+    Raises:
+        ConfigError: no revision is named, or it cannot be had; WorkspaceError: the network.
+    """
+    found = {}
+    for key, name in hub_names(config.model_dump()).items():
+        if (reference := reference_in(name, root)) is None:
+            continue  # a folder of the user's own
+        if getattr(config, key) != str(reference):
+            raise ConfigError(
+                f"params.yaml: train.{key} = {getattr(config, key)} does not say which revision: "
+                "`detectflow run` looks the newest up once and writes it down"
+            )
+        folder = kept(reference, [root / START])
+        if folder is None:
+            cached = folder_of(name)
+            folder = root / START / cached.name
+            with publish_folder(folder) as made:
+                shutil.copytree(cached, made, dirs_exist_ok=True)
+            logger.info(
+                "train.%s: %s is in %s now; `dvc add %s` versions it, as `detectflow run` does",
+                *(key, name, folder.relative_to(root), folder.relative_to(root)),
+            )
+        found[key] = folder
+    return found
 
 
 def start_digests(config: DetectionTrainConfig, root: Path) -> dict[str, str]:
