@@ -21,6 +21,7 @@ from engine.plugins import look_in
 from engine.project.environment import prepare_environment
 from engine.project.parent_process import end_with_parent
 from engine.project.workspace_lock import workspace_lock
+from engine.signals import interrupt, raised_safely
 from engine.stages import code
 from engine.stages.layout import STAGES, Layout
 from engine.versioning.stage_inputs import load_definition, run_checked
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     # Under DVC waiting could last for ever: DVC keeps this stage's outputs locked, which the holder
     # may need to record its own.
     wait = not options.no_wait and "DVC_STAGE" not in os.environ
@@ -85,6 +88,7 @@ def _run(stage: str, root: Path) -> None:
     run_checked(root, definition, lambda: run_stage(stage, root))
 
 
+@raised_safely
 def _terminate(signum: int, frame: FrameType | None) -> None:
     # A second one (the parent's, then the kernel's) would only break into the ending that the first
     # has begun.
