@@ -49,8 +49,8 @@ def is_safe(frame: FrameType) -> bool:
     if code.co_filename.endswith(CALLBACKS):
         return False
     above: FrameType | None = frame
-    while above is not None:
-        if above.f_code.co_name == "__del__":
+    while above is not None:  # our own frame: a second signal while the first is put off
+        if above.f_code.co_name == "__del__" or above.f_code.co_filename == __file__:
             return False
         above = above.f_back
     return True
