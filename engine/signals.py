@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,12 +34,16 @@ def raised_safely(handler: Handler) -> Handler:
     def handle(number: int, frame: FrameType | None) -> None:
         if frame is None or is_safe(frame):
             handler(number, frame)
-            return
-        again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), number))
-        again.daemon = True
-        again.start()
+        else:
+            _send_again(number)
 
     return handle
+
+
+def _send_again(number: int) -> None:
+    again = threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def is_safe(frame: FrameType) -> bool:
@@ -61,14 +66,27 @@ interrupt = raised_safely(signal.default_int_handler)  # Ctrl-C
 
 @contextmanager
 def interrupts_are_heard() -> Iterator[None]:
-    """Ctrl-C is a KeyboardInterrupt, at a safe place; a handler of somebody else is left alone."""
+    """Ctrl-C is a KeyboardInterrupt, at a safe place, and one that Python could only print comes
+    again. A handler of somebody else is left alone.
+    """
+    hook = sys.unraisablehook
+
+    def not_lost(unraisable: sys.UnraisableHookArgs) -> None:
+        """Where Python could only print it: a callback of the garbage collector, say."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            _send_again(signal.SIGINT)
+        else:
+            hook(unraisable)
+
     is_ours = threading.current_thread() is threading.main_thread() and (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
     )
     if is_ours:
         signal.signal(signal.SIGINT, interrupt)
+        sys.unraisablehook = not_lost
     try:
         yield
     finally:
         if is_ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = hook

@@ -65,6 +65,26 @@ def test_what_a_destructor_would_swallow_is_raised_after_it():
     assert ended == [1]
 
 
+def test_what_python_could_only_print_comes_again():
+    """A callback of the garbage collector: nobody above it catches anything."""
+    ended = []
+
+    def callback(phase, _):
+        if phase == "start" and not ended:
+            ended.append(1)
+            signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(callback)
+    before = sys.unraisablehook
+    try:
+        with interrupts_are_heard(), pytest.raises(KeyboardInterrupt):
+            gc.collect()
+            until_interrupted()
+    finally:
+        gc.callbacks.remove(callback)
+    assert ended == [1] and sys.unraisablehook is before
+
+
 def test_elsewhere_it_comes_at_once_also_in_a_module_that_is_imported():
     with interrupts_are_heard(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)

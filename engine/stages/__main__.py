@@ -21,7 +21,7 @@ from engine.plugins import look_in
 from engine.project.environment import prepare_environment
 from engine.project.parent_process import end_with_parent
 from engine.project.workspace_lock import workspace_lock
-from engine.signals import interrupt, raised_safely
+from engine.signals import interrupts_are_heard, raised_safely
 from engine.stages import code
 from engine.stages.layout import STAGES, Layout
 from engine.versioning.stage_inputs import load_definition, run_checked
@@ -44,15 +44,14 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     end_with_parent()
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
     # Under DVC waiting could last for ever: DVC keeps this stage's outputs locked, which the holder
     # may need to record its own.
     wait = not options.no_wait and "DVC_STAGE" not in os.environ
     try:
-        root = prepare_environment()
-        with workspace_lock(root, f"python -m engine.stages {options.stage}", wait=wait):
-            _run(options.stage, root)
+        with interrupts_are_heard():
+            root = prepare_environment()
+            with workspace_lock(root, f"python -m engine.stages {options.stage}", wait=wait):
+                _run(options.stage, root)
         return 0
     except EngineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
