@@ -17,6 +17,7 @@ VOCABULARY = {
     "locks",
     "version",
     "plugins",
+    "signals",
     "web",
     "code",
     "difference",

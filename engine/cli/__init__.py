@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from engine.cli.known_lines import KNOWN_MODES, in_our_words
 from engine.errors import INTERRUPTED, TERMINATED, ConfigError, EngineError, Terminated, nearest
+from engine.signals import interrupts_are_heard
 
 # mode -> module that has a function of this name (or of the name behind the colon), taking the
 # arguments after it
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(argv)
+        with interrupts_are_heard():
+            return _dispatch(argv)
     except EngineError as error:
         if os.environ.get("DETECTFLOW_DEBUG"):
             raise

@@ -67,6 +67,7 @@ HARMLESS = {
     "stages.progress": "shows how far a stage is",
     "stages.runner": "the frame around a stage",
     "tracking": "records results",
+    "signals": "when an interrupt is raised",
     "version": "a name",
     "versioning": "asks DVC and git",
     "core.old_names": "refuses what nothing calls",

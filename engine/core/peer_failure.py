@@ -27,6 +27,7 @@ from dataclasses import asdict, dataclass
 import torch.distributed as dist
 
 from engine.errors import INTERRUPTED, EngineError, Terminated, TrainingError
+from engine.signals import interrupts_are_heard, raised_safely
 
 POLL_S = 1.0  # how often a process asks whether another has failed
 # set where our own launcher watches the processes and reports one that was killed
@@ -222,17 +223,18 @@ def terminable(several: bool) -> Iterator[None]:
     The first one only: once a process is leaving, further ones are ignored. torchrun kills what is
     left after 30 s.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or (
-        before is not signal.SIG_DFL and not several
-    ):
-        yield
-        return
-    signal.signal(signal.SIGTERM, _interrupt if several else _terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with interrupts_are_heard():
+        before = signal.getsignal(signal.SIGTERM)
+        if threading.current_thread() is not threading.main_thread() or (
+            before is not signal.SIG_DFL and not several
+        ):
+            yield
+            return
+        signal.signal(signal.SIGTERM, _interrupt if several else _terminate)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
 
 def ignore_termination() -> None:
@@ -244,11 +246,13 @@ def ignore_termination() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+@raised_safely
 def _interrupt(*_: object) -> None:
     ignore_termination()
     raise KeyboardInterrupt
 
 
+@raised_safely
 def _terminate(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated

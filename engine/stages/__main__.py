@@ -21,6 +21,7 @@ from engine.plugins import look_in
 from engine.project.environment import prepare_environment
 from engine.project.parent_process import end_with_parent
 from engine.project.workspace_lock import workspace_lock
+from engine.signals import interrupts_are_heard, raised_safely
 from engine.stages import code
 from engine.stages.layout import STAGES, Layout
 from engine.versioning.stage_inputs import load_definition, run_checked
@@ -47,9 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     # may need to record its own.
     wait = not options.no_wait and "DVC_STAGE" not in os.environ
     try:
-        root = prepare_environment()
-        with workspace_lock(root, f"python -m engine.stages {options.stage}", wait=wait):
-            _run(options.stage, root)
+        with interrupts_are_heard():
+            root = prepare_environment()
+            with workspace_lock(root, f"python -m engine.stages {options.stage}", wait=wait):
+                _run(options.stage, root)
         return 0
     except EngineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -85,6 +87,7 @@ def _run(stage: str, root: Path) -> None:
     run_checked(root, definition, lambda: run_stage(stage, root))
 
 
+@raised_safely
 def _terminate(signum: int, frame: FrameType | None) -> None:
     # A second one (the parent's, then the kernel's) would only break into the ending that the first
     # has begun.
