@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from engine.config import Params
+from engine.config import DetectionTrainConfig, Params
 from engine.errors import INTERRUPTED, TERMINATED, EngineError, Terminated
 from engine.plugins import look_in
 from engine.project.environment import prepare_environment
@@ -70,8 +70,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(stage: str, root: Path) -> None:
     if stage == code.NAME:  # always and often: without torch
-        for name, what in code.write_code(Params.load(root / "params.yaml"), root).items():
+        params = Params.load(root / "params.yaml")
+        for name, what in code.write_code(params, root).items():
             logger.info("code of stage %s changed: %s", name, code.listed(what))
+        if names_published_weights(params.train):  # a stage may not change what it depends on
+            from engine.stages.start_weights import bring_published
+
+            bring_published(params.train, root)
         return
     from engine.stages.runner import run_stage
 
@@ -85,6 +90,15 @@ def _run(stage: str, root: Path) -> None:
     if "DVC_STAGE" in os.environ and recorded in definition.deps:
         code.check_code(stage, Params.load(root / "params.yaml"), root)
     run_checked(root, definition, lambda: run_stage(stage, root))
+
+
+def names_published_weights(config: DetectionTrainConfig) -> bool:
+    """Whether a training may start from published weights: a guess without the networks' libraries,
+    which take seconds to import.
+    """
+    names = [name for name in (config.model, config.pretrained) if isinstance(name, str)]
+    from_timm = config.pretrained is True and config.backbone.startswith("timm:")
+    return from_timm or any(name.startswith("hf:") or "@" in name for name in names)
 
 
 @raised_safely

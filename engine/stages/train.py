@@ -35,7 +35,7 @@ from engine.stages.layout import (
     write_json,
 )
 from engine.stages.progress import epoch_progress
-from engine.stages.start_weights import bring_published, start_digests
+from engine.stages.start_weights import start_digests
 
 logger = logging.getLogger("detectflow")
 
@@ -55,7 +55,6 @@ def run(
     from engine.detect.choose import make_trainer
 
     layout = Layout(root)
-    bring_published(params.train, root)
     start = start_digests(params.train, root)
     inputs = inputs_of(params, layout, start)
     warn_of_changed_code(inputs, layout)

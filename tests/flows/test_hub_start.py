@@ -94,9 +94,10 @@ print(version.tags["published_weights"])
 """
     tags = shell(workspace, sys.executable, "-c", asked)
     assert f"hf:{REPO}@{REVISION}, licence apache-2.0" in tags.stdout, tags.stderr
-    page = detectflow(workspace, "report", "out=page.html")
+    page = detectflow(workspace, "report", "out=page")
     assert page.returncode == 0, page.stderr
-    assert f"hf:{REPO}@{REVISION}" in (workspace / "page.html").read_text()
+    for file in ("index.html", "model_card.md"):
+        assert REVISION in (workspace / "page" / file).read_text(), file
 
 
 def test_the_registered_model_answers_without_torch(workspace):
@@ -138,10 +139,11 @@ def test_a_plain_dvc_repro_brings_the_files_too(workspace, hub):
     [folder] = (workspace / "models/start").glob("*/")
     shutil.rmtree(folder)
     shutil.rmtree(workspace / ".cache/hub", ignore_errors=True)
-    words = [sys.executable, "-m", "dvc", "repro", "-q", "-f", "-s", "train"]
+    words = [sys.executable, "-m", "dvc", "repro", "-q", "train"]
     without = shell(workspace, *words, HF_ENDPOINT=NOWHERE)
     assert without.returncode != 0 and "the hub cannot be reached" in without.stderr
     assert f"hf download {REPO} --revision {REVISION}" in without.stderr
     done = shell(workspace, *words, HF_ENDPOINT=address, HF_HUB_DISABLE_XET="1")
     assert done.returncode == 0, done.stderr
+    assert f"`dvc add {folder.relative_to(workspace)}` versions it" in done.stderr
     assert (folder / "source.json").is_file()
