@@ -115,7 +115,10 @@ IDLE: dict[str, dict[str, str]] = {
 }
 # Methods of a family (`engine.models.family`) that only some stages call, and stage -> those it
 # does not: what they alone import is none of its code.
-OF_TRAINING = {"check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"}
+OF_TRAINING = {
+    *("check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"),
+    *("start", "origin", "recipe", "hub_names", "read_foreign"),
+}
 OF_EXPORT = {"can_export", "export_module", "fuse"}
 OF_NETWORK = {"build", "candidates", "forward", "has_loss", "losses", "spec", "spec_of"}
 NOT_CALLED = {
@@ -138,6 +141,9 @@ FAMILY = "engine.models."  # each folder below it with a module `family` is one 
 # In the package of a family: library whose code is part of its networks -> the setting of section
 # train with which it is, `key=WORD` where its value begins so, "" for always.
 LIBRARIES = "NETWORKS_OF"
+# In the package of a family: whether behind its name and a colon may stand whatever people call
+# their networks.
+ANY_NAME = "NAMES_ANYTHING"
 # What code that cannot be read here may call: that of an installed package.
 ANYTHING = (Import("engine.detect.trainer"), Import("engine.models.registry"))
 
@@ -231,10 +237,12 @@ def family_folder(model: str, sources: Sources) -> str | None:
     by the names in its sources; None: none of ours, or a file.
     """
     for folder in family_folders(sources):
+        if model.startswith(f"{folder}:") and sources.constant(f"{FAMILY}{folder}", ANY_NAME):
+            return folder
         if model.startswith(folder):
             place = sources.find(f"{FAMILY}{folder}.family").parent
             modules = [f"{FAMILY}{folder}.{file.stem}" for file in sorted(place.glob("*.py"))]
-            name = model.removeprefix(f"{folder}:")
+            name = model.removeprefix(f"{folder}:").partition("@")[0]
             if any(sources.find(m) and sources.holds(m, name) for m in modules):
                 return folder
     return None

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,11 +63,19 @@ FEWEST = 2  # images of a batch of which each gives one value: BatchNorm has som
 NEAR_STEP = 32  # of multi_scale, pixels
 
 
-class Network(NamedTuple):
-    """Which network is trained: its family, and what it is built from."""
+@dataclass(frozen=True)
+class Network:
+    """Which network is trained: its family, what it is built from, and the published weights that
+    it descends from.
+    """
 
     family: Family
     spec: Spec
+    origins: tuple[Origin, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        """`family, spec = network`."""
+        return iter((self.family, self.spec))
 
 
 class DetectionTrainer(BaseTrainer):
@@ -97,7 +106,6 @@ class DetectionTrainer(BaseTrainer):
         self.names: tuple[str, ...] = ()
         # Of a weight file it is known when that is read.
         self.network: Network | None = self._named_network()
-        self.origins: list[Origin] = []  # published weights that these come from
         self._take_loss_names()
         if self.args.resume:
             self._check_resumed()
@@ -236,7 +244,8 @@ class DetectionTrainer(BaseTrainer):
             return self._start_from(cfg, weights, Network(self._own_family(), meta["architecture"]))
         model = self.get_model(cfg=cfg, weights=weights)
         if self._makes_networks() and isinstance(model, nn.Module):
-            self.network = self._recognise(model, cfg)
+            origins = self.network.origins if self.network is not None else ()
+            self.network = replace(self._recognise(model, cfg), origins=origins)
         self._take_loss_names()
         return model
 
@@ -254,11 +263,12 @@ class DetectionTrainer(BaseTrainer):
             if moved := family.start(model, self.network.spec, self.names):
                 found.append(family.origin(self.network.spec))
                 log.info("starting from %s: %s", cfg, moved)
-            self.origins = [each for each in found if each is not None]
-            for each in self.origins:
+            origins = tuple(each for each in found if each is not None)
+            for each in origins:
                 log.info("published weights: %s", in_words(each))
         else:
-            self.origins = list(weights.meta.get(ORIGINS) or ())
+            origins = tuple(weights.meta.get(ORIGINS) or ())
+        self.network = replace(self.network, origins=origins)
         return model
 
     def forward(self, model: nn.Module, batch: Any) -> Any:
@@ -386,15 +396,15 @@ class DetectionTrainer(BaseTrainer):
             if weights is not None
             else read_weights(cfg)
         )
-        self.network = own or self.network_in_file(meta, cfg)
-        self.origins = list(meta.get(ORIGINS) or ())
+        network = own or self.network_in_file(meta, cfg)
+        self.network = replace(network, origins=tuple(meta.get(ORIGINS) or ()))
         self._take_loss_names()
         family, spec = self.network
         model = family.build(spec, len(self.names))
         moved = family.transfer(model, state, meta["names"], self.names, spec)
         if not (self.args.resume or self.rows):  # else the weights are the run's own
             log.info("starting from %s: %s", cfg, moved)
-            for each in self.origins:
+            for each in self.network.origins:
                 log.info("published weights: %s", in_words(each))
         return model
 
@@ -467,7 +477,8 @@ class DetectionTrainer(BaseTrainer):
         config, size = public_config(self.resolved), self.args.input_size
         family, spec = self.network
         meta = model_meta(family, spec, self.args.model, self.names, size, self.data_digest())
-        return {**meta, "config": config, **({ORIGINS: self.origins} if self.origins else {})}
+        origins = list(self.network.origins)
+        return {**meta, "config": config, **({ORIGINS: origins} if origins else {})}
 
     def best_meta(self) -> dict[str, Any]:
         """The thresholds and the calibration that fit the `val` images, for predictions that name

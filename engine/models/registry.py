@@ -83,7 +83,7 @@ def family_of(model: str) -> Family:
         else ""
     )
     raise ConfigError(
-        f"model='{model}' is not known.{catalogue.in_words(model) or nearest(model, known)} Give "
+        f"model='{model}' is not known.{nearest(model, known) or catalogue.in_words(model)} Give "
         f"{', '.join(known)}, package.module:Class of a family of your own, or a checkpoint (.pt, "
         f".safetensors).{registered}"
     )

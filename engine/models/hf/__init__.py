@@ -9,3 +9,4 @@ with the extra `hf`.
 # Library whose code is part of these networks -> the setting of section train with which it is,
 # "" for always: another version of it may be another network (read by engine.code.rooms).
 NETWORKS_OF = {"transformers": ""}
+NAMES_ANYTHING = True  # behind "hf:" (read by engine.code.rooms)
