@@ -3,7 +3,7 @@
 Python runs a handler between any two steps of the main thread. An exception raised inside its own
 import machinery can leave the import lock taken, and whatever another thread imports then waits for
 ever; one raised in a destructor or in the callback of a weak reference is printed and lost. Both
-happened to a Ctrl-C in the first second of a training (CPython 3.11 to 3.13).
+happened to a Ctrl-C in the first second of a training (CPython 3.11).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any
 
 AGAIN_AFTER_S = 0.001
 IMPORTS = "<frozen importlib._bootstrap>"
-# Of it, what takes or gives back a lock, in CPython 3.11 to 3.13. The rest cleans up after itself.
+# Of it, what takes or gives back a lock; the rest cleans up after itself. tests/test_signals.py
+# compares it with the Python that runs.
 LOCKING = frozenset(
     {"_get_module_lock", "cb", "_lock_unlock_module", "acquire", "release", "has_deadlock"}
     | {"_has_deadlocked", "_get_lock", "__init__", "__enter__", "__exit__"}
@@ -90,3 +91,28 @@ def interrupts_are_heard() -> Iterator[None]:
         if is_ours:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             sys.unraisablehook = hook
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """What Ctrl-C and SIGTERM do, they do after the block: for a few steps of somebody else's code
+    that an exception must not break into.
+    """
+    if threading.current_thread() is not threading.main_thread():  # has no handlers
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+    }
+    for number in before:
+        signal.signal(number, lambda received, _: came.append(received))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)

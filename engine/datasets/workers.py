@@ -23,6 +23,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from engine.datasets.image_scan import ScanFunction, ScanRequest, ScanResult
 from engine.errors import WorkspaceError
+from engine.signals import signals_wait
 
 BATCH = 16  # images
 PATIENCE_S = 1.0  # so long this process works alone: the start of others costs about as much
@@ -73,7 +74,9 @@ class LocalWorkers:
 def _submit(pool: ProcessPoolExecutor, function: ScanFunction, batch: list[ScanRequest]) -> Future:
     """The future of a batch; a pool that broke since gives one that says so."""
     try:
-        with signals_wait():  # the first batch starts loky's thread and processes
+        # The first batch starts loky's thread and processes: where an exception breaks into that,
+        # its `shutdown` can neither join the thread nor end the processes.
+        with signals_wait():
             return pool.submit(function, batch)
     except BrokenProcessPool as error:
         future: Future = Future()
@@ -92,31 +95,6 @@ def _result(batch: list[ScanRequest], future: Future) -> list[ScanResult]:
             f"{batch[0].name}{more} were scanned. Nothing was written. Run it again; if it happens "
             "again, see whether memory is short, or work in one process: flows.prepare.workers=1"
         ) from None
-
-
-@contextlib.contextmanager
-def signals_wait() -> Iterator[None]:
-    """What Ctrl-C and SIGTERM do, they do after the block: where an exception breaks into the start
-    of loky's thread, its `shutdown` can neither join the thread nor end the processes.
-    """
-    if threading.current_thread() is not threading.main_thread():  # has no handlers
-        yield
-        return
-    came: list[int] = []
-    before = {
-        number: handler
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
-    }
-    for number in before:
-        signal.signal(number, lambda received, _: came.append(received))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
 
 
 def wait_until_taken(futures: Sequence[Future], timeout_s: float = 1.0) -> None:

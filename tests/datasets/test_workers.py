@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from dataset_builders import make_voc, put, tree
 from joblib.externals.loky import process_executor
-from many_images import LENIENT, at_once, damaged, is_gone, run, workers_of
+from many_images import LENIENT, at_once, damaged, is_gone, run
 
 from engine.datasets import workers
 from engine.datasets.image_scan import ScanRequest, SerialMapper, scan_batch
@@ -262,7 +262,8 @@ def test_a_signal_while_the_workers_are_started_ends_them_too(tmp_path, at_once,
     start, started = thread.start, []
 
     def interrupted(self):
-        started.extend(workers_of(os.getpid()))
+        # a process just forked bears its parent's name in /proc
+        started.extend(self.processes)
         signal.raise_signal(signal.SIGINT)
         start(self)
 
