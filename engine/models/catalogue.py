@@ -57,6 +57,10 @@ CATALOGUE = (
     _hf("PekingU/rtdetr_v2_r34vd", 31.3, 49.9, 640, 128, 8.7),
     _hf("PekingU/rtdetr_v2_r50vd", 42.7, 53.4, 640, 128, 14.0),
     _hf("PekingU/rtdetr_v2_r101vd", 76.5, 54.3, 640, 128, 19.1),
+    _hf("Roboflow/rf-detr-nano", 30.4, 48.4, 384, 288, 18.0),
+    _hf("Roboflow/rf-detr-small", 32.1, 53.0, 512, 288, 21.1),
+    _hf("Roboflow/rf-detr-medium", 33.6, 54.7, 576, 288, 24.2),
+    _hf("Roboflow/rf-detr-large", 33.9, 56.5, 704, 288, 24.2),
     _torchvision("ssdlite320_mobilenet_v3_large", 3.4, 21.3, 320, 32, 6.2),
     _torchvision("ssd300_vgg16", 35.6, 25.1, 300, 268, 11.2),
     _torchvision("retinanet_resnet50_fpn", 34.0, 36.4, None, 32, 16.4),
@@ -71,8 +75,10 @@ CATALOGUE = (
 _YOLO = re.compile(r"yolo(?:v?\d+)?-?([nstmblx])?(?:u)?(?:-\w+)?")
 _RTDETR = re.compile(r"rt-?detr(?:v2)?[-_]?(l|x|r18|r34|r50|r101)?\w*")
 _DFINE = re.compile(r"d-?fine[-_]?(n|s|m|l|x|nano|small|medium|large|xlarge)?\w*")
+_RFDETR = re.compile(r"rf-?detr[-_]?(nano|small|base|medium|large|2?x+l?|[nsbml])?\w*")
 _ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DFINES = {"n": "nano", "t": "nano", "s": "small", "m": "medium", "b": "large", "l": "large"}
+_RFDETRS = {"n": "nano", "s": "small", "b": "medium", "m": "medium"}
 _RTDETRS = {"l": "r50", "x": "r101"}
 
 
@@ -90,6 +96,8 @@ def ways(model: str) -> tuple[str, ...]:
         return (f"hf:PekingU/rtdetr_v2_{size}vd",)
     if match := _DFINE.fullmatch(stem):
         return (_dfine((match[1] or "n")[:1]),)
+    if match := _RFDETR.fullmatch(stem):
+        return (f"hf:Roboflow/rf-detr-{_RFDETRS.get((match[1] or 'n')[0], 'large')}",)
     plain = {entry.name.partition(":")[2] or entry.name: entry.name for entry in CATALOGUE}
     short = {name.rpartition("/")[2].partition("@")[0]: full for name, full in plain.items()}
     near = nearest_name(stem.removeprefix("hf:").removeprefix("torchvision:"), {**plain, **short})

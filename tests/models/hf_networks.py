@@ -92,7 +92,33 @@ def detr():
     )
 
 
-KINDS = {"d_fine": d_fine, "rt_detr_v2": rt_detr_v2, "detr": detr}
+def rf_detr():
+    """Patches of 8 px in 2x2 windows, one map at stride 8."""
+    backbone = transformers.RfDetrDinov2Config(
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=48,
+        patch_size=8,
+        num_windows=2,
+        out_features=["stage2", "stage4"],
+    )
+    return transformers.RfDetrConfig(
+        backbone_config=backbone,
+        d_model=32,
+        decoder_ffn_dim=32,
+        decoder_n_points=2,
+        decoder_layers=2,
+        decoder_self_attention_heads=2,
+        decoder_cross_attention_heads=2,
+        num_queries=12,
+        group_detr=3,
+        dropout=0.0,
+        c2f_num_blocks=1,
+    )
+
+
+KINDS = {"d_fine": d_fine, "rt_detr_v2": rt_detr_v2, "rf_detr": rf_detr, "detr": detr}
 
 
 def save(folder, kind="d_fine", names=("red", "blue"), seed=0):

@@ -36,6 +36,11 @@ def test_parameters_and_sizes_are_those_of_the_network(entry):
         ("rtdetr-l.pt", "hf:PekingU/rtdetr_v2_r50vd", None),
         ("rtdetr-x", "hf:PekingU/rtdetr_v2_r101vd", None),
         ("dfine-s", "hf:ustc-community/dfine-small-coco", None),
+        ("rfdetr-nano", "hf:Roboflow/rf-detr-nano", None),
+        ("rf-detr-base.pth", "hf:Roboflow/rf-detr-medium", None),
+        ("rfdetr_2xlarge", "hf:Roboflow/rf-detr-large", None),  # its own licence is not free
+        ("rf-detr-large", "hf:Roboflow/rf-detr-large", None),
+        ("rf-detr", "hf:Roboflow/rf-detr-nano", None),
         ("ustc-community/dfine_nano_coco", "hf:ustc-community/dfine-nano-coco", None),
         ("fasterrcnn_resnet50_fpn", "torchvision:fasterrcnn_resnet50_fpn@COCO_V1", None),
         ("somebody/detector", "hf:somebody/detector", None),
@@ -44,7 +49,7 @@ def test_parameters_and_sizes_are_those_of_the_network(entry):
 def test_names_from_elsewhere(name, first, second):
     found = ways(name)
     assert 1 <= len(found) <= 3 and found[0] == first and second in (None, *found)
-    if name not in {"yolov8n.pt", "YOLOv5x.pt", "rtdetr-l.pt"}:  # files, for whoever reads them
+    if not name.endswith((".pt", ".pth")):  # files, for whoever reads them
         with pytest.raises(
             ConfigError,
             match=f"(Near to it: model=|Did you mean ').*{re.escape(first.partition('@')[0])}",

@@ -13,6 +13,8 @@ from engine.models.hub.licences import check_licence, licence_of, trained_on
         ("a/b", "MIT", None),
         ("a/b", "agpl-3.0", "agpl-3.0"),
         ("a/b", "", "unstated"),
+        ("Roboflow/rf-detr-large", "apache-2.0", None),
+        ("Roboflow/rf-detr-xlarge", "apache-2.0", "PML-1.0"),
         ("intellindust/DEIMv2_DINOv3_S_COCO", "apache-2.0", "dinov3-license"),
     ],
 )
@@ -27,6 +29,8 @@ def test_free_or_accepted(repo, licence, accepted):
         ("a/b", "agpl-3.0", "mit", "accept_licence: agpl-3.0"),
         ("a/b", "", None, "accept_licence: unstated"),
         ("a/b", "cc-by-nc-4.0", None, "cc-by-nc-4.0"),
+        ("Roboflow/rf-detr-xlarge", "apache-2.0", None, "accept_licence: PML-1.0"),
+        ("roboflow/rf-detr-2xlarge", "", None, "accept_licence: PML-1.0"),
         # its page says Apache-2.0, its backbone is Meta's
         ("Intellindust/DEIMv2_DINOv3_S_COCO", "apache-2.0", None, "dinov3-license"),
     ],

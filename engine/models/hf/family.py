@@ -19,9 +19,9 @@ from engine.models.family import (
     Criterion,
     Family,
     Spec,
-    check_input_size,
     refuse_yolov8s,
 )
+from engine.models.hf import sizes
 from engine.models.hf.folder import read_folder, read_state
 from engine.models.hf.library import traceable
 from engine.models.hf.network import Output, build, decode
@@ -35,7 +35,6 @@ from engine.types import Size
 if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
     from engine.config import DetectionTrainConfig
 
-STRIDE = 32
 # Terms of a layer before the last (`_aux_0`, `_enc`, `_0`), and of noisy copies of the targets.
 DENOISING, AUXILIARY = re.compile(r"_dn(_\d+)?$"), re.compile(r"_(aux|enc)(_\d+)?$|_\d+$")
 AUX, DN = "aux_loss", "dn_loss"
@@ -88,37 +87,13 @@ class HfFamily(Family):
         refuse_yolov8s(config, f"{spec['name']} of {file}")
 
     def stride(self, spec: Spec) -> int:
-        config = spec["config"]
-        patch, windows = config.get("patch_size"), config.get("num_windows", 1)
-        backbone = config.get("backbone_config") or {}
-        patch = backbone.get("patch_size", patch)
-        windows = backbone.get("num_windows", windows)
-        return patch * windows if isinstance(patch, int) else STRIDE
+        return sizes.step_px(spec["config"])
 
     def smallest(self, spec: Spec) -> int:
-        stride, side = self.stride(spec), 0
-        while not self._has_enough_cells(spec, (side, side)):
-            side += stride
-        return max(side, stride)
+        return sizes.smallest_px(spec["config"])
 
     def check_size(self, spec: Spec, size: Size) -> None:
-        least = self.smallest(spec)
-        check_input_size(size, self.stride(spec), 1 if size[0] != size[1] else least)
-        if not self._has_enough_cells(spec, size):
-            raise ConfigError(
-                f"imgsz={list(size)} is too small for this network: its feature maps have fewer "
-                f"cells than it has queries ({spec['config']['num_queries']}); {least}x{least} is "
-                "the smallest square"
-            )
-
-    def _has_enough_cells(self, spec: Spec, size: Size) -> bool:
-        """The decoder starts from the best cells, one a query."""
-        config = spec["config"]
-        strides = config.get("feat_strides")
-        if not strides:
-            return min(size) > 0 or True
-        cells = sum(-(-size[0] // s) * -(-size[1] // s) for s in strides)
-        return cells >= config.get("num_queries", 300)
+        sizes.check(spec["config"], size)
 
     def losses(self, spec: Spec) -> tuple[str, ...]:
         return tuple(spec["losses"])

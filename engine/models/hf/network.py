@@ -27,6 +27,8 @@ NEUTRAL = {
     "use_pretrained_backbone": False,
     "initializer_bias_prior_prob": FOCAL_PRIOR,
 }
+# Of a backbone: what only its own pre-training uses. Several processes would wait for its gradient.
+NEUTRAL_BACKBONE = {"use_mask_token": False}
 
 
 class Output(NamedTuple):
@@ -144,9 +146,11 @@ def build(config: Mapping[str, Any], classes: int, mean: Any, std: Any) -> HfDet
     for key in ("id2label", "label2id", "num_labels"):
         plain.pop(key, None)
     described = library.AutoConfig.for_model(kind, **plain, num_labels=classes)
-    for key, value in NEUTRAL.items():
-        if hasattr(described, key):
-            setattr(described, key, value)
+    backbone = getattr(described, "backbone_config", None)
+    for part, settings in ((described, NEUTRAL), (backbone, NEUTRAL_BACKBONE)):
+        for key, value in settings.items():
+            if hasattr(part, key):
+                setattr(part, key, value)
     network = library.AutoModelForObjectDetection.from_config(described, dtype=torch.float32)
     return HfDetector(network, mean, std).train()
 

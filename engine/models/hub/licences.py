@@ -39,7 +39,13 @@ TRAINED_ON = (
     ("facebook/detr-*", "COCO 2017"),
 )
 # Weights whose page names a free licence, and which hold parts under another.
-NOT_FREE = (("Intellindust/DEIMv2_DINOv3*", "dinov3-license"),)
+NOT_FREE = (
+    ("Intellindust/DEIMv2_DINOv3*", "dinov3-license"),
+    # Roboflow's Platform Model License 1.0; sizes nano to large are Apache-2.0
+    ("Roboflow/rf-detr-xlarge*", "PML-1.0"),
+    ("Roboflow/rf-detr-xxlarge*", "PML-1.0"),
+    ("Roboflow/rf-detr-2xlarge*", "PML-1.0"),
+)
 
 
 def licence_of(source: Mapping[str, Any]) -> str:
