@@ -129,7 +129,7 @@ def weights_of(model: str | None, root: Path) -> Path:
     if is_reference(model, root):
         found = fetch(model, root)
         logger.info("model: %s", found)
-        return found.onnx
+        return found.file
     path = root / model
     if not path.is_file():
         raise ConfigError(

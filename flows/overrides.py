@@ -50,7 +50,7 @@ def checked(root: Path, overrides: Overrides) -> Params:
     params = Params.build(values, where, file)
     Findings.with_policies(params.data.policies)  # the schema does not know the kinds of findings
     look_in(root)  # for a trainer or network of the user's own
-    check_registration(params.export.formats)
+    check_registration(params.export.formats, params.register_.format)
     check_params(params, root)  # nor which networks there are
     return params
 

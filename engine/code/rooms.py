@@ -134,7 +134,7 @@ NOT_IMPORTED = {
         Import("engine.model_formats.safetensors", "read_safetensors"),
         Import("engine.model_formats.metadata", "decode_meta"),  # class names, what is built
     ),
-    "register": (Import("engine.registry.pyfunc_model"),),
+    "register": (Import("engine.registry.pyfunc_model"), Import("engine.registry.pyfunc_weights")),
 }
 CONFIG = ("engine.config.", "engine.settings.")
 FAMILY = "engine.models."  # each folder below it with a module `family` is one family of networks

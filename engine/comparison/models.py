@@ -55,8 +55,8 @@ def find_model(text: str, root: Path) -> Model:
         found = fetch(text, root)
         return Model(
             f"{found.name}/{found.version}",
-            found.onnx,
-            sha256_file(found.onnx),
+            found.file,
+            sha256_file(found.file),
             version=found.version,
             trained_on=found.trained_on,
         )

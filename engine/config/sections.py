@@ -401,6 +401,12 @@ class RegisterConfig(Frozen):
         description="gates that a new champion has to pass, each by its name or with its settings: "
         "[min_test, {not_worse: {margin: 0.01}}]; empty: those that fit, see docs/howto/gates.md",
     )
+    format: Literal["onnx", "safetensors"] = Field(
+        "onnx",
+        description="file that is registered and served, one of export.formats: onnx, which needs "
+        "no PyTorch; safetensors, the weights, for networks that cannot be written as ONNX: "
+        "served by PyTorch and this package, see docs/howto/production.md",
+    )
     experiment: str = Field("detectflow", description="name of the MLflow experiment")
 
     @field_validator("gate")

@@ -21,7 +21,7 @@ from engine.model_formats.table import FORMATS
 from engine.models.family import Family
 from engine.plugins import find_object
 
-REGISTERED = "onnx"  # the format of the registered model
+ONNX, WEIGHTS = "onnx", "safetensors"  # formats that can be registered
 
 
 def trainer_class_of(path: str | None) -> type[BaseTrainer]:
@@ -146,10 +146,15 @@ def check_export(config: ExportConfig, network: Network | None, model: str) -> N
         for name in config.formats:
             if refused[name]:
                 others = [other for other, reason in refused.items() if not reason]
+                instead = (
+                    f". To register its weights, served by PyTorch: export.formats: [{WEIGHTS}] "
+                    f"and register.format: {WEIGHTS}"
+                )
                 raise ConfigError(
                     f"params.yaml: train.model = {model} cannot be exported to {name}: "
                     f"{refused[name].rstrip('.')}. It can be written as: "
                     f"{', '.join(others) or 'none'}"
+                    f"{instead if name == ONNX and WEIGHTS in others else ''}"
                 )
     if network is not None and config.imgsz is not None:
         side = config.imgsz
@@ -176,13 +181,21 @@ def check_metric(metric: str) -> None:
         )
 
 
-def check_registration(formats: Iterable[str]) -> None:
-    """ConfigError where the export `formats` leave out the one that is registered."""
-    if REGISTERED not in formats:
+def check_registration(formats: Iterable[str], registered: str) -> None:
+    """ConfigError where the export `formats` leave out `registered`, that of the registered
+    model.
+    """
+    if registered not in formats:
+        advice = (
+            f"Add {ONNX}; where the network cannot be written so, register.format: {WEIGHTS} "
+            "registers the weights, served by PyTorch"
+            if registered == ONNX
+            else f"Add {registered}"
+        )
         raise ConfigError(
             f"params.yaml: export.formats = {list(formats)}: the registered model is the "
-            f"{REGISTERED} file, and without it stage register fails after the training. Add "
-            f"{REGISTERED}; to train without registering use `detectflow train`"
+            f"{registered} file, and without it stage register fails after the training. {advice}; "
+            "to train without registering use `detectflow train`"
         )
 
 

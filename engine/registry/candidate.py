@@ -12,7 +12,10 @@ from typing import Any
 from engine.config import PredictConfig
 from engine.metrics.operating_point import OperatingPoint
 
-DEFAULTS = PredictConfig().thresholds()  # of a call that names none; the ONNX file says the same
+DEFAULTS = PredictConfig().thresholds()  # of a call that names none; the file says the same
+ONNX, WEIGHTS = "onnx", "safetensors"  # formats that can be registered
+# Tags of a version: the SHA-256 of the registered file, named when all were ONNX; its format.
+DIGEST_TAG, FORMAT_TAG = "onnx_sha256", "format"
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Candidate:
     """A detector to be registered."""
 
     name: str  # of the registered model
-    onnx: Path
-    onnx_sha256: str
+    file: Path
+    onnx_sha256: str  # of the file, whatever its format
     measured: Measured
     metrics: Mapping[str, float]  # of the deciding split, as `test/mAP50`
     facts: Mapping[str, Any] = field(
@@ -46,8 +49,12 @@ class Candidate:
     training_images: Sequence[str] = ()  # SHA-256 of each
     image_list: str = ""  # `engine.registry.image_list` of all splits
     names: Sequence[str] = ()  # of the classes, in the model's order
-    # thresholds and calibration that the ONNX file brings; None: DEFAULTS count
+    # thresholds and calibration that the file brings; None: DEFAULTS count
     operating_point: OperatingPoint | None = None
+    format: str = ONNX
+    # Of weights: packages besides this one, and modules of the user's, by their path among imports
+    packages: Sequence[str] = ()
+    code: Mapping[str, Path] = field(default_factory=dict)
     files: Sequence[Path] = ()  # of the workspace, in YAML, for the run's artifacts: dvc.lock
 
     @property

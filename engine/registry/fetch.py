@@ -20,8 +20,9 @@ from typing import Any
 
 from engine.errors import ConfigError, WorkspaceError, nearest
 from engine.files import atomic_write, sha256_file
-from engine.model_formats.table import is_model_file
+from engine.model_formats.table import find_format, is_model_file
 from engine.project.environment import NoProject, prepare_environment, state_root
+from engine.registry.candidate import DIGEST_TAG, FORMAT_TAG, ONNX
 from engine.registry.history import entries, evidence_stem
 from engine.registry.image_list import IMAGE_LIST
 from engine.registry.registry import TRAINING_IMAGES, aliases_of, described_errors
@@ -36,11 +37,11 @@ PURPOSE = "detectflow.purpose"  # tag of runs that are no trainings
 
 @dataclass(frozen=True)
 class Fetched:
-    """A version of a registered model, its ONNX file at hand."""
+    """A version of a registered model, its file at hand."""
 
     name: str
     version: str
-    onnx: Path
+    file: Path  # ONNX, or the weights where `register.format` says so
     tags: Mapping[str, str]
     run_id: str | None
     trained_on: frozenset[str] | None = None  # SHA-256 of training images; None: not recorded
@@ -64,7 +65,7 @@ def file_of(model: str, weights: bool = False, root: Path | None = None) -> str:
     """`model` where it names a file or a kind of network; of a model in this project's registry the
     file on this machine.
 
-    weights: what training starts from, instead of the ONNX that production loads. root: the
+    weights: what training starts from, instead of the file that production loads. root: the
     project; None: the one around the working directory.
 
     Raises:
@@ -79,11 +80,11 @@ def file_of(model: str, weights: bool = False, root: Path | None = None) -> str:
         raise ConfigError(
             f"'{model}' is no file, and registered models have no registry here: {error}"
         ) from None
-    return str(fetch_weights(model, root) if weights else fetch(model, root).onnx)
+    return str(fetch_weights(model, root) if weights else fetch(model, root).file)
 
 
 def fetch(reference: str, root: Path) -> Fetched:
-    """The version that `reference` names now, with its ONNX file.
+    """The version that `reference` names now, with its file.
 
     Raises:
         ConfigError: no reference, no such model, alias or version. WorkspaceError: the registry
@@ -94,14 +95,14 @@ def fetch(reference: str, root: Path) -> Fetched:
     with described_errors(state), patient():
         store = open_store(state)
         version = version_named(store, match["name"], match["alias"], match["version"])
-        onnx = _file(store, version, state / CACHE)
+        file = _file(store, version, state / CACHE)
     return Fetched(
         version.name,
         str(version.version),
-        onnx,
+        file,
         dict(version.tags),
         version.run_id or None,
-        _read_images(onnx.with_name(TRAINING_IMAGES)),
+        _read_images(file.with_name(TRAINING_IMAGES)),
     )
 
 
@@ -271,8 +272,8 @@ def _read_images(file: Path) -> frozenset[str] | None:
 def _file(store: Store, version: Any, cache: Path) -> Path:
     from mlflow.artifacts import download_artifacts
 
-    wanted = version.tags.get("onnx_sha256", "")
-    kept = cache / wanted / "model.onnx"
+    wanted = version.tags.get(DIGEST_TAG, "")
+    kept = cache / wanted / f"model{find_format(version.tags.get(FORMAT_TAG, ONNX)).suffix}"
     if wanted and kept.is_file() and sha256_file(kept) == wanted:
         return kept
     cache.mkdir(parents=True, exist_ok=True)
@@ -282,14 +283,14 @@ def _file(store: Store, version: Any, cache: Path) -> Path:
                 artifact_uri=version.source, dst_path=scratch, tracking_uri=store.uri
             )
         )
-        found = sorted(folder.rglob("*.onnx"))
+        found = sorted(folder.rglob(f"*{kept.suffix}"))
         digests = {sha256_file(path): path for path in found}
         if wanted not in digests:
+            there = ", ".join(digest[:12] for digest in digests) or f"no {kept.suffix} file"
             raise WorkspaceError(
                 f"{version.name} version {version.version}: the registry's file is not the one "
-                f"that was registered (expected SHA-256 {wanted[:12] or 'none'}, found "
-                f"{', '.join(d[:12] for d in digests) or 'no ONNX file'}). Do not use it; register "
-                "the model again."
+                f"that was registered (expected SHA-256 {wanted[:12] or 'none'}, found {there}). "
+                "Do not use it; register the model again."
             )
         kept.parent.mkdir(exist_ok=True)
         for name in (TRAINING_IMAGES, IMAGE_LIST):

@@ -148,13 +148,16 @@ class Detector(mlflow.pyfunc.PythonModel):
             batch = np.concatenate(
                 (batch, np.zeros((self.fixed_batch - len(batch), *batch.shape[1:]), self.type))
             )
-        outputs = self.session.run(["boxes", "scores"], {self.input.name: batch})
-        boxes, scores = (each.astype(np.float32) for each in outputs)
+        boxes, scores = (each.astype(np.float32) for each in self.run(batch))
         settings = {"conf": conf, "iou": iou, "max_det": max_det, "wanted": classes}
         return [
             self.detections(boxes[i], scores[i], image.shape[:2], places[i], **settings)
             for i, image in enumerate(images)
         ]
+
+    def run(self, batch):
+        """Boxes (B, N, 4) and scores (B, N, classes) of images (B, 3, h, w) RGB in [0, 1]."""
+        return self.session.run(["boxes", "scores"], {self.input.name: batch})
 
     def detections(self, boxes, scores, shape, place, conf, iou, max_det, wanted=()):
         """Boxes (N, 4) and scores (N, classes) of one image to its detections, in pixels of the

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ from engine.errors import ConfigError, WorkspaceError
 from engine.project.environment import state_root
 from engine.project.lock_holders import LOCKED, describe_lock
 from engine.project.redaction import hide
-from engine.registry.candidate import DEFAULTS, Candidate, Registration
+from engine.registry.candidate import (
+    DEFAULTS,
+    DIGEST_TAG,
+    FORMAT_TAG,
+    ONNX,
+    WEIGHTS,
+    Candidate,
+    Registration,
+)
 from engine.registry.history import entries
 from engine.registry.image_list import IMAGE_LIST
 from engine.registry.version_description import MODEL_DESCRIPTION, describe_version, show_history
@@ -37,21 +46,25 @@ from engine.tracking.mlflow_client import (
     tracking_uri,
 )
 from engine.tracking.mlflow_links import run_url, ui_base
-from engine.tracking.mlflow_recorder import DESCRIPTION, WEIGHTS, Recorder
+from engine.tracking.mlflow_recorder import DESCRIPTION, Recorder
+from engine.tracking.mlflow_recorder import WEIGHTS as WEIGHTS_TAG
 from engine.tracking.run_description import describe as describe_run
 from engine.tracking.sender import sender_of
 from engine.tracking.stage_run import StageRun
 from engine.tracking.stage_runs import attachment
 
-REQUIREMENTS = (
-    "onnxruntime",
-    "numpy",
-    "opencv-python-headless",
-)  # of the registered model, besides MLflow
+# Of the registered model, besides MLflow.
+REQUIREMENTS = {
+    ONNX: ("onnxruntime", "numpy", "opencv-python-headless"),
+    WEIGHTS: ("detectflow", "torch", "numpy", "opencv-python-headless"),
+}
 # beside a version's model: SHA-256 of each image it was trained on, a line each
 TRAINING_IMAGES = "training_images.txt"
 REPORT = "report"  # folder among the artifacts, with the page and the model card of a version
-CODE = Path(__file__).with_name("pyfunc_model.py")
+CODE = {
+    ONNX: Path(__file__).with_name("pyfunc_model.py"),
+    WEIGHTS: Path(__file__).with_name("pyfunc_weights.py"),
+}
 
 
 def register(candidate: Candidate, params: Params, root: Path, track: bool = True) -> Registration:
@@ -140,7 +153,7 @@ def _run_of(
     """The run of these weights. Where there is none and `track` is on, one is made from the reports
     at hand.
     """
-    found = store.find_run(WEIGHTS, weights_sha256)
+    found = store.find_run(WEIGHTS_TAG, weights_sha256)
     if found is not None or not track:
         return found.info.run_id if found else None
     run = StageRun("register", params, root)
@@ -162,7 +175,7 @@ def _find(store: Store, candidate: Candidate) -> str | None:
     versions = [
         v
         for v in store.client.search_model_versions(query)
-        if v.tags.get("onnx_sha256") == candidate.onnx_sha256
+        if v.tags.get(DIGEST_TAG) == candidate.onnx_sha256
     ]
     return max((str(v.version) for v in versions), key=int, default=None)
 
@@ -209,8 +222,9 @@ def _create(store: Store, candidate: Candidate, experiment: str, run_id: str | N
 def save_pyfunc(
     candidate: Candidate, folder: Path, model_id: str | None = None, run_id: str | None = None
 ) -> None:
-    """Write the MLflow model folder: our `pyfunc_model.py`, the ONNX file, signature,
-    input example, pinned requirements.
+    """Write the MLflow model folder: our `pyfunc_model.py` and the ONNX file, or
+    `pyfunc_weights.py`, the weights and the user's modules; signature, input example, pinned
+    requirements.
     """
     import mlflow
     import pandas
@@ -239,22 +253,39 @@ def save_pyfunc(
         if candidate.example
         else None
     )
-    mlflow.pyfunc.save_model(
-        str(folder),
-        mlflow_model=Model(
-            artifact_path="model", run_id=run_id, model_id=model_id, metadata=dict(candidate.facts)
-        ),
-        python_model=str(CODE),
-        artifacts={"onnx": str(candidate.onnx)},
-        pip_requirements=[f"{package}=={metadata.version(package)}" for package in REQUIREMENTS],
-        signature=signature,
-        input_example=example,
-    )
+    packages = (*REQUIREMENTS[candidate.format], *candidate.packages)
+    with _travelling(candidate.code) as code:
+        mlflow.pyfunc.save_model(
+            str(folder),
+            mlflow_model=Model(
+                artifact_path="model",
+                run_id=run_id,
+                model_id=model_id,
+                metadata=dict(candidate.facts),
+            ),
+            python_model=str(CODE[candidate.format]),
+            artifacts={candidate.format: str(candidate.file)},
+            code_paths=code or None,
+            pip_requirements=[f"{package}=={metadata.version(package)}" for package in packages],
+            signature=signature,
+            input_example=example,
+        )
     if candidate.training_images:
         images = "".join(f"{sha256}\n" for sha256 in sorted(candidate.training_images))
         (folder / TRAINING_IMAGES).write_text(images, encoding="ascii")
     if candidate.image_list:
         (folder / IMAGE_LIST).write_text(candidate.image_list, encoding="ascii", newline="")
+
+
+@contextlib.contextmanager
+def _travelling(code: Mapping[str, Path]) -> Iterator[list[str]]:
+    """The user's modules in a folder of their own, as MLflow copies them: its entries."""
+    with tempfile.TemporaryDirectory(prefix="detectflow-") as scratch:
+        for place, file in code.items():
+            copy = Path(scratch, place)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+        yield [str(entry) for entry in sorted(Path(scratch).iterdir())]
 
 
 def _tags(candidate: Candidate) -> dict[str, str]:
@@ -268,7 +299,8 @@ def _tags(candidate: Candidate) -> dict[str, str]:
         "split_digest": measured.data_digest,
         "class_hash": measured.class_hash,
         "weights_sha256": measured.weights_sha256,
-        "onnx_sha256": candidate.onnx_sha256,
+        DIGEST_TAG: candidate.onnx_sha256,
+        FORMAT_TAG: candidate.format,
         **{
             f"threshold.{name}": "of each class" if value is None else str(value)
             for name, value in candidate.thresholds.items()
@@ -314,7 +346,7 @@ def _link_metrics(client: Any, candidate: Candidate, run_id: str, model_id: str)
 def _tell_run(client: Any, run_id: str, candidate: Candidate, registered: str) -> None:
     """The run of the weights says as what they are registered."""
     client.set_tag(run_id, "registered", registered)
-    client.set_tag(run_id, "onnx_sha256", candidate.onnx_sha256)
+    client.set_tag(run_id, DIGEST_TAG, candidate.onnx_sha256)
     for file in candidate.files:
         if file.is_file():  # under a name that the UI shows as text
             client.log_text(run_id, file.read_text(encoding="utf-8"), f"code/{file.name}.yaml")

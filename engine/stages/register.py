@@ -1,5 +1,5 @@
-"""Stage register: the exported ONNX becomes a version in the MLflow registry, and champion if the
-gates say so after both were measured.
+"""Stage register: the exported ONNX, or the weights where `register.format` says so, becomes a
+version in the MLflow registry, and champion if the gates say so after both were measured.
 
 The same weights in the same file are registered once; running the stage again without new evidence
 changes nothing.
@@ -48,7 +48,7 @@ def run(
     and `model_card.md`.
 
     Raises:
-        ConfigError: no ONNX was exported, or there is no such metric or gate.
+        ConfigError: the file was not exported, or there is no such metric or gate.
         WorkspaceError: reports and weights do not belong together; the registry cannot be reached.
         DataError: nothing to compare on.
     """
@@ -78,7 +78,7 @@ def run(
         "champion_version": int(outcome.before) if outcome.before else None,
         "weights_sha256": candidate.measured.weights_sha256,
         "onnx_sha256": candidate.onnx_sha256,
-        "latency": _latency(candidate.onnx),
+        "latency": _latency(candidate.file),
         "run_id": done.run_id,
         "experiment_id": done.experiment_id,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,13 +91,13 @@ def run(
     return summary
 
 
-def _latency(onnx: Path) -> dict[str, Any] | None:
+def _latency(file: Path) -> dict[str, Any] | None:
     from engine.export.latency import measure_latency
 
     try:
-        return measure_latency(onnx)
+        return measure_latency(file)
     except EngineError as error:  # it was run by the comparison; this is for readers only
-        log.warning("the latency of %s could not be measured: %s", onnx, error)
+        log.warning("the latency of %s could not be measured: %s", file, error)
         return None
 
 
@@ -161,7 +161,7 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     from engine.detect.operating_point import point_in
     from engine.model_formats.metadata import decode_meta
     from engine.model_formats.table import header_of
-    from engine.registry.candidate import Candidate, Measured
+    from engine.registry.candidate import WEIGHTS, Candidate, Measured
     from engine.registry.image_list import as_text, images_of
     from engine.tracking import run_metadata
     from engine.tracking.model_name import registered_name
@@ -176,15 +176,16 @@ def make_candidate(params: Params, layout: Layout) -> Any:
                 f"({str(report.get('weights_sha256'))[:12]}) than those of the last training "
                 f"({weights[:12]}). Run stage {stage} again: `detectflow run`."
             )
-    onnx = exported.get("files", {}).get("onnx")
-    if onnx is None:
+    kind = params.register_.format
+    written = exported.get("files", {}).get(kind)
+    if written is None:
         formats = ", ".join(params.export.formats)
         raise ConfigError(
-            "the registered model is the ONNX file, and params.yaml has export.formats: "
-            f"[{formats}]. Add onnx there and run again."
+            f"the registered model is the {kind} file (register.format), and params.yaml has "
+            f"export.formats: [{formats}]. Add {kind} there and run again."
         )
-    path = layout.root / onnx["file"]
-    digest = _checked(path, onnx["sha256"])
+    path = layout.root / written["file"]
+    digest = _checked(path, written["sha256"])
     meta = decode_meta(header_of(path), path)
     metric, split = params.register_.metric, str(validated.get("split", "test"))
     if metric not in METRICS:
@@ -216,8 +217,10 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     }
     return Candidate(
         name=registered_name(params, layout.root),
-        onnx=path,
+        file=path,
         onnx_sha256=digest,
+        format=kind,
+        **(_what_it_needs(layout) if kind == WEIGHTS else {}),
         measured=measured,
         metrics=run_metadata.metrics_of(
             {k: v for k, v in validated.items() if k.startswith("metrics/")}, split
@@ -237,16 +240,33 @@ def make_candidate(params: Params, layout: Layout) -> Any:
     )
 
 
-def _class_hash(onnx: Path, meta: Mapping[str, Any], of_data: str, layout: Layout) -> str:
+def _what_it_needs(layout: Layout) -> dict[str, Any]:
+    """Code that builds the network where its weights are served: libraries, and the user's modules
+    by their path among imports; as stage `code` found it for the export.
+    """
+    from engine.stages.own_code import find_own
+
+    found = read_json(layout.code("export"), "code")
+    code = {}
+    for module in found.get("own") or {}:
+        if file := find_own(module, layout.root):
+            parts = module.split(".")
+            is_package = file.name == "__init__.py" and file.parent.name == parts[-1]
+            end = "/__init__.py" if is_package else ".py"
+            code["/".join(parts) + end] = file
+    return {"packages": tuple(found.get("packages") or ()), "code": code}
+
+
+def _class_hash(file: Path, meta: Mapping[str, Any], of_data: str, layout: Layout) -> str:
     """What the model's numbers mean, as its own file says, where that is what the data say too."""
     if "needs_nms" not in meta:  # its outputs are others than the registered model reads
         raise WorkspaceError(
-            f"{onnx}: exported by an older version. Run stage export again: `detectflow run`."
+            f"{file}: exported by an older version. Run stage export again: `detectflow run`."
         )
     of_model = str(meta.get("class_hash", ""))
     if of_model and of_data and of_model != of_data:
         raise WorkspaceError(
-            f"{onnx}: its classes have hash {of_model}, those of {layout.prepared} have {of_data}: "
+            f"{file}: its classes have hash {of_model}, those of {layout.prepared} have {of_data}: "
             "the data were prepared again since it was trained. Run all stages: `detectflow run`."
         )
     return of_model or of_data

@@ -52,6 +52,53 @@ def test_it_trains_resumes_to_the_bit_and_needs_its_folder_no_more(start, tmp_pa
     assert "train/loss_vfl" in header and "train/dn_loss" in header and "lr/weight x 0.1" in header
 
 
+def test_rf_detr_trains_with_each_term_in_a_column_and_its_file_agrees(tiny, tmp_path, squares):
+    hf_networks.save(tmp_path / "network", "rf_detr", ("blue", "cat"))
+    start = tiny(model=f"hf:{tmp_path / 'network'}", imgsz=64, epochs=2)
+    result = DetectionTrainer(overrides=start).train()
+    columns = (result.save_dir / "results.csv").read_text().splitlines()[0].split(",")
+    terms = ("loss_ce", "loss_bbox", "loss_giou", "aux_loss", "cardinality_error")
+    assert {f"{kind}/{term}" for kind in ("train", "val") for term in terms} <= set(columns)
+    assert export(result.last, "onnx", tmp_path / "out", data=squares).check["images"] > 1
+    with pytest.raises(ConfigError, match="takes squares only: try 64 or 96"):
+        DetectionTrainer(overrides=start | {"imgsz": (64, 96), "data": "nowhere.yaml"}).train()
+
+
+class Growing:
+    """A made-up GPU of 100 units, of which each image that was measured takes ten."""
+
+    def __init__(self):
+        self.images = 0
+
+    def capacity_bytes(self):
+        return 10**12
+
+    def start(self):
+        self.images = 0
+
+    def peak_bytes(self):
+        return self.images * 10**10
+
+
+def test_the_batch_is_found_by_steps_that_leave_no_trace_or_a_number_is_asked_for(start, caplog):
+    with pytest.raises(ConfigError, match="computes on a CPU: give a number, for example batch=16"):
+        DetectionTrainer(overrides=start(batch=-1, name="cpu")).train()
+
+    class Measured(DetectionTrainer):
+        def probe_batch(self, batch):
+            self.meter.images = len(batch["img"])
+            return super().probe_batch(batch)
+
+    with caplog.at_level(logging.INFO, logger="detectflow"):
+        found = Measured(overrides=start(batch=-1, name="found"))
+        found.meter = Growing()
+        weights = found.train().last
+    assert "auto batch: " in caplog.text
+    given = DetectionTrainer(overrides=start(batch=found.batch_size, name="given")).train().last
+    one, other = (load_checkpoint(path).weights for path in (weights, given))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_the_recipe_is_written_down_and_a_given_value_stays(start):
     trainer = DetectionTrainer(overrides=start(clip_norm=3.0))
     assert (trainer.args.clip_norm, trainer.args.optimizer) == (3.0, "AdamW")

@@ -55,7 +55,7 @@ def test_whoever_sums_up_a_model_shows_it(tmp_path):
     assert "| AR-toy&emsp; | 0.500 |" in describe({}, by_name, {})
     candidate = Candidate(
         name="detector",
-        onnx=tmp_path / "best.onnx",
+        file=tmp_path / "best.onnx",
         onnx_sha256="",
         measured=Measured("metrics/mAP50-95", 0.25, "test", ""),
         metrics=by_name,

@@ -25,7 +25,7 @@ licence: test
 """
 
 
-@pytest.mark.parametrize("kind", ["d_fine", "rt_detr_v2", "detr"])
+@pytest.mark.parametrize("kind", ["d_fine", "rt_detr_v2", "rf_detr", "detr"])
 def test_two_processes_train_and_resume(kind, tmp_path):
     hf_networks.save(tmp_path / "network", kind)
     (tmp_path / "digits.yaml").write_text(DIGITS)
