@@ -78,6 +78,7 @@ class Detector:
         self.predictor: Any = None  # of the last `predict`
         self.metrics: ValidationMetrics | None = None  # of the last `val`
         self._callbacks: list[tuple[str, Callable[[Any], None]]] = []
+        self._published: Path | None = None  # the weights, where the name stands for such
         self._device: str | None = None  # what `to` said
         self._fused = False
         self._kept = Kept()
@@ -304,6 +305,7 @@ class Detector:
         is changed in it counts there; `save` writes it. Of an exported file its path as text. Of a
         name without weights a new network with fresh weights for 80 classes; `train` makes its own.
         """
+        self._take_published()
         if self.weights is None:
             return self._fresh()
         if not self._is_weights():
@@ -396,7 +398,7 @@ class Detector:
         from engine.models.registry import family_of
 
         meta, _ = read_weights(weights)
-        if self.weights is None:
+        if self.weights is None or self.weights == self._published:
             family = family_of(self.source)
             wanted = family.spec(self.source, DetectionTrainConfig(model=self.source))
             found = family_of_meta(meta, weights)
@@ -461,7 +463,15 @@ class Detector:
 
     def _start(self) -> str:
         """What a training begins with: the weights, or the name of a network."""
-        return self.source if self.weights is None else str(self.weights)
+        is_named = self.weights is None or self.weights == self._published
+        return self.source if is_named else str(self.weights)
+
+    def _take_published(self) -> None:
+        """Of `hf:ORG/NAME` and the like the published weights, as they are."""
+        from engine.detect.import_weights import published_file
+
+        if self.weights is None:
+            self.weights = self._published = published_file(self.source)
 
     def _own_device(self) -> dict[str, str]:
         return {} if self._device is None else {"device": self._device}
@@ -499,6 +509,7 @@ class Detector:
         """The weights. ConfigError: there are none; or, unless `changed` is welcome, the network in
         memory is no longer theirs.
         """
+        self._take_published()
         if self.weights is None:
             raise ConfigError(
                 f"{verb}: '{self.source}' has no weights yet; call train() first, or "

@@ -230,13 +230,13 @@ def _schema(file: str | None, root: Path | None, dataset: str) -> Any:
 
 def _ask_model(weights: str, device: str, found: Any, findings: Any) -> None:
     """Findings `label_error`: what a trained model sees in the images, beside their labels."""
+    from engine.cli.modes import model_file
     from engine.datasets.label_errors import LEAST_SCORE, LabelErrors
     from engine.detect import DetectionPredictor
-    from engine.registry.fetch import file_of
 
     predictor = DetectionPredictor(
         {
-            "model": file_of(weights),
+            "model": model_file(weights),
             "device": device,
             "conf": LEAST_SCORE,
             "save": False,

@@ -25,7 +25,7 @@ detectflow MODE key=value ...      retrain object detectors, and know what came 
   check     what is wrong with a dataset: a table, a page with images
   convert   a labelled dataset in another format
   models    networks to train, and published weights to start from
-  import    weights that another tool wrote
+  import    weights that another tool wrote, or published ones, as a weight file
   diff      what changed between two versions of a dataset
   tasks     what is worth labelling or relabelling next, for CVAT or Label Studio
   trace     what a model or an image comes from, and what came of it
@@ -190,6 +190,7 @@ weights, the smallest input side, the memory of a training batch of 16 at 640 px
   detectflow train model=hf:ustc-community/dfine-nano-coco data=data/digits.yaml""",
     "import": """\
 detectflow import FILE family=yolov8 licence=NAME [names=[...]] [imgsz=SIDE] [out=FILE.pt]
+detectflow import hf:ORG/NAME[@REVISION] [accept_licence=NAME] [imgsz=SIDE] [out=FILE.pt]
 
 Writes a detector of the YOLOv8 family that another tool trained as a weight file of this project, to start from, to measure, to
 export. The file is read as tensors and plain data: nothing of it is run, and its package need not be installed. Layers are found
@@ -201,6 +202,11 @@ weights, and with every model that is trained from them.
   imgsz=640          the input side it was trained for, where the file does not say
   out=models/NAME.pt a file that does not exist yet
 
+The second form writes published weights (hf:, torchvision:NAME@WEIGHTS) with all their classes, untrained here: to predict with,
+to export, to measure on your images before you train.
+
+  detectflow import hf:ustc-community/dfine-nano-coco
+  detectflow predict model=models/dfine-nano-coco.pt source=images/
   detectflow import ~/old/best.pt family=yolov8 licence=AGPL-3.0
   detectflow train model=models/best.pt data=data/digits.yaml""",
     "diff": """\

@@ -105,9 +105,8 @@ def val(argv: Sequence[str]) -> int:
     from engine.detect.choose_point import settle_point
     from engine.detect.report_point import report_point
     from engine.detect.validator import validator_class_of
-    from engine.registry.fetch import file_of
 
-    named, extra["model"] = extra["model"], file_of(str(extra["model"]))
+    named, extra["model"] = extra["model"], model_file(str(extra["model"]))
 
     with _own(Path(extra["project"]) / extra["name"]) as folder:
         validator = validator_class_of(extra["model"])(config=config, save_dir=folder)
@@ -174,12 +173,11 @@ def _find(mode: str, schema: type[PredictConfig], argv: Sequence[str]) -> int:
     _prepare()
     from engine.cli.progress import prediction_bar
     from engine.detect import DetectionPredictor
-    from engine.registry.fetch import file_of
 
     if mode == "track":
         from engine.detect.predictor import TrackingPredictor as DetectionPredictor
 
-    given["model"] = file_of(config.model)
+    given["model"] = model_file(config.model)
 
     images = boxes = code = 0
     objects: set[tuple[Any, int]] = set()  # (video, number)
@@ -208,12 +206,15 @@ def export(argv: Sequence[str]) -> int:
     extra = take(given, "export", EXPORT_EXTRA, ExportConfig)
     config = ExportConfig.build(given, "export")
     _prepare()
+    from engine.detect.import_weights import is_published
     from engine.export import export as write
-    from engine.registry.fetch import file_of
-    from engine.stages.places import export_folder
+    from engine.stages.places import EXPORTS, export_folder
 
-    weights = Path(file_of(str(extra["model"]), weights=True))
-    folder = export_folder(weights, extra["folder"])
+    weights = Path(model_file(str(extra["model"]), weights=True))
+    asked = extra["folder"]
+    if asked is None and is_published(str(extra["model"])):
+        asked = EXPORTS  # not into the cache
+    folder = export_folder(weights, asked)
     data = Path(extra["data"]) if extra["data"] else None
     for name in [extra["format"]] if extra["format"] else config.formats:
         report = write(weights, str(name), folder, settings=config, data=data)
@@ -223,6 +224,16 @@ def export(argv: Sequence[str]) -> int:
         )
         print(f"{_short(report.path)}   {checks}")
     return 0
+
+
+def model_file(model: str, weights: bool = False) -> str:
+    """As `engine.registry.fetch.file_of`; of a name of published weights they, as a weight file."""
+    from engine.detect.import_weights import is_published, published_file
+    from engine.registry.fetch import file_of
+
+    if is_published(model) and (found := published_file(model)):
+        return str(found)
+    return file_of(model, weights)
 
 
 def _prepare() -> None:

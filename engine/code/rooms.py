@@ -117,7 +117,7 @@ IDLE: dict[str, dict[str, str]] = {
 # does not: what they alone import is none of its code.
 OF_TRAINING = {
     *("check_start", "class_rows", "criterion", "default_lr", "pretrain", "transfer"),
-    *("start", "origin", "recipe", "hub_names", "read_foreign"),
+    *("start", "origin", "published", "recipe", "hub_names", "read_foreign"),
 }
 OF_EXPORT = {"can_export", "export_module", "fuse"}
 OF_NETWORK = {"build", "candidates", "forward", "has_loss", "losses", "spec", "spec_of"}

@@ -23,16 +23,16 @@ def read_candidates(preds: Any, classes: int, first_label: int = 1) -> Candidate
     Raises:
         TrainingError: something else; says what, and the method to override.
     """
-    for family in built_in():
-        if family.reads(preds):
-            return family.candidates(preds)
-    if isinstance(preds, (tuple, list)) and len(preds) == 2 and _is_pair(*preds):
+    if type(preds) in (tuple, list) and len(preds) == 2 and _is_pair(*preds):
         boxes, scores = preds
         if scores.shape[-1] != classes:
             raise TrainingError(
                 f"the network gives scores for {scores.shape[-1]} classes, and there are {classes}"
             )
         return boxes.float(), scores.float()
+    for family in built_in():
+        if family.reads(preds):
+            return family.candidates(preds)
     if isinstance(preds, Sequence) and all(
         isinstance(one, Mapping) and {"boxes", "scores", "labels"} <= set(one) for one in preds
     ):

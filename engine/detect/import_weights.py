@@ -1,4 +1,4 @@
-"""Weights that another tool wrote, as a weight file of this project."""
+"""Weights that another tool wrote, or published ones, as a weight file of this project."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.config import DetectionTrainConfig
 from engine.core.checkpoint import Checkpoint, save_checkpoint
 from engine.detect.model_io import model_meta
 from engine.errors import ConfigError, WorkspaceError
 from engine.files import sha256_file
 from engine.models.family import Family
+from engine.models.hub.files import PREFIX as HUB
+from engine.models.hub.files import cache_dir, folder_of, source_of
 from engine.models.hub.origins import KEY as ORIGINS
 from engine.models.hub.origins import origin_of
-from engine.models.registry import families
+from engine.models.hub.torchvision_weights import PREFIX as TORCHVISION
+from engine.models.registry import families, family_of
+from engine.version import __version__
 
 SIDE_PX = 640  # where the file does not say for which size it was trained
 
@@ -26,6 +31,7 @@ class Imported(NamedTuple):
     names: tuple[str, ...]
     imgsz: tuple[int, int]  # (h, w) pixels
     is_assumed: bool  # nobody said which size
+    licence: str  # of the weights
 
 
 def import_weights(
@@ -75,7 +81,71 @@ def import_weights(
     meta = model_meta(reader, found.spec, str(found.spec["name"]), classes, (side, side), "")
     save_checkpoint(Checkpoint({**meta, ORIGINS: [origin]}, network.state_dict()), out)
     is_assumed = not (imgsz or found.imgsz)
-    return Imported(out, str(found.spec["name"]), classes, (side, side), is_assumed)
+    return Imported(out, str(found.spec["name"]), classes, (side, side), is_assumed, licence)
+
+
+def import_published(
+    model: str,
+    out: Path,
+    imgsz: int | None = None,
+    accept_licence: str | None = None,
+) -> Imported:
+    """Write the network of published weights, `hf:ORG/NAME` or `torchvision:NAME@WEIGHTS`, with all
+    its classes as the checkpoint `out`; nothing is trained.
+
+    imgsz: pixels; None: those its page says, or 640. accept_licence: as train.accept_licence.
+
+    Raises:
+        ConfigError: a name without weights, no such page, a size it cannot take, a licence that
+            nobody accepted. WorkspaceError: the files cannot be had; `out` is there already, or
+            cannot be written.
+    """
+    family = family_of(model)
+    found = family.published(model)
+    if found is None:
+        raise ConfigError(f"import: {model} names a network without weights: `detectflow models`")
+    if out.exists():
+        raise WorkspaceError(f"import: {out} is there already. Give another out=FILE.pt")
+    if not found.names:
+        raise ConfigError(
+            f"import: {model} does not name its classes (id2label in its config.json)"
+        )
+    side = imgsz or found.imgsz or SIDE_PX
+    config = DetectionTrainConfig(model=model, imgsz=side, accept_licence=accept_licence)
+    spec = family.spec(model, config)
+    family.check_size(spec, (side, side))
+    network = family.build(spec, len(found.names))
+    family.start(network, spec, found.names)
+    origin = family.origin(spec)
+    meta = model_meta(family, spec, model, found.names, (side, side), "")
+    origins = [] if origin is None else [origin]
+    save_checkpoint(Checkpoint({**meta, ORIGINS: origins}, network.state_dict()), out)
+    is_assumed = not (imgsz or found.imgsz)
+    licence = str((origin or {}).get("licence", "unknown"))
+    return Imported(out, model, found.names, (side, side), is_assumed, licence)
+
+
+def short_name(model: str) -> str:
+    """`hf:ORG/NAME@REVISION` -> NAME."""
+    return model.rstrip("/").rpartition("/")[2].rpartition(":")[2].partition("@")[0]
+
+
+def is_published(model: str) -> bool:
+    """Whether `model` is a name that may stand for published weights."""
+    return model.startswith((HUB, TORCHVISION))
+
+
+def published_file(model: str) -> Path | None:
+    """The weight file of published weights as they are, made once and kept in the cache; None where
+    the name stands for none. Raises as `import_published` does.
+    """
+    family = family_of(model)
+    if family.published(model) is None:
+        return None
+    digest = source_of(folder_of(model))["digest"]
+    folder = cache_dir() / "published" / f"{digest[:16]}-{__version__}"
+    path = folder / f"{short_name(model)}.pt"
+    return path if path.is_file() else import_published(model, path).path
 
 
 def _reader(name: str) -> Family:

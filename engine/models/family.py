@@ -53,6 +53,13 @@ class Foreign(NamedTuple):
     state: Mapping[str, Tensor]  # float32, under the names of `Family.build`
 
 
+class Published(NamedTuple):
+    """What published weights know, as their page says it."""
+
+    names: tuple[str, ...]  # of the classes, by column; () where nobody says
+    imgsz: int | None  # the side they were trained for, pixels
+
+
 class Family(ABC):
     """One kind of network. Has no state: what differs between two networks is in their `Spec`."""
 
@@ -119,6 +126,14 @@ class Family(ABC):
 
         Raises:
             ConfigError: they cannot be read.
+        """
+        return None
+
+    def published(self, model: str) -> Published | None:
+        """What the weights know that `start` begins with; None where the name stands for none.
+
+        Raises:
+            ConfigError, WorkspaceError: they cannot be had.
         """
         return None
 

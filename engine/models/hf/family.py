@@ -18,6 +18,7 @@ from engine.models.family import (
     Candidates,
     Criterion,
     Family,
+    Published,
     Spec,
     refuse_yolov8s,
 )
@@ -82,6 +83,10 @@ class HfFamily(Family):
     def start(self, module: nn.Module, spec: Spec, names: Sequence[str]) -> Transfer | None:
         folder = read_folder(folder_of(spec["name"]))
         return self.transfer(module, read_state(folder), folder.names, names, spec)
+
+    def published(self, model: str) -> Published | None:
+        folder = read_folder(folder_of(model))
+        return Published(folder.names, folder.imgsz)
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
         refuse_yolov8s(config, f"{spec['name']} of {file}")

@@ -32,6 +32,7 @@ class ModelFolder:
     names: tuple[str, ...]  # of the classes it was trained with
     mean: tuple[float, ...]  # per channel, of RGB in [0, 1]
     std: tuple[float, ...]
+    imgsz: int | None  # the side its processor resizes images to, pixels
 
 
 def read_folder(path: Path) -> ModelFolder:
@@ -62,8 +63,9 @@ def read_folder(path: Path) -> ModelFolder:
             "`model.save_pretrained(folder)`"
         )
     names = config.get("id2label") or {}
-    mean, std = _normalisation(path / PROCESSOR)
-    return ModelFolder(path, config, _names(names, path), mean, std)
+    said = _json(path / PROCESSOR) if (path / PROCESSOR).is_file() else {}
+    mean, std = _normalisation(said, path / PROCESSOR)
+    return ModelFolder(path, config, _names(names, path), mean, std, _side(said.get("size")))
 
 
 def read_state(folder: ModelFolder) -> dict[str, Tensor]:
@@ -103,9 +105,18 @@ def _names(by_number: Mapping[str, str], path: Path) -> tuple[str, ...]:
     return tuple(numbers[i] for i in range(len(numbers)))
 
 
-def _normalisation(file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _side(size: Any) -> int | None:
+    """{"height": 640, "width": 640}, or {"shortest_edge": 800, "longest_edge": 1333}."""
+    values = size if isinstance(size, Mapping) else {}
+    sides = [values[k] for k in ("height", "width", "shortest_edge") if k in values]
+    is_said = sides and all(isinstance(each, int) and each > 0 for each in sides)
+    return max(sides) if is_said else None
+
+
+def _normalisation(
+    said: Mapping[str, Any], file: Path
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) per channel; images here are in [0, 1] already."""
-    said = _json(file) if file.is_file() else {}
     if not said.get("do_normalize"):
         return NOT_NORMALISED
     mean, std = said.get("image_mean", MEAN), said.get("image_std", STD)

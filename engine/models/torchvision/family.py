@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError, nearest
 from engine.models.detections import padded
-from engine.models.family import Candidates, Criterion, Family, Spec, refuse_yolov8s
+from engine.models.family import Candidates, Criterion, Family, Published, Spec, refuse_yolov8s
 from engine.models.hub.files import WEIGHTS, folder_of, name_of, source_of
 from engine.models.hub.origins import Origin, origin_of
 from engine.models.hub.torchvision_weights import class_names
@@ -80,10 +80,14 @@ class TorchvisionFamily(Family):
             return None
         reference = name_of(spec["source"])
         state = load_file(folder_of(reference) / WEIGHTS)
-        given = class_names(*reference.split("@"))
-        # A head without a column for the background counts torchvision's first class as one.
-        old = given[NETWORKS[_name(spec)].background :]
-        return self.transfer(module, state, old, names, spec)
+        return self.transfer(module, state, _classes(reference), names, spec)
+
+    def published(self, model: str) -> Published | None:
+        if "@" not in model:
+            return None
+        reference = name_of(source_of(folder_of(model)))
+        native = re.search(r"300|320", reference)  # the size is in the name where it is fixed
+        return Published(_classes(reference), int(native[0]) if native else None)
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:
         refuse_yolov8s(config, f"{spec['name']} of {file}")
@@ -159,6 +163,12 @@ class SumOfLosses(Criterion):
                 preds = detector.losses(preds, image_targets(batch, detector.network.background))
             items = torch.stack([preds[name].float() for name in self.names])
             return items.sum(), items.detach()
+
+
+def _classes(reference: str) -> tuple[str, ...]:
+    """By column. A head without one for the background counts torchvision's first class as one."""
+    network, word = reference.split("@")
+    return class_names(network, word)[NETWORKS[network.removeprefix(PREFIX)].background :]
 
 
 def _name(spec: Spec) -> str:

@@ -124,6 +124,17 @@ def load_pretrained(
             f"tensors are missing or of another shape, first {first} ({found}); is it another "
             f"network's file? A state dict of torchvision.models.{backbone.name} is expected"
         )
+    from torchvision.models import get_model
+
+    with torch.device("meta"):
+        whole = get_model(backbone.name, weights=None).state_dict()
+    further = [name for name in state if name not in whole]
+    if further:  # resnet34's file has all that resnet18 asks for
+        raise CheckpointError(
+            f"pretrained: {source} does not fit {backbone.name}: {len(further)} of its tensors "
+            f"have no place there, first {further[0]}; is it another network's file? A state dict "
+            f"of torchvision.models.{backbone.name} is expected"
+        )
     backbone.body.load_state_dict(fitting, strict=False)
     return origin
 

@@ -6,6 +6,7 @@ colours are normalised as its own data configuration says.
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from types import ModuleType
@@ -18,6 +19,7 @@ from engine.errors import CheckpointError, ConfigError, nearest
 
 PREFIX = "timm:"
 STRIDES = (8, 16, 32)
+OPTIONAL = "num_batches_tracked"  # files older than PyTorch 0.4.1 lack it
 PROBED_PX = (64, 96)  # (h, w): a network for one size of input fails there
 
 
@@ -45,21 +47,54 @@ class TimmBackbone(nn.Module):
         Raises:
             CheckpointError: they do not fit.
         """
+        plus_one = {name: tensor + 1 for name, tensor in state.items()}
         try:
-            # timm renames what older files call otherwise, and leaves the classifier out.
-            donor = _create(
-                self.name,
-                out_indices=_looked_at(self.name)[0],
-                pretrained=True,
-                pretrained_cfg_overlay={"state_dict": state, "custom_load": False},
-            )
+            donor, other = self._filled_by(state), self._filled_by(plus_one)
         except (RuntimeError, KeyError, ValueError, IndexError) as error:
-            said = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"pretrained: {source} does not fit {self.name}: {said}. Is it another network's "
-                f"file? A state dict of timm's {self.name.removeprefix(PREFIX)} is expected"
-            ) from None
-        self.body.load_state_dict(donor.state_dict())
+            raise self._misfit(source, " ".join(str(error).split())[:200]) from None
+        # timm says nothing of tensors that keep their fresh values: they are those that stay the
+        # same when every tensor of the file is another one.
+        fresh = [n for n in donor if not n.endswith(OPTIONAL) and torch.equal(donor[n], other[n])]
+        if fresh:
+            raise self._misfit(
+                source, f"{len(fresh)} of {len(donor)} tensors are missing, first {fresh[0]}"
+            )
+        whole = len(_counted(_timm().create_model(self.name.removeprefix(PREFIX)).state_dict()))
+        if len(_counted(state)) > whole:  # resnet34's file has all that resnet18 asks for
+            raise self._misfit(
+                source, f"it has {len(_counted(state))} tensors, the network only {whole}"
+            )
+        self.body.load_state_dict(donor)
+
+    def _filled_by(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The body's tensors with those of the file. timm renames what older files call otherwise,
+        and leaves the classifier out.
+        """
+        log = logging.getLogger("timm.models._builder")  # warns of every classifier left out
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # what stays fresh is the same each time
+                body = _create(
+                    self.name,
+                    out_indices=_looked_at(self.name)[0],
+                    pretrained=True,
+                    pretrained_cfg_overlay={"state_dict": dict(state), "custom_load": False},
+                )
+        finally:
+            log.setLevel(level)
+        return body.state_dict()
+
+    def _misfit(self, source: str, said: str) -> CheckpointError:
+        return CheckpointError(
+            f"pretrained: {source} does not fit {self.name}: {said}. Is it another network's "
+            f"file? A state dict of timm's {self.name.removeprefix(PREFIX)} is expected"
+        )
+
+
+def _counted(state: dict[str, Tensor]) -> list[str]:
+    return [name for name in state if not name.endswith(OPTIONAL)]
 
 
 def check(name: str) -> None:
