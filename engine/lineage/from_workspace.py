@@ -28,7 +28,7 @@ MODEL_PLACES = (
     "export/*",
     "models/start/*",
     "runs/*/weights/best.pt",
-    ".cache/models/*/*.onnx",
+    ".cache/models/*/model.*",
 )
 
 
