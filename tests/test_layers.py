@@ -33,7 +33,8 @@ FLOORS = (  # from the ground up: a room imports its own files and rooms of lowe
     {"plots", "datasets", "project"},
     {"versioning", "error_analysis"},
     {"tracking"},
-    {"detect", "registry"},
+    {"detect"},
+    {"registry"},  # a model of weights is served by what runs detectors
     {"export", "lineage", "comparison"},
     {"labelling", "report"},
     {"stages"},
