@@ -253,7 +253,9 @@ def save_pyfunc(
         if candidate.example
         else None
     )
-    packages = (*REQUIREMENTS[candidate.format], *candidate.packages)
+    packages = dict.fromkeys((*REQUIREMENTS[candidate.format], *candidate.packages))
+    # Without the local part, which says for which machine a version was built (2.11.0+cpu).
+    versions = {each: metadata.version(each).partition("+")[0] for each in packages}
     with _travelling(candidate.code) as code:
         mlflow.pyfunc.save_model(
             str(folder),
@@ -266,7 +268,7 @@ def save_pyfunc(
             python_model=str(CODE[candidate.format]),
             artifacts={candidate.format: str(candidate.file)},
             code_paths=code or None,
-            pip_requirements=[f"{package}=={metadata.version(package)}" for package in packages],
+            pip_requirements=[f"{package}=={version}" for package, version in versions.items()],
             signature=signature,
             input_example=example,
         )

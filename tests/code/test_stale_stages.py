@@ -151,6 +151,7 @@ TABLE = [
     ("what a person decides", "registry/moves.py", number(), NOTHING),
     ("tables of a comparison", "comparison/text.py", number(), NOTHING),
     ("the served model", "registry/pyfunc_model.py", number(), {"register"}),
+    ("the served weights", "registry/pyfunc_weights.py", call("run"), {"register"}),
     (
         "a function of the loss is gone",
         "models/yolov8/loss.py",

@@ -155,6 +155,7 @@ def check_folder(folder):
     lines = (folder / "requirements.txt").read_text().split()
     needed = {line.partition("==")[0] for line in lines}
     assert {"mlflow", "detectflow", "torch", "opencv-python-headless"} <= needed
+    assert len(lines) == len(needed) and "+" not in "".join(lines)
     assert "onnxruntime" not in needed and not list(folder.rglob("*.pkl"))
     code = sorted(str(each.relative_to(folder)) for each in folder.rglob("code/**/*.py"))
     assert code == ["code/shy/__init__.py", "code/shy/family.py"]
