@@ -104,11 +104,11 @@ class DetectionTrainer(BaseTrainer):
         self.add_callback("on_train_batch_end", check_output)
         self.dataset: PreparedDataset | None = None
         self.names: tuple[str, ...] = ()
-        # Of a weight file it is known when that is read.
-        self.network: Network | None = self._named_network()
-        self._take_loss_names()
         if self.args.resume:
             self._check_resumed()
+        # Of a weight file, or a damaged checkpoint of the run, it is known when that is read.
+        self.network: Network | None = self._in_last() if self._goes_on() else self._named_network()
+        self._take_loss_names()
 
     # Data -----------------------------------------------------------------------------------------
 
@@ -255,8 +255,12 @@ class DetectionTrainer(BaseTrainer):
         """
         if is_weight_file(cfg):
             return self._start_from(cfg, weights, own=None)
-        family = family_of(cfg)
-        self.network = Network(family, family.spec(cfg, self.args))
+        if weights is None or self._makes_networks():
+            family = family_of(cfg)
+            self.network = Network(family, family.spec(cfg, self.args))
+        else:  # the run's own: what the name stands for may have gone, or be another one by now
+            self.network = self._network_in_run(weights.meta)
+        family = self.network.family
         model = family.build(self.network.spec, len(self.names))
         if weights is None:
             found = [family.pretrain(model, self.args, cache_dir())]
@@ -346,10 +350,35 @@ class DetectionTrainer(BaseTrainer):
         have gone; its checkpoint holds it all.
         """
         file = self.args.model
+        if self._goes_on() and (found := self._in_last()) is not None:
+            self.network = found
+            self.network.family.check_size(self.network.spec, self.args.input_size)
+            self._take_loss_names()
+            return
         self.network = self._named_network()
         if self.network is None and (Path(file).is_file() or not self.args.resume):
             self.network = self.network_in_file(read_weights(file)[0], file)
         self._take_loss_names()
+
+    def _goes_on(self) -> bool:
+        """Whether a run of this class goes on from a checkpoint, which holds the network: then
+        neither a folder nor the hub is asked what the name of the network stands for.
+        """
+        return self.args.resume and not self._makes_networks() and self.last.is_file()
+
+    def _in_last(self) -> Network | None:
+        """The network of the run that is to go on; None where its checkpoint is damaged: that is
+        mended or told where the run is opened.
+        """
+        try:
+            return self._network_in_run(read_weights(self.last)[0])
+        except CheckpointError:
+            return None
+
+    def _network_in_run(self, meta: Mapping[str, Any]) -> Network:
+        """The network in a checkpoint of this run."""
+        family = family_of_meta(meta, str(self.last))
+        return Network(family, meta["architecture"], tuple(meta.get(ORIGINS) or ()))
 
     def _check_resumed(self) -> None:
         """ConfigError where another trainer class made the network of the run that is to go on: its

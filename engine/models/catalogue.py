@@ -8,6 +8,7 @@ Sizes and precision are those that the authors publish; the memory is measured b
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from engine.errors import nearest_name
@@ -73,10 +74,14 @@ CATALOGUE = (
 )
 # How people call detectors elsewhere -> what is nearest here, by the letter of the size.
 _YOLO = re.compile(r"yolo(?:v?\d+)?-?([nstmblx])?(?:u)?(?:-\w+)?")
-_RTDETR = re.compile(r"rt-?detr(?:v2)?[-_]?(l|x|r18|r34|r50|r101)?\w*")
+_RTDETR = re.compile(r"rt-?detr[-_]?(?:v2)?[-_]?(l|x|r18|r34|r50|r101)?\w*")
 _DFINE = re.compile(r"d-?fine[-_]?(n|s|m|l|x|nano|small|medium|large|xlarge)?\w*")
 _RFDETR = re.compile(r"rf-?detr[-_]?(nano|small|base|medium|large|2?x+l?|[nsbml])?\w*")
+_DETR = re.compile(r"(?:[a-z]+[-_])?detr(?:[-_][\w-]*)?")
 _ON_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Folders of a project like this one: a path into them is no name on the hub.
+_FOLDERS = {"data", "datasets", "models", "runs", "weights", "checkpoints", "output", "outputs"}
+_TIMM = "timm:"
 _DFINES = {"n": "nano", "t": "nano", "s": "small", "m": "medium", "b": "large", "l": "large"}
 _RFDETRS = {"n": "nano", "s": "small", "b": "medium", "m": "medium"}
 _RTDETRS = {"l": "r50", "x": "r101"}
@@ -98,12 +103,24 @@ def ways(model: str) -> tuple[str, ...]:
         return (_dfine((match[1] or "n")[:1]),)
     if match := _RFDETR.fullmatch(stem):
         return (f"hf:Roboflow/rf-detr-{_RFDETRS.get((match[1] or 'n')[0], 'large')}",)
+    if _DETR.fullmatch(stem):
+        return "hf:PekingU/rtdetr_v2_r50vd", _dfine("n"), "hf:Roboflow/rf-detr-nano"
     plain = {entry.name.partition(":")[2] or entry.name: entry.name for entry in CATALOGUE}
     short = {name.rpartition("/")[2].partition("@")[0]: full for name, full in plain.items()}
     near = nearest_name(stem.removeprefix("hf:").removeprefix("torchvision:"), {**plain, **short})
     if near:
         return ({**plain, **short}[near],)
-    return (f"hf:{model}",) if _ON_HUB.fullmatch(model) and stem == word else ()
+    owner = Path(model.partition("/")[0])
+    is_path = owner.name.lower() in _FOLDERS or owner.exists()
+    is_on_hub = _ON_HUB.fullmatch(model) and stem == word and not is_path
+    return (f"hf:{model}",) if is_on_hub else ()
+
+
+def not_a_detector(model: str) -> str:
+    """What to write in place of `model`, where that names a backbone; "" where it does not."""
+    if not model.startswith(_TIMM):
+        return ""
+    return f"names a backbone, not a detector: model=yolov8n backbone={model}"
 
 
 def _dfine(size: str) -> str:

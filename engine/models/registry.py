@@ -69,6 +69,8 @@ def family_of(model: str) -> Family:
         if family.knows(model):
             return family
         known += family.names()
+    if instead := catalogue.not_a_detector(model):
+        raise ConfigError(f"model='{model}' {instead}")
     if is_dotted(model):
         try:
             found = find_object(model, "model")

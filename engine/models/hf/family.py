@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -23,9 +24,9 @@ from engine.models.family import (
     refuse_yolov8s,
 )
 from engine.models.hf import sizes
-from engine.models.hf.folder import read_folder, read_state
+from engine.models.hf.folder import check_state, read_folder, read_state
 from engine.models.hf.library import traceable
-from engine.models.hf.network import Output, build, decode
+from engine.models.hf.network import FOCAL_PRIOR, Output, build, decode, in_words
 from engine.models.hub.files import PREFIX, folder_of, source_of
 from engine.models.hub.licences import check_licence
 from engine.models.hub.origins import Origin, origin_of
@@ -69,6 +70,7 @@ class HfFamily(Family):
         }
         check_licence(f"model='{model}'", spec["source"], config.accept_licence)
         self.check_size(spec, config.input_size)
+        check_state(path, spec["source"]["digest"])
         return {**spec, "losses": list(_tried(json.dumps(spec), config.input_size))}
 
     def hub_names(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
@@ -133,6 +135,17 @@ class HfFamily(Family):
     def default_lr(self, optimizer: str) -> float:
         return 0.001 if optimizer == "SGD" else 1e-4
 
+    def transfer(
+        self,
+        module: nn.Module,
+        state: Mapping[str, Tensor],
+        old_names: Sequence[str],
+        new_names: Sequence[str],
+        spec: Spec,
+    ) -> Transfer:
+        start_rare(module, self.class_rows(module, spec, len(new_names)))
+        return super().transfer(module, state, old_names, new_names, spec)
+
     def class_rows(self, module: nn.Module, spec: Spec, classes: int) -> Mapping[str, ClassRows]:
         rows = super().class_rows(module, spec, classes)
         # One row more than classes: it comes last (no object, or no class), not first.
@@ -149,6 +162,19 @@ class HfFamily(Family):
 
     def selects(self, spec: Spec) -> bool:
         return True  # the best cells become queries
+
+
+@torch.no_grad()
+def start_rare(module: nn.Module, rows: Mapping[str, ClassRows]) -> None:
+    """The focal prior as the probability of every class; a few networks of the library start at a
+    half. rows: the tensors with rows by class. A softmax has a row for no object, and keeps its
+    start.
+    """
+    bias = math.log(FOCAL_PRIOR / (1 - FOCAL_PRIOR))
+    tensors = module.state_dict()
+    for name, at in rows.items():
+        if tensors[name].ndim == 1 and not at.behind:
+            tensors[name].fill_(bias)
 
 
 class Traced(CandidateModule):
@@ -232,11 +258,9 @@ def _tried(spec: str, size: Size) -> tuple[str, ...]:
         except ConfigError:
             raise
         except Exception as error:  # whatever a network of the library raises
-            said = str(error).strip().splitlines() or [type(error).__name__]
             raise ConfigError(
                 f"model='{plain['name']}' ({plain['config'].get('model_type')}) cannot be trained "
-                f"here at {size[0]}x{size[1]} px. The library says: {type(error).__name__}: "
-                f"{said[0][:300]}"
+                f"here at {size[0]}x{size[1]} px: {in_words(error)}"
             ) from error
     if scores.shape[-1] != 2 or boxes.shape[:2] != scores.shape[:2]:
         raise ConfigError(

@@ -4,20 +4,30 @@ data only.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from engine.errors import ConfigError
-from engine.models.hf.library import transformers
+from engine.models.hf.network import describe, load
+from engine.models.transfer import not_finite
 
-CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "*.safetensors"
+CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+SHARD = re.compile(r"[\w.-]+\.safetensors")  # a file beside its index
 PICKLED = {".bin", ".pt", ".pth", ".ckpt"}
 LARGEST_JSON = 10_000_000  # bytes
+MOST_CLASSES = 100_000
+OLDEST = 30  # of folders known to be whole
 NOT_NORMALISED = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 # Of ImageNet, the library's own where a processor normalises and says no more.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -33,6 +43,7 @@ class ModelFolder:
     mean: tuple[float, ...]  # per channel, of RGB in [0, 1]
     std: tuple[float, ...]
     imgsz: int | None  # the side its processor resizes images to, pixels
+    files: tuple[Path, ...]  # of the weights
 
 
 def read_folder(path: Path) -> ModelFolder:
@@ -42,67 +53,125 @@ def read_folder(path: Path) -> ModelFolder:
     if not path.is_dir():
         raise ConfigError(f"{path}: no such folder; hf: takes one that `save_pretrained` wrote")
     config = _json(path / CONFIG)
-    kind = config.get("model_type")
-    if "auto_map" in config:
-        raise ConfigError(
-            f"{path / CONFIG}: asks to run code that comes with the model (auto_map). That is "
-            "never done; use a model whose code is part of the library"
-        )
-    library = transformers()
-    known = library.models.auto.modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
-    if kind not in known:
-        raise ConfigError(
-            f"{path / CONFIG}: model_type '{kind}' is no detector of transformers "
-            f"{library.__version__}; there are {', '.join(sorted(known))}"
-        )
-    if not list(path.glob(WEIGHTS)):
-        others = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
-        found = f" {', '.join(others)} can run code when opened and is not read." if others else ""
-        raise ConfigError(
-            f"{path}: no weights as .safetensors.{found} Save it once with the library: "
-            "`model.save_pretrained(folder)`"
-        )
-    names = config.get("id2label") or {}
+    kind = describe(config, 1, str(path / CONFIG))
     said = _json(path / PROCESSOR) if (path / PROCESSOR).is_file() else {}
     mean, std = _normalisation(said, path / PROCESSOR)
-    return ModelFolder(path, config, _names(names, path), mean, std, _side(said.get("size")))
+    names = _names(config.get("id2label"), path) or _default_names(kind, config)
+    side = _side(said.get("size"))
+    return ModelFolder(path, config, names, mean, std, side, _weight_files(path))
 
 
 def read_state(folder: ModelFolder) -> dict[str, Tensor]:
     """The weights, under the names that the library builds the network with.
 
     Raises:
-        ConfigError: they are damaged or not those of the configuration.
+        ConfigError: they are damaged, hold values that are no numbers, or are not those of the
+            configuration.
     """
-    library = transformers()
-    try:
-        network, said = library.AutoModelForObjectDetection.from_pretrained(
-            folder.path,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            dtype="float32",
+    state: dict[str, Tensor] = {}
+    for file in folder.files:
+        with _opened(file) as opened:
+            state |= {name: opened.get_tensor(name) for name in opened.keys()}
+    if wrong := not_finite(state):
+        raise ConfigError(f"{folder.path}: {wrong}")
+    found, said = load(folder.config, len(folder.names), state, str(folder.path / CONFIG))
+    if other := sorted(said.get("mismatched_keys") or ()):
+        name, given, wanted = (*other[0], None, None)[:3]
+        raise ConfigError(
+            f"{folder.path}: {len(other)} of its tensors have another shape than {CONFIG} asks "
+            f"for, first {name}: {tuple(given or ())}, wanted {tuple(wanted or ())}. Not the "
+            f"weights of this configuration, or id2label names another number of classes "
+            f"({len(folder.names)})"
         )
-    except Exception as error:  # the library raises what the reader below it raises
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{folder.path}: its weights cannot be used: {first}") from error
     if missing := sorted(said.get("missing_keys") or ()):
         raise ConfigError(
             f"{folder.path}: {len(missing)} tensors are not in its weights, first {missing[0]}: "
             "not the weights of this configuration"
         )
-    return network.state_dict()
+    return found
 
 
-def _names(by_number: Mapping[str, str], path: Path) -> tuple[str, ...]:
+@lru_cache(maxsize=OLDEST)
+def check_state(path: Path, digest: str) -> None:
+    """ConfigError where `read_state` would raise: asked before data are read. digest: of the
+    files, for which the answer is kept.
+    """
+    read_state(read_folder(path))
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    """The files of the weights, in the order of their index; each is whole as far as its header
+    tells.
+    """
+    if (path / ADAPTER).exists():
+        raise ConfigError(
+            f"{path / ADAPTER}: these are changes to another model's weights. Merge them with it "
+            "once and save the whole"
+        )
+    if (path / WEIGHTS).is_file():
+        names = [WEIGHTS]
+    elif (path / INDEX).is_file():
+        names = _in_index(path / INDEX)
+    else:
+        others = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
+        found = f" {', '.join(others)} can run code when opened and is not read." if others else ""
+        raise ConfigError(
+            f"{path}: no weights as .safetensors.{found} Save it once with the library: "
+            "`model.save_pretrained(folder)`"
+        )
+    files = tuple(path / name for name in names)
+    for file in files:
+        with _opened(file):  # reads the header and compares it with the size of the file
+            pass
+    return files
+
+
+def _in_index(index: Path) -> list[str]:
+    by_name = _json(index).get("weight_map")
+    names = list(by_name.values()) if isinstance(by_name, dict) else []
+    if not names or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
+        raise ConfigError(f"{index}: weight_map is not tensors and .safetensors files beside it")
+    return sorted(set(names))
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file; it holds a part of the weights")
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            yield opened
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(
+            f"{file}: damaged or not whole: {' '.join(str(error).split())[:200]}. Bring it again"
+        ) from None
+
+
+def _default_names(described: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """LABEL_0, ...: as the library calls classes that have no names. It writes none where there
+    are as many as its own default.
+    """
+    given = config.get("num_labels")
+    is_said = isinstance(given, int) and not isinstance(given, bool) and 0 < given <= MOST_CLASSES
+    count = given if is_said else type(described)().num_labels
+    return tuple(f"LABEL_{i}" for i in range(count))
+
+
+def _names(by_number: Any, path: Path) -> tuple[str, ...]:
+    if by_number is None:
+        return ()
     try:
         numbers = {int(number): str(name) for number, name in by_number.items()}
     except (TypeError, ValueError, AttributeError):
         raise ConfigError(f"{path / CONFIG}: id2label is not numbers and names") from None
     if sorted(numbers) != list(range(len(numbers))):
         raise ConfigError(f"{path / CONFIG}: id2label does not count from 0 to {len(numbers) - 1}")
-    return tuple(numbers[i] for i in range(len(numbers)))
+    found = tuple(numbers[i] for i in range(len(numbers)))
+    if odd := next((name for name in found if not name.isprintable()), None):
+        raise ConfigError(f"{path / CONFIG}: id2label: {odd!r} is no name that can be shown")
+    return found
 
 
 def _side(size: Any) -> int | None:
@@ -129,7 +198,7 @@ def _three_numbers(values: Any) -> bool:
     return (
         isinstance(values, list)
         and len(values) == 3
-        and all(isinstance(value, (int, float)) for value in values)
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
     )
 
 

@@ -41,6 +41,21 @@ def transformers() -> ModuleType:
 
 
 @contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """While the library reads what came from outside: no name in it is looked up on the hub, also
+    where the user's own HF_HUB_OFFLINE says otherwise.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
 def traceable() -> Iterator[None]:
     """While a network is exported: the library's checks of tensors' values cannot be traced."""
     before = os.environ.get(NO_CHECKS)

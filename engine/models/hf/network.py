@@ -8,7 +8,6 @@ Letters: B images, Q queries, C classes, K columns of the class logits.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from engine.boxes import xywh_to_xyxy
 from engine.errors import ConfigError
-from engine.models.hf.library import transformers
+from engine.models.hf import configuration
+from engine.models.hf.library import offline, transformers
 
 FOCAL_PRIOR = 0.01  # the probability with which a new class starts (RetinaNet, 1708.02002)
 # Settings of a configuration that fix the size of the input, or would fetch something.
@@ -136,23 +136,89 @@ def _aliases(network: nn.Module) -> dict[str, str]:
     return aliases
 
 
+def describe(config: Mapping[str, Any], classes: int, where: str = configuration.WHERE) -> Any:
+    """The library's object for a configuration (the content of config.json).
+
+    Raises:
+        ConfigError: no detector of the library, or one that it cannot describe; where: the file.
+    """
+    library = transformers()
+    configuration.check(config, where)
+    plain = configuration.harmless(config)
+    kind = plain.pop("model_type")
+    known = library.models.auto.modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+    if kind not in known:
+        raise ConfigError(
+            f"{where}: model_type '{kind}' is no detector of transformers "
+            f"{library.__version__}; there are {', '.join(sorted(known))}"
+        )
+    for key in ("id2label", "label2id", "num_labels"):
+        plain.pop(key, None)
+    try:
+        with offline():
+            described = library.AutoConfig.for_model(kind, **plain, num_labels=classes)
+            backbone = getattr(described, "backbone_config", None)
+            for part, settings in ((described, NEUTRAL), (backbone, NEUTRAL_BACKBONE)):
+                for key, value in settings.items():
+                    if hasattr(part, key):
+                        setattr(part, key, value)
+    except Exception as error:  # whatever a value from outside makes of the library's classes
+        raise ConfigError(f"{where}: {in_words(error)}") from error
+    return described
+
+
 def build(config: Mapping[str, Any], classes: int, mean: Any, std: Any) -> HfDetector:
     """The network that a configuration (the content of config.json) describes, with fresh weights,
     in training mode.
+
+    Raises:
+        ConfigError: there is no such network.
     """
-    library = transformers()
-    plain = copy.deepcopy(dict(config))
-    kind = plain.pop("model_type")
-    for key in ("id2label", "label2id", "num_labels"):
-        plain.pop(key, None)
-    described = library.AutoConfig.for_model(kind, **plain, num_labels=classes)
-    backbone = getattr(described, "backbone_config", None)
-    for part, settings in ((described, NEUTRAL), (backbone, NEUTRAL_BACKBONE)):
-        for key, value in settings.items():
-            if hasattr(part, key):
-                setattr(part, key, value)
-    network = library.AutoModelForObjectDetection.from_config(described, dtype=torch.float32)
+    described = describe(config, classes)
+    try:
+        with offline():
+            network = transformers().AutoModelForObjectDetection.from_config(
+                described, dtype=torch.float32
+            )
+    except Exception as error:  # as above
+        raise ConfigError(
+            f"a network of model_type '{described.model_type}' cannot be built from its "
+            f"configuration: {in_words(error)}"
+        ) from error
     return HfDetector(network, mean, std).train()
+
+
+def load(
+    config: Mapping[str, Any], classes: int, state: Mapping[str, Tensor], where: str
+) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """`state`, weights under the names of a file, under those that the library builds the network
+    with; and what it says of them: `missing_keys`, `mismatched_keys`.
+
+    Raises:
+        ConfigError: see `build`; where: the file of the configuration.
+    """
+    described = describe(config, classes, where)
+    try:
+        kind = transformers().MODEL_FOR_OBJECT_DETECTION_MAPPING[type(described)]
+        with offline():
+            network, said = kind.from_pretrained(
+                None,
+                config=described,
+                state_dict=dict(state),
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told by who asks
+                dtype=torch.float32,
+                trust_remote_code=False,
+            )
+    except Exception as error:  # as above
+        raise ConfigError(f"{where}: {in_words(error)}") from error
+    return network.state_dict(), said
+
+
+def in_words(error: Exception) -> str:
+    """`ValueError: hidden size ...`: the first line of what the library says."""
+    lines = str(error).strip().splitlines()
+    return f"the library says: {type(error).__name__}" + (f": {lines[0][:300]}" if lines else "")
 
 
 def decode(preds: Output) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from engine.types import Size
 
 STRIDE = 32  # of a backbone of convolutions
 LW_DETR, RF_DETR = "lw_detr", "rf_detr"  # backbones of patches, queries from one map or a few
+QUERIES = 300  # where a configuration does not say
 LARGEST_PX = 4096  # beyond it no smallest size is looked for
 
 Config = Mapping[str, Any]  # the content of config.json
@@ -48,7 +49,7 @@ def check(config: Config, size: Size) -> None:
     if not has_enough_cells(config, size):
         raise ConfigError(
             f"imgsz={list(size)} is too small for this network: its feature maps have fewer cells "
-            f"than it has queries ({config.get('num_queries', 300)}); {least}x{least} is the "
+            f"than it has queries ({_queries(config)}); {least}x{least} is the "
             "smallest square"
         )
 
@@ -59,7 +60,11 @@ def has_enough_cells(config: Config, size: Size) -> bool:
     if not strides:
         return True
     cells = sum(int(-(-size[0] // s) * -(-size[1] // s)) for s in strides)
-    return cells >= config.get("num_queries", 300)
+    return cells >= _queries(config)
+
+
+def _queries(config: Config) -> int:
+    return config.get("num_queries") or QUERIES
 
 
 def _query_strides(config: Config) -> list[float]:
@@ -80,7 +85,7 @@ def _patch(config: Config) -> int | None:
 
 def _windows(config: Config) -> int:
     """Windows along one side of an image."""
-    windows = _backbone(config).get("num_windows", config.get("num_windows", 1))
+    windows = _backbone(config).get("num_windows", config.get("num_windows")) or 1
     # LW-DETR says how many there are, RF-DETR how many along a side.
     return round(windows**0.5) if config.get("model_type") == LW_DETR else windows
 

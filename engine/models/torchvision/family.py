@@ -27,7 +27,7 @@ from engine.models.torchvision.networks import (
     decode,
 )
 from engine.models.torchvision.two_stage import StaticTwoStageDetector
-from engine.models.transfer import ClassRows, Transfer
+from engine.models.transfer import ClassRows, Transfer, not_finite
 from engine.types import Size
 
 if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them
@@ -79,7 +79,10 @@ class TorchvisionFamily(Family):
         if "source" not in spec:
             return None
         reference = name_of(spec["source"])
-        state = load_file(folder_of(reference) / WEIGHTS)
+        file = folder_of(reference) / WEIGHTS
+        state = load_file(file)
+        if wrong := not_finite(state):
+            raise ConfigError(f"{file}: {wrong}")
         return self.transfer(module, state, _classes(reference), names, spec)
 
     def published(self, model: str) -> Published | None:

@@ -20,6 +20,7 @@ from engine.models.hub.files import WEIGHTS, folder_of, source_of
 from engine.models.hub.licences import check_licence
 from engine.models.hub.origins import Origin, origin_of
 from engine.models.hub.torchvision_weights import LICENCE
+from engine.models.transfer import not_finite
 from engine.models.yolov8 import timm_backbone
 from engine.models.yolov8.timm_backbone import TimmBackbone
 
@@ -174,8 +175,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a foreign file makes of the unpickler
         raise CheckpointError(
             f"pretrained: {path}: not a readable state dict ({type(error).__name__})"
@@ -190,4 +192,6 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"pretrained: {path}: expected a state dict (names and tensors), found {inside}; save "
             "the network itself with torch.save(model.state_dict(), path)"
         )
+    if wrong := not_finite(state):
+        raise CheckpointError(f"pretrained: {path}: {wrong}")
     return state

@@ -1,13 +1,14 @@
 """Weights of this family under its published layer names (`model.0.conv.weight`, ...), as other
 tools write them, brought under ours.
 
-The file is read as tensors and plain data: every class that its pickle names is replaced by an
-inert stand-in, so that nothing of it is imported and nothing runs. Names are mapped by the place of
-a layer in the network, and every shape is checked. The file, and its licence, are the user's.
+The file is read as tensors and plain data (`foreign_file`). Names are mapped by the place of a
+layer in the network, and every shape is checked before a tensor is converted. The file, and its
+licence, are the user's.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import CheckpointError
+from engine.models.transfer import not_finite
+from engine.models.yolov8.foreign_file import read, tensors_in
 from engine.models.yolov8.network import BINS, build_model
 from engine.models.yolov8.spec import SCALES
 
@@ -41,7 +44,9 @@ PARTS = {
 }
 HEAD, BRANCHES = 22, {"cv2": "head.box", "cv3": "head.cls"}
 PROJECTION = "dfl.conv.weight"  # of the head: the numbers 0 to 15, no weights
-DEEPEST = 30  # modules in modules
+MOST_CLASSES = 100_000
+LARGEST_PX = 10_000  # of an input, beyond which a file's word is not taken
+LONGEST_NAME = 200  # of a class
 
 
 class Published(NamedTuple):
@@ -53,20 +58,6 @@ class Published(NamedTuple):
     state: dict[str, Tensor]  # float32, under our names
 
 
-class Inert:
-    """Stands for whatever class or function a file names: holds what it was given, does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-
 def read_published(path: Path) -> Published:
     """The network in `path`.
 
@@ -74,69 +65,43 @@ def read_published(path: Path) -> Published:
         CheckpointError: it cannot be read as tensors and plain data, or holds no detector of this
             family; says what does not fit.
     """
-    content = _read(path)
-    holder = content
-    if isinstance(content, Mapping):  # averaged weights, where there are, are the ones to use
-        holder = next((content[key] for key in ("ema", "model") if content.get(key)), content)
-    state = holder if isinstance(holder, Mapping) else dict(_tensors(holder))
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    content = read(path)
+    top = content if isinstance(content, Mapping) else {}
+    # Averaged weights, where there are, are the ones to use.
+    inside = [top[key] for key in ("ema", "model") if _is_there(top.get(key))]
+    holder = inside[0] if inside else content
+    tensors = tensors_in(holder, path)
     if not tensors:
         raise CheckpointError(f"{path}: holds no weights: neither a network nor a state dict")
     renamed = _renamed(tensors, path)
     scale = _scale_of(renamed, path)
-    settings = content.get("train_args") if isinstance(content, Mapping) else None
+    state = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in renamed.items()
+    }
+    if wrong := not_finite(state):
+        raise CheckpointError(f"{path}: {wrong}")
+    settings = top.get("train_args")
     imgsz = settings.get("imgsz") if isinstance(settings, Mapping) else None
+    is_size = isinstance(imgsz, int) and not isinstance(imgsz, bool) and 0 < imgsz <= LARGEST_PX
     return Published(
-        scale,
-        _names(holder, content, _classes(renamed), path),
-        imgsz if isinstance(imgsz, int) and not isinstance(imgsz, bool) else None,
-        renamed,
+        scale, _names(holder, top, _classes(state), path), imgsz if is_size else None, state
     )
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.suffix.lower() == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        inert = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in foreign]
-        with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file can make the reader raise anything
-        said = str(error).partition("WeightsUnpickler error:")[2] or str(error)  # torch's reason
-        first = (said.strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path}: cannot be read as tensors and plain data: {first[:200]}"
-        ) from None
-
-
-def _tensors(module: Any, prefix: str = "", depth: int = 0) -> Any:
-    """(name, tensor) of a network that was stored whole: stand-ins in stand-ins."""
-    parts = getattr(module, "__dict__", {})
-    for kind in ("_parameters", "_buffers"):
-        for name, value in (parts.get(kind) or {}).items():
-            if isinstance(value, Tensor):
-                yield f"{prefix}{name}", value
-    if depth < DEEPEST:
-        for name, inner in (parts.get("_modules") or {}).items():
-            yield from _tensors(inner, f"{prefix}{name}.", depth + 1)
+def _is_there(value: Any) -> bool:
+    return value is not None and not (isinstance(value, (Mapping, list, str)) and not value)
 
 
 def _renamed(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         number, _, rest = name.removeprefix("module.").removeprefix("model.").partition(".")
-        layer = int(number) if number.isascii() and number.isdigit() else -1
+        layer = int(number) if re.fullmatch("[0-9]{1,3}", number) else -1
         if layer == HEAD and rest == PROJECTION:
-            if not torch.equal(tensor.float().flatten(), torch.arange(float(BINS))):
+            if tensor.numel() != BINS or not torch.equal(
+                tensor.float().flatten(), torch.arange(float(BINS))
+            ):
                 raise CheckpointError(f"{path}: {name} is not 0 to {BINS - 1}: another head")
             continue
         branch, _, of_branch = rest.partition(".")
@@ -146,10 +111,10 @@ def _renamed(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             target = f"{PARTS[layer]}.{rest}"
         else:
             raise CheckpointError(
-                f"{path}: tensor '{name}' has no place in a detector of the YOLOv8 family: another "
-                "network, or another task (segmentation, pose)"
+                f"{path}: tensor '{name[:100]}' has no place in a detector of the YOLOv8 family: "
+                "another network, or another task (segmentation, pose)"
             )
-        found[target] = tensor.float() if tensor.is_floating_point() else tensor
+        found[target] = tensor
     return found
 
 
@@ -161,7 +126,7 @@ def _classes(state: Mapping[str, Tensor]) -> int:
 def _scale_of(state: Mapping[str, Tensor], path: Path) -> str:
     """The network of the family that has these tensors in these shapes."""
     classes, first = _classes(state), ""
-    if not classes:
+    if not 0 < classes <= MOST_CLASSES:
         raise CheckpointError(f"{path}: no layer of class scores (22.cv3.0.2): not a detector")
     for name in SCALES:
         with torch.device("meta"):
@@ -187,18 +152,23 @@ def _scale_of(state: Mapping[str, Tensor], path: Path) -> str:
     raise CheckpointError(f"{path}: not a network of the YOLOv8 family.{first}")
 
 
-def _names(holder: Any, content: Any, classes: int, path: Path) -> tuple[str, ...]:
-    for place in (getattr(holder, "__dict__", {}), content if isinstance(content, Mapping) else {}):
+def _names(holder: Any, top: Mapping[str, Any], classes: int, path: Path) -> tuple[str, ...]:
+    for place in (getattr(holder, "__dict__", {}), top):
         names = place.get("names")
         if isinstance(names, Mapping):
             try:
                 names = [names[number] for number in range(len(names))]
             except KeyError:
                 continue
-        if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+        if isinstance(names, (list, tuple)) and all(map(_is_name, names)):
             if len(names) != classes:
                 raise CheckpointError(
                     f"{path}: has {len(names)} class names and scores for {classes} classes"
                 )
             return tuple(names)
     return ()
+
+
+def _is_name(value: Any) -> bool:
+    """Whether it can be shown: a terminal obeys what is not printable."""
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= LONGEST_NAME
