@@ -1,6 +1,7 @@
 """A network of `transformers` through training, exact resume, fine-tuning, files and predictions."""
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+import fake_hub
 import hf_networks
 
 from engine import YOLO
@@ -17,6 +19,7 @@ from engine.errors import ConfigError
 from engine.export import export
 from engine.model_formats.metadata import decode_meta
 from engine.model_formats.table import FORMATS
+from engine.models.hub import files as hub_files
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def start(folder, tiny):
     return lambda **changes: tiny(model=f"hf:{folder}", imgsz=64, lr0=0.003, **changes)
 
 
-def test_it_trains_resumes_to_the_bit_and_needs_its_folder_no_more(start, tmp_path, caplog):
+def test_it_trains_resumes_to_the_bit_and_needs_its_folder_no_more(folder, start, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="detectflow"):
         whole = DetectionTrainer(overrides=start(epochs=4, name="whole")).train()
     assert "classes by name: blue (0 -> 1); new classes: red" in caplog.text
@@ -44,12 +47,49 @@ def test_it_trains_resumes_to_the_bit_and_needs_its_folder_no_more(start, tmp_pa
     first.add_callback("on_train_epoch_start", cut)
     with pytest.raises(RuntimeError, match="cut"):
         first.train()
-    again = DetectionTrainer(overrides=start(epochs=4, name="cut", resume=True)).train()
+    origins = load_checkpoint(first.last).meta["origins"]
+    folder.rename(tmp_path / "moved")
+    try:
+        again = DetectionTrainer(overrides=start(epochs=4, name="cut", resume=True)).train()
+    finally:
+        (tmp_path / "moved").rename(folder)
+    assert load_checkpoint(again.last).meta["origins"] == origins
     one, other = (load_checkpoint(result.last) for result in (whole, again))
     assert one.weights.keys() == other.weights.keys()
     assert all(torch.equal(one.weights[key], other.weights[key]) for key in one.weights)
     header = (whole.save_dir / "results.csv").read_text().splitlines()[0]
     assert "train/loss_vfl" in header and "train/dn_loss" in header and "lr/weight x 0.1" in header
+
+
+def test_a_run_that_goes_on_asks_no_hub(folder, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_files, "_newest", {})
+    monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+
+    def cut(trainer):
+        if trainer.epoch == 1:
+            raise RuntimeError("cut")
+
+    with fake_hub.running() as (hub, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        hub.models["org/net"] = {"a" * 40: folder}
+        settings = tiny(model="hf:org/net", imgsz=64, epochs=2, name="hub")
+        first = DetectionTrainer(overrides=settings)
+        first.add_callback("on_train_epoch_start", cut)
+        with pytest.raises(RuntimeError, match="cut"):
+            first.train()
+        meta = load_checkpoint(first.last).meta
+        asked = len(hub.asked)
+        assert asked and meta["origins"][0]["name"] == "hf:org/net@" + "a" * 40
+        # a new process, another day
+        monkeypatch.setattr(hub_files, "_newest", {})
+        hf_networks.save(tmp_path / "newer", "d_fine", ("blue", "cat"), seed=1)
+        hub.models["org/net"]["b" * 40] = tmp_path / "newer"
+        shutil.rmtree(tmp_path / "state")
+        again = DetectionTrainer(overrides=settings | {"resume": True}).train()
+        assert len(hub.asked) == asked
+    after = load_checkpoint(again.last).meta
+    assert (after["origins"], after["architecture"]) == (meta["origins"], meta["architecture"])
 
 
 def test_rf_detr_trains_with_each_term_in_a_column_and_its_file_agrees(tiny, tmp_path, squares):

@@ -43,6 +43,11 @@ def test_parameters_and_sizes_are_those_of_the_network(entry):
         ("rf-detr", "hf:Roboflow/rf-detr-nano", None),
         ("ustc-community/dfine_nano_coco", "hf:ustc-community/dfine-nano-coco", None),
         ("fasterrcnn_resnet50_fpn", "torchvision:fasterrcnn_resnet50_fpn@COCO_V1", None),
+        ("rtdetr_v2_r18vd", "hf:PekingU/rtdetr_v2_r18vd", None),
+        ("rtdetrv2-r34.pt", "hf:PekingU/rtdetr_v2_r34vd", None),
+        ("rf-detr-nano", "hf:Roboflow/rf-detr-nano", None),
+        ("detr", "hf:PekingU/rtdetr_v2_r50vd", "hf:ustc-community/dfine-nano-coco"),
+        ("detr-resnet-50", "hf:PekingU/rtdetr_v2_r50vd", None),
         ("somebody/detector", "hf:somebody/detector", None),
     ],
 )
@@ -55,6 +60,19 @@ def test_names_from_elsewhere(name, first, second):
             match=f"(Near to it: model=|Did you mean ').*{re.escape(first.partition('@')[0])}",
         ):
             family_of(name)
+
+
+def test_a_path_into_the_project_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ways("mine/detector") == ("hf:mine/detector",)
+    (tmp_path / "mine").mkdir()
+    for name in ("mine/detector", "runs/best", "data/coco", "models/x"):
+        assert ways(name) == ()
+
+
+def test_a_backbone_in_place_of_a_detector():
+    with pytest.raises(ConfigError, match="model=yolov8n backbone=timm:resnet18"):
+        family_of("timm:resnet18")
 
 
 @pytest.mark.parametrize("name", ["best.pt", "runs/train/weights/best.pt", "mine.net:Net", "x"])

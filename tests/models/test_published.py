@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import sys
+import time
 import types
 import zipfile
 
@@ -247,3 +248,117 @@ def test_safetensors(tmp_path):
     state = {name: value.contiguous() for name, value in published(made()).items()}
     save_file(state, tmp_path / "weights.safetensors")
     assert read_published(tmp_path / "weights.safetensors").scale == "yolov8n"
+
+
+# Files made to harm ------------------------------------------------------------------------------
+
+
+def saved(content, tmp_path):
+    torch.save(content, tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+FIRST = "model.0.conv.weight"
+WIDE = 5_000_000_000  # numbers that stand in one
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (lambda t: t.to(torch.complex64), "is of type complex64"),
+        (lambda t: t.to(torch.int64), "is of type int64"),
+        (lambda t: t > 0, "is of type bool"),
+        (lambda t: t.to_sparse(), "is stored as torch.sparse_coo"),
+        (lambda t: t.to("meta"), "on device 'meta'"),
+        (lambda t: torch.zeros(1, dtype=torch.half).expand(WIDE), "fewer numbers than that"),
+        (lambda t: torch.full_like(t, float("nan")), "'backbone.stem.conv.weight' holds NaN"),
+        (lambda t: torch.full_like(t, 1e300, dtype=torch.float64), "holds infinite values"),
+    ],
+)
+def test_tensors_that_are_no_plain_numbers_are_refused_before_they_are_converted(
+    tmp_path, tensor, said
+):
+    state = published(made())
+    state[FIRST] = tensor(state[FIRST])
+    with pytest.raises(CheckpointError, match=said):
+        read_published(saved(state, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.22.dfl.conv.weight", "model.22.cv3.0.2.bias"])
+def test_a_tensor_wider_than_its_file_is_refused(tmp_path, name):
+    state = published(made())
+    state[name] = torch.zeros(1, dtype=torch.half).expand(WIDE)
+    with pytest.raises(CheckpointError, match="fewer numbers than that"):
+        read_published(saved(state, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": torch.zeros(3)}, "holds no weights"),
+        ({"ema": torch.zeros(3), "model": {}}, "holds no weights"),
+        (torch.zeros(3), "holds no weights"),
+        ([1, 2], "holds no weights"),
+        ({"1" * 5000 + ".conv.weight": torch.zeros(1)}, "has no place"),
+        ({"\u0661.conv.weight": torch.zeros(1)}, "has no place"),  # a digit, and no number here
+    ],
+)
+def test_content_of_another_form_is_named(tmp_path, content, said):
+    with pytest.raises(CheckpointError, match=said):
+        read_published(saved(content, tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["_modules", "_parameters", "_buffers"])
+def test_parts_of_a_network_that_are_no_names_are_refused(other_tool, tmp_path, kind):
+    top = other_tool.Detector()
+    top.__dict__[kind] = [1, 2]
+    file = tmp_path / "weights.pt"
+    torch.save({"model": top}, file)
+    with pytest.raises(CheckpointError, match=f"{kind} is of type list"):
+        read_published(file)
+
+
+def test_modules_in_several_places_do_not_grow_without_end(other_tool, tmp_path):
+    module = other_tool.Layer()
+    for _ in range(22):  # four million places
+        outer = other_tool.Layer()
+        outer._modules.update(a=module, b=module)
+        module = outer
+    begun = time.monotonic()
+    with pytest.raises(CheckpointError, match="more than 10000 modules"):
+        read_published(saved({"model": module}, tmp_path))
+    assert time.monotonic() - begun < 20
+
+
+def test_an_archive_that_says_more_than_the_file_has_is_not_opened(tmp_path, monkeypatch):
+    plain = saved(published(made()) | {FIRST: torch.zeros(2_000_000)}, tmp_path)
+    packed = tmp_path / "packed.pt"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w") as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member), zipfile.ZIP_DEFLATED)
+
+    def opened(*words, **more):
+        raise AssertionError("the file was read")
+
+    monkeypatch.setattr(torch, "load", opened)
+    with pytest.raises(CheckpointError, match=r"says to hold \d+ MB, and the file has"):
+        read_published(packed)
+
+
+@pytest.mark.parametrize("imgsz", [-5, 0, 10**30, True, [640, 640], "640"])
+def test_a_size_that_is_none_counts_as_not_said(tmp_path, imgsz):
+    content = {"model": published(made()), "train_args": {"imgsz": imgsz}}
+    assert read_published(saved(content, tmp_path)).imgsz is None
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\nb", "", "x" * 5000, 3])
+def test_class_names_that_cannot_be_shown_count_as_not_said(tmp_path, name):
+    content = {"model": published(made()), "names": {0: "a", 1: name, 2: "c"}}
+    assert read_published(saved(content, tmp_path)).names == ()
+
+
+def test_no_message_says_how_to_run_what_a_file_holds(tmp_path):
+    file = saved({"model": Evil(os.system, "true")}, tmp_path)
+    with pytest.raises(CheckpointError, match="posix.system") as caught:
+        read_published(file)
+    assert "weights_only" not in str(caught.value) and "http" not in str(caught.value)
