@@ -68,6 +68,7 @@ def lw_detr():
         decoder_n_points=2,
         num_queries=12,
         group_detr=2,
+        projector_scale_factors=[1.0],
         hidden_expansion=0.5,
         c2f_num_blocks=1,
         dropout=0.0,
