@@ -65,7 +65,7 @@ def _fetch_start(values: dict[str, Any], root: Path) -> None:
     on_hub = hub_names(train)
     for key in KEYS:
         if key in on_hub:
-            train[key] = with_revision(on_hub[key], root)
+            train[key] = with_revision(on_hub[key], root, train.get("accept_licence"))
         elif isinstance(name := train.get(key), str):
             train[key] = file_of(name, weights=True, root=root)
 

@@ -36,6 +36,9 @@ EXPORT_EXTRA = {"model": "weights/best.pt", "format": None, "data": None, "folde
 
 def train(argv: Sequence[str]) -> int:
     """`detectflow train key=value ...`; with nproc=N it starts itself N times."""
+    from engine.models.hub.files import with_revision
+    from engine.models.registry import hub_names
+
     several = "WORLD_SIZE" in os.environ
     with _errors_reported_once() if several else contextlib.nullcontext():
         given = _as_started(_with_file(_of_training(argv)))
@@ -43,11 +46,16 @@ def train(argv: Sequence[str]) -> int:
             from engine.registry.fetch import file_of
 
             given["model"] = file_of(given["model"], weights=True)
+        on_hub = {} if given.get("resume") else hub_names(given)
+        for key, name in on_hub.items():  # once, so that all processes start from the same
+            given[key] = with_revision(name, Path(), given.get("accept_licence"))
         config = _schema(given.get("trainer")).build(given, "train")
         if config.nproc > 1 and not several:
             from engine.cli.launch import launch
 
-            return launch(config.nproc, ["train", *argv])
+            words = [word for word in argv if word.partition("=")[0] not in on_hub]
+            words += [f"{key}={given[key]}" for key in on_hub]
+            return launch(config.nproc, ["train", *words])
         return _train(config)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -142,8 +144,9 @@ def published_file(model: str) -> Path | None:
     family = family_of(model)
     if family.published(model) is None:
         return None
-    digest = source_of(folder_of(model))["digest"]
-    folder = cache_dir() / "published" / f"{digest[:16]}-{__version__}"
+    source = json.dumps(source_of(folder_of(model)), sort_keys=True)  # its licence, too
+    key = hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder = cache_dir() / "published" / f"{key}-{__version__}"
     path = folder / f"{short_name(model)}.pt"
     return path if path.is_file() else import_published(model, path).path
 

@@ -14,10 +14,12 @@ class Hub:
 
     def __init__(self):
         self.models: dict[str, dict[str, Path]] = {}
-        self.licences: dict[str, str] = {}
+        self.licences: dict[str, str] = {}  # of a repo, or of one of its revisions
         self.asked: list[tuple[str, str, dict]] = []  # method, path, headers
         self.token = ""  # wanted, where it is set
         self.cut: set[str] = set()  # files whose next answer ends halfway
+        self.renamed: dict[str, str] = {}  # old name -> the one it answers with
+        self.says: dict[str, str] = {}  # revision -> the one it answers with
         self.wrong: set[str] = set()  # files of which other bytes come than it says
 
     def answer(self, handler, method):
@@ -30,6 +32,7 @@ class Hub:
             repo, rest = "/".join(parts[2:4]), parts[4:]
         else:
             repo, rest = "/".join(parts[:2]), parts[2:]
+        repo = self.renamed.get(repo, repo)
         if repo not in self.models:
             return self._error(handler, 404, "RepoNotFound", "Repository not found")
         revisions = self.models[repo]
@@ -67,12 +70,14 @@ class Hub:
             "_id": "1",
             "id": repo,
             "modelId": repo,
-            "sha": revision,
+            "sha": self.says.get(revision, revision),
             "private": False,
             "tags": [],
             "downloads": 0,
             "siblings": siblings,
-            "cardData": {"license": self.licences.get(repo, "apache-2.0")},
+            "cardData": {
+                "license": self.licences.get(revision, self.licences.get(repo, "apache-2.0"))
+            },
         }
 
     def _file(self, handler, method, file, revision):

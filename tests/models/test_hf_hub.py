@@ -1,13 +1,27 @@
 """Models of a hub, brought once by the hub's own client, from a hub on loopback."""
 
 import json
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import fake_hub
 import hf_networks
 import pytest
 
 from engine.errors import ConfigError, WorkspaceError
-from engine.models.hub.files import Reference, fetch, kept, reference_in
+from engine.models.hub.files import (
+    Reference,
+    fetch,
+    folder_of,
+    go_offline,
+    kept,
+    reference_in,
+    source_of,
+    with_revision,
+)
+from engine.models.hub.licences import check_licence, is_free, licence_of_card, licence_of_parts
 
 FIRST, NEWEST = "a" * 40, "b" * 40
 REPO = "people/tiny-detector"
@@ -29,15 +43,15 @@ def hub(folders, monkeypatch):
         hub.models[REPO] = dict(folders)
         monkeypatch.setenv("HF_ENDPOINT", address)
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-        for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         yield hub
 
 
 @pytest.fixture
 def bring(tmp_path):
-    def bring(reference):
-        return fetch(reference, tmp_path / "start", tmp_path / "scratch")
+    def bring(reference, accepted=None):
+        return fetch(reference, tmp_path / "start", tmp_path / "scratch", accepted)
 
     return bring
 
@@ -46,7 +60,7 @@ def test_the_newest_is_looked_up_once_and_kept_by_its_digest(hub, folders, bring
     folder = bring(Reference(REPO, None))
     source = json.loads((folder / "source.json").read_text())
     assert (source["repo"], source["revision"], source["licence"]) == (REPO, NEWEST, "apache-2.0")
-    assert folder.name == f"tiny-detector-{source['digest'][:12]}"
+    assert re.fullmatch(r"tiny-detector-[0-9a-f]{12}", folder.name)
     assert sorted(source["files"]) == ["config.json", "model.safetensors"]
     assert sorted(file.name for file in folder.iterdir()) == [
         *sorted(source["files"]),
@@ -167,3 +181,217 @@ def test_a_name_of_the_hub_is_a_network_and_its_start(hub, tmp_path, monkeypatch
     asked = len(hub.asked)
     moved = family.start(family.build(spec, 2), spec, ("red", "blue"))
     assert [name for name, _, _ in moved.classes] == ["red", "blue"] and len(hub.asked) == asked
+
+
+# --- identity and licence -------------------------------------------------------------------------
+
+
+def test_of_two_revisions_with_the_same_bytes_each_has_its_own_licence(hub, folders, bring):
+    hub.models[REPO] = dict.fromkeys((FIRST, NEWEST), folders[FIRST])
+    hub.licences[NEWEST] = "cc-by-nc-4.0"
+    free = bring(Reference(REPO, FIRST))
+    with pytest.raises(ConfigError, match="accept_licence: cc-by-nc-4.0"):
+        bring(Reference(REPO, NEWEST))
+    other = bring(Reference(REPO, NEWEST), "cc-by-nc-4.0")
+    said = [json.loads((each / "source.json").read_text()) for each in (free, other)]
+    assert [each["revision"] for each in said] == [FIRST, NEWEST]
+    assert [each["licence"] for each in said] == ["apache-2.0", "cc-by-nc-4.0"]
+    assert said[0]["digest"] == said[1]["digest"]
+    asked = len(hub.asked)
+    assert kept(Reference(REPO, NEWEST), [other.parent]) == other and len(hub.asked) == asked
+
+
+def test_no_file_is_brought_before_the_licence_is_accepted(hub, bring, tmp_path):
+    hub.licences[REPO] = "other"
+    with pytest.raises(ConfigError, match="states the licence 'other'"):
+        bring(Reference(REPO, None))
+    assert [path for _, path, _ in hub.asked] == [f"/api/models/{REPO}"]
+    assert not (tmp_path / "start").exists()
+
+
+@pytest.mark.parametrize(
+    ("card", "licence", "free"),
+    [
+        ({"license": "mit"}, "mit", True),
+        ({"license": "Apache-2.0"}, "Apache-2.0", True),
+        ({"license": "other", "license_name": "mit"}, "other: mit", False),
+        ({"license": "other"}, "other", False),
+        ({"license": ["apache-2.0", "mit"]}, "apache-2.0, mit", True),
+        ({"license": ["apache-2.0", "cc-by-nc-4.0"]}, "apache-2.0, cc-by-nc-4.0", False),
+        ({}, "", False),
+        ({"license": None}, "", False),
+    ],
+)
+def test_licences_of_cards(card, licence, free):
+    assert (licence_of_card(card), is_free(licence)) == (licence, free)
+    source = {"repo": "a/b", "licence": licence}
+    check_licence("x", source, licence.upper() or "unstated")
+    if not free:
+        with pytest.raises(ConfigError, match=f"accept_licence: {licence or 'unstated'}"):
+            check_licence("x", source, None)
+
+
+def test_a_part_has_its_licence_under_any_name():
+    config = {"model_type": "deimv2", "backbone_config": {"model_type": "dinov3_vit"}}
+    assert licence_of_parts(config) == "dinov3-license"
+    assert licence_of_parts({"model_type": "d_fine", "backbone_config": {}}) == ""
+    source = {"repo": "my/upload", "licence": "apache-2.0", "part": "dinov3-license"}
+    with pytest.raises(ConfigError, match="backbone's kind are under the licence 'dinov3-license'"):
+        check_licence("x", source, None)
+
+
+def test_a_folder_says_its_licence_by_its_readme_and_nothing_by_a_source_of_its_own(
+    folders, tmp_path, monkeypatch
+):
+    from engine.config import DetectionTrainConfig
+    from engine.models.hf.family import HfFamily
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folders[FIRST], "mine")
+    config = DetectionTrainConfig(model="hf:./mine", imgsz=64)
+    plain = source_of(tmp_path / "mine")
+    assert plain.keys() == {"digest"}
+    forged = {"repo": "ustc-community/dfine-nano-coco", "revision": FIRST, "licence": "apache-2.0"}
+    (tmp_path / "mine/source.json").write_text(
+        json.dumps({**forged, "digest": "feed", "files": {"config.json": "x"}})
+    )
+    assert source_of(tmp_path / "mine") == plain
+    HfFamily().spec("hf:./mine", config)
+    (tmp_path / "mine/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# A page\n")
+    with pytest.raises(ConfigError, match=r"its README\.md states the licence 'cc-by-nc-4\.0'"):
+        HfFamily().spec("hf:./mine", config)
+    accepted = DetectionTrainConfig(model="hf:./mine", imgsz=64, accept_licence="cc-by-nc-4.0")
+    assert HfFamily().spec("hf:./mine", accepted)["source"]["licence"] == "cc-by-nc-4.0"
+    for text in ("---\n- [\n---\n", "---", "\x00", "---\n7\n---"):  # no head that can be read
+        (tmp_path / "mine/README.md").write_text(text)
+        assert source_of(tmp_path / "mine") == plain
+
+
+def test_the_digest_is_of_every_file_that_holds_weights_and_none_lies_outside(folders, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(folders[FIRST], folder)
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "part.safetensors"}}))
+    before = source_of(folder)
+    content = bytearray((folder / "part.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "part.safetensors").write_bytes(content)
+    assert source_of(folder) != before
+    for name in ("../outside.safetensors", "/etc/x.safetensors", "part.bin", 7, "a/b.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(ConfigError, match="no .safetensors file beside it"):
+            source_of(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    with pytest.raises(ConfigError, match="gone.safetensors is missing"):
+        source_of(folder)
+    index.write_text("[]")
+    with pytest.raises(ConfigError, match="damaged"):
+        source_of(folder)
+
+
+@pytest.mark.parametrize("name", ["../../x.safetensors", "other.safetensors"])
+def test_an_index_of_the_hub_names_only_files_that_were_brought(
+    hub, bring, folders, tmp_path, name
+):
+    made = tmp_path / "sharded"
+    shutil.copytree(folders[FIRST], made)
+    index = {"weight_map": {"a": name}}
+    (made / "model.safetensors.index.json").write_text(json.dumps(index))
+    hub.models["people/sharded"] = {FIRST: made}
+    with pytest.raises(ConfigError, match=re.escape(name)):
+        bring(Reference("people/sharded", FIRST))
+    assert not (tmp_path / "start").exists()
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path))
+    monkeypatch.setattr("engine.models.hub.files._newest", {})
+    return tmp_path
+
+
+def test_the_newest_stays_the_newest_when_an_older_one_was_asked_for(hub, project):
+    folder_of(f"hf:{REPO}@{FIRST}")
+    assert with_revision(f"hf:{REPO}", project) == f"hf:{REPO}@{NEWEST}"
+    asked = len(hub.asked)
+    assert with_revision(f"hf:{REPO}", project) == f"hf:{REPO}@{NEWEST}"  # of this process
+    assert len(hub.asked) == asked
+
+
+def test_a_model_that_was_renamed_is_found_by_both_names(hub, project):
+    hub.renamed["old/Detector"] = REPO
+    folder = folder_of(f"hf:old/Detector@{FIRST}")
+    asked = len(hub.asked)
+    assert folder_of(f"hf:old/detector@{FIRST}") == folder == folder_of(f"hf:{REPO}@{FIRST}")
+    assert with_revision(f"hf:old/Detector@{FIRST}", project) == f"hf:{REPO}@{FIRST}"
+    assert len(hub.asked) == asked
+
+
+def test_another_revision_than_asked_is_refused(hub, bring):
+    hub.says[FIRST] = "d" * 40
+    with pytest.raises(ConfigError, match="the hub answers with ddd"):
+        bring(Reference(REPO, FIRST))
+
+
+def test_a_damaged_source_is_said(hub, project):
+    folder = folder_of(f"hf:{REPO}@{FIRST}")
+    (folder / "source.json").write_text(json.dumps({"repo": REPO, "revision": FIRST}))
+    with pytest.raises(WorkspaceError, match=r"source\.json: damaged"):
+        folder_of(f"hf:{REPO}@{FIRST}")
+
+
+# --- the way to the hub ---------------------------------------------------------------------------
+
+
+def test_a_token_of_odd_characters_is_not_shown(hub, bring, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_SECRET\x0bSECRET")
+    with pytest.raises((ConfigError, WorkspaceError)) as caught:
+        bring(Reference(REPO, None))
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_users_own_offline_is_obeyed_and_ours_is_not_his(hub, bring, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WorkspaceError, match="HF_HUB_OFFLINE=1 forbids to ask the hub"):
+        bring(Reference(REPO, FIRST))
+    assert not hub.asked
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "true")
+    with pytest.raises(WorkspaceError, match="TRANSFORMERS_OFFLINE=true forbids"):
+        bring(Reference(REPO, FIRST))
+    monkeypatch.delenv("TRANSFORMERS_OFFLINE")
+    monkeypatch.setenv("DETECTFLOW_HF_OFFLINE", "")  # so that it is gone after the test
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    go_offline()
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert bring(Reference(REPO, FIRST)).is_dir()
+
+
+def test_without_a_network_the_revisions_at_hand_are_named(hub, bring, monkeypatch):
+    bring(Reference(REPO, FIRST))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(WorkspaceError, match=f"Here already: hf:{REPO}@{FIRST}"):
+        bring(Reference(REPO, None))
+
+
+@pytest.mark.parametrize("endpoint", ["nowhere", "ftp://user:secret@x", "http://[::1"])
+def test_an_odd_endpoint_is_named(hub, bring, monkeypatch, endpoint):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    with pytest.raises(
+        (ConfigError, WorkspaceError), match="HF_ENDPOINT=|cannot be reached"
+    ) as why:
+        bring(Reference(REPO, FIRST))
+    assert "secret" not in str(why.value)
+
+
+def test_several_at_once_bring_it_once(hub, bring):
+    with ThreadPoolExecutor(3) as pool:
+        found = set(pool.map(bring, [Reference(REPO, FIRST)] * 3))
+    assert len(found) == 1
+    brought = [p for m, p, _ in hub.asked if m == "GET" and p.endswith("model.safetensors")]
+    assert len(brought) == 1

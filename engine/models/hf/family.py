@@ -28,7 +28,7 @@ from engine.models.hf.folder import check_state, read_folder, read_state
 from engine.models.hf.library import traceable
 from engine.models.hf.network import FOCAL_PRIOR, Output, build, decode, in_words
 from engine.models.hub.files import PREFIX, folder_of, source_of
-from engine.models.hub.licences import check_licence
+from engine.models.hub.licences import check_licence, licence_of_parts
 from engine.models.hub.origins import Origin, origin_of
 from engine.models.targets import image_targets
 from engine.models.transfer import ClassRows, Transfer
@@ -59,14 +59,17 @@ class HfFamily(Family):
 
     def spec(self, model: str, config: DetectionTrainConfig) -> Spec:
         refuse_yolov8s(config, model)
-        path = folder_of(model)
+        path = folder_of(model, config.accept_licence)
         folder = read_folder(path)
+        source = source_of(path)
+        if part := licence_of_parts(folder.config):
+            source["part"] = part
         spec = {
             "name": model,
             "config": dict(folder.config),
             "mean": list(folder.mean),
             "std": list(folder.std),
-            "source": source_of(path),
+            "source": source,
         }
         check_licence(f"model='{model}'", spec["source"], config.accept_licence)
         self.check_size(spec, config.input_size)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from engine.errors import ConfigError
+from engine.models.hub.files import go_offline
 
 NEEDED = "5.24"  # earlier ones count denoising queries twice in the loss (pull request 48528)
 NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
@@ -21,7 +22,7 @@ def transformers() -> ModuleType:
     """
     # Read when the hub's client is first imported. What starts a training is a folder on this
     # machine; only `engine.models.hub.files`, in a process of its own, asks the network.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    go_offline()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     how = "Install the extra: `pip install 'detectflow[hf]'`"
     try:

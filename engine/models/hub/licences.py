@@ -39,6 +39,7 @@ TRAINED_ON = (
     ("facebook/detr-*", "COCO 2017"),
 )
 # Weights whose page names a free licence, and which hold parts under another.
+PARTS = (("dinov3", "dinov3-license"),)  # kinds of networks -> licence
 NOT_FREE = (
     ("Intellindust/DEIMv2_DINOv3*", "dinov3-license"),
     # Roboflow's Platform Model License 1.0; sizes nano to large are Apache-2.0
@@ -48,13 +49,43 @@ NOT_FREE = (
 )
 
 
+def licence_of_card(card: Mapping[str, Any]) -> str:
+    """What the head of a model's page states; of several, all."""
+    said = card.get("license") or card.get("licence") or ""
+    names = [str(each) for each in said] if isinstance(said, list) else [str(said)]
+    if names == ["other"] and card.get("license_name"):  # whatever it is called, it is its own
+        return f"other: {card['license_name']}"
+    return ", ".join(names)
+
+
+def is_free(licence: str) -> bool:
+    """Whether each of the licences that a text names is free."""
+    return bool(licence) and all(name.strip().lower() in FREE for name in licence.split(","))
+
+
 def licence_of(source: Mapping[str, Any]) -> str:
-    """The licence that decides, "" where none is stated. source: of `hub.source_of`."""
+    """The licence that decides, "" where none is stated. source: of `hub.source_of`; `part` of it:
+    the licence of a part of the network, where that is another.
+    """
+    if part := source.get("part"):
+        return str(part)
     repo = source.get("repo", "")
     for pattern, licence in NOT_FREE:
         if fnmatch(repo.lower(), pattern.lower()):
             return licence
     return str(source.get("licence", ""))
+
+
+def licence_of_parts(config: Mapping[str, Any]) -> str:
+    """A licence that parts of a network have wherever they are published, by the configuration of
+    transformers; "" where there is none.
+    """
+    kind = str(config.get("model_type", ""))
+    for start, licence in PARTS:
+        if kind.startswith(start):
+            return licence
+    below = (licence_of_parts(each) for each in config.values() if isinstance(each, Mapping))
+    return next(filter(None, below), "")
 
 
 def trained_on(source: Mapping[str, Any]) -> str:
@@ -64,17 +95,22 @@ def trained_on(source: Mapping[str, Any]) -> str:
 
 
 def check_licence(what: str, source: Mapping[str, Any], accepted: str | None) -> None:
-    """ConfigError where weights of the hub are not under a free licence and nobody accepted it.
+    """ConfigError where weights are not under a free licence and nobody accepted it. A folder that
+    states none is the user's own.
 
     what: the setting that names them, `model='hf:...'`. accepted: the setting train.accept_licence.
     """
     licence = licence_of(source)
     is_accepted = (accepted or "").lower() == (licence.lower() or "unstated")
-    if "repo" not in source or licence.lower() in FREE or is_accepted:
+    is_own = "repo" not in source and not licence
+    if is_own or is_free(licence) or is_accepted:
         return
-    stated = f"is under the licence '{licence}'" if licence else "states no licence"
+    stated = f"states the licence '{licence}'" if licence else "states no licence"
+    where = "its page on the hub" if "repo" in source else "its README.md"
+    if source.get("part"):
+        stated, where = f"are under the licence '{licence}'", "weights of its backbone's kind"
     raise ConfigError(
-        f"{what}: its page on the hub {stated}, which is not among those that everybody may "
+        f"{what}: {where} {stated}, which is not among those that everybody may "
         f"use ({', '.join(sorted(FREE)[:4])}, ...). Read it; where it allows your use write "
         f"train.accept_licence: {licence or 'unstated'}. It is recorded with every model trained "
         "from it"

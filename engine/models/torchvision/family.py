@@ -52,7 +52,9 @@ class TorchvisionFamily(Family):
         return tuple(PREFIX + name for name in NETWORKS)
 
     def hub_names(self, settings: Mapping[str, Any]) -> Mapping[str, str]:
-        return {"model": settings["model"]} if "@" in settings["model"] else {}
+        model = settings["model"]
+        name, _, weights = model.removeprefix(PREFIX).partition("@")
+        return {"model": model} if weights and name in NETWORKS else {}
 
     def spec(self, model: str, config: DetectionTrainConfig) -> Spec:
         network, _, weights = model.partition("@")

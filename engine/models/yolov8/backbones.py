@@ -96,7 +96,7 @@ def load_pretrained(
             source = HUB + timm_backbone.hub_name(backbone.name)
         source = str(source)
         if source.startswith(HUB):
-            folder = folder_of(source)
+            folder = folder_of(source, accept_licence)
             check_licence(f"pretrained={source}", source_of(folder), accept_licence)
             backbone.load(_read_state(folder / WEIGHTS), source)
             return origin_of(source_of(folder))

@@ -7,7 +7,6 @@ colours are normalised as its own data configuration says.
 from __future__ import annotations
 
 import logging
-import os
 from functools import lru_cache
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import CheckpointError, ConfigError, nearest
+from engine.models.hub.files import go_offline
 
 PREFIX = "timm:"
 STRIDES = (8, 16, 32)
@@ -164,7 +164,7 @@ def _create(name: str, **words: Any) -> nn.Module:
 
 
 def _timm() -> ModuleType:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # see engine.models.hf.library
+    go_offline()
     try:
         import timm
         import timm.data
