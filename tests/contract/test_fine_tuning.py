@@ -226,9 +226,27 @@ def test_what_was_downloaded_once_needs_no_network(tiny, tmp_path, monkeypatch, 
         ),
         (lambda file: torch.save([1, 2], file), "expected a state dict .*found list"),
         (lambda file: file.write_bytes(b"no weights at all"), "not a readable state dict"),
+        (
+            lambda file: torch.save(
+                {
+                    **whole_network("mobilenet_v3_large"),
+                    "features.0.0.weight": torch.full((16, 3, 3, 3), float("inf")),
+                },
+                file,
+            ),
+            "tensor 'features.0.0.weight' holds infinite values",
+        ),
         (lambda file: None, "no such file"),
     ],
-    ids=["another network", "another width", "a checkpoint", "a list", "no weights", "missing"],
+    ids=[
+        "another network",
+        "another width",
+        "a checkpoint",
+        "a list",
+        "no weights",
+        "no numbers",
+        "missing",
+    ],
 )
 def test_a_wrong_file_is_distinguished(tmp_path, write, said):
     file = tmp_path / "weights.pth"

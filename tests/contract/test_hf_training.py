@@ -65,6 +65,8 @@ def test_a_run_that_goes_on_asks_no_hub(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(hub_files, "_newest", {})
     monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
 
     def cut(trainer):
         if trainer.epoch == 1:

@@ -55,6 +55,15 @@ def test_a_file_fills_the_backbone_and_its_maps_are_timms_own(tmp_path, name, su
         torch.testing.assert_close(each, by_size[tuple(each.shape[-2:])])
 
 
+def test_weights_that_are_no_numbers_are_refused_with_their_name(tmp_path):
+    state = whole_network(NAMES[0], suffix=".pth", folder=None)
+    name = next(iter(state))
+    state[name].view(-1)[0] = float("nan")
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=f"tensor '{name}' holds NaN"):
+        load_pretrained(make_backbone(NAMES[0]), str(tmp_path / "model.pth"))
+
+
 @pytest.mark.parametrize("dropped", ["conv_stem.weight", "blocks.1.0.bn1.running_var"])
 def test_a_file_with_a_tensor_less_is_refused(tmp_path, dropped):
     """timm itself says nothing and leaves the tensor as it was made."""

@@ -45,9 +45,10 @@ def published(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTFLOW_STATE", str(tmp_path))
     before = []
 
-    def publish(name, wrong=False):
+    def publish(name, wrong=False, harm=lambda state: None):
         torch.manual_seed(1)
         state = get_model(name, weights=None, weights_backbone=None, num_classes=91).state_dict()
+        harm(state)
         torch.save(state, folder / "new.pth")
         digest = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()
         file = (folder / "new.pth").rename(
@@ -104,6 +105,15 @@ def test_class_rows_come_by_name_and_the_file_once(published, name, ahead, tmp_p
             assert torch.equal(ours[:, 0], of_91[:, 0]), "the background"
     assert len(asked) == 1, "one download for both"
     assert json.loads((folder_of(model) / "source.json").read_text())["repo"] == spec["name"]
+
+
+def test_weights_that_are_no_numbers_are_refused_with_their_name(published, tmp_path):
+    published(SSD, harm=lambda state: state["backbone.features.0.0.0.weight"].fill_(float("nan")))
+    model = f"torchvision:{SSD}@DEFAULT"
+    family = family_of(model)
+    spec = family.spec(model, DetectionTrainConfig(model=model))
+    with pytest.raises(ConfigError, match="tensor 'backbone.features.0.0.0.weight' holds NaN"):
+        family.start(family.build(spec, 2), spec, ("a", "b"))
 
 
 def test_the_name_that_is_written_down_says_which_weights(published, tmp_path):
