@@ -23,7 +23,7 @@ from engine.models.family import (
     Spec,
     refuse_yolov8s,
 )
-from engine.models.hf import sizes
+from engine.models.hf import configuration, sizes
 from engine.models.hf.folder import check_state, read_folder, read_state
 from engine.models.hf.library import traceable
 from engine.models.hf.network import FOCAL_PRIOR, Output, build, decode, in_words
@@ -103,6 +103,7 @@ class HfFamily(Family):
         return sizes.smallest_px(spec["config"])
 
     def check_size(self, spec: Spec, size: Size) -> None:
+        configuration.check(spec["config"])  # may come from a weight file
         sizes.check(spec["config"], size)
 
     def losses(self, spec: Spec) -> tuple[str, ...]:

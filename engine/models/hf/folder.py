@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,12 +17,12 @@ from torch import Tensor
 
 from engine.errors import ConfigError
 from engine.models.hf.network import describe, load
+from engine.models.hub.download import shards_of
 from engine.models.transfer import not_finite
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-SHARD = re.compile(r"[\w.-]+\.safetensors")  # a file beside its index
 PICKLED = {".bin", ".pt", ".pth", ".ckpt"}
 LARGEST_JSON = 10_000_000  # bytes
 MOST_CLASSES = 100_000
@@ -127,11 +126,13 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
 
 
 def _in_index(index: Path) -> list[str]:
-    by_name = _json(index).get("weight_map")
-    names = list(by_name.values()) if isinstance(by_name, dict) else []
-    if not names or not all(isinstance(name, str) and SHARD.fullmatch(name) for name in names):
-        raise ConfigError(f"{index}: weight_map is not tensors and .safetensors files beside it")
-    return sorted(set(names))
+    try:
+        names = sorted(shards_of(index))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(f"{index}: {error}") from None
+    if not names:
+        raise ConfigError(f"{index}: its weight_map names no file")
+    return names
 
 
 @contextlib.contextmanager

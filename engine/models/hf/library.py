@@ -44,16 +44,19 @@ def transformers() -> ModuleType:
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
     """While the library reads what came from outside: no name in it is looked up on the hub, also
-    where the user's own HF_HUB_OFFLINE says otherwise.
+    where the user's own HF_HUB_OFFLINE says otherwise, and what is wrong is told by us alone.
     """
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
+    log = transformers().utils.logging
+    before, level = constants.HF_HUB_OFFLINE, log.get_verbosity()
     constants.HF_HUB_OFFLINE = True
+    log.set_verbosity_error()
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+        log.set_verbosity(level)
 
 
 @contextlib.contextmanager
