@@ -42,6 +42,12 @@ DENOISING, AUXILIARY = re.compile(r"_dn(_\d+)?$"), re.compile(r"_(aux|enc)(_\d+)
 AUX, DN = "aux_loss", "dn_loss"
 BACKBONE = "model.backbone."
 WITH_BACKBONE = {"d_fine", "rt_detr", "rt_detr_v2", "rf_detr", "deimv2", "lw_detr"}
+ONNX = "onnx"
+# Kinds whose ONNX file finds what PyTorch finds: tests/export/test_kinds_of_transformers.py.
+COMPARED = {
+    *("conditional_detr", "d_fine", "dab-detr", "deformable_detr", "detr", "lw_detr", "rf_detr"),
+    *("rt_detr", "rt_detr_v2", "table-transformer", "yolos"),
+}
 OLDEST = 30  # of trials kept
 
 
@@ -160,6 +166,15 @@ class HfFamily(Family):
 
     def candidates(self, preds: Any) -> Candidates:
         return decode(preds)
+
+    def can_export(self, spec: Spec, format: str) -> str | None:
+        kind = spec["config"].get("model_type")
+        if format != ONNX or kind in COMPARED:
+            return None
+        return (
+            f"nobody has compared the ONNX file of a network of type '{kind}' with PyTorch yet; of "
+            f"{', '.join(sorted(COMPARED))} it was"
+        )
 
     def export_module(self, module: nn.Module, size: Size) -> nn.Module:
         return Traced(self, module).eval()
