@@ -200,7 +200,8 @@ def test_wrong_keys_of_sections_with_another_name_in_python_are_explained_too():
         ),
         (
             "register:\n  qqqq: 1\n",
-            "unknown key 'register.qqqq'. Remove it, or take one of: model, metric, gate, experiment.",
+            "unknown key 'register.qqqq'. Remove it, or take one of: model, metric, gate, format, "
+            "experiment.",
         ),
         ("registr:\n", "unknown key 'registr'. Did you mean 'register'?"),
     ],

@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from engine.errors import ConfigError
+from engine.models.finite import not_finite
 from engine.models.hf.network import describe, load
 from engine.models.hub.download import shards_of
-from engine.models.transfer import not_finite
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from engine.errors import ConfigError, nearest
 from engine.models.detections import padded
 from engine.models.family import Candidates, Criterion, Family, Published, Spec, refuse_yolov8s
+from engine.models.finite import not_finite
 from engine.models.hub.files import WEIGHTS, folder_of, name_of, source_of
 from engine.models.hub.origins import Origin, origin_of
 from engine.models.hub.torchvision_weights import class_names
@@ -27,7 +28,7 @@ from engine.models.torchvision.networks import (
     decode,
 )
 from engine.models.torchvision.two_stage import StaticTwoStageDetector
-from engine.models.transfer import ClassRows, Transfer, not_finite
+from engine.models.transfer import ClassRows, Transfer
 from engine.types import Size
 
 if TYPE_CHECKING:  # settings of a training: what validates or exports does not depend on them

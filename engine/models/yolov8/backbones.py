@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from engine.errors import CheckpointError, ConfigError, nearest
 from engine.files import sha256_file
+from engine.models.finite import not_finite
 from engine.models.hub.files import PREFIX as HUB
 from engine.models.hub.files import WEIGHTS, folder_of, source_of
 from engine.models.hub.licences import check_licence
 from engine.models.hub.origins import Origin, origin_of
 from engine.models.hub.torchvision_weights import LICENCE
-from engine.models.transfer import not_finite
 from engine.models.yolov8 import timm_backbone
 from engine.models.yolov8.timm_backbone import TimmBackbone
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engine.errors import CheckpointError
-from engine.models.transfer import not_finite
+from engine.models.finite import not_finite
 from engine.models.yolov8.foreign_file import read, tensors_in
 from engine.models.yolov8.network import BINS, build_model
 from engine.models.yolov8.spec import SCALES
