@@ -103,7 +103,7 @@ def import_published(
             cannot be written.
     """
     family = family_of(model)
-    found = family.published(model)
+    found = family.published(model, accept_licence)
     if found is None:
         raise ConfigError(f"import: {model} names a network without weights: `detectflow models`")
     if out.exists():

@@ -129,8 +129,9 @@ class Family(ABC):
         """
         return None
 
-    def published(self, model: str) -> Published | None:
+    def published(self, model: str, accepted: str | None = None) -> Published | None:
         """What the weights know that `start` begins with; None where the name stands for none.
+        accepted: the setting train.accept_licence, which a download may need.
 
         Raises:
             ConfigError, WorkspaceError: they cannot be had.

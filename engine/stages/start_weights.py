@@ -85,7 +85,7 @@ def bring_published(config: DetectionTrainConfig, root: Path) -> dict[str, Path]
             )
         folder = kept(reference, [root / START])
         if folder is None:
-            cached = folder_of(name)
+            cached = folder_of(name, config.accept_licence)
             folder = root / START / cached.name
             with publish_folder(folder) as made:
                 shutil.copytree(cached, made, dirs_exist_ok=True)

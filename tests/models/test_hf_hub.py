@@ -10,6 +10,8 @@ import fake_hub
 import hf_networks
 import pytest
 
+from engine.cli import main
+from engine.config import DetectionTrainConfig
 from engine.errors import ConfigError, WorkspaceError
 from engine.models.hub.files import (
     Reference,
@@ -22,6 +24,7 @@ from engine.models.hub.files import (
     with_revision,
 )
 from engine.models.hub.licences import check_licence, is_free, licence_of_card, licence_of_parts
+from engine.stages.start_weights import bring_published
 
 FIRST, NEWEST = "a" * 40, "b" * 40
 REPO = "people/tiny-detector"
@@ -395,3 +398,26 @@ def test_several_at_once_bring_it_once(hub, bring):
     assert len(found) == 1
     brought = [p for m, p, _ in hub.asked if m == "GET" and p.endswith("model.safetensors")]
     assert len(brought) == 1
+
+
+# --- an accepted licence reaches every way in -----------------------------------------------------
+
+
+def test_import_brings_weights_whose_licence_is_accepted_and_no_others(hub, project, capsys):
+    hub.licences[REPO] = "cc-by-nc-4.0"
+    words = ["import", f"hf:{REPO}", "imgsz=64"]
+    assert main(words) != 0 and "accept_licence: cc-by-nc-4.0" in capsys.readouterr().err
+    assert not (project / "models").exists()
+    assert main([*words, "accept_licence=cc-by-nc-4.0"]) == 0
+    assert "Licence cc-by-nc-4.0, recorded" in capsys.readouterr().out
+    assert (project / "models/tiny-detector.pt").is_file()
+
+
+def test_a_plain_dvc_repro_brings_weights_whose_licence_params_yaml_accepts(hub, project):
+    hub.licences[REPO] = "cc-by-nc-4.0"
+    settings = {"model": f"hf:{REPO}@{FIRST}", "imgsz": 64}
+    with pytest.raises(ConfigError, match="accept_licence: cc-by-nc-4.0"):
+        bring_published(DetectionTrainConfig(**settings), project)
+    accepted = DetectionTrainConfig(**settings, accept_licence="cc-by-nc-4.0")
+    folder = bring_published(accepted, project)["model"]
+    assert source_of(folder)["licence"] == "cc-by-nc-4.0"

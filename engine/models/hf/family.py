@@ -95,8 +95,8 @@ class HfFamily(Family):
         folder = read_folder(folder_of(spec["name"]))
         return self.transfer(module, read_state(folder), folder.names, names, spec)
 
-    def published(self, model: str) -> Published | None:
-        folder = read_folder(folder_of(model))
+    def published(self, model: str, accepted: str | None = None) -> Published | None:
+        folder = read_folder(folder_of(model, accepted))
         return Published(folder.names, folder.imgsz)
 
     def check_start(self, spec: Spec, config: DetectionTrainConfig, file: str) -> None:

@@ -88,7 +88,7 @@ class TorchvisionFamily(Family):
             raise ConfigError(f"{file}: {wrong}")
         return self.transfer(module, state, _classes(reference), names, spec)
 
-    def published(self, model: str) -> Published | None:
+    def published(self, model: str, accepted: str | None = None) -> Published | None:
         if "@" not in model:
             return None
         reference = name_of(source_of(folder_of(model)))
